@@ -1,0 +1,56 @@
+# Every target sets up what it needs. `make run` and `make test` are all that a new machine has to be told.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+export LATENT_TERMS_PROFILE ?= smoke
+export LATENT_TERMS_CACHE ?= $(CURDIR)/build/store
+export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
+BUILT := build/$(LATENT_TERMS_PROFILE)
+RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
+
+.PHONY: help run test notebooks lint figures paper clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo "Profile: LATENT_TERMS_PROFILE=$(LATENT_TERMS_PROFILE) (smoke: built-in data; laptop: real collections)"
+
+# torch first and pinned: on some machines an unpinned torch brings gigabytes of CUDA
+.venv/installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	touch $@
+
+run: notebooks  ## set up, rank a real collection three ways, print the table (smoke profile: minutes)
+	@$(BIN)/python -m lib.report $(RESULTS)
+
+test: .venv/installed  ## set up, check style, run all tests, run the notebooks on built-in data
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/smoke/notebooks
+	$(BIN)/jupytext --quiet --to ipynb --output-dir build/smoke/notebooks notebooks/*.py
+	LATENT_TERMS_PROFILE=smoke $(BIN)/python -m pytest tests --nbmake --nbmake-timeout=1200 build/smoke/notebooks
+
+notebooks: .venv/installed  ## execute all notebooks for the profile into build/
+	mkdir -p $(BUILT)/notebooks
+	for source in notebooks/*.py; do \
+	  echo "$$source ($(LATENT_TERMS_PROFILE))"; \
+	  $(BIN)/jupytext --quiet --to ipynb --execute --output $(BUILT)/notebooks/$$(basename $$source .py).ipynb $$source; \
+	done
+
+figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
+	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)
+
+paper: .venv/installed  ## build paper/paper.pdf from the committed results
+	@command -v latexmk >/dev/null || { echo "latexmk is missing; install TeX Live (Debian: apt-get install latexmk texlive-latex-recommended)"; exit 1; }
+	cd paper && latexmk -pdf -interaction=nonstopmode paper.tex
+
+lint: .venv/installed  ## mend what ruff can mend, report the rest
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what was built, the environment too
+	rm -rf .venv build
