@@ -1,0 +1,85 @@
+"""Checks of what a caller hands in, shared by every room: each says what it got, what is allowed and the remedy."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
+
+
+def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
+    """Return `texts` when it is an iterable of `str`; an empty string is legal.
+
+    A sequence is checked whole, before any work; another iterable (a generator, say) is checked as it is read.
+
+    Raises
+    ------
+    TypeError
+        For a single `str` (it would be read letter by letter) and for an element that is not a `str`, whose
+        position is named.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{what} is a single {type(texts).__name__}; pass a list of str, for example [text].")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str.")
+    checked = (_check_text(text, position, what) for position, text in enumerate(texts))
+    return list(checked) if isinstance(texts, Sequence) or hasattr(texts, "__len__") else checked
+
+
+def _check_text(text: object, position: int, what: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(
+            f"{what}[{position}] is {text!r} ({type(text).__name__}); each must be a str. "
+            "Drop it or use '' for a text that has no words."
+        )
+    return text
+
+
+def check_ids(ids: Iterable[str], n: int | None = None, what: str = "ids") -> list[str]:
+    """Return `ids` as a list of unique `str`, `n` of them if `n` is given.
+
+    Raises
+    ------
+    TypeError
+        For a single `str` and for an id that is not a `str`.
+    ValueError
+        For ids that repeat (the first repeated one is named) or whose number is not `n`.
+    """
+    ids = list(check_texts(ids, what))
+    if n is not None and len(ids) != n:
+        raise ValueError(f"{what} holds {len(ids)} ids for {n} rows; give exactly one id for each row.")
+    if len(set(ids)) != len(ids):
+        first = next(repeats(ids))
+        raise ValueError(f"{what} repeats {first!r}; ids must be unique. Rename or merge what shares an id.")
+    return ids
+
+
+def repeats(ids: Iterable[str]) -> Iterator[str]:
+    """Yield each id that was already seen, in order."""
+    seen: set[str] = set()
+    for id_ in ids:
+        if id_ in seen:
+            yield id_
+        seen.add(id_)
+
+
+def check_count(value: int, what: str) -> int:
+    """Return `value` as an `int` of at least 1.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer (a `bool` is not one).
+    ValueError
+        If it is below 1.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{what} is {value!r} ({type(value).__name__}); it must be an integer of at least 1.")
+    if value < 1:
+        raise ValueError(f"{what} is {value}; it must be at least 1.")
+    return int(value)
+
+
+def check_choice(value: str, choices: Iterable[str], what: str) -> str:
+    """Return `value` when it is one of `choices`; raise a `ValueError` that lists them when it is not."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{what} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
+    return value

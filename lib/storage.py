@@ -1,0 +1,167 @@
+"""Folders that are written whole or not at all, and read back only if every byte is as it was written."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+def digest_json(value: object) -> str:
+    """Return the sha256 of a JSON-able value's canonical form."""
+    value = json.loads(json.dumps(value))  # as it will be read back: keys are str there, and sort as such
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 of named arrays: their names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+@contextmanager
+def temporary_beside(path: str | Path) -> Iterator[Path]:
+    """Give the path of a new hidden file beside `path`, and remove it afterwards if it is still there."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path; what is written there takes the place of `path` in one step when the block ends well.
+
+    Readers see the old file or the new one, never a part; after an error the old one stays.
+    """
+    with temporary_beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+def save_folder(
+    folder: str | Path, manifest_name: str, version: int, content: dict, writers: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Write files and the manifest that describes them, atomically.
+
+    Each file is named after its digest, so the files of an earlier save stay whole until the manifest, which is
+    replaced last and in one step, no longer names them. Other files in the folder are never touched.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if it does not exist.
+    manifest_name : str
+        For example "index.json".
+    version : int
+        Format version, checked by `load_folder`.
+    content : dict
+        What the manifest says, JSON-able.
+    writers : mapping of str to callable
+        Logical file name ("lengths.npy") to a function that writes that file at the path it is given.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    old = _files_named_by(folder / manifest_name)
+    files: dict[str, dict] = {}
+    done = False
+    try:
+        for name, write in writers.items():
+            files[name] = _write_named_by_digest(folder / name, write)
+        manifest = {"format_version": version, **content, "files": files}
+        with replacing(folder / manifest_name) as temporary:
+            temporary.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}, indent=2) + "\n", "utf-8")
+        done = True
+    finally:
+        new = {entry["file"] for entry in files.values()}
+        if stale := old - new if done else new - old:
+            for name in stale - _files_of_others(folder, manifest_name):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
+    with temporary_beside(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask asks; safetensors would make it 0600
+        write(temporary)
+        temporary.chmod(mode)
+        digest = digest_file(temporary)
+        final = path.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
+        os.replace(temporary, final)
+    return {"file": final.name, "sha256": digest}
+
+
+def _files_named_by(manifest: Path) -> set[str]:
+    try:
+        return {entry["file"] for entry in json.loads(manifest.read_text("utf-8"))["files"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()  # none yet, or one that we cannot read and so must not clean up after
+
+
+def _files_of_others(folder: Path, manifest_name: str) -> set[str]:
+    """Files that other manifests in the folder name: equal content has an equal name, so they may be shared."""
+    return set().union(*(_files_named_by(path) for path in folder.glob("*.json") if path.name != manifest_name))
+
+
+def load_folder(folder: str | Path, manifest_name: str, version: int) -> tuple[dict, dict[str, Path]]:
+    """Return a saved folder's manifest and the paths of its files by logical name, all checksums verified.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If the manifest or a file is missing, truncated or altered (the file is named), or if the format is newer
+        than `version`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}; give one that was saved by this package.")
+    manifest = _read_manifest(folder / manifest_name)
+    if manifest.get("format_version") != version:
+        raise ValueError(
+            f"{folder / manifest_name} has format version {manifest.get('format_version')!r}; this package reads "
+            f"{version}. Upgrade latent-terms, or save it anew."
+        )
+    return manifest, {name: _checked_file(folder, entry) for name, entry in manifest["files"].items()}
+
+
+def _read_manifest(path: Path) -> dict:
+    remedy = "Copy or download the folder again, or save it anew."
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in path.parent.iterdir())[:10]) or "nothing"
+        raise ValueError(f"{path.parent} has no {path.name} (it holds {found}). {remedy}")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or altered: it is not JSON ({error}). {remedy}") from error
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != digest_json(manifest):
+        raise ValueError(f"{path} is altered: its checksum does not match its content. {remedy}")
+    return manifest
+
+
+def _checked_file(folder: Path, entry: dict) -> Path:
+    path = folder / entry["file"]
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the folder was copied in part. Copy it again, or save it anew.")
+    if (found := digest_file(path)) != entry["sha256"]:
+        raise ValueError(
+            f"{path} is truncated or altered: its sha256 is {found}, the manifest says {entry['sha256']}. "
+            "Copy it again, or save it anew."
+        )
+    return path

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from lib.checks import check_choice, check_count, check_ids, check_texts, repeats
+
+
+def test_texts_pass_through_in_order():
+    assert check_texts(["b", "", "a"]) == ["b", "", "a"]
+    assert check_texts(("b", "a")) == ["b", "a"]
+    assert check_texts(np.array(["b", "a"])) == ["b", "a"]
+    assert check_texts([]) == []
+
+
+@pytest.mark.parametrize("single", ["abc", b"abc", ""])
+def test_a_single_str_is_refused(single):
+    with pytest.raises(TypeError, match=rf"texts is a single {type(single).__name__}; pass a list of str"):
+        check_texts(single)
+
+
+@pytest.mark.parametrize("number", [None, 3, 2.5])
+def test_what_is_not_iterable_is_refused(number):
+    with pytest.raises(TypeError, match=f"queries is a {type(number).__name__}; pass a list"):
+        check_texts(number, "queries")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, float("nan"), b"a", ["a"]])
+@pytest.mark.parametrize("position", [0, 2])
+def test_an_element_that_is_no_str_is_named(wrong, position):
+    texts = ["a", "b", "c"]
+    texts[position] = wrong
+    with pytest.raises(TypeError, match=rf"texts\[{position}\] is .*\({type(wrong).__name__}\); each must be a str"):
+        check_texts(texts)
+
+
+def test_a_generator_is_checked_as_it_is_read():
+    read = []
+
+    def source():
+        for text in ["a", None, "c"]:
+            read.append(text)
+            yield text
+
+    checked = check_texts(source())
+    assert read == []
+    assert next(checked) == "a"
+    assert read == ["a"]
+    with pytest.raises(TypeError, match=r"texts\[1\] is None"):
+        next(checked)
+
+
+def test_ids_are_a_list_of_unique_str():
+    assert check_ids(iter(["q2", "q1"]), n=2) == ["q2", "q1"]
+    assert check_ids([]) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "n", "error", "message"),
+    [
+        ("abc", None, TypeError, "doc_ids is a single str"),
+        (["a", 7], None, TypeError, r"doc_ids\[1\] is 7 \(int\)"),
+        (["a", "b"], 3, ValueError, "doc_ids holds 2 ids for 3 rows; give exactly one id"),
+        (["a", "b"], 0, ValueError, "doc_ids holds 2 ids for 0 rows"),
+        (["c", "a", "b", "b", "a"], None, ValueError, "doc_ids repeats 'b'; ids must be unique"),
+    ],
+)
+def test_wrong_ids(ids, n, error, message):
+    with pytest.raises(error, match=message):
+        check_ids(ids, n, "doc_ids")
+
+
+def test_repeats_yields_each_repetition():
+    assert list(repeats(["a", "b", "a", "c", "b", "a"])) == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int64(3), np.uint8(1)])
+def test_counts(value):
+    assert check_count(value, "k") == value
+    assert type(check_count(value, "k")) is int
+
+
+@pytest.mark.parametrize("value", [0, -1, np.int32(-5)])
+def test_counts_below_one(value):
+    with pytest.raises(ValueError, match=f"k is {value}; it must be at least 1"):
+        check_count(value, "k")
+
+
+@pytest.mark.parametrize("value", [1.0, "3", None, True, np.bool_(True), np.float32(2)])
+def test_counts_that_are_no_integers(value):
+    with pytest.raises(TypeError, match="k is .* it must be an integer"):
+        check_count(value, "k")
+
+
+def test_choices():
+    assert check_choice("b", {"a": 1, "b": 2}, "phi") == "b"
+    with pytest.raises(ValueError, match="phi is 'c'; choose one of 'a', 'b'"):
+        check_choice("c", {"a": 1, "b": 2}, "phi")
+    with pytest.raises(ValueError, match=r"phi is \['a'\]; choose one of 'a', 'b'"):
+        check_choice(["a"], iter("ab"), "phi")
