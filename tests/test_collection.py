@@ -1,0 +1,436 @@
+"""`Collection` and `load_collection`: validation, identity, the mirror, folders, and ir_datasets without a network."""
+
+import gzip
+import json
+import subprocess
+import sys
+import warnings
+from typing import NamedTuple
+
+import ir_datasets
+import pytest
+
+import lib.collection
+from lib.collection import Collection, load_collection
+from lib.sources import canonical_text
+
+DOCS = {"d1": ("Title", "one text"), "d2": ("", "two"), "d3": ("", "")}
+QUERIES = {"q0": "nobody judged this", "q2": "second", "q1": "first"}
+QRELS = [("q1", "d1", 2), ("q2", "d2", 1), ("q1", "d3", 0)]
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+def write(folder, docs=DOCS, queries=QUERIES, **splits):
+    """Write a folder in BEIR layout; a split is a list of (query, document, grade)."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = [json.dumps({"_id": d, "title": title, "text": text}) for d, (title, text) in docs.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    rows = [json.dumps({"_id": q, "text": text}) for q, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(rows) + "\n\n", encoding="utf-8")
+    for split, qrels in splits.items():
+        lines = "".join(f"{q}\t{d}\t{grade}\n" for q, d, grade in qrels)
+        (folder / "qrels" / f"{split}.tsv").write_text(HEADER + lines, encoding="utf-8")
+    return folder
+
+
+def make(**changes):
+    fields = {
+        "name": "x",
+        "split": "test",
+        "doc_ids": ["d1", "d2"],
+        "doc_texts": ["one", "two"],
+        "query_ids": ["q1"],
+        "query_texts": ["first"],
+        "qrels": {"q1": {"d1": 1}},
+        "source": "folder",
+    }
+    return Collection(**(fields | changes))
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    monkeypatch.setenv("LATENT_TERMS_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.delenv("LATENT_TERMS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- Collection
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "expected"),
+    [("T", "x", "T\nx"), ("", "x", "x"), (None, "x", "x"), ("T", "", "T"), (" ", "x", "x"), ("", "", "")],
+)
+def test_canonical_text(title, text, expected):
+    assert canonical_text(title, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"doc_texts": "one"}, TypeError, "doc_texts is a single str"),
+        ({"doc_texts": ["one", None]}, TypeError, r"doc_texts\[1\] is None"),
+        ({"query_texts": [3]}, TypeError, r"query_texts\[0\] is 3"),
+        ({"doc_ids": ["d1"]}, ValueError, "doc_ids holds 1 ids for 2 rows"),
+        ({"doc_ids": ["d1", "d1"]}, ValueError, "doc_ids repeats 'd1'"),
+        ({"doc_ids": [], "doc_texts": []}, ValueError, "x/test holds 0 documents and 1 judged"),
+        (
+            {"query_ids": [], "query_texts": [], "qrels": {}},
+            ValueError,
+            "x/test holds 2 documents and 0 judged queries",
+        ),
+        ({"qrels": None}, TypeError, "qrels is a NoneType"),
+        ({"qrels": {"q1": {"d1": 1}, "q9": {"d1": 1}}}, ValueError, r"1 judged queries without a text \['q9'\]"),
+        ({"qrels": {"q1": {}}}, ValueError, r"1 queries without a judgement \['q1'\]"),
+        ({"qrels": {"q1": {"d1": 1, "d9": 1}}}, ValueError, r"1 of the 2 qrels .* not in doc_ids \(first: 'q1' → 'd9'"),
+        ({"qrels": {"q1": {"d9": 1}}, "source": "mirror"}, ValueError, "1 of the 1 qrels"),
+        ({"qrels": {"q1": {"d1": 0.5}}}, TypeError, r"qrels\['q1'\]\['d1'\] is 0.5"),
+        ({"source": "/data"}, ValueError, "source is '/data'; choose one of 'built-in', 'mirror'"),
+    ],
+)
+def test_collection_refuses(changes, error, match):
+    with pytest.raises(error, match=match):
+        make(**changes)
+
+
+def test_judged_documents_that_a_download_lacks_are_kept_and_counted():
+    collection = make(qrels={"q1": {"d1": 1, "gone": 1}}, source="ir_datasets")
+    assert collection.qrels == {"q1": {"d1": 1, "gone": 1}}
+    assert collection.missing == collection.identity["missing"] == 1
+    assert "2 qrels (1 of documents it does not hold)" in repr(collection)
+
+
+def test_identity_is_json_and_shown_by_repr():
+    collection = make()
+    identity = json.loads(json.dumps(collection.identity))
+    assert identity == collection.identity
+    counts = {key: identity[key] for key in ("documents", "queries", "qrels", "first_document", "last_document")}
+    assert counts == {"documents": 2, "queries": 1, "qrels": 1, "first_document": "d1", "last_document": "d2"}
+    # printf '2:d13:one2:d23:two' | sha256sum: the lengths in bytes of id and text, each before its string
+    assert identity["documents_sha256"].startswith("ab22d4ca")
+    assert len(repr(collection).splitlines()) == 2
+    assert "x/test (folder): 2 documents, 1 queries, 1 qrels" in repr(collection)
+    assert identity["documents_sha256"][:12] in repr(collection)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"doc_ids": ["d1o", "d2"], "doc_texts": ["ne", "two"], "qrels": {"q1": {"d2": 1}}}, "documents_sha256"),
+        ({"doc_texts": ["one", "two "]}, "documents_sha256"),
+        ({"query_texts": ["First"]}, "queries_sha256"),
+        ({"qrels": {"q1": {"d1": 2}}}, "qrels_sha256"),
+    ],
+)
+def test_identity_tells_apart(changes, differing):
+    assert make().identity[differing] != make(**changes).identity[differing]
+
+
+def test_identity_does_not_depend_on_the_order_of_judgements():
+    one, other = ({"q1": {"d1": 1, "d2": 0}}, {"q1": {"d2": 0, "d1": 1}})
+    assert make(qrels=one).identity == make(qrels=other).identity
+
+
+def test_self_matches_need_the_same_id_and_the_same_words():
+    collection = make(
+        doc_ids=["argument", "7", "blank"],
+        doc_texts=["A title\nFor  the\nmotion, since", "Cells divide.", "nothing"],
+        query_ids=["argument", "7", "blank", "other"],
+        query_texts=["For the motion,", "Proteins fold.", "", "Cells divide."],
+        qrels={q: {"7": 1} for q in ("argument", "7", "blank", "other")},
+    )
+    assert collection.self_matches == {"argument": "argument"}
+
+
+# -------------------------------------------------------------------------------------------------- mirror and folders
+
+
+def test_folder_keeps_judged_queries_in_file_order_and_no_path(tmp_path):
+    folder = write(tmp_path / "mine", test=QRELS)
+    collection = load_collection(folder)
+    assert (collection.name, collection.split, collection.source) == ("mine", "test", "folder")
+    assert collection.doc_texts == ["Title\none text", "two", ""]
+    assert collection.query_ids == ["q2", "q1"]
+    assert collection.qrels == {"q2": {"d2": 1}, "q1": {"d1": 2, "d3": 0}}
+    assert str(tmp_path) not in json.dumps(collection.identity) + repr(collection)
+    assert load_collection("mine") == load_collection("./mine/") == load_collection("mine/test") == collection
+
+
+def test_gzipped_files(tmp_path):
+    plain = load_collection(write(tmp_path / "mine", test=QRELS))
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        path = tmp_path / "mine" / name
+        (tmp_path / "mine" / f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert load_collection("mine") == plain
+
+
+def test_mirror_comes_before_a_folder_of_the_same_name(mirror, tmp_path):
+    write(mirror / "group" / "own", test=QRELS)
+    write(tmp_path / "group" / "own", docs=DOCS | {"d4": ("", "more")}, test=QRELS)
+    collection = load_collection("group/own")
+    assert (collection.name, collection.source, len(collection.doc_ids)) == ("group/own", "mirror", 3)
+    assert load_collection("./group/own").source == "folder"
+
+
+@pytest.mark.parametrize(
+    ("splits", "name", "split", "expected"),
+    [
+        (["dev", "test", "train"], "own", None, "test"),
+        (["dev"], "own", None, "dev"),
+        (["dev", "test"], "own/dev", None, "dev"),
+        (["dev", "test"], "own", "dev", "dev"),
+        (["dev", "test"], "own/dev", "dev", "dev"),
+    ],
+)
+def test_split(mirror, splits, name, split, expected):
+    write(mirror / "own", **dict.fromkeys(splits, QRELS))
+    collection = load_collection(name, split)
+    assert (collection.name, collection.split, collection.full_name) == ("own", expected, f"own/{expected}")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "match"),
+    [
+        ("own", None, "has no split None; there are: 'dev', 'train'"),
+        ("own", "test", "has no split 'test'; there are: 'dev', 'train'"),
+        ("own/test", None, "has no split 'test'"),
+        ("own/dev", "train", "'own/dev' names the split 'dev', and split is 'train'"),
+        ("pydoc/train", "test", "names the split 'train', and split is 'test'"),
+        ("pydoc/dev", None, "split is 'dev'; choose one of 'train', 'test'"),
+        ("limit", "test", "'limit' has no splits"),
+        ("limit/few", None, "Unknown built-in collection 'limit/few'"),
+        ("limit/45", None, "n_documents is 45"),
+    ],
+)
+def test_split_errors(mirror, name, split, match):
+    write(mirror / "own", dev=QRELS, train=QRELS)
+    with pytest.raises(ValueError, match=match):
+        load_collection(name, split)
+
+
+def test_cranfield_is_binary(tmp_path):
+    qrels = [("q1", "d1", 3), ("q1", "d2", -1), ("q2", "d2", -1)]
+    collection = load_collection(write(tmp_path / "cranfield", test=qrels))
+    assert collection.qrels == {"q1": {"d1": 1}}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("corpus.jsonl", '{"_id": "d1", "text": "x"}\n{"_id": ', "corpus.jsonl, line 2 is not JSON"),
+        ("corpus.jsonl", '["d1", "x"]', "line 1 is .* must be an object with strings '_id' and 'text'"),
+        ("corpus.jsonl", '{"_id": 1, "text": "x"}', "line 1 is .*'_id'"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "x", "title": 3}', "line 1 has the title 3"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "x"}\n' * 2, "doc_ids repeats 'd1'"),
+        ("corpus.jsonl", "", "holds 0 documents and 2 judged"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "\xff"}', "corpus.jsonl breaks off or is not UTF-8"),
+        ("queries.jsonl", '\n{"_id": "q1"}', "queries.jsonl, line 2"),
+        ("qrels/test.tsv", "q1\td1\t1\n", "test.tsv, line 1 is .* first line must be"),
+        ("qrels/test.tsv", f"{HEADER}q1 d1 1\n", "test.tsv, line 2 is 'q1 d1 1'; it must be query id"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t1.0\n", "line 2 is .* whole number"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t1\nq1\td1\t0\n", "line 3 .* same pair has grade 1 above"),
+        ("qrels/test.tsv", f"{HEADER}q7\td1\t1\n", r"without a text \['q7'\]"),
+        ("qrels/test.tsv", HEADER, "holds 3 documents and 0 judged queries"),
+    ],
+)
+def test_malformed_files_are_named_with_their_line(tmp_path, file, content, match):
+    folder = write(tmp_path / "mine", test=QRELS)
+    (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=match):
+        load_collection(folder)
+
+
+def test_a_truncated_gzip_file_is_named(tmp_path):
+    folder = write(tmp_path / "mine", test=QRELS)
+    whole = gzip.compress((folder / "corpus.jsonl").read_bytes())
+    (folder / "corpus.jsonl").unlink()
+    (folder / "corpus.jsonl.gz").write_bytes(whole[:-12])
+    with pytest.raises(ValueError, match=r"corpus.jsonl.gz breaks off"):
+        load_collection(folder)
+
+
+def test_incomplete_folders(mirror, tmp_path):
+    write(mirror / "bare")
+    with pytest.raises(ValueError, match=r"'bare' has no split None; there are: none \(no qrels\)"):
+        load_collection("bare")
+    write(mirror / "mute", test=QRELS)
+    (mirror / "mute" / "queries.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"mute holds no queries.jsonl; a collection is corpus.jsonl"):
+        load_collection("mute")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"'empty' \(a folder, but without corpus.jsonl\)"):
+        load_collection("empty")
+
+
+def test_unknown_name_lists_what_there_is(mirror, monkeypatch):
+    write(mirror / "group" / "own", test=QRELS)
+    with pytest.raises(ValueError, match="Unknown collection 'beir/scifat'") as error:
+        load_collection("beir/scifat")
+    for part in ("pydoc/train", "limit/46", "group/own", "beir/scifact", "To add one, make a folder with corpus.jsonl"):
+        assert part in str(error.value)
+    monkeypatch.setenv("LATENT_TERMS_DATA", str(mirror / "nowhere"))
+    with pytest.raises(ValueError, match=r"LATENT_TERMS_DATA is .*nowhere', which is not a folder"):
+        load_collection("group/own")
+
+
+# --------------------------------------------------------------------------------------------------------- ir_datasets
+
+
+class Doc(NamedTuple):
+    doc_id: str
+    title: str
+    text: str
+
+
+class Abstract(NamedTuple):
+    doc_id: str
+    abstract: str
+
+    def default_text(self):
+        return self.abstract
+
+
+class Query(NamedTuple):
+    query_id: str
+    text: str
+
+
+class Judgement(NamedTuple):
+    query_id: str
+    doc_id: str
+    relevance: int
+
+
+class Dataset:
+    """What ir_datasets would give, from memory."""
+
+    def __init__(self, qrels=None, documents=3, error=None):
+        self.qrels, self.documents, self.error = qrels, documents, error
+
+    def has_docs(self):
+        return self.documents > 0
+
+    def has_qrels(self):
+        return self.qrels is not None
+
+    def metadata(self):
+        return {"docs": {"count": self.documents}}
+
+    def docs_iter(self):
+        if self.error:
+            raise self.error
+        yield from (Doc("d1", "Title", "one text"), Doc("d2", None, "two"), Abstract("d3", "an abstract"))
+
+    def queries_iter(self):
+        yield from (Query(q, text) for q, text in QUERIES.items())
+
+    def qrels_iter(self):
+        yield from (Judgement(*row) for row in self.qrels)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    def register(**datasets):
+        for name, dataset in datasets.items():
+            monkeypatch.setitem(ir_datasets.registry._registered, name.replace("_", "/"), dataset)
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [
+        ("fake/test", None, ("fake", "test")),
+        ("fake", None, ("fake", "test")),
+        ("fake", "train", ("fake", "train")),
+        ("fake/train", "train", ("fake", "train")),
+        ("family/plain", None, ("family/plain", "test")),
+        ("family/plain", "test", ("family/plain", "test")),
+        ("family/plain/test", None, ("family/plain", "test")),
+    ],
+)
+def test_ir_datasets(registered, name, split, expected):
+    parts = {"family": Dataset(documents=0), "family_plain": Dataset(QRELS)}
+    registered(fake=Dataset(), fake_test=Dataset(QRELS), fake_train=Dataset(QRELS), **parts)
+    collection = load_collection(name, split)
+    assert (collection.name, collection.split) == expected
+    assert collection.source == "ir_datasets"
+    assert collection.doc_texts == ["Title\none text", "two", "an abstract"]
+    assert collection.query_ids == ["q2", "q1"]
+    assert collection.qrels == {"q2": {"d2": 1}, "q1": {"d1": 2, "d3": 0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "match"),
+    [
+        ("fake", "dev", "'fake' has no split 'dev'; there are: 'test'"),
+        ("fake/dev", None, "'fake' has no split 'dev'; there are: 'test'"),
+        ("fake/test", "dev", "'fake/test' has no split 'dev'"),
+        ("fake/dev", "test", "names the split 'dev', and split is 'test'"),
+    ],
+)
+def test_ir_datasets_split_errors(registered, name, split, match):
+    registered(fake=Dataset(), fake_test=Dataset(QRELS))
+    with pytest.raises(ValueError, match=match):
+        load_collection(name, split)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("All download sources failed")])
+def test_failed_download_says_which_file_to_put_where(registered, mirror, error):
+    registered(fake=Dataset(), fake_test=Dataset(QRELS, error=error))
+    with pytest.raises(OSError, match="ir_datasets could not get 'fake/test'") as raised:
+        load_collection("fake/test")
+    for part in (str(error), str(mirror / "fake"), "corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "corpus-id"):
+        assert part in str(raised.value)
+
+
+def test_number_of_documents_must_be_the_stated_one(registered, mirror):
+    registered(fake=Dataset(documents=4), fake_test=Dataset(QRELS))
+    match = r"fake \(ir_datasets\) holds 3 documents, and ir_datasets states 4: a truncated copy"
+    with pytest.raises(ValueError, match=match):
+        load_collection("fake/test")
+    write(mirror / "vaswani", test=QRELS)
+    with pytest.raises(ValueError, match=r"vaswani \(mirror\) holds 3 documents, and ir_datasets states 11,429"):
+        load_collection("vaswani")
+
+
+# ----------------------------------------------------------------------------------------------------- known identities
+
+
+def test_another_edition_is_a_warning_that_names_what_differs(mirror, tmp_path, monkeypatch):
+    write(mirror / "own", test=QRELS)
+    known = {"own/test": lib.collection._comparable(load_collection("own").identity)}
+    (tmp_path / "identities.json").write_text(json.dumps(known))
+    monkeypatch.setattr(lib.collection, "_IDENTITIES", tmp_path / "identities.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_collection("own")
+    (mirror / "own" / "corpus.jsonl").write_text('{"_id": "d1", "text": "x"}\n{"_id": "d2", "text": "y"}')
+    (mirror / "own" / "qrels" / "test.tsv").write_text(f"{HEADER}q1\td1\t2\nq2\td2\t1\n")
+    with pytest.warns(UserWarning, match="differing: documents, qrels, last_document, documents_sha256, qrels_sha256"):
+        load_collection("own")
+
+
+def test_the_default_limit_is_the_one_of_the_results():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collection = load_collection("limit")
+    known = json.loads(lib.collection._IDENTITIES.read_text())
+    assert known["limit"] == lib.collection._comparable(collection.identity)
+    names = {"beir/scifact/test", "beir/scifact/train", "cranfield/test", "vaswani/test", "cisi/test"}
+    assert set(known) == names | {"limit-small/test", "limit"}
+
+
+def test_the_command_prints_identities():
+    root = lib.collection._IDENTITIES.parents[2]
+    command = [sys.executable, "-m", "lib.collection", "limit/46"]
+    printed = json.loads(subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout)
+    assert printed == {"limit/46": lib.collection._comparable(load_collection("limit/46").identity)}
