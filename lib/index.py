@@ -1,0 +1,327 @@
+"""A document-term matrix to an inverted index, and exact BM25 search over it."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from lib.checks import check_choice, check_count, check_ids
+from lib.ranking import Ranking, top_k
+from lib.storage import load_folder, save_folder
+from lib.terms import check_weights
+from lib.weighting import IDFS, impact, saturation
+
+FORMAT_VERSION = 1
+BLOCK_ROWS = 16_384  # documents of one block of postings; part of the format
+
+
+class Block(NamedTuple):
+    """The postings of consecutive documents, latent by latent.
+
+    Latent j has the postings `indptr[j]:indptr[j + 1]`: `docs`, int32, positions within the block, ascending; and
+    `impacts`, float32.
+    """
+
+    indptr: np.ndarray
+    docs: np.ndarray
+    impacts: np.ndarray
+
+
+class Contribution(NamedTuple):
+    """What one latent adds to a score: `score` = `query_weight` * `idf` * `impact`."""
+
+    latent: int
+    query_weight: float
+    idf: float
+    impact: float
+    score: float
+
+
+class BM25Index:
+    """BM25 over real-valued term weights w, which are latent terms here but may be anything that is not negative.
+
+    score(q, d) = sum_j w_j(q) * idf_j * w_j(d) (k1 + 1) / (w_j(d) + k1 (1 - b + b |d| / avgdl)),  |d| = sum_j w_j(d)
+
+    Latent Terms (arXiv 2605.29384) with its untuned k1 = 8 and b = 0.7. Make one with `build` or `load`.
+
+    Attributes
+    ----------
+    doc_ids : list of str
+    width : int
+        Number of latents.
+    df : np.ndarray, int64 [width]
+        In how many documents each latent has a weight above 0.
+    idf : np.ndarray, float32 [width]
+    lengths : np.ndarray, float32 [n_docs]
+        |d| of each document.
+    average_length : float
+        avgdl, over all documents, empty ones too.
+    """
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        doc_ids: list[str],
+        lengths: np.ndarray,
+        df: np.ndarray,
+        average_length: float,
+        *,
+        k1: float,
+        b: float,
+        idf: str,
+    ):
+        self._blocks = blocks
+        self.doc_ids = doc_ids
+        self.lengths, self.df, self.average_length = lengths, df, average_length
+        self.k1, self.b, self.idf_form = k1, b, idf
+        self.width = len(df)
+        self.idf = IDFS[idf](df.astype(np.float64), len(doc_ids)).astype(np.float32)
+        self._position = {doc_id: position for position, doc_id in enumerate(doc_ids)}
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"BM25Index({len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings, "
+            f"k1={self.k1}, b={self.b}, idf={self.idf_form})"
+        )
+
+    @property
+    def n_postings(self) -> int:
+        """Number of non-zero entries of the document-term matrix."""
+        return int(self.df.sum())
+
+    @classmethod
+    def build(
+        cls,
+        matrix: csr_array | Iterable[csr_array],
+        doc_ids: Iterable[str],
+        *,
+        k1: float = 8.0,
+        b: float = 0.7,
+        idf: str = "lucene",
+    ) -> "BM25Index":
+        """Index a document-term matrix, or a stream of consecutive blocks of its rows.
+
+        From a stream, the corpus is never in memory but as the index itself.
+
+        Parameters
+        ----------
+        matrix : csr_array [n_docs, width], or iterable of csr_array [any number of documents, width]
+            Term weights, finite and at least 0.
+        doc_ids : iterable of str
+            Unique, one for each row.
+        k1 : float
+            At least 0: how slowly a weight saturates.
+        b : float
+            From 0 to 1: how much a document's length counts.
+        idf : {"lucene", "robertson", "robertson-clipped"}
+            See `lib.weighting`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a collection without documents, blocks of different widths, weights that are NaN, infinite or
+            negative, ids that repeat or do not match in number, and constants out of range.
+        """
+        if not (math.isfinite(k1) and k1 >= 0):
+            raise ValueError(f"k1 is {k1!r}; it must be a number of at least 0, such as 8.0 or 1.2.")
+        if not 0 <= b <= 1:
+            raise ValueError(f"b is {b!r}; it must be from 0 to 1, such as 0.7.")
+        check_choice(idf, IDFS, "idf")
+        doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
+        blocks, block_lengths = [], []
+        for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix):
+            block_lengths.append(rows.sum(axis=1, dtype=np.float64))
+            columns = rows.tocsc()
+            blocks.append(Block(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data))
+        if not blocks:
+            raise ValueError("The collection has no documents; give at least one row.")
+        lengths = np.concatenate(block_lengths)
+        check_ids(doc_ids, len(lengths), "doc_ids")
+        average_length = float(lengths.mean())
+        saturations = saturation(lengths, average_length, k1, b)
+        for number, block in enumerate(blocks):  # in place: the weights are no longer needed
+            own = saturations[number * BLOCK_ROWS :][:BLOCK_ROWS]
+            block.impacts[:] = impact(block.impacts, own[block.docs], k1)
+        df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
+        return cls(blocks, doc_ids, lengths.astype(np.float32), df, average_length, k1=float(k1), b=float(b), idf=idf)
+
+    def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100) -> Ranking:
+        """Return the k best documents of each query, exactly; ties in the order of the documents.
+
+        Every document has a score, 0 where it shares no latent with the query; so k larger than the collection
+        returns all documents.
+
+        Parameters
+        ----------
+        queries : csr_array, float32 [n_queries, width]
+            Term weights, finite and at least 0; an empty row is legal.
+        query_ids : iterable of str
+            Unique, one for each row.
+        k : int
+            At least 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another width than the index's, weights that are NaN, infinite or negative, ids that repeat or do not
+            match in number, and k below 1.
+        """
+        k = check_count(k, "k")
+        queries = self._check_queries(queries)
+        query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
+        doc_ids, scores = [], []
+        for row in range(len(query_ids)):
+            all_scores = self._score(queries, row)
+            best = top_k(all_scores, k)
+            doc_ids.append([self.doc_ids[position] for position in best])
+            scores.append(all_scores[best])
+        return Ranking(query_ids, doc_ids, scores)
+
+    def _check_queries(self, queries: csr_array) -> csr_array:
+        queries = check_weights(queries, "the query matrix")
+        if queries.shape[1] != self.width:
+            raise ValueError(
+                f"the query matrix has {queries.shape[1]} latents, the index {self.width}; "
+                "encode queries with the model that encoded the documents."
+            )
+        return queries
+
+    def _query_terms(self, queries: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
+        own = slice(queries.indptr[row], queries.indptr[row + 1])
+        return queries.indices[own], queries.data[own]
+
+    def _score(self, queries: csr_array, row: int) -> np.ndarray:
+        """Add up the postings of the query's latents, latent after latent; float32 [n_docs]."""
+        latents, weights = self._query_terms(queries, row)
+        scores = np.zeros(len(self), np.float32)
+        for number, block in enumerate(self._blocks):
+            block_scores = scores[number * BLOCK_ROWS :]
+            for latent, weight in zip(latents, weights * self.idf[latents], strict=True):
+                own = slice(block.indptr[latent], block.indptr[latent + 1])
+                block_scores[block.docs[own]] += weight * block.impacts[own]
+        return scores
+
+    def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
+        """Return what each latent that query and document share adds to the score, largest first.
+
+        Parameters
+        ----------
+        query : csr_array, float32 [1, width]
+        doc_id : str
+
+        Raises
+        ------
+        TypeError, ValueError
+            For more than one row, another width, weights out of range, and an id that is not in the index.
+        """
+        query = self._check_queries(query)
+        if query.shape[0] != 1:
+            raise ValueError(f"the query matrix has {query.shape[0]} rows; explain takes one, such as queries[[0]].")
+        if doc_id not in self._position:
+            raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
+        number, position = divmod(self._position[doc_id], BLOCK_ROWS)
+        block = self._blocks[number]
+        found = []
+        for latent, weight in zip(*self._query_terms(query, 0), strict=True):
+            docs = block.docs[block.indptr[latent] : block.indptr[latent + 1]]
+            at = int(np.searchsorted(docs, position))
+            if at < len(docs) and docs[at] == position:
+                own = block.impacts[block.indptr[latent] + at]
+                terms = (float(weight), float(self.idf[latent]), float(own))
+                found.append(Contribution(int(latent), *terms, math.prod(terms)))
+        return sorted(found, key=lambda contribution: -contribution.score)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
+        content = {
+            "k1": self.k1,
+            "b": self.b,
+            "idf": self.idf_form,
+            "average_length": self.average_length,
+            "n_docs": len(self),
+            "width": self.width,
+        }
+        writers = {
+            "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
+            "lengths.npy": lambda path: _save_parts(path, [self.lengths]),
+            "df.npy": lambda path: _save_parts(path, [self.df]),
+            "indptr.npy": lambda path: _save_parts(path, [block.indptr for block in self._blocks]),
+            "docs.npy": lambda path: _save_parts(path, [block.docs for block in self._blocks]),
+            "impacts.npy": lambda path: _save_parts(path, [block.impacts for block in self._blocks]),
+        }
+        save_folder(folder, "index.json", FORMAT_VERSION, content, writers)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "BM25Index":
+        """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If a file is missing, truncated, altered, or of a newer format.
+        """
+        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION)
+        arrays = {
+            path_name.removesuffix(".npy"): np.load(path, mmap_mode="r", allow_pickle=False)
+            for path_name, path in files.items()
+            if path_name.endswith(".npy")
+        }
+        indptrs = np.asarray(arrays["indptr"]).reshape(-1, manifest["width"] + 1)
+        starts = np.concatenate([[0], np.cumsum(indptrs[:, -1])])
+        blocks = [
+            Block(indptr, arrays["docs"][start:end], arrays["impacts"][start:end])
+            for indptr, start, end in zip(indptrs, starts[:-1], starts[1:], strict=True)
+        ]
+        return cls(
+            blocks,
+            json.loads(files["doc_ids.json"].read_text("utf-8")),
+            np.asarray(arrays["lengths"]),
+            np.asarray(arrays["df"]),
+            manifest["average_length"],
+            k1=manifest["k1"],
+            b=manifest["b"],
+            idf=manifest["idf"],
+        )
+
+
+def _regroup(blocks: Iterable[csr_array]) -> Iterator[csr_array]:
+    """Check blocks of rows, and yield the same rows in blocks of `BLOCK_ROWS`, the last one shorter."""
+    pending: list[csr_array] = []
+    n_pending, n_seen, width = 0, 0, None
+    for block in blocks:
+        what = f"the block of documents from row {n_seen}"
+        block = check_weights(block, what)
+        if block.shape[1] != (width := width or block.shape[1]):
+            raise ValueError(
+                f"{what} has {block.shape[1]} latents, those before have {width}; encode all with one model."
+            )
+        n_seen += block.shape[0]
+        start = 0
+        while start < block.shape[0]:
+            pending.append(block[start : start + BLOCK_ROWS - n_pending])
+            start += pending[-1].shape[0]
+            n_pending += pending[-1].shape[0]
+            if n_pending == BLOCK_ROWS:
+                yield vstack(pending, format="csr")
+                pending, n_pending = [], 0
+    if pending:
+        yield vstack(pending, format="csr")
+
+
+def _save_parts(path: Path, parts: list[np.ndarray]) -> None:
+    """Write arrays end to end as one npy file, without joining them in memory."""
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=parts[0].dtype, shape=(sum(map(len, parts)),))
+    start = 0
+    for part in parts:
+        target[start : start + len(part)] = part
+        start += len(part)
+    target.flush()

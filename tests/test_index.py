@@ -1,0 +1,307 @@
+"""BM25 over term weights: worked arithmetic, parity with other implementations, and the index as a file."""
+
+import json
+import tracemalloc
+
+import bm25s
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rank_bm25 import BM25Okapi
+from scipy.sparse import csr_array, random_array, vstack
+
+import lib.index
+from lib.index import BM25Index
+from lib.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
+
+IDS = ["a", "b", "c"]
+WORKED = csr_array(np.array([[4, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0]], np.float32))
+
+
+def random_terms(n: int, width: int, seed: int, density: float = 0.3) -> csr_array:
+    matrix = random_array((n, width), density=density, format="csr", rng=np.random.default_rng(seed))
+    return csr_array(matrix * 5, dtype=np.float32)
+
+
+def random_counts(n: int, width: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.poisson(0.4, (n, width)) * rng.integers(1, 4, (n, width))
+
+
+def ids(n: int, prefix: str = "d") -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def dense_scores(docs: np.ndarray, queries: np.ndarray, k1: float, b: float, idf) -> np.ndarray:
+    """The formula of the class docstring, written once more and dense, in float64."""
+    length = docs.sum(axis=1)
+    factor = k1 * (1 - b + b * length / length.mean())
+    tf = np.divide(docs * (k1 + 1), docs + factor[:, None], out=np.zeros_like(docs), where=docs > 0)
+    return queries @ (tf * idf((docs > 0).sum(axis=0), len(docs))).T
+
+
+def all_scores(index: BM25Index, queries: csr_array) -> np.ndarray:
+    ranking = index.search(queries, ids(queries.shape[0], "q"), k=len(index))
+    table = [dict(ranking[query_id]) for query_id in ranking.query_ids]
+    return np.array([[row[doc_id] for doc_id in index.doc_ids] for row in table])
+
+
+def test_worked_example():
+    index = BM25Index.build(WORKED, IDS, k1=1.0, b=0.5, idf="lucene")
+    # N = 3. df = 2, 1, 1, 0. idf_j = ln(1 + (3 - df + .5) / (df + .5)):
+    #   ln(1 + 1.5/2.5) = ln 1.6,  ln(1 + 2.5/1.5) = ln 2.6667 (twice),  ln(1 + 3.5/0.5) = ln 8
+    np.testing.assert_allclose(index.idf, np.log([1.6, 8 / 3, 8 / 3, 8]), rtol=1e-6)
+    # |d| = 5, 3, 0; avgdl = 8/3; K = 1 (1 - .5 + .5 |d| / avgdl) = .5 + .1875 |d| = 1.4375, 1.0625, 0.5
+    # query = 2 of latent 0 and 1 of latent 2:
+    #   a: 2 ln 1.6 * 4 * 2 / (4 + 1.4375)  +  1 ln 2.6667 * 1 * 2 / (1 + 1.4375)
+    #   b: 2 ln 1.6 * 1 * 2 / (1 + 1.0625)
+    #   c: nothing shared, 0
+    a = 2 * np.log(1.6) * 8 / 5.4375 + np.log(8 / 3) * 2 / 2.4375
+    b = 2 * np.log(1.6) * 2 / 2.0625
+    ranking = index.search(csr_array(np.array([[2, 0, 1, 0]], np.float32)), ["q"])
+    assert ranking.doc_ids == [["a", "b", "c"]]
+    np.testing.assert_allclose(ranking.scores[0], [a, b, 0], rtol=1e-6)
+
+
+def test_idf_forms_by_hand():
+    df = np.array([0, 1, 3, 4])  # of N = 4: (4 - df + .5) / (df + .5) = 9, 7/3, 3/7, 1/9
+    np.testing.assert_allclose(idf_lucene(df, 4), np.log([10, 10 / 3, 10 / 7, 10 / 9]))
+    np.testing.assert_allclose(idf_robertson(df, 4), np.log([9, 7 / 3, 3 / 7, 1 / 9]))
+    np.testing.assert_allclose(idf_robertson_clipped(df, 4), [np.log(9), np.log(7 / 3), 0, 0])
+
+
+@pytest.mark.parametrize(("k1", "b"), [(8.0, 0.7), (1.5, 0.75), (0.0, 0.0), (2.0, 1.0)])
+@pytest.mark.parametrize("idf", IDFS)
+def test_equals_the_dense_formula(k1, b, idf):
+    docs, queries = random_terms(40, 30, 1), random_terms(6, 30, 2)
+    index = BM25Index.build(docs, ids(40), k1=k1, b=b, idf=idf)
+    expected = dense_scores(docs.toarray().astype(float), queries.toarray().astype(float), k1, b, IDFS[idf])
+    np.testing.assert_allclose(all_scores(index, queries), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), k1=st.sampled_from([0.9, 1.5, 8.0]), b=st.sampled_from([0.0, 0.4, 1.0]))
+def test_parity_with_rank_bm25(seed, k1, b):
+    """Integer counts, written out as words: the scores of BM25Okapi with its negative idf floored at 0 (epsilon)."""
+    counts = random_counts(25, 12, seed)
+    counts[:, 0] += 1  # a universal word, whose Robertson idf is negative
+    words = [[str(j) for j, n in enumerate(row) for _ in range(n)] for row in counts]
+    okapi = BM25Okapi(words, k1=k1, b=b, epsilon=0.0)
+    queries = random_counts(4, 12, seed + 1)
+    index = BM25Index.build(csr_array(counts.astype(np.float32)), ids(25), k1=k1, b=b, idf="robertson-clipped")
+    expected = [okapi.get_scores([str(j) for j, n in enumerate(row) for _ in range(n)]) for row in queries]
+    np.testing.assert_allclose(all_scores(index, csr_array(queries.astype(np.float32))), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("seed", "k1", "b"), [(0, 1.5, 0.75), (1, 8.0, 0.7), (2, 1.2, 0.0)])
+def test_parity_with_bm25s(seed, k1, b):
+    """A second independent implementation; its Lucene variant leaves out the constant factor k1 + 1."""
+    counts = random_counts(30, 10, seed)
+    words = [[str(j) for j, n in enumerate(row) for _ in range(n)] for row in counts]
+    other = bm25s.BM25(method="lucene", k1=k1, b=b)
+    other.index(words, show_progress=False)
+    index = BM25Index.build(csr_array(counts.astype(np.float32)), ids(30), k1=k1, b=b, idf="lucene")
+    queries = np.eye(10, dtype=np.float32)[[0, 3, 7]] + np.eye(10, dtype=np.float32)[[1, 4, 8]]
+    expected = [other.get_scores([str(j) for j in np.flatnonzero(row)]) * (k1 + 1) for row in queries]
+    np.testing.assert_allclose(all_scores(index, csr_array(queries)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_universal_latent_scores_below_zero_under_robertson_only():
+    docs = csr_array(np.ones((4, 1), np.float32))
+    query = csr_array(np.ones((1, 1), np.float32))
+    signs = {idf: np.sign(all_scores(BM25Index.build(docs, ids(4), idf=idf), query)[0, 0]) for idf in IDFS}
+    assert signs == {"lucene": 1, "robertson": -1, "robertson-clipped": 0}
+
+
+def test_ties_are_broken_by_document_order_and_k_may_exceed_the_collection():
+    docs = csr_array(np.array([[1], [0], [1], [0], [1]], np.float32))
+    index = BM25Index.build(docs, ["e", "d", "c", "b", "a"])
+    query = csr_array(np.ones((1, 1), np.float32))
+    assert index.search(query, ["q"], k=2).doc_ids == [["e", "c"]]
+    assert index.search(query, ["q"], k=99).doc_ids == [["e", "c", "a", "d", "b"]]
+
+
+def test_empty_texts_are_legal_and_never_nan():
+    docs = csr_array(np.array([[0, 0], [1, 2], [0, 0]], np.float32))
+    ranking = BM25Index.build(docs, IDS).search(csr_array(np.array([[0, 0], [1, 0]], np.float32)), ["q0", "q1"])
+    assert ranking.doc_ids == [["a", "b", "c"], ["b", "a", "c"]]
+    assert (ranking.scores[0] == 0).all()
+    only_empty = BM25Index.build(csr_array((2, 3), dtype=np.float32), ["x", "y"])
+    assert (all_scores(only_empty, csr_array(np.ones((1, 3), np.float32))) == 0).all()
+
+
+def test_permuting_the_documents_permutes_the_scores():
+    docs, queries = random_terms(30, 20, 3), random_terms(4, 20, 4)
+    order = np.random.default_rng(5).permutation(30)
+    straight = all_scores(BM25Index.build(docs, ids(30)), queries)
+    permuted = all_scores(BM25Index.build(docs[order], ids(30)), queries)
+    np.testing.assert_array_equal(permuted, straight[:, order])
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 50), max_size=5), block_rows=st.sampled_from([1, 7, 50, 64]))
+def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
+    docs, queries = random_terms(50, 20, 6), random_terms(5, 20, 7)
+    edges = [0, *sorted(cuts), 50]
+    with pytest.MonkeyPatch.context() as patch:
+        whole = all_scores(BM25Index.build(docs, ids(50)), queries)
+        patch.setattr(lib.index, "BLOCK_ROWS", block_rows)
+        parts = BM25Index.build((docs[i:j] for i, j in zip(edges[:-1], edges[1:], strict=True)), ids(50))
+        np.testing.assert_array_equal(all_scores(parts, queries), whole)
+        first = parts.search(queries[[0]], ["q"], k=1)
+        total = sum(c.score for c in parts.explain(queries[[0]], first.doc_ids[0][0]))
+        assert total == pytest.approx(first.scores[0][0], rel=1e-5)
+
+
+def test_building_from_a_stream_holds_the_corpus_once(monkeypatch):
+    monkeypatch.setattr(lib.index, "BLOCK_ROWS", 500)
+    n_blocks, rows = 20, random_terms(500, 400, 8, density=0.5)
+    one = rows.data.nbytes + rows.indices.nbytes
+    tracemalloc.start()
+    index = BM25Index.build((rows.copy() for _ in range(n_blocks)), ids(500 * n_blocks))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert index.n_postings == n_blocks * rows.nnz
+    assert peak < 1.5 * n_blocks * one
+
+
+def test_the_callers_matrices_stay_as_they_are():
+    docs = csr_array((np.array([1, 0, 2], np.float32), np.array([1, 0, 0]), np.array([0, 2, 3])), shape=(2, 2))
+    before = (docs.data.copy(), docs.indices.copy(), docs.indptr.copy())
+    index = BM25Index.build(docs, ["a", "b"])
+    index.search(docs, ["q", "r"])
+    for old, new in zip(before, (docs.data, docs.indices, docs.indptr), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert index.n_postings == 2  # the stored zero is no posting
+
+
+def test_explain_adds_up_to_the_score_largest_first():
+    docs, queries = random_terms(20, 15, 9), random_terms(1, 15, 10, density=0.8)
+    index = BM25Index.build(docs, ids(20))
+    for doc_id, score in index.search(queries, ["q"], k=5)["q"]:
+        parts = index.explain(queries, doc_id)
+        assert sum(part.score for part in parts) == pytest.approx(score, rel=1e-5)
+        assert [part.score for part in parts] == sorted((part.score for part in parts), reverse=True)
+        shared = set(queries.indices) & set(docs[[index.doc_ids.index(doc_id)]].indices)
+        assert {part.latent for part in parts} == shared
+        assert all(part.score == pytest.approx(part.query_weight * part.idf * part.impact) for part in parts)
+
+
+def test_saved_and_loaded_index_gives_the_same_ranking(tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.index, "BLOCK_ROWS", 16)
+    docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
+    index = BM25Index.build(docs, ids(50), k1=2.5, b=0.3, idf="robertson")
+    index.save(tmp_path / "index")
+    loaded = BM25Index.load(tmp_path / "index")
+    np.testing.assert_array_equal(all_scores(loaded, queries), all_scores(index, queries))
+    assert repr(loaded) == repr(index)
+    assert loaded.explain(queries[[0]], "d49") == index.explain(queries[[0]], "d49")
+    assert isinstance(loaded._blocks[0].impacts.base, np.memmap)
+
+
+def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, monkeypatch):
+    old, new = BM25Index.build(WORKED, IDS), BM25Index.build(WORKED, IDS, k1=2.0)
+    old.save(tmp_path)
+
+    def fail(path, parts):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lib.index, "_save_parts", fail)
+        with pytest.raises(OSError, match="disk full"):
+            new.save(tmp_path)
+    assert BM25Index.load(tmp_path).k1 == 8.0
+    files = sorted(path.name for path in tmp_path.iterdir())
+    new.save(tmp_path)
+    assert BM25Index.load(tmp_path).k1 == 2.0
+    assert len(list(tmp_path.iterdir())) == len(files)
+
+
+@pytest.mark.parametrize("stem", ["doc_ids", "lengths", "df", "indptr", "docs", "impacts"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_damaged_files_are_named(tmp_path, stem, damage):
+    BM25Index.build(WORKED, IDS).save(tmp_path)
+    (path,) = tmp_path.glob(f"{stem}-*")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncate":
+        path.write_bytes(content[:-1])
+    elif damage == "flip":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=rf"{stem}-.*(is missing|truncated or altered).*Copy it again"):
+        BM25Index.load(tmp_path)
+
+
+def test_altered_or_newer_manifest_is_refused(tmp_path):
+    BM25Index.build(WORKED, IDS).save(tmp_path)
+    path = tmp_path / "index.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"k1": 1.0}))
+    with pytest.raises(ValueError, match=r"index\.json is altered"):
+        BM25Index.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        BM25Index.load(tmp_path / "nowhere")
+
+
+BUILD_ERRORS = [
+    (dict(matrix=csr_array((0, 4), dtype=np.float32), doc_ids=[]), ValueError, "no documents"),
+    (dict(matrix=iter([]), doc_ids=[]), ValueError, "no documents"),
+    (dict(matrix=WORKED.toarray(), doc_ids=IDS), TypeError, "pass a scipy.sparse array"),
+    (dict(matrix=WORKED, doc_ids=["a", "b"]), ValueError, "holds 2 ids for 3 rows"),
+    (dict(matrix=[WORKED], doc_ids=["a", "b"]), ValueError, "holds 2 ids for 3 rows"),
+    (dict(matrix=WORKED, doc_ids=["a", "b", "a"]), ValueError, "repeats 'a'"),
+    (dict(matrix=WORKED, doc_ids="abc"), TypeError, "single str"),
+    (dict(matrix=-WORKED, doc_ids=IDS), ValueError, "row 0; term weights are finite and at least 0"),
+    (dict(matrix=WORKED * np.nan, doc_ids=IDS), ValueError, "holds nan"),
+    (dict(matrix=[WORKED, WORKED[:, :3]], doc_ids=[*IDS, "d", "e", "f"]), ValueError, "has 3 latents, those before"),
+    (dict(matrix=WORKED, doc_ids=IDS, k1=-1), ValueError, "k1 is -1"),
+    (dict(matrix=WORKED, doc_ids=IDS, k1=float("nan")), ValueError, "k1 is nan"),
+    (dict(matrix=WORKED, doc_ids=IDS, b=1.5), ValueError, "b is 1.5"),
+    (dict(matrix=WORKED, doc_ids=IDS, idf="bm25"), ValueError, "idf is 'bm25'; choose one of 'lucene'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BUILD_ERRORS)
+def test_bad_collections_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        BM25Index.build(**arguments)
+
+
+SEARCH_ERRORS = [
+    (dict(queries=WORKED[:, :3], query_ids=IDS), ValueError, "has 3 latents, the index 4"),
+    (dict(queries=WORKED, query_ids=["q"]), ValueError, "holds 1 ids for 3 rows"),
+    (dict(queries=WORKED, query_ids=["q", "q", "r"]), ValueError, "repeats 'q'"),
+    (dict(queries=-WORKED, query_ids=IDS), ValueError, "the query matrix holds -4"),
+    (dict(queries=WORKED * np.inf, query_ids=IDS), ValueError, "the query matrix holds"),
+    (dict(queries=WORKED, query_ids=IDS, k=0), ValueError, "k is 0; it must be at least 1"),
+    (dict(queries=WORKED, query_ids=IDS, k=1.5), TypeError, "k is 1.5"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), SEARCH_ERRORS)
+def test_bad_queries_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        BM25Index.build(WORKED, IDS).search(**arguments)
+
+
+def test_bad_explanations_are_refused():
+    index = BM25Index.build(WORKED, IDS)
+    with pytest.raises(ValueError, match="has 3 rows; explain takes one"):
+        index.explain(WORKED, "a")
+    with pytest.raises(ValueError, match="no document 'z'"):
+        index.explain(WORKED[[0]], "z")
+
+
+def test_saturation_without_words_is_that_of_the_average():
+    np.testing.assert_allclose(saturation(np.zeros(2), 0.0, 8.0, 0.7), [8.0, 8.0])
+    np.testing.assert_allclose(saturation(np.array([0.0, 4.0]), 2.0, 8.0, 0.5), [4.0, 12.0])
+
+
+def test_search_is_the_same_whatever_else_is_asked():
+    docs, queries = random_terms(30, 20, 13), random_terms(6, 20, 14)
+    index = BM25Index.build(docs, ids(30))
+    together = all_scores(index, queries)
+    one_by_one = np.concatenate([all_scores(index, queries[[i]]) for i in range(6)])
+    np.testing.assert_array_equal(together, one_by_one)
+    np.testing.assert_array_equal(all_scores(index, vstack([queries, queries], format="csr"))[6:], together)
