@@ -86,7 +86,7 @@ def test_counts_below_one(value):
 
 @pytest.mark.parametrize("value", [1.0, "3", None, True, np.bool_(True), np.float32(2)])
 def test_counts_that_are_no_integers(value):
-    with pytest.raises(TypeError, match="k is .* it must be an integer"):
+    with pytest.raises(TypeError, match=r"k is .* it must be an integer"):
         check_count(value, "k")
 
 

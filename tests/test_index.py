@@ -1,5 +1,6 @@
 """BM25 over term weights: worked arithmetic, parity with other implementations, and the index as a file."""
 
+import itertools
 import json
 import tracemalloc
 
@@ -147,7 +148,7 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
     with pytest.MonkeyPatch.context() as patch:
         whole = all_scores(BM25Index.build(docs, ids(50)), queries)
         patch.setattr(lib.index, "BLOCK_ROWS", block_rows)
-        parts = BM25Index.build((docs[i:j] for i, j in zip(edges[:-1], edges[1:], strict=True)), ids(50))
+        parts = BM25Index.build((docs[i:j] for i, j in itertools.pairwise(edges)), ids(50))
         np.testing.assert_array_equal(all_scores(parts, queries), whole)
         first = parts.search(queries[[0]], ["q"], k=1)
         total = sum(c.score for c in parts.explain(queries[[0]], first.doc_ids[0][0]))
@@ -245,20 +246,20 @@ def test_altered_or_newer_manifest_is_refused(tmp_path):
 
 
 BUILD_ERRORS = [
-    (dict(matrix=csr_array((0, 4), dtype=np.float32), doc_ids=[]), ValueError, "no documents"),
-    (dict(matrix=iter([]), doc_ids=[]), ValueError, "no documents"),
-    (dict(matrix=WORKED.toarray(), doc_ids=IDS), TypeError, "pass a scipy.sparse array"),
-    (dict(matrix=WORKED, doc_ids=["a", "b"]), ValueError, "holds 2 ids for 3 rows"),
-    (dict(matrix=[WORKED], doc_ids=["a", "b"]), ValueError, "holds 2 ids for 3 rows"),
-    (dict(matrix=WORKED, doc_ids=["a", "b", "a"]), ValueError, "repeats 'a'"),
-    (dict(matrix=WORKED, doc_ids="abc"), TypeError, "single str"),
-    (dict(matrix=-WORKED, doc_ids=IDS), ValueError, "row 0; term weights are finite and at least 0"),
-    (dict(matrix=WORKED * np.nan, doc_ids=IDS), ValueError, "holds nan"),
-    (dict(matrix=[WORKED, WORKED[:, :3]], doc_ids=[*IDS, "d", "e", "f"]), ValueError, "has 3 latents, those before"),
-    (dict(matrix=WORKED, doc_ids=IDS, k1=-1), ValueError, "k1 is -1"),
-    (dict(matrix=WORKED, doc_ids=IDS, k1=float("nan")), ValueError, "k1 is nan"),
-    (dict(matrix=WORKED, doc_ids=IDS, b=1.5), ValueError, "b is 1.5"),
-    (dict(matrix=WORKED, doc_ids=IDS, idf="bm25"), ValueError, "idf is 'bm25'; choose one of 'lucene'"),
+    ({"matrix": csr_array((0, 4), dtype=np.float32), "doc_ids": []}, ValueError, "no documents"),
+    ({"matrix": iter([]), "doc_ids": []}, ValueError, "no documents"),
+    ({"matrix": WORKED.toarray(), "doc_ids": IDS}, TypeError, "pass a scipy.sparse array"),
+    ({"matrix": WORKED, "doc_ids": ["a", "b"]}, ValueError, "holds 2 ids for 3 rows"),
+    ({"matrix": [WORKED], "doc_ids": ["a", "b"]}, ValueError, "holds 2 ids for 3 rows"),
+    ({"matrix": WORKED, "doc_ids": ["a", "b", "a"]}, ValueError, "repeats 'a'"),
+    ({"matrix": WORKED, "doc_ids": "abc"}, TypeError, "single str"),
+    ({"matrix": -WORKED, "doc_ids": IDS}, ValueError, "row 0; term weights are finite and at least 0"),
+    ({"matrix": WORKED * np.nan, "doc_ids": IDS}, ValueError, "holds nan"),
+    ({"matrix": [WORKED, WORKED[:, :3]], "doc_ids": [*IDS, "d", "e", "f"]}, ValueError, "has 3 latents, those before"),
+    ({"matrix": WORKED, "doc_ids": IDS, "k1": -1}, ValueError, "k1 is -1"),
+    ({"matrix": WORKED, "doc_ids": IDS, "k1": float("nan")}, ValueError, "k1 is nan"),
+    ({"matrix": WORKED, "doc_ids": IDS, "b": 1.5}, ValueError, "b is 1.5"),
+    ({"matrix": WORKED, "doc_ids": IDS, "idf": "bm25"}, ValueError, "idf is 'bm25'; choose one of 'lucene'"),
 ]
 
 
@@ -269,13 +270,13 @@ def test_bad_collections_are_refused(arguments, error, message):
 
 
 SEARCH_ERRORS = [
-    (dict(queries=WORKED[:, :3], query_ids=IDS), ValueError, "has 3 latents, the index 4"),
-    (dict(queries=WORKED, query_ids=["q"]), ValueError, "holds 1 ids for 3 rows"),
-    (dict(queries=WORKED, query_ids=["q", "q", "r"]), ValueError, "repeats 'q'"),
-    (dict(queries=-WORKED, query_ids=IDS), ValueError, "the query matrix holds -4"),
-    (dict(queries=WORKED * np.inf, query_ids=IDS), ValueError, "the query matrix holds"),
-    (dict(queries=WORKED, query_ids=IDS, k=0), ValueError, "k is 0; it must be at least 1"),
-    (dict(queries=WORKED, query_ids=IDS, k=1.5), TypeError, "k is 1.5"),
+    ({"queries": WORKED[:, :3], "query_ids": IDS}, ValueError, "has 3 latents, the index 4"),
+    ({"queries": WORKED, "query_ids": ["q"]}, ValueError, "holds 1 ids for 3 rows"),
+    ({"queries": WORKED, "query_ids": ["q", "q", "r"]}, ValueError, "repeats 'q'"),
+    ({"queries": -WORKED, "query_ids": IDS}, ValueError, "the query matrix holds -4"),
+    ({"queries": WORKED * np.inf, "query_ids": IDS}, ValueError, "the query matrix holds"),
+    ({"queries": WORKED, "query_ids": IDS, "k": 0}, ValueError, "k is 0; it must be at least 1"),
+    ({"queries": WORKED, "query_ids": IDS, "k": 1.5}, TypeError, "k is 1.5"),
 ]
 
 

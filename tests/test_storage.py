@@ -140,7 +140,7 @@ def test_files_get_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
         load(tmp_path / "nowhere")
 
 

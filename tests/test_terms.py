@@ -115,7 +115,7 @@ def test_permuting_texts_permutes_rows(codes, pooling, random):
 
 def test_cells_beyond_32_bits():
     # 3 texts of 2**31 latents: a cell's number needs more than 32 bits, whatever the integers that come in
-    indices = np.array([[2**31 - 1], [0], [2**31 - 1]], np.int32 if np.iinfo(np.int32).max == 2**31 - 1 else np.int64)
+    indices = np.array([[2**31 - 1], [0], [2**31 - 1]], np.int32)
     matrix = pool(indices, np.ones((3, 1), np.float32), np.array([0, 1, 2, 3]), 2**31)
     assert matrix.indices.tolist() == [2**31 - 1, 0, 2**31 - 1]
     assert matrix.indptr.tolist() == [0, 1, 2, 3]
@@ -167,6 +167,7 @@ def test_an_unknown_phi():
         apply_phi(pool(INDICES, VALUES, OFFSETS, 5), "square")
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # 1e300 is infinite in float32
 @pytest.mark.parametrize("check", [check_weights, apply_phi])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), -0.5, 1e300])
 def test_bad_weights_and_their_row(check, bad):
