@@ -1,0 +1,159 @@
+"""A dense retriever read through a sparse autoencoder, as one object: texts in, a document-term matrix out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, vstack
+
+from lib.builtin.minilm import MODEL_FOLDER, RETRIEVER_NAME
+from lib.checks import check_choice
+from lib.encoder import TokenEncoder
+from lib.sae import FORMAT_VERSION, SparseAutoencoder
+from lib.storage import digest_arrays, load_folder, save_folder
+from lib.terms import PHIS, POOLINGS, apply_phi, pool
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """A few consecutive texts, encoded.
+
+    Attributes
+    ----------
+    terms : csr_array, float32 [n_texts, width]
+        Latent term weights, phi applied.
+    embeddings : np.ndarray, float32 [n_texts, d]
+        The retriever's own embeddings, from the same forward pass.
+    firings : np.ndarray, int64 [width]
+        In how many tokens of these texts each latent is active.
+    """
+
+    terms: csr_array
+    embeddings: np.ndarray
+    firings: np.ndarray
+
+
+class LatentTerms:
+    """Latent Terms (arXiv 2605.29384): w(text) = phi(sum_t z_t), z_t the sparse code of the text's t-th token state.
+
+    Parameters
+    ----------
+    encoder : TokenEncoder
+    sae : SparseAutoencoder
+        Trained on the states that `encoder` gives.
+    pooling : {"sum", "max", "count"}
+    phi : {"sqrt", "log1p", "identity"}
+
+    Raises
+    ------
+    ValueError
+        If the encoder's hidden size is not the autoencoder's d, and for an unknown pooling or phi.
+    """
+
+    def __init__(self, encoder: TokenEncoder, sae: SparseAutoencoder, pooling: str = "sum", phi: str = "sqrt"):
+        if encoder.d != sae.d:
+            raise ValueError(
+                f"{encoder.name} has states of size {encoder.d}, the autoencoder reads size {sae.d}; "
+                "pair it with the retriever that it was trained on."
+            )
+        self.encoder = encoder
+        self.sae = sae.to(encoder.device)
+        self.pooling = check_choice(pooling, POOLINGS, "pooling")
+        self.phi = check_choice(phi, PHIS, "phi")
+
+    def __repr__(self) -> str:
+        return f"LatentTerms({self.encoder.name}, layer {self.encoder.layer}, {self.sae}, {self.pooling}, {self.phi})"
+
+    def encode_documents(self, texts: Iterable[str], *, progress: bool | None = None) -> csr_array:
+        """Return the term weights of documents, float32 [n_texts, width]; an empty text is an empty row.
+
+        A row depends on its own text only.
+
+        Raises
+        ------
+        TypeError
+            For a single `str` and for an element that is not one (its position is named).
+        """
+        return self._encode(texts, "document", progress)
+
+    def encode_queries(self, texts: Iterable[str], *, progress: bool | None = None) -> csr_array:
+        """Return the term weights of queries, as `encode_documents` does, with the encoder's query prompt."""
+        return self._encode(texts, "query", progress)
+
+    def _encode(self, texts: Iterable[str], kind: str, progress: bool | None) -> csr_array:
+        blocks = [block.terms for block in self.stream(texts, kind, progress=progress)]
+        return vstack(blocks, format="csr") if blocks else csr_array((0, self.sae.width), dtype=np.float32)
+
+    def stream(
+        self, texts: Iterable[str], kind: str = "document", *, progress: bool | None = None
+    ) -> Iterator[EncodedTexts]:
+        """Yield the encoded texts a few at a time, in order, so that a corpus need never be in memory."""
+        blocks = self.encoder.stream(texts, kind, progress=progress)
+        return (self._encode_block(block.states, block.offsets, block.pooled) for block in blocks)
+
+    def _encode_block(self, states: torch.Tensor, offsets: np.ndarray, embeddings: np.ndarray) -> EncodedTexts:
+        indices, values = (tensor.cpu().numpy() for tensor in self.sae.encode(states))
+        terms = apply_phi(pool(indices, values, offsets, self.sae.width, self.pooling), self.phi)
+        firings = np.bincount(indices[values > 0], minlength=self.sae.width)
+        return EncodedTexts(terms, embeddings, firings)
+
+    @property
+    def config(self) -> dict:
+        """Everything but the weights that decides what a text encodes to, JSON-able."""
+        return {"encoder": self.encoder.config, "sae": self.sae.config, "pooling": self.pooling, "phi": self.phi}
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides what a text encodes to, the weights by their sha256, JSON-able; the store's key."""
+        weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.sae.tensors().items()})
+        sae = {"d": self.sae.d, "width": self.sae.width, "k": self.sae.k, "weights": weights}
+        return {"encoder": self.encoder.identity, "sae": sae, "pooling": self.pooling, "phi": self.phi}
+
+    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+        """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
+
+        The retriever's own weights are named, not copied. `dtype` is what the weights are stored in, "float32" or
+        "float16".
+        """
+        writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
+        save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        encoder: TokenEncoder | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> "LatentTerms":
+        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 8,192 latents).
+
+        Parameters
+        ----------
+        folder : str or Path, optional
+        encoder : TokenEncoder, optional
+            Used instead of the one that the folder names; that one is found in its folder or on the hub.
+        dtype, device : str, optional
+            What the encoder computes in and where, as in `TokenEncoder`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If a file is missing, truncated, altered or of a newer format, or if the encoder's hidden size does not
+            fit.
+        """
+        if encoder is not None and (dtype or device):
+            raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
+        manifest, files = load_folder(MODEL_FOLDER if folder is None else folder, "latent_terms.json", FORMAT_VERSION)
+        sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
+        if encoder is None:
+            settings = dict(manifest["encoder"]) | {"dtype": dtype}
+            name = settings.pop("model")
+            encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
+        return cls(encoder, sae, manifest["pooling"], manifest["phi"])

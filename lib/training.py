@@ -1,0 +1,200 @@
+"""The training rule of a Top-K sparse autoencoder: reconstruction only, on frozen token states."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn.functional import embedding, embedding_bag
+from tqdm.auto import tqdm
+
+from lib.checks import check_count
+from lib.encoder import TokenEncoder
+from lib.sae import SparseAutoencoder
+
+LOG_EVERY = 50  # steps
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a Top-K autoencoder is trained; the defaults are the recipe of Latent Terms (arXiv 2605.29384).
+
+    Attributes
+    ----------
+    width, k : int
+        Latents in all, and latents a token may have.
+    epochs : int
+        Passes over the token states, each in a new order.
+    batch_tokens : int
+        Token states of one optimiser step.
+    learning_rate : float
+        The peak, reached by a linear warm-up and left by a cosine to 0.
+    warmup : float
+        Share of all steps that warm up.
+    seed : int
+        Of the initial weights and of the order of the states.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range, or `k` is more than `width`.
+    """
+
+    width: int = 32_768
+    k: int = 16
+    epochs: int = 3
+    batch_tokens: int = 4_096
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("width", "k", "epochs", "batch_tokens"):
+            check_count(getattr(self, name), name)
+        if self.k > self.width:
+            raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number such as 1e-3.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
+
+
+def collect_states(encoder: TokenEncoder, texts: Iterable[str], max_tokens: int) -> torch.Tensor:
+    """Return the first `max_tokens` token states of `texts`, bfloat16 [n, d], fewer if the texts end before.
+
+    The whole block is held in memory: 2 * d bytes a token, 0.77 GB a million tokens at d = 384.
+    """
+    states = torch.empty(check_count(max_tokens, "max_tokens"), encoder.d, dtype=torch.bfloat16)
+    n = 0
+    with tqdm(total=max_tokens, disable=None, unit="token", unit_scale=True, desc="collect states") as bar:
+        for block in encoder.stream(texts, progress=False):
+            taken = block.states[: max_tokens - n]
+            states[n : n + len(taken)] = taken
+            n += len(taken)
+            bar.update(len(taken))
+            if n == max_tokens:
+                break
+    return states[:n]
+
+
+class TrainableAutoencoder(torch.nn.Module):
+    """The weights while they are trained, initialised as in Latent Terms.
+
+    The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are kept
+    as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data.
+    """
+
+    def __init__(self, mean: torch.Tensor, width: int, k: int, generator: torch.Generator):
+        super().__init__()
+        self.k = k
+        W_dec = torch.empty(width, len(mean))
+        torch.nn.init.kaiming_uniform_(W_dec, generator=generator)
+        W_dec /= W_dec.norm(dim=1, keepdim=True)
+        self.W_dec = torch.nn.Parameter(W_dec)
+        self.W_enc = torch.nn.Parameter(W_dec.clone())
+        self.b_enc = torch.nn.Parameter(torch.zeros(width))
+        self.b_pre = torch.nn.Parameter(mean.clone())
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the reconstruction [n, d] of `states` [n, d], and the latents [n, k] that it is made of.
+
+        Which k latents are the largest is found without gradients; only those are computed again with them, since
+        every other latent is 0 and passes no gradient on. So the gradients are those of the dense autoencoder.
+        """
+        centred = states - self.b_pre
+        with torch.no_grad():
+            chosen = torch.addmm(self.b_enc, centred, self.W_enc.T).topk(self.k, dim=1).indices
+        pre_activations = torch.einsum("nkd,nd->nk", embedding(chosen, self.W_enc), centred) + self.b_enc[chosen]
+        values = pre_activations.relu()
+        return embedding_bag(chosen, self.W_dec, per_sample_weights=values, mode="sum") + self.b_pre, chosen
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Scale every decoder row to norm 1; called after each optimiser step."""
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+
+
+def unexplained(states: torch.Tensor, reconstruction: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Return the fraction of variance unexplained (FVU), sum |h - h_hat|^2 / sum |h - mean|^2, a scalar."""
+    return (states - reconstruction).square().sum() / (states - mean).square().sum()
+
+
+def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:
+    """Return the share of the peak learning rate at `step`: linear from near 0 to 1, then a cosine to 0."""
+    n_warmup = round(warmup * n_steps)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
+
+
+def train(
+    states: torch.Tensor, config: TrainingConfig, *, log: Callable[[dict], None] = lambda row: None
+) -> SparseAutoencoder:
+    """Train an autoencoder to reconstruct token states, with AdamW (no weight decay) on the FVU of each batch.
+
+    Parameters
+    ----------
+    states : torch.Tensor, float32 or bfloat16 [n, d]
+        At least one batch of them.
+    config : TrainingConfig
+    log : callable
+        Is given a dict (step, tokens, fvu, dead, learning_rate) every 50 steps and at the last one. `fvu` is the
+        mean over the steps since the last row, `dead` the share of latents that no token had since then.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer states than one batch.
+    FloatingPointError
+        If the loss is no longer finite.
+    """
+    if states.ndim != 2 or len(states) < config.batch_tokens:
+        raise ValueError(
+            f"states have shape {tuple(states.shape)}; training needs [n, d] with at least one batch of "
+            f"{config.batch_tokens} tokens. Give more text or a smaller batch_tokens."
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    mean = states.mean(dim=0, dtype=torch.float64).float()
+    model = TrainableAutoencoder(mean, config.width, config.k, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+    steps_per_epoch = len(states) // config.batch_tokens
+    n_steps = config.epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, n_steps, config.warmup)
+    )
+    fired = torch.zeros(config.width, dtype=torch.bool)
+    fvus: list[float] = []
+    with tqdm(total=n_steps * config.batch_tokens, disable=None, unit="token", unit_scale=True, desc="train") as bar:
+        for step in range(n_steps):
+            if step % steps_per_epoch == 0:
+                order = torch.randperm(len(states), generator=generator)
+            at = step % steps_per_epoch * config.batch_tokens
+            batch = states[order[at : at + config.batch_tokens]].float()
+            reconstruction, chosen = model(batch)
+            loss = unexplained(batch, reconstruction, mean)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss is {loss.item()} at step {step}; look for NaN in the states, or lower the learning rate."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.normalise_decoder()
+            fired[chosen.flatten()] = True
+            fvus.append(loss.item())
+            bar.update(config.batch_tokens)
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == n_steps:
+                row = {
+                    "step": step + 1,
+                    "tokens": (step + 1) * config.batch_tokens,
+                    "fvu": sum(fvus) / len(fvus),
+                    "dead": 1 - fired.float().mean().item(),
+                    "learning_rate": schedule.get_last_lr()[0],
+                }
+                log(row)
+                bar.set_postfix(fvu=f"{row['fvu']:.3f}", dead=f"{row['dead']:.1%}")
+                fired.zero_()
+                fvus.clear()
+            schedule.step()
+    metadata = {"training": asdict(config) | {"distinct_tokens": len(states), "final": row}}
+    return SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, config.k, metadata)

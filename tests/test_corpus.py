@@ -1,0 +1,136 @@
+import gzip
+import json
+from itertools import count, islice, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.corpus import read_passages, sample, split, text_files
+
+WORD = st.text("abc.!?,", min_size=1, max_size=4)
+
+
+@given(st.lists(WORD, max_size=60), st.integers(1, 12))
+def test_split_keeps_every_word_in_order_and_the_limit(words, max_words):
+    passages = list(split(" ".join(words), max_words))
+    assert [word for passage in passages for word in passage.split(" ") if word] == words
+    assert all(1 <= len(passage.split(" ")) <= max_words for passage in passages)
+
+
+@given(st.lists(st.integers(1, 6), max_size=12), st.integers(6, 12))
+def test_split_cuts_at_ends_of_sentences_where_they_fit(lengths, max_words):
+    line = " ".join(" ".join(["w"] * (n - 1) + ["end."]) for n in lengths)
+    passages = list(split(line, max_words))
+    assert all(passage.endswith("end.") for passage in passages)
+    # Greedy: no passage could have taken the first sentence of the next one.
+    for passage, following in pairwise(passages):
+        first = following.split().index("end.") + 1
+        assert len(passage.split()) + first > max_words
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", []),
+        (" \t ", []),
+        ("one two", ["one two"]),
+        ("A b. C d! E f?", ["A b. C d!", "E f?"]),  # 2 + 2 words fit in 4, the next 2 do not
+        ("a b c d e f", ["a b c d", "e f"]),  # one sentence of 6 words
+        ("X. a b c d e. Y.", ["X.", "a b c d", "e. Y."]),
+        ("v1.2 is out.Now", ["v1.2 is out.Now"]),  # no space after the full stop: no end of a sentence
+    ],
+)
+def test_worked_splits(line, expected):
+    assert list(split(line, 4)) == expected
+
+
+def write_gz(path, text):
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write(text)
+
+
+def test_every_kind_of_file_in_order_of_their_names(tmp_path):
+    (tmp_path / "b.txt").write_text("second é\n\n  \nthird\n", "utf-8")
+    write_gz(tmp_path / "a.txt.gz", "first\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "fourth\\nline", "id": 1}\n\n{"text": ""}\n{"text": "fifth"}', "utf-8")
+    write_gz(tmp_path / "d.jsonl.gz", '{"text": "sixth"}\n')
+    (tmp_path / "e.md").write_text("not read")
+    (tmp_path / "f.txt").mkdir()  # a folder is not read, whatever its name
+    expected = ["first", "second é", "third", "fourth line", "fifth", "sixth"]
+    assert list(read_passages(tmp_path)) == expected
+    assert list(read_passages(str(tmp_path / "b.txt"))) == ["second é", "third"]
+    assert [path.name for path in text_files(tmp_path)] == ["a.txt.gz", "b.txt", "c.jsonl", "d.jsonl.gz"]
+
+
+def test_a_txt_file_is_text_whatever_else_its_name_holds(tmp_path):
+    (tmp_path / "about.jsonl.txt").write_text("words\n")
+    assert list(read_passages(tmp_path)) == ["words"]
+
+
+def test_long_lines_are_cut(tmp_path):
+    (tmp_path / "a.txt").write_text("w " * 400)
+    assert [len(passage.split()) for passage in read_passages(tmp_path)] == [180, 180, 40]
+    assert [len(passage.split()) for passage in read_passages(tmp_path, max_words=300)] == [300, 100]
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "other", "file"])
+def test_no_text(tmp_path, make):
+    source = tmp_path / "source"
+    if make in ("empty", "other"):
+        source.mkdir()
+    if make == "other":
+        (source / "a.csv").write_text("a")
+    if make == "file":
+        source = tmp_path / "a.csv"
+        source.write_text("a")
+    with pytest.raises(ValueError, match=rf"{source.name} holds no text: give a folder or file of .txt, .txt.gz"):
+        read_passages(source)  # before the first passage is asked for
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"fine\nna\xefve\n")
+    passages = read_passages(tmp_path)
+    assert next(passages) == "fine"
+    with pytest.raises(ValueError, match=r"a.txt, line 2 is not UTF-8 .*convert the file to UTF-8"):
+        next(passages)
+
+
+@pytest.mark.parametrize(
+    "line", ["not json", '{"text": "a"', '{"body": "a"}', '["text"]', '"text"', "3", '{"text": null}', '{"text": 7}']
+)
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_a_line_that_is_not_json_with_a_text_is_named(tmp_path, line, ending):
+    write = write_gz if ending.endswith(".gz") else lambda path, text: path.write_text(text)
+    write(tmp_path / f"a{ending}", json.dumps({"text": "fine"}) + "\n\n" + line)
+    passages = read_passages(tmp_path)
+    assert next(passages) == "fine"
+    with pytest.raises(ValueError, match=rf'a{ending}, line 3 is not a JSON object with a "text"'):
+        next(passages)
+
+
+@pytest.mark.parametrize(("max_words", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError)])
+def test_bad_max_words(tmp_path, max_words, error):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(error, match="max_words is"):
+        read_passages(tmp_path, max_words)
+
+
+def test_sample_is_a_share_in_order_and_the_same_for_a_seed():
+    passages = [str(i) for i in range(10_000)]
+    drawn = list(sample(passages, 0.3, seed=7))
+    assert drawn == list(sample(iter(passages), 0.3, seed=7))
+    assert drawn != list(sample(passages, 0.3, seed=8))
+    assert drawn == sorted(drawn, key=int)
+    assert abs(len(drawn) - 3_000) < 4 * (10_000 * 0.3 * 0.7) ** 0.5  # four standard deviations of a binomial
+    assert list(sample(passages, 1.0)) == passages
+
+
+def test_sample_reads_lazily():
+    assert len(list(islice(sample((str(i) for i in count()), 0.5), 10))) == 10
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan"), float("inf")])
+def test_bad_fractions(fraction):
+    with pytest.raises(ValueError, match=r"fraction is .*; it must be above 0 and at most 1"):
+        sample(["a"], fraction)

@@ -1,0 +1,261 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import sae as room
+from lib.sae import Codes, SparseAutoencoder
+
+SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=draw) for name, shape in SHAPES.items()}
+
+
+def states(n: int, d: int = 5, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(codes: Codes, width: int) -> np.ndarray:
+    """Codes as [n, width]; two entries of one latent in a row would be an error and fail here."""
+    assert all(len(set(row)) == len(row) for row in codes.indices.tolist())
+    return torch.zeros(len(codes.values), width).scatter(1, codes.indices, codes.values).numpy()
+
+
+def reference(model: SparseAutoencoder, h: torch.Tensor) -> np.ndarray:
+    """ReLU(TopK(W_enc (h - b_pre) + b_enc)) in float64, dense [n, width]."""
+    W_enc, b_enc, b_pre = (t.double().numpy() for t in (model.W_enc, model.b_enc, model.b_pre))
+    pre = (h.double().numpy() - b_pre) @ W_enc.T + b_enc
+    kth = np.sort(pre, axis=1)[:, -model.k, None]
+    return np.maximum(pre, 0) * (pre >= kth)
+
+
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_encode_is_the_dense_formula(k):
+    model, h = SparseAutoencoder(**weights(), k=k), states(200)
+    codes, expected = model.encode(h), reference(model, h)
+    assert codes.indices.dtype == torch.int64
+    assert codes.values.dtype == torch.float32
+    assert codes.indices.shape == codes.values.shape == (200, k)
+    np.testing.assert_allclose(dense(codes, 12), expected, rtol=0, atol=1e-5)
+    for indices, values, row in zip(codes.indices, codes.values, expected, strict=True):
+        assert set(indices[values > 0].tolist()) == set(np.flatnonzero(row).tolist())
+
+
+def test_worked_codes():
+    # pre-activations of h = (2, -1) with b_pre = (1, 0), so h - b_pre = (1, -1):
+    #   latent 0: (1, 0) -> 1;  latent 1: (0, 1) -> -1;  latent 2: (1, -1) -> 2, + b_enc 0.5 = 2.5;  latent 3: -4
+    # k = 3 selects latents 2, 0, 1; latent 1 is negative, so its code is 0.
+    # h_hat = 2.5 * (0, 2) + 1 * (3, 0) + 0 + (1, 0) = (4, 5)
+    model = SparseAutoencoder(
+        W_enc=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [-4.0, 0.0]]),
+        b_enc=torch.tensor([0.0, 0.0, 0.5, 0.0]),
+        W_dec=torch.tensor([[3.0, 0.0], [9.0, 9.0], [0.0, 2.0], [9.0, 9.0]]),
+        b_pre=torch.tensor([1.0, 0.0]),
+        k=3,
+    )
+    codes = model.encode(torch.tensor([[2.0, -1.0]]))
+    assert codes.indices.tolist() == [[2, 0, 1]]
+    assert codes.values.tolist() == [[2.5, 1.0, 0.0]]
+    assert model.decode(codes).tolist() == [[4.0, 5.0]]
+
+
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_decode_is_the_dense_product(k):
+    model = SparseAutoencoder(**weights(), k=k)
+    codes = model.encode(states(50))
+    expected = dense(codes, 12).astype(np.float64) @ model.W_dec.double().numpy() + model.b_pre.double().numpy()
+    got = model.decode(codes)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([0.0, 1e-6, 1.0, 1e4]), st.floats(-3, 3))
+def test_codes_are_never_negative_and_at_most_k_are_active(seed, k, scale, bias):
+    model = SparseAutoencoder(**weights(seed) | {"b_enc": torch.full((12,), bias)}, k=k)
+    codes = model.encode(states(20, seed=seed) * scale)
+    assert (codes.values >= 0).all()
+    assert ((dense(codes, 12) > 0).sum(axis=1) <= k).all()
+    assert np.isfinite(np.sqrt(codes.values.numpy())).all()
+
+
+def test_all_negative_pre_activations_give_an_empty_code():
+    model = SparseAutoencoder(**weights() | {"b_enc": torch.full((12,), -1e3)}, k=4)
+    codes = model.encode(states(3))
+    assert codes.values.tolist() == [[0.0] * 4] * 3
+    torch.testing.assert_close(model.decode(codes), model.b_pre.expand(3, 5))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 40])
+def test_chunks_change_nothing(monkeypatch, rows_at_once):
+    model, h = SparseAutoencoder(**weights(), k=3), states(40)
+    whole = dense(model.encode(h), 12)
+    sizes, encode_chunk = [], model._encode_chunk
+    monkeypatch.setattr(room, "_CHUNK", 12 * rows_at_once)
+    monkeypatch.setattr(model, "_encode_chunk", lambda chunk: sizes.append(len(chunk)) or encode_chunk(chunk))
+    np.testing.assert_allclose(dense(model.encode(h), 12), whole, rtol=0, atol=1e-5)
+    assert max(sizes) == rows_at_once
+    assert sum(sizes) == 40
+
+
+def test_a_chunk_has_at_least_one_row(monkeypatch):
+    monkeypatch.setattr(room, "_CHUNK", 3)  # less than the width
+    assert SparseAutoencoder(**weights(), k=3).encode(states(4)).values.shape == (4, 3)
+
+
+def test_neighbours_and_order_change_nothing():
+    model, h = SparseAutoencoder(**weights(), k=3), states(30)
+    whole = dense(model.encode(h), 12)
+    alone = np.concatenate([dense(model.encode(row[None]), 12) for row in h])
+    np.testing.assert_allclose(alone, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(h.flip(0)), 12)[::-1], whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(torch.cat([h * 100, h])), 12)[30:], whole, rtol=0, atol=1e-5)
+
+
+def test_encode_changes_neither_the_states_nor_the_weights():
+    model, h = SparseAutoencoder(**weights(), k=3), states(10)
+    before, copies = h.clone(), {name: tensor.clone() for name, tensor in model.tensors().items()}
+    first, second = model.encode(h), model.encode(h)
+    assert torch.equal(h, before)
+    assert torch.equal(first.values, second.values)
+    assert all(torch.equal(tensor, copies[name]) for name, tensor in model.tensors().items())
+
+
+def test_no_states():
+    model = SparseAutoencoder(**weights(), k=3)
+    codes = model.encode(torch.empty(0, 5))
+    assert codes.indices.shape == codes.values.shape == (0, 3)
+    assert model.decode(codes).shape == (0, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_states_of_another_dtype_are_computed_with_in_float32(dtype):
+    model, h = SparseAutoencoder(**weights(), k=3), states(10).to(dtype)
+    codes = model.encode(h)
+    assert codes.values.dtype == torch.float32
+    np.testing.assert_allclose(dense(codes, 12), reference(model, h), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 6), (5,), (1, 3, 5)])
+def test_states_of_another_size(shape):
+    with pytest.raises(ValueError, match=r"states have shape .*; this autoencoder reads \[n, 5\]. Use the encoder"):
+        SparseAutoencoder(**weights(), k=3).encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("b_enc", (11,)), ("b_enc", (12, 1)), ("W_dec", (5, 12)), ("W_dec", (12, 6)), ("b_pre", (12,)), ("W_enc", (60,))],
+)
+def test_shapes_that_do_not_fit(name, shape):
+    with pytest.raises(ValueError, match=rf"{name} has shape \({shape[0]},"):
+        SparseAutoencoder(**weights() | {name: torch.zeros(shape)}, k=3)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(name, bad):
+    wrong = weights()
+    wrong[name].view(-1)[-1] = bad
+    with pytest.raises(ValueError, match=f"{name} holds NaN or infinite values"):
+        SparseAutoencoder(**wrong, k=3)
+
+
+@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (13, ValueError), (2.0, TypeError)])
+def test_bad_k(k, error):
+    with pytest.raises(error, match=f"k is {k}"):
+        SparseAutoencoder(**weights(), k=k)
+
+
+def test_round_trip_in_float32_is_exact(tmp_path):
+    model = SparseAutoencoder(**weights(), k=3, metadata={"layer": 6, "note": "ü"})
+    model.save_pretrained(tmp_path / "sae")
+    loaded = SparseAutoencoder.from_pretrained(tmp_path / "sae")
+    assert (loaded.width, loaded.d, loaded.k, loaded.metadata) == (12, 5, 3, {"layer": 6, "note": "ü"})
+    assert all(torch.equal(tensor, loaded.tensors()[name]) for name, tensor in model.tensors().items())
+    assert torch.equal(loaded.encode(states(9)).values, model.encode(states(9)).values)
+    assert loaded.config == model.config
+    assert repr(loaded) == "SparseAutoencoder(d=5, width=12, k=3)"
+
+
+def test_round_trip_in_float16_is_within_its_precision(tmp_path):
+    model = SparseAutoencoder(**weights(), k=3)
+    model.save_pretrained(tmp_path, "float16")
+    for name, tensor in SparseAutoencoder.from_pretrained(tmp_path).tensors().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.tensors()[name].half().float())
+        torch.testing.assert_close(tensor, model.tensors()[name], rtol=2**-11, atol=1e-7)
+
+
+def test_values_too_large_for_float16_are_not_saved(tmp_path):
+    model = SparseAutoencoder(**weights() | {"b_pre": torch.full((5,), 1e5)}, k=3)
+    with pytest.raises(ValueError, match="b_pre holds values that float16 cannot; store it as float32"):
+        model.save_pretrained(tmp_path / "sae", "float16")
+    assert not (tmp_path / "sae").exists()
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="dtype is 'int8'; choose one of 'float32', 'float16'"):
+        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path / "sae", "int8")
+    assert not (tmp_path / "sae").exists()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    return tmp_path, path
+
+
+def flip_last_byte(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: data[:100], lambda data: b"", flip_last_byte])
+def test_spoilt_weights_are_named(saved, spoil):
+    folder, path = saved
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path.name} is truncated or altered: its sha256"):
+        SparseAutoencoder.from_pretrained(folder)
+
+
+def test_missing_weights_are_named(saved):
+    folder, path = saved
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path.name} is missing"):
+        SparseAutoencoder.from_pretrained(folder)
+
+
+def test_an_altered_manifest_is_named(saved):
+    folder, _ = saved
+    manifest = json.loads((folder / "sae.json").read_text())
+    (folder / "sae.json").write_text(json.dumps(manifest | {"k": 4}))
+    with pytest.raises(ValueError, match=r"sae.json is altered: its checksum"):
+        SparseAutoencoder.from_pretrained(folder)
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as future:
+        future.setattr(room, "FORMAT_VERSION", 2)
+        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"sae.json has format version 2; this package reads 1. Upgrade latent-terms"):
+        SparseAutoencoder.from_pretrained(tmp_path)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
+        SparseAutoencoder.from_pretrained(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"has no sae.json \(it holds nothing\)"):
+        SparseAutoencoder.from_pretrained(tmp_path)
+
+
+def test_to_keeps_everything():
+    model = SparseAutoencoder(**weights(), k=3, metadata={"a": 1})
+    moved = model.to("cpu")
+    assert moved.config == model.config
+    assert all(torch.equal(tensor, moved.tensors()[name]) for name, tensor in model.tensors().items())
