@@ -10,6 +10,9 @@ export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 BUILT := build/$(LATENT_TERMS_PROFILE)
 RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
 
+convert = mkdir -p $(1); for source in notebooks/*.py; do \
+	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$(basename $$source .py).ipynb $$source; done
+
 .PHONY: help run test notebooks lint figures paper clean
 
 help:  ## list the targets
@@ -30,16 +33,13 @@ run: notebooks  ## set up, rank a real collection three ways, print the table (s
 test: .venv/installed  ## set up, check style, run all tests, run the notebooks on built-in data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/smoke/notebooks
-	$(BIN)/jupytext --quiet --to ipynb --output-dir build/smoke/notebooks notebooks/*.py
-	LATENT_TERMS_PROFILE=smoke $(BIN)/python -m pytest tests --nbmake --nbmake-timeout=1200 build/smoke/notebooks
+	rm -rf build/test
+	$(call convert,build/test)
+	LATENT_TERMS_PROFILE=smoke $(BIN)/python -m pytest tests --nbmake --nbmake-timeout=1200 build/test
 
 notebooks: .venv/installed  ## execute all notebooks for the profile into build/
-	mkdir -p $(BUILT)/notebooks
-	for source in notebooks/*.py; do \
-	  echo "$$source ($(LATENT_TERMS_PROFILE))"; \
-	  $(BIN)/jupytext --quiet --to ipynb --execute --output $(BUILT)/notebooks/$$(basename $$source .py).ipynb $$source; \
-	done
+	$(call convert,$(BUILT)/notebooks)
+	for notebook in $(BUILT)/notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$notebook; done
 
 figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
 	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.builtin.minilm import default_retriever
 from lib.checks import check_choice, check_count, check_texts

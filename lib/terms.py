@@ -76,7 +76,8 @@ def apply_phi(matrix: csr_array, phi: str = "sqrt") -> csr_array:
         For another phi, and for weights that are NaN, infinite or negative.
     """
     check_choice(phi, PHIS, "phi")
-    return csr_array((PHIS[phi](check_weights(matrix).data), matrix.indices, matrix.indptr), shape=matrix.shape)
+    matrix = check_weights(matrix)
+    return csr_array((PHIS[phi](matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch.nn.functional import embedding, embedding_bag
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.checks import check_count
 from lib.encoder import TokenEncoder
@@ -139,7 +139,7 @@ def train(
     config : TrainingConfig
     log : callable
         Is given a dict (step, tokens, fvu, dead, learning_rate) every 50 steps and at the last one. `fvu` is the
-        mean over the steps since the last row, `dead` the share of latents that no token had since then.
+        mean over the steps since the last row, `dead` the share of latents that were in no token's top k since then.
 
     Raises
     ------

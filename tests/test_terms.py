@@ -202,3 +202,9 @@ def test_check_weights_adds_duplicates_and_leaves_the_argument_alone(dtype):
     assert check_weights(matrix).toarray().tolist() == [[2, 0, 4], [0, 4, 0]]
     for now, before in zip((matrix.data, matrix.indices, matrix.indptr), kept, strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_phi_of_stored_zeros_and_duplicates():
+    # row 0 stores latent 1 as a zero and latent 2 twice, 4 + 5 = 9
+    stored = (np.array([0, 4, 5, 16], np.float32), np.array([1, 2, 2, 0]), np.array([0, 3, 4]))
+    assert apply_phi(sp.csr_array(stored, shape=(2, 3))).toarray().tolist() == [[0, 0, 3], [4, 0, 0]]
