@@ -1,0 +1,323 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from conftest import TEXTS
+
+import lib.retriever as room
+from lib.encoder import TokenEncoder
+from lib.retriever import LatentTerms
+from lib.sae import SparseAutoencoder
+
+QUERIES = ["red cat", "", "river in a tree ?"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder, tiny_sae) -> LatentTerms:
+    return LatentTerms(tiny_encoder, tiny_sae)
+
+
+def dense_by_hand(model: LatentTerms, texts, kind: str = "document") -> np.ndarray:
+    """One text at a time, one token at a time, dense: phi of the sum, maximum or number of the codes."""
+    phi = {"sqrt": np.sqrt, "log1p": np.log1p, "identity": np.asarray}[model.phi]
+    weights = np.zeros((len(texts), model.sae.width))
+    for row, text in zip(weights, texts, strict=True):
+        for block in model.encoder.stream([text], kind):
+            for state in block.states:
+                codes = model.sae.encode(state[None])
+                z = np.zeros(model.sae.width)
+                z[codes.indices[0].numpy()] = codes.values[0].numpy()
+                if model.pooling == "max":
+                    np.maximum(row, z, out=row)
+                else:
+                    row += z if model.pooling == "sum" else z > 0
+    return phi(weights)
+
+
+def relative(a: sp.csr_array, b) -> float:
+    """Frobenius norm of the difference over that of `b`."""
+    b = b.toarray() if sp.issparse(b) else b
+    return np.linalg.norm(a.toarray() - b) / np.linalg.norm(b)
+
+
+def assert_term_matrix(matrix, shape) -> None:
+    assert isinstance(matrix, sp.csr_array)
+    assert (matrix.shape, matrix.dtype) == (shape, np.float32)
+    assert np.isfinite(matrix.data).all()
+    assert (matrix.data > 0).all()
+    for row in range(shape[0]):
+        latents = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+        assert np.all(np.diff(latents) > 0)
+
+
+def test_documents(model):
+    matrix = model.encode_documents(TEXTS)
+    assert_term_matrix(matrix, (len(TEXTS), 64))
+    n_terms = np.diff(matrix.indptr)
+    for text, n in zip(TEXTS, n_terms, strict=True):
+        assert (n > 0) == bool(text.strip())  # an empty text is an empty row, no other is
+    assert relative(matrix, dense_by_hand(model, TEXTS)) < 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["sum", "max", "count"])
+@pytest.mark.parametrize("phi", ["sqrt", "log1p", "identity"])
+def test_every_pooling_and_phi(tiny_encoder, tiny_sae, pooling, phi):
+    model = LatentTerms(tiny_encoder, tiny_sae, pooling, phi)
+    assert relative(model.encode_documents(TEXTS), dense_by_hand(model, TEXTS)) < 1e-5
+
+
+def test_no_documents_and_only_empty_ones(model):
+    assert_term_matrix(model.encode_documents([]), (0, 64))
+    assert_term_matrix(model.encode_queries(iter([])), (0, 64))
+    empty = model.encode_documents(["", " \n"])
+    assert_term_matrix(empty, (2, 64))
+    assert empty.nnz == 0
+
+
+def test_a_generator_gives_what_a_list_gives(model):
+    assert (model.encode_documents(text for text in TEXTS) != model.encode_documents(TEXTS)).nnz == 0
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
+def test_batching_changes_nothing(model, sentence_folder, tiny_sae, batch_tokens):
+    other = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", batch_tokens=batch_tokens), tiny_sae)
+    assert relative(other.encode_documents(TEXTS * 3), model.encode_documents(TEXTS * 3)) < 1e-3
+
+
+def test_order_slicing_and_neighbours_change_nothing(model):
+    matrix = model.encode_documents(TEXTS)
+    order = np.random.default_rng(0).permutation(len(TEXTS))
+    assert relative(model.encode_documents([TEXTS[i] for i in order]), matrix[order]) < 1e-3
+    sliced = sp.vstack([model.encode_documents(TEXTS[i : i + 2]) for i in range(0, len(TEXTS), 2)])
+    assert relative(sliced, matrix) < 1e-3
+    for i, text in enumerate(TEXTS):
+        if text.strip():
+            assert relative(model.encode_documents([text]), matrix[[i]]) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def packaged(packaged_encoder) -> LatentTerms:
+    """The packaged retriever with random directions to read it by."""
+    directions = torch.randn(512, 384, generator=torch.Generator().manual_seed(6))
+    return LatentTerms(
+        packaged_encoder, SparseAutoencoder(directions, torch.zeros(512), directions, torch.zeros(384), 8)
+    )
+
+
+def test_a_real_retriever_is_as_invariant(packaged):
+    texts = [
+        "Sparse codes of token states are pooled into a document.",
+        "",
+        "Who likes apples?",
+        "The old bridge over the river was closed after the storm. " * 40,
+        "BM25 ranks documents by the terms that they share with the query.",
+    ] * 4
+    matrix = packaged.encode_documents(texts)
+    order = np.random.default_rng(1).permutation(len(texts))
+    assert relative(packaged.encode_documents([texts[i] for i in order]), matrix[order]) < 1e-3
+    alone = sp.vstack([packaged.encode_documents([text]) for text in texts[:5]])
+    assert relative(alone, matrix[:5]) < 1e-3
+    for copy in range(1, 4):
+        assert relative(matrix[5 * copy : 5 * copy + 5], matrix[:5]) < 1e-3
+
+
+def test_prompts(sentence_folder, tiny_sae, model):
+    asking = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", query_prompt="query : "), tiny_sae)
+    prompted = ["query : " + text for text in QUERIES]
+    matrix = asking.encode_queries(QUERIES)
+    assert relative(matrix[[0, 2]], model.encode_documents(prompted)[[0, 2]]) < 1e-3
+    assert matrix[[1]].nnz == 0  # an empty query stays empty, prompt or not
+    assert relative(asking.encode_documents(QUERIES), model.encode_documents(QUERIES)) < 1e-3
+    assert relative(matrix, model.encode_queries(QUERIES)) > 0.1  # the prompt does matter
+
+    telling = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", document_prompt="title : "), tiny_sae)
+    assert relative(telling.encode_queries(QUERIES), model.encode_queries(QUERIES)) < 1e-3
+    assert relative(telling.encode_documents(QUERIES), model.encode_documents(QUERIES)) > 0.1
+
+
+def test_without_prompts_a_query_is_encoded_as_a_document(model):
+    assert (model.encode_queries(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
+
+
+def test_stream_gives_terms_embeddings_and_firings(sentence_folder, tiny_sae):
+    model = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", batch_tokens=8), tiny_sae)
+    texts = TEXTS * 4
+    blocks = list(model.stream(texts))
+    assert len(blocks) > 1
+    assert relative(sp.vstack([block.terms for block in blocks]), model.encode_documents(texts)) == 0
+
+    embeddings = np.concatenate([block.embeddings for block in blocks])
+    states = list(model.encoder.stream(texts))
+    np.testing.assert_allclose(embeddings, np.concatenate([block.pooled for block in states]), atol=1e-5)
+
+    codes = [model.sae.encode(block.states) for block in states]
+    active = [index for c in codes for index in c.indices[c.values > 0].tolist()]
+    expected = [active.count(latent) for latent in range(64)]
+    firings = sum(block.firings for block in blocks)
+    assert firings.tolist() == expected
+    assert firings.dtype.kind == "i"
+    assert firings.sum() == np.sum(
+        [model.sae.k * len(block.states) for block in states]
+    )  # none is cut by the ReLU here
+
+
+def test_firings_are_the_count_pooling_of_everything(tiny_encoder, tiny_sae):
+    counts = LatentTerms(tiny_encoder, tiny_sae, "count", "identity").encode_documents(TEXTS)
+    (block,) = LatentTerms(tiny_encoder, tiny_sae).stream(TEXTS)
+    np.testing.assert_array_equal(counts.sum(axis=0), block.firings)
+
+
+def assert_same_model(a: LatentTerms, b: LatentTerms) -> None:
+    assert a.config == b.config
+    assert a.identity == b.identity
+    assert (a.encode_documents(TEXTS) != b.encode_documents(TEXTS)).nnz == 0
+
+
+def test_round_trip(tmp_path, sentence_folder, tiny_sae):
+    settings = {"layer": 1, "special_tokens": False, "query_prompt": "query : ", "max_length": 12}
+    encoder = TokenEncoder(sentence_folder, dtype="float32", **settings)
+    model = LatentTerms(encoder, tiny_sae, "max", "log1p")
+    model.save_pretrained(tmp_path)
+    loaded = LatentTerms.from_pretrained(tmp_path, dtype="float32")
+    assert_same_model(model, loaded)
+    assert_same_model(model, LatentTerms.from_pretrained(tmp_path, encoder=encoder))
+    assert (model.encode_queries(QUERIES) != loaded.encode_queries(QUERIES)).nnz == 0
+    assert loaded.sae.metadata == {"made": "by a test"}
+
+
+def test_round_trip_in_float16_is_near(tmp_path, model):
+    model.save_pretrained(tmp_path / "half", "float16")
+    model.save_pretrained(tmp_path / "whole")
+    half = LatentTerms.from_pretrained(tmp_path / "half", dtype="float32")
+    assert 0 < relative(half.encode_documents(TEXTS), model.encode_documents(TEXTS)) < 1e-2
+    sizes = [next((tmp_path / name).glob("*.safetensors")).stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_model_of_the_default_retriever_is_saved_by_its_name(tmp_path, packaged):
+    packaged.save_pretrained(tmp_path)
+    manifest = json.loads((tmp_path / "latent_terms.json").read_text())
+    assert manifest["encoder"]["model"] == "sentence-transformers/all-MiniLM-L6-v2"  # no path of this machine
+    loaded = LatentTerms.from_pretrained(tmp_path, dtype="float32")
+    texts = ["Who likes apples?"]
+    assert (loaded.encode_documents(texts) != packaged.encode_documents(texts)).nnz == 0
+
+
+def test_identity_tells_models_apart(tiny_encoder, tiny_sae, model):
+    other_weights = SparseAutoencoder(**tiny_sae.tensors() | {"b_enc": tiny_sae.b_enc + 1e-3}, k=4)
+    others = [
+        LatentTerms(tiny_encoder, tiny_sae, pooling="max"),
+        LatentTerms(tiny_encoder, tiny_sae, phi="log1p"),
+        LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=5)),
+        LatentTerms(tiny_encoder, other_weights),
+    ]
+    assert len({json.dumps(other.identity) for other in [model, *others]}) == 5
+    renamed = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata={"note": "no matter"}))
+    assert renamed.identity == model.identity
+
+
+@pytest.mark.parametrize("name", ["wide_folder"])
+def test_a_hidden_size_that_does_not_fit(request, tmp_path, model, tiny_sae, name):
+    wide = TokenEncoder(request.getfixturevalue(name), dtype="float32")
+    message = "has states of size 48, the autoencoder reads size 32; pair it with the retriever"
+    with pytest.raises(ValueError, match=message):
+        LatentTerms(wide, tiny_sae)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        LatentTerms.from_pretrained(tmp_path, encoder=wide)
+
+
+def test_unknown_pooling_and_phi(tiny_encoder, tiny_sae):
+    with pytest.raises(ValueError, match="pooling is 'mean'; choose one of 'sum', 'max', 'count'"):
+        LatentTerms(tiny_encoder, tiny_sae, pooling="mean")
+    with pytest.raises(ValueError, match="phi is 'square'; choose one of 'sqrt', 'log1p', 'identity'"):
+        LatentTerms(tiny_encoder, tiny_sae, phi="square")
+
+
+def forbid(*_args, **_kwargs):
+    raise AssertionError("work began")
+
+
+@pytest.mark.parametrize("method", ["encode_documents", "encode_queries", "stream"])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("the cat", r"texts is a single str; pass a list of str"),
+        (None, "texts is a NoneType"),
+        (["the cat"] * 300 + [None], r"texts\[300\] is None \(NoneType\); each must be a str"),
+        (["the cat", 7], r"texts\[1\] is 7 \(int\)"),
+    ],
+)
+def test_bad_texts_are_refused_before_any_work(model, monkeypatch, method, texts, message):
+    monkeypatch.setattr(model.encoder, "_forward", forbid)
+    monkeypatch.setattr(model.encoder, "_tokenize", forbid)
+    with pytest.raises(TypeError, match=message):
+        getattr(model, method)(texts)
+
+
+@pytest.fixture
+def saved(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_spoilt_folders(saved, tmp_path):
+    (weights,) = saved.glob("*.safetensors")
+    data = weights.read_bytes()
+    for spoilt in (data[:-7], data[:-1] + bytes([data[-1] ^ 8])):
+        weights.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=f"{weights.name} is truncated or altered"):
+            LatentTerms.from_pretrained(saved)
+    weights.unlink()
+    with pytest.raises(ValueError, match=f"{weights.name} is missing"):
+        LatentTerms.from_pretrained(saved)
+    manifest = saved / "latent_terms.json"
+    manifest.write_text(manifest.read_text().replace('"phi": "sqrt"', '"phi": "log1p"'))
+    with pytest.raises(ValueError, match=r"latent_terms.json is altered"):
+        LatentTerms.from_pretrained(saved)
+    manifest.unlink()
+    with pytest.raises(ValueError, match=r"has no latent_terms.json"):
+        LatentTerms.from_pretrained(saved)
+
+
+def test_a_newer_format_and_no_folder(tmp_path, model, monkeypatch):
+    with monkeypatch.context() as future:
+        future.setattr(room, "FORMAT_VERSION", 9)
+        model.save_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"latent_terms.json has format version 9; this package reads 1"):
+        LatentTerms.from_pretrained(tmp_path / "new")
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
+        LatentTerms.from_pretrained(tmp_path / "none")
+
+
+def test_a_folder_may_hold_the_autoencoder_too(saved, model, tiny_sae):
+    # both manifests name one weights file, since it has the same content; saving either anew keeps the other whole
+    tiny_sae.save_pretrained(saved)
+    other = SparseAutoencoder(**tiny_sae.tensors() | {"b_pre": tiny_sae.b_pre + 1}, k=4)
+    other.save_pretrained(saved)
+    assert_same_model(LatentTerms.from_pretrained(saved, encoder=model.encoder), model)
+    assert torch.equal(SparseAutoencoder.from_pretrained(saved).b_pre, other.b_pre)
+
+
+def test_a_saved_folder_may_be_moved(saved, tmp_path, model):
+    moved = shutil.move(saved, f"{tmp_path}-elsewhere")
+    assert_same_model(LatentTerms.from_pretrained(moved, dtype="float32"), model)
+
+
+def test_repr_says_what_it_is_made_of(model):
+    assert repr(model).endswith("layer 3, SparseAutoencoder(d=32, width=64, k=4), sum, sqrt)")
+
+
+def test_the_packaged_model():
+    model = LatentTerms.from_pretrained(dtype="float32")
+    assert (model.sae.d, model.sae.width, model.sae.k) == (384, 8192, 16)
+    assert model.encoder.name == "sentence-transformers/all-MiniLM-L6-v2"
+    assert (model.pooling, model.phi) == ("sum", "sqrt")
+    matrix = model.encode_documents(["The cat sat on the mat.", "", "A kitten lay on the rug.", "Stocks fell sharply."])
+    assert_term_matrix(matrix, (4, 8192))
+    assert matrix[[1]].nnz == 0
+    cosines = (matrix @ matrix.T).toarray() / np.linalg.norm(matrix[[0, 2, 3]].toarray(), axis=1).min() ** 2
+    assert cosines[0, 2] > cosines[0, 3]  # what is like shares more terms than what is not
