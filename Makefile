@@ -5,8 +5,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export LATENT_TERMS_PROFILE ?= smoke
-export LATENT_TERMS_CACHE ?= $(CURDIR)/build/store
-export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
+LATENT_TERMS_CACHE ?= build/store
+# absolute, since a notebook runs in its own folder
+override export LATENT_TERMS_CACHE := $(abspath $(LATENT_TERMS_CACHE))
+override export LATENT_TERMS_DATA := $(abspath $(LATENT_TERMS_DATA))
 BUILT := build/$(LATENT_TERMS_PROFILE)
 RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
 

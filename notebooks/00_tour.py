@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A text, all the way to a ranking
+#
+# A dense retriever turns a text into one vector. On the way there it holds a vector for every token, and those
+# token states already contain a vocabulary. This notebook follows one query from its characters to a ranked list,
+# stopping at every stage to print what passes.
+#
+# | | |
+# |---|---|
+# | *Reads* | the built-in collection `pydoc` (the docstrings of Python's standard library), the packaged model |
+# | *Writes* | `rank_frequency` (.png, .pdf, .csv, .json) |
+# | *Paper item* | the pipeline, and the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
+# | *Runtime* | about two minutes on two cores (the collection is encoded once and kept) |
+
+# %% tags=["parameters"]
+from lib.experiments import current_profile
+
+profile = current_profile()
+collection_name = "pydoc/test" if profile.name == "smoke" else "beir/scifact/test"
+query_number = 3
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from lib import BM25Index, LatentTerms, evaluate, load_collection
+from lib.experiments import encode_collection, figures_folder, provenance
+from lib.report import rank_frequency_figure, save_figure, save_results, thin
+from lib.vocabulary import latent_token_matrix, rank_frequency, top_tokens, word_counts
+
+collection = load_collection(collection_name)
+model = LatentTerms.from_pretrained()
+collection
+
+# %% [markdown]
+# ## 1. Text to token states
+# The retriever is frozen: it was trained to embed sentences, and nobody trains it here. We take what it computes for
+# each token in its final layer.
+
+# %%
+query = collection.query_texts[query_number]
+(block,) = model.encoder.stream([query], "query")
+tokens = model.encoder.tokenizer.convert_ids_to_tokens(block.token_ids)
+print(query)
+print(f"{len(tokens)} tokens, a state of {block.states.shape[1]} numbers each; the first four of each:")
+pd.DataFrame(block.states[:, :4].numpy().round(2), index=tokens)
+
+# %% [markdown]
+# ## 2. Token states to sparse codes
+# The sparse autoencoder was trained on general English text to rebuild such states from as few latents as possible:
+# of its thousands of latents, a token may have 16. To see what a latent means, look at the tokens of the collection
+# that have it. A latent is written below with the tokens that make up most of its activation.
+
+# %%
+codes = model.sae.encode(block.states)
+sample = [text for text in collection.doc_texts if text][:1500]
+rows = None
+for part in model.encoder.stream(sample):
+    part_codes = model.sae.encode(part.states)
+    matrix = latent_token_matrix(
+        part_codes.indices.cpu().numpy(),
+        part_codes.values.cpu().numpy(),
+        part.token_ids,
+        model.sae.width,
+        len(model.encoder.tokenizer),
+    )
+    rows = matrix if rows is None else rows + matrix
+vocabulary = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
+
+
+def meaning(latent: int) -> str:
+    return ", ".join(f"{token} {share:.0%}" for token, share in top_tokens(rows, latent, vocabulary, 4)) or "(not seen)"
+
+
+def latents_of(position: int, n: int = 6) -> pd.DataFrame:
+    order = codes.values[position].argsort(descending=True)[:n]
+    latents = codes.indices[position][order].tolist()
+    return pd.DataFrame(
+        {
+            "latent": latents,
+            "activation": codes.values[position][order].tolist(),
+            "shared with": [meaning(j) for j in latents],
+        }
+    ).round(2)
+
+
+pd.set_option("display.max_colwidth", 80)
+for position in range(1, min(5, len(tokens) - 1)):
+    print(f"\nThe strongest latents of {tokens[position]!r}:")
+    display(latents_of(position))
+
+# %% [markdown]
+# ## 3. Sparse codes to term weights
+# Sum the codes over the text's tokens, take the square root: that is the text as a bag of latent terms. The order of
+# the tokens is gone, and what is left is a row of a document-term matrix, as sparse as one of words.
+
+# %%
+query_terms = model.encode_queries([query])
+order = np.argsort(-query_terms.data)[:10]
+print(f"{query_terms.nnz} of {query_terms.shape[1]:,} latents have a weight; the ten heaviest:")
+pd.DataFrame(
+    {
+        "latent": query_terms.indices[order],
+        "weight": query_terms.data[order].round(2),
+        "shared with": [meaning(j) for j in query_terms.indices[order]],
+    }
+)
+
+# %% [markdown]
+# ## 4. Documents to an inverted index
+# The same for every document. From here on no Transformer is needed: this is an inverted index like any other, with
+# latents for words.
+
+# %%
+encoded = encode_collection(model, collection)
+index = BM25Index.build(encoded.doc_terms, collection.doc_ids)
+per_document = np.diff(encoded.doc_terms.indptr)
+print(index)
+print(f"latents per document: median {np.median(per_document):.0f}, largest {per_document.max()}")
+
+# %% [markdown]
+# ## 5. The ranking, and the score explained
+# BM25 with the paper's constants. The score is a sum over latents, so it can be taken apart without approximation.
+
+# %%
+ranking = index.search(query_terms, ["q"], k=5)
+text_of = dict(zip(collection.doc_ids, collection.doc_texts, strict=True))
+relevant = collection.qrels[collection.query_ids[query_number]]
+pd.DataFrame(
+    [
+        {"score": round(score, 2), "relevant": doc_id in relevant, "document": doc_id, "text": text_of[doc_id][:70]}
+        for doc_id, score in ranking["q"]
+    ]
+)
+
+# %%
+best = ranking.doc_ids[0][0]
+parts = index.explain(query_terms, best)
+print(f"{best}: score {ranking.scores[0][0]:.3f}, the sum of {len(parts)} latents' {sum(p.score for p in parts):.3f}")
+frame = pd.DataFrame(parts[:10]).round(3)
+frame["shared with"] = [meaning(part.latent) for part in parts[:10]]
+frame
+
+# %% [markdown]
+# ## 6. Is it any good?
+# Every judged query counts. `20_retrieval` sets these figures beside dense search and lexical BM25.
+
+# %%
+full = index.search(encoded.query_terms, collection.query_ids, k=100)
+evaluate(full, collection.qrels, ["nDCG@10", "R@100"])
+
+# %% [markdown]
+# ## 7. A vocabulary like a language's?
+# Sort the terms by how often they occur, and plot frequency against rank, both on logarithmic axes: words fall along
+# Zipf's near-straight line. Latents are far fewer than words and are used much more evenly; their curve bends down at
+# its end, where words have their long tail of terms that occur once. The `30_zipf` study will fit exponents; this
+# picture only shows the shapes.
+
+# %%
+curves = pd.concat(
+    [
+        thin(rank_frequency(word_counts(collection.doc_texts).values()), "words"),
+        thin(rank_frequency(encoded.firings), "latents"),
+    ]
+)
+figure = rank_frequency_figure(curves)
+folder = figures_folder(profile)
+origin = provenance(profile, model=model.identity, collection=collection.identity)
+save_results(curves, folder, "rank_frequency", origin)
+save_figure(figure, folder, "rank_frequency")

@@ -1,0 +1,131 @@
+"""The store, the profiles, and the retrieval table from a folder of files to the numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lib.baselines import dense_search
+from lib.collection import load_collection
+from lib.experiments import (
+    PROFILES,
+    Store,
+    current_profile,
+    encode_collection,
+    figures_folder,
+    provenance,
+    retrieval_config,
+    retrieval_systems,
+    retrieval_table,
+)
+from lib.retriever import LatentTerms
+
+
+@pytest.fixture
+def beir_folder(tmp_path):
+    """Four documents, two of them answers, one query that is itself a document (as in ArguAna)."""
+    folder = tmp_path / "little"
+    (folder / "qrels").mkdir(parents=True)
+    docs = {"d1": "the cat sat", "d2": "a dog ran far", "d3": "", "d4": "the sun and the moon"}
+    queries = {"q1": "cat", "d4": "the sun and the moon"}
+    for name, texts in (("corpus", docs), ("queries", queries)):
+        lines = [json.dumps({"_id": id_, "title": "", "text": text}) for id_, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nd4\td2\t1\n")
+    return folder
+
+
+@pytest.fixture
+def model(tiny_encoder, tiny_sae):
+    return LatentTerms(tiny_encoder, tiny_sae)
+
+
+def test_store_makes_once_and_finds_again_after_a_restart(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"x": np.arange(3), "y": np.ones((2, 2), np.float32)}
+
+    for _ in range(2):
+        arrays = Store(tmp_path).get("stage", {"a": 1}, make)
+        assert arrays["x"].tolist() == [0, 1, 2]
+        assert arrays["y"].dtype == np.float32
+    Store(tmp_path).get("stage", {"a": 2}, make)
+    Store(tmp_path).get("other", {"a": 1}, make)
+    assert len(calls) == 3
+
+
+def test_store_keeps_nothing_of_a_failed_stage_and_mends_a_damaged_entry(tmp_path):
+    store = Store(tmp_path)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get("stage", {}, fail)
+    assert store.get("stage", {}, lambda: {"x": np.arange(3)})["x"].sum() == 3
+    (path,) = tmp_path.glob("stage-*/x-*.npy")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="truncated or altered.*computed again"):
+        assert store.get("stage", {}, lambda: {"x": np.arange(4)})["x"].sum() == 6
+
+
+def test_profiles(monkeypatch, tmp_path):
+    monkeypatch.delenv("LATENT_TERMS_PROFILE", raising=False)
+    assert current_profile().name == "smoke"
+    monkeypatch.setenv("LATENT_TERMS_PROFILE", "laptop")
+    assert "beir/scifact/test" in current_profile().collections
+    monkeypatch.setenv("LATENT_TERMS_PROFILE", "lapdog")
+    with pytest.raises(ValueError, match="LATENT_TERMS_PROFILE is 'lapdog'; choose one of 'smoke', 'laptop'"):
+        current_profile()
+
+
+def test_smoke_results_never_land_among_the_committed_ones():
+    assert figures_folder(PROFILES["smoke"]).parts[-3:] == ("build", "smoke", "figures")
+    assert figures_folder(PROFILES["laptop"]).name == "figures"
+
+
+def test_provenance_is_json_and_names_what_made_the_numbers():
+    origin = json.loads(json.dumps(provenance(PROFILES["smoke"], seed=3)))
+    assert origin["config"] == {"seed": 3}
+    assert {"python", "torch", "numpy"} <= set(origin["versions"])
+    assert {"profile", "commit", "machine", "date"} <= set(origin)
+
+
+def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypatch):
+    collection, store = load_collection(str(beir_folder)), Store(tmp_path / "store")
+    first = encode_collection(model, collection, store)
+    np.testing.assert_array_equal(first.doc_terms.toarray(), model.encode_documents(collection.doc_texts).toarray())
+    assert first.doc_terms[[2]].nnz == 0  # d3 is empty
+    assert first.firings.sum() > 0
+    monkeypatch.setattr(model, "stream", None)  # a second encoding would call it
+    again = encode_collection(model, collection, store)
+    np.testing.assert_array_equal(again.query_terms.toarray(), first.query_terms.toarray())
+    np.testing.assert_array_equal(again.doc_embeddings, first.doc_embeddings)
+
+
+def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
+    summary, values, identities = retrieval_table(model, [str(beir_folder)], Store(tmp_path / "store"))
+    assert set(summary["collection"]) == {"little/test"}
+    assert set(summary["n_docs"]) == {4} and set(summary["n_queries"]) == {2}
+    assert (summary["low"] <= summary["mean"]).all() and (summary["mean"] <= summary["high"]).all()
+    # q1: only d1 holds "cat", rank 1, nDCG 1. d4, itself left out: no document shares a word with it, so the others
+    # stand in their order, d1 0, d2 0, d3 0; d2 is at rank 2, nDCG 1 / log2(3). Mean of the two:
+    lexical = summary[(summary["system"] == "lexical BM25") & (summary["measure"] == "nDCG@10")]
+    assert lexical["mean"].item() == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    assert len(values) == 2 * 3  # queries x measures
+    assert np.isnan(summary.loc[summary["system"] == "dense", "p"]).all()
+    assert json.dumps(retrieval_config(model, identities))
+
+
+def test_a_query_never_finds_itself(model, beir_folder, tmp_path):
+    collection = load_collection(str(beir_folder))
+    encoded = encode_collection(model, collection, Store(tmp_path / "store"))
+    everything = dense_search(
+        encoded.doc_embeddings, collection.doc_ids, encoded.query_embeddings, collection.query_ids
+    )
+    assert everything.doc_ids[collection.query_ids.index("d4")][0] == "d4"
+    for system, ranking in retrieval_systems(collection, encoded).items():
+        assert "d4" not in dict(ranking["d4"]), system
