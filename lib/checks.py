@@ -1,6 +1,6 @@
 """Checks of what a caller hands in, shared by every room: each says what it got, what is allowed and the remedy."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral
 
 
@@ -12,11 +12,15 @@ def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
     Raises
     ------
     TypeError
-        For a single `str` (it would be read letter by letter) and for an element that is not a `str`, whose
-        position is named.
+        For a single `str` (it would be read letter by letter), a dict (only its keys would be read), a set (it has no
+        order), and for an element that is not a `str`, whose position is named.
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{what} is a single {type(texts).__name__}; pass a list of str, for example [text].")
+    if isinstance(texts, (Mapping, Set)):
+        raise TypeError(
+            f"{what} is a {type(texts).__name__}; pass a list of str, such as list({what}.values()) of a dict."
+        )
     if not isinstance(texts, Iterable):
         raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str.")
     checked = (_check_text(text, position, what) for position, text in enumerate(texts))

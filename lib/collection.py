@@ -26,10 +26,9 @@ _IDENTITIES = Path(__file__).parent / "builtin" / "identities.json"
 class Collection:
     """A test collection: texts to search, queries to search them with, and which documents answer which query.
 
-    Every query is judged: each has an entry in `qrels`. A grade above 0 means relevant. A judged document that a
-    mirror's or ir_datasets' collection does not hold (some official ones lack a few) stays in `qrels`, because
-    trec_eval counts it as relevant and never found, and so do published figures; `missing` counts such judgements.
-    In other sources it is an error.
+    Every query is judged: each has an entry in `qrels`. A grade above 0 means relevant. A judged document that the
+    collection does not hold (some official ones lack a few) stays in `qrels`, because trec_eval counts it as relevant
+    and never found, and so do published figures; `missing` counts such judgements, and a `UserWarning` says so.
 
     Parameters
     ----------
@@ -75,13 +74,16 @@ class Collection:
                 "collection has at least one of each."
             )
         object.__setattr__(self, "qrels", {query: dict(self.qrels[query]) for query in self.query_ids})
-        if self.missing and (self.source not in ("mirror", "ir_datasets") or self.missing == self._n_qrels):
+        if self.missing:
             known = set(self.doc_ids)
             first = next(f"{q!r} → {d!r}" for q, judged in self.qrels.items() for d in judged if d not in known)
-            raise ValueError(
+            message = (
                 f"{self.missing} of the {self._n_qrels} qrels of {self.full_name} judge a document that is not in "
-                f"doc_ids (first: {first}). Use the ids of doc_ids, or drop these lines."
+                f"doc_ids (first: {first})."
             )
+            if self.missing == self._n_qrels:
+                raise ValueError(f"{message} Use the ids of doc_ids.")
+            warnings.warn(f"{message} They count as relevant and never found, as in trec_eval.", stacklevel=4)
 
     def _check_qrels(self) -> None:
         """Raise unless the judged queries are exactly `query_ids` and each judgement is an integer grade."""

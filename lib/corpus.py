@@ -1,6 +1,5 @@
 """Streams of training text: passages out of local files."""
 
-import gzip
 import json
 import random
 import re
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lib.checks import check_count
+from lib.storage import read_lines
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -22,7 +22,7 @@ def text_files(source: str | Path) -> list[Path]:
         If there is no text file there; allowed are .txt (a paragraph a line) and .jsonl (a "text" field a line),
         plain or .gz.
     """
-    source = Path(source)
+    source = Path(source).expanduser()
     candidates = [source] if source.is_file() else sorted(source.glob("*"))
     files = [path for path in candidates if path.name.endswith(ENDINGS) and path.is_file()]
     if not files:
@@ -46,21 +46,18 @@ def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
     is_json = path.name.endswith((".jsonl", ".jsonl.gz"))
-    with opener(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode("utf-8-sig").strip()
-                text = json.loads(line)["text"].strip() if is_json and line else line
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number} is not UTF-8 ({error}); convert the file to UTF-8.") from error
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f'{path}, line {number} is not a JSON object with a "text" that is a string; mend or drop the line.'
-                ) from error
-            if text:
-                yield text
+    for place, line in read_lines(path):
+        yield _text_of(line, place) if is_json else line
+
+
+def _text_of(line: str, place: str) -> str:
+    try:
+        return json.loads(line)["text"].strip()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{place} is not a JSON object with a "text" that is a string; mend or drop the line.'
+        ) from error
 
 
 def split(line: str, max_words: int) -> Iterator[str]:

@@ -4,14 +4,13 @@ Every reader returns the fields of a `lib.collection.Collection` as a dict.
 """
 
 import difflib
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lib.builtin import BUILT_IN
+from lib.storage import read_lines
 
 MIRROR = "LATENT_TERMS_DATA"  # the environment variable that names the mirror's folder
 QRELS_HEADER = "query-id\tcorpus-id\tscore"
@@ -57,8 +56,9 @@ def _chosen_split(split: str | None, splits: Iterable[str], name: str) -> str:
 
 
 def _mirror() -> Path | None:
-    if not (folder := os.environ.get(MIRROR)):
+    if not os.environ.get(MIRROR):
         return None
+    folder = os.path.expanduser(os.environ[MIRROR])
     if not Path(folder).is_dir():
         raise ValueError(f"{MIRROR} is {folder!r}, which is not a folder; name the mirror's folder, or unset it.")
     return Path(folder)
@@ -109,35 +109,28 @@ def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict,
     }
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE, line N", line) for every line of a UTF-8 file that is not blank."""
-    number = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as f:
-            for number, line in enumerate(f, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", line.rstrip("\r\n")
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} breaks off or is not UTF-8 after line {number} ({error}); get it again.") from error
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, canonical text) of each line."""
-    for place, line in _read_lines(path):
+    for place, line in read_lines(path):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place} is not JSON ({error}); write one object per line.") from error
-        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("_id", "text")):
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("_id"), str)
+            or not {"title", "text"} & set(record)
+        ):
             raise ValueError(f"{place} is {line[:80]!r}; it must be an object with strings '_id' and 'text'.")
-        if not isinstance(record.get("title"), str | None):
-            raise ValueError(f"{place} has the title {record['title']!r}; it must be a string, or left out.")
-        yield record["_id"], canonical_text(record.get("title"), record["text"])
+        title, text = record.get("title"), record.get("text")
+        if not (isinstance(title, str | None) and isinstance(text, str | None)):
+            raise ValueError(f"{place} is {line[:80]!r}; title and text must be strings, or left out (one of the two).")
+        yield record["_id"], canonical_text(title, text)
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for i, (place, line) in enumerate(_read_lines(path)):
+    for i, (place, line) in enumerate(read_lines(path)):
         if i == 0:
             if line != QRELS_HEADER:
                 raise ValueError(f"{place} is {line!r}; the first line must be {QRELS_HEADER!r} (tabs between).")

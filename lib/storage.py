@@ -1,9 +1,11 @@
 """Folders that are written whole or not at all, and read back only if every byte is as it was written."""
 
+import gzip
 import hashlib
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,26 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield ("FILE, line N", line) for every line that is not blank of a UTF-8 file, plain or .gz.
+
+    Raises
+    ------
+    ValueError
+        For a line that is not UTF-8 and a .gz file that breaks off (file and line are named).
+    """
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if line := raw.decode("utf-8-sig").strip():
+                    yield f"{path}, line {number}", line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line {number} is not UTF-8 ({error}); convert the file to UTF-8.") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} breaks off after line {number} ({error}); get it again.") from error
 
 
 @contextmanager

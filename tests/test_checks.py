@@ -96,3 +96,9 @@ def test_choices():
         check_choice("c", {"a": 1, "b": 2}, "phi")
     with pytest.raises(ValueError, match=r"phi is \['a'\]; choose one of 'a', 'b'"):
         check_choice(["a"], iter("ab"), "phi")
+
+
+@pytest.mark.parametrize("texts", [{"a": "text"}, {"a", "b"}, {"a": "b"}.keys()])
+def test_texts_without_an_order_of_their_own_are_refused(texts):
+    with pytest.raises(TypeError, match=r"pass a list of str, such as list\(texts.values\(\)\)"):
+        check_texts(texts)
