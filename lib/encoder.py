@@ -47,8 +47,15 @@ def native_dtype(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
-        return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+        return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
     return "float32"
+
+
+def _locate(model: str | Path) -> tuple[str, str]:
+    """Return name and place of a model: a folder's absolute path, else the hub id as it is."""
+    folder = Path(model).expanduser()
+    place = str(folder.resolve()) if folder.is_dir() else str(model)
+    return place, place
 
 
 class TokenEncoder:
@@ -64,8 +71,9 @@ class TokenEncoder:
     special_tokens : bool
         Whether the states of special tokens ([CLS], [SEP], ...) are among the states given out. The model always
         reads them.
-    query_prompt, document_prompt : str
-        Put before each query or document. Its tokens are read and given out like any other.
+    query_prompt, document_prompt : str, optional
+        Put before each query or document; None is the model's own (its `prompts`), mostly "". The tokens of a prompt
+        are read and given out like any other.
     max_length : int, optional
         Tokens of a text that are read, special tokens included; the rest is cut off. None is the model's own limit.
     dtype : {"float32", "bfloat16"}, optional
@@ -88,8 +96,8 @@ class TokenEncoder:
         *,
         layer: int = -1,
         special_tokens: bool = True,
-        query_prompt: str = "",
-        document_prompt: str = "",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
         max_length: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
@@ -97,9 +105,12 @@ class TokenEncoder:
     ):
         if dtype is not None:
             check_choice(dtype, DTYPES, "dtype")
-        check_texts([query_prompt, document_prompt], "prompts")
+        prompts = {"query": query_prompt, "document": document_prompt}
+        for kind, prompt in prompts.items():
+            if not isinstance(prompt, str | None):
+                raise TypeError(f"{kind}_prompt is {prompt!r}; it must be a str, or None for the model's own.")
         self.batch_tokens = check_count(batch_tokens, "batch_tokens")
-        self.name, folder = default_retriever() if model is None else (str(model), str(model))
+        self.name, folder = default_retriever() if model is None else _locate(model)
         self._model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir()).eval()
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
@@ -111,7 +122,8 @@ class TokenEncoder:
         self.d = int(self._backbone.config.get_text_config().hidden_size)
         self.layer = self._check_layer(layer)
         self.special_tokens = bool(special_tokens)
-        self.prompts = {"query": query_prompt, "document": document_prompt}
+        own = self._model.prompts
+        self.prompts = {kind: own.get(kind) or "" if prompt is None else prompt for kind, prompt in prompts.items()}
         own_limit = self._model.max_seq_length or self.tokenizer.model_max_length
         self.max_length = own_limit if max_length is None else min(self._check_max_length(max_length), own_limit)
 
@@ -202,7 +214,7 @@ class TokenEncoder:
         texts = iter(texts)
         while chunk := list(islice(texts, 256)):
             tokens = self.tokenizer(
-                [prompt + text for text in chunk],
+                [(prompt + text).encode("utf-8", "replace").decode() for text in chunk],  # lone surrogates become "?"
                 truncation=True,
                 max_length=self.max_length,
                 return_special_tokens_mask=True,

@@ -1,6 +1,7 @@
 import json
 import shutil
 from itertools import count, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,8 +269,8 @@ def test_unknown_kind(tiny_encoder):
         ({"max_length": 2}, ValueError, "max_length is 2; 2 tokens are special, so it must be above that"),
         ({"max_length": 8.0}, TypeError, "max_length is 8.0"),
         ({"batch_tokens": 0}, ValueError, "batch_tokens is 0"),
-        ({"query_prompt": None}, TypeError, r"prompts\[0\] is None"),
-        ({"document_prompt": 3}, TypeError, r"prompts\[1\] is 3"),
+        ({"query_prompt": ["a"]}, TypeError, r"query_prompt is \['a'\]; it must be a str"),
+        ({"document_prompt": 3}, TypeError, "document_prompt is 3; it must be a str"),
     ],
 )
 def test_bad_settings(plain_folder, settings, error, message):
@@ -353,3 +354,33 @@ def test_bfloat16_is_near_float32(packaged_encoder):
 
 def test_shape_is_what_the_fixtures_promise(tiny_encoder):
     assert (tiny_encoder.n_layers, tiny_encoder.d) == (SHAPE["num_hidden_layers"], SHAPE["hidden_size"])
+
+
+def test_prompts_default_to_the_models_own(sentence_folder, tmp_path):
+    folder = tmp_path / "with-prompts"
+    shutil.copytree(sentence_folder, folder)
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(settings | {"prompts": {"query": "query : ", "document": "title : "}}))
+    assert TokenEncoder(folder, dtype="float32").prompts == {"query": "query : ", "document": "title : "}
+    assert TokenEncoder(folder, dtype="float32", query_prompt="").prompts["query"] == ""
+
+
+def test_a_relative_folder_is_remembered_as_an_absolute_one(plain_folder, monkeypatch):
+    monkeypatch.chdir(Path(plain_folder).parent)
+    assert TokenEncoder(Path(plain_folder).name, dtype="float32").config["model"] == str(Path(plain_folder).resolve())
+
+
+def test_lone_surrogates_are_legal(tiny_encoder):
+    # JSON may hold them, UTF-8 may not: they are read as "?"
+    states = joined(tiny_encoder.stream(["the cat \ud800", "the cat ?"])).states
+    torch.testing.assert_close(*states.split(len(states) // 2))
+
+
+def test_a_model_without_pooling_is_refused(sentence_folder, tmp_path):
+    folder = tmp_path / "no-pooling"
+    shutil.copytree(sentence_folder, folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    with pytest.raises(ValueError, match="has no pooling"):
+        next(TokenEncoder(folder, dtype="float32").stream(["the cat"]))
