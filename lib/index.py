@@ -136,7 +136,7 @@ class BM25Index:
         check_choice(idf, IDFS, "idf")
         doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
         blocks, block_lengths = [], []
-        for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix):
+        for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, len(doc_ids)):
             block_lengths.append(rows.sum(axis=1, dtype=np.float64))
             columns = rows.tocsc()
             blocks.append(Block(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data))
@@ -213,7 +213,8 @@ class BM25Index:
 
         Parameters
         ----------
-        query : csr_array, float32 [1, width]
+        query : csr_array, float32 [1, width] or [width]
+            One row, such as `queries[[0]]` or `queries[0]`.
         doc_id : str
 
         Raises
@@ -293,8 +294,8 @@ class BM25Index:
         )
 
 
-def _regroup(blocks: Iterable[csr_array]) -> Iterator[csr_array]:
-    """Check blocks of rows, and yield the same rows in blocks of `BLOCK_ROWS`, the last one shorter."""
+def _regroup(blocks: Iterable[csr_array], n_ids: int) -> Iterator[csr_array]:
+    """Check blocks of rows, at most `n_ids`, and yield the same rows in blocks of `BLOCK_ROWS`, the last shorter."""
     pending: list[csr_array] = []
     n_pending, n_seen, width = 0, 0, None
     for block in blocks:
@@ -305,6 +306,8 @@ def _regroup(blocks: Iterable[csr_array]) -> Iterator[csr_array]:
                 f"{what} has {block.shape[1]} latents, those before have {width}; encode all with one model."
             )
         n_seen += block.shape[0]
+        if n_seen > n_ids:
+            raise ValueError(f"doc_ids holds {n_ids} ids for {n_seen} rows or more; give exactly one id for each row.")
         start = 0
         while start < block.shape[0]:
             pending.append(block[start : start + BLOCK_ROWS - n_pending])

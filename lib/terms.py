@@ -95,7 +95,7 @@ def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array
             f"{what} is a {type(matrix).__name__}; pass a scipy.sparse array [n_texts, width], "
             "for example what encode_documents returns."
         )
-    matrix = csr_array(matrix, dtype=np.float32)
+    matrix = csr_array(matrix.reshape(1, -1) if matrix.ndim == 1 else matrix, dtype=np.float32)  # 1-D: one row
     if not matrix.has_canonical_format or not matrix.data.all():
         matrix = matrix.copy()  # the caller's stays as it is
         matrix.sum_duplicates()

@@ -154,7 +154,7 @@ def train(
             f"{config.batch_tokens} tokens. Give more text or a smaller batch_tokens."
         )
     generator = torch.Generator().manual_seed(config.seed)
-    mean = states.mean(dim=0, dtype=torch.float64).float()
+    mean = (sum(part.sum(dim=0, dtype=torch.float64) for part in states.split(2**16)) / len(states)).float()
     model = TrainableAutoencoder(mean, config.width, config.k, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
     steps_per_epoch = len(states) // config.batch_tokens

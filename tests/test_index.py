@@ -306,3 +306,19 @@ def test_search_is_the_same_whatever_else_is_asked():
     one_by_one = np.concatenate([all_scores(index, queries[[i]]) for i in range(6)])
     np.testing.assert_array_equal(together, one_by_one)
     np.testing.assert_array_equal(all_scores(index, vstack([queries, queries], format="csr"))[6:], together)
+
+
+def test_one_row_may_come_without_its_second_dimension():
+    index = BM25Index.build(WORKED, IDS)
+    assert index.explain(WORKED[0], "a") == index.explain(WORKED[[0]], "a")
+    assert index.search(WORKED[0], ["q"]).doc_ids == index.search(WORKED[[0]], ["q"]).doc_ids
+
+
+def test_a_stream_with_too_many_rows_is_refused_at_the_row_too_many():
+    def blocks():
+        yield WORKED
+        yield WORKED
+        raise AssertionError("read on")
+
+    with pytest.raises(ValueError, match="holds 4 ids for 6 rows or more"):
+        BM25Index.build(blocks(), ["a", "b", "c", "d"])
