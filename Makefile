@@ -1,19 +1,15 @@
 # Every target sets up what it needs. `make run` and `make test` are all that a new machine has to be told.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
 export LATENT_TERMS_PROFILE ?= smoke
-LATENT_TERMS_CACHE ?= build/store
-# absolute, since a notebook runs in its own folder
-override export LATENT_TERMS_CACHE := $(abspath $(LATENT_TERMS_CACHE))
-override export LATENT_TERMS_DATA := $(abspath $(LATENT_TERMS_DATA))
+export LATENT_TERMS_CACHE ?= build/store
 BUILT := build/$(LATENT_TERMS_PROFILE)
 RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
 
 convert = mkdir -p $(1); for source in notebooks/*.py; do \
-	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$(basename $$source .py).ipynb $$source; done
+	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$(basename $$source .py).ipynb $$source || exit 1; done
 
 .PHONY: help run test notebooks lint figures paper clean
 
@@ -21,9 +17,9 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo "Profile: LATENT_TERMS_PROFILE=$(LATENT_TERMS_PROFILE) (smoke: built-in data; laptop: real collections)"
 
-# torch first and pinned: on some machines an unpinned torch brings gigabytes of CUDA
+# torch first and pinned, so that no other package asks for another build of it
 .venv/installed: pyproject.toml .ci/constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {sys.version}; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
@@ -41,7 +37,7 @@ test: .venv/installed  ## set up, check style, run all tests, run the notebooks 
 
 notebooks: .venv/installed  ## execute all notebooks for the profile into build/
 	$(call convert,$(BUILT)/notebooks)
-	for notebook in $(BUILT)/notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$notebook; done
+	for notebook in $(BUILT)/notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
 
 figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
 	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,17 +15,16 @@ import pandas as pd
 from scipy.sparse import csr_array, vstack
 
 from lib.baselines import ANALYZER, LexicalBM25, dense_search, reciprocal_rank_fusion
-from lib.checks import check_choice
+from lib.checks import check_choice, repeats
 from lib.collection import Collection, load_collection
 from lib.index import BM25Index
 from lib.measures import bootstrap_interval, compare, per_query
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
 from lib.storage import digest_json, load_folder, save_folder
+from lib.vocabulary import latent_token_matrix
 
 STORE_VERSION = 1
-MEASURES = ("nDCG@10", "R@10", "R@100")
-DEPTH = 100  # documents ranked for each query
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,24 @@ PROFILES = {
     "smoke": Profile("smoke", ("pydoc/test", "limit/1000")),
     "laptop": Profile("laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")),
 }
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """What the systems of the retrieval table are set to; no field was tuned on any collection.
+
+    `depth` documents are ranked for each query; `seed` is that of the bootstrap and randomisation resamples.
+    """
+
+    k1: float = 8.0
+    b: float = 0.7
+    idf: str = "lucene"
+    lexical_k1: float = 1.2
+    lexical_b: float = 0.75
+    fusion_c: float = 60
+    depth: int = 100
+    measures: tuple[str, ...] = ("nDCG@10", "R@10", "R@100")
+    seed: int = 0
 
 
 def current_profile() -> Profile:
@@ -82,9 +99,17 @@ def provenance(profile: Profile, **config) -> dict:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(repository_root()), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
+    """Name the commit of this file's checkout, with a "+" where lib or notebooks differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # else it is installed in somebody else's checkout
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", ".", "../notebooks") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown: not a git checkout"
 
@@ -101,7 +126,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = Path(folder or os.environ.get("LATENT_TERMS_CACHE") or Path.home() / ".cache" / "latent-terms")
+        self.folder = Path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
 
     def get(self, stage: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Return the arrays of `stage` under `key`, memory-mapped; made and kept if they are not there yet."""
@@ -154,15 +179,21 @@ def encode_collection(model: LatentTerms, collection: Collection, store: Store |
     """Encode the documents and queries of a collection, or take them from the store."""
     store = store or Store()
     sides = {}
-    for kind, texts in (("document", collection.doc_texts), ("query", collection.query_texts)):
-        key = {"model": model.identity, "kind": kind, "texts": digest_json(texts)}
+    for kind, texts, digest in (
+        ("document", collection.doc_texts, collection.identity["documents_sha256"]),
+        ("query", collection.query_texts, collection.identity["queries_sha256"]),
+    ):
+        key = {"model": model.identity, "kind": kind, "texts": digest}
         sides[kind] = store.get("encoded", key, lambda kind=kind, texts=texts: _encode(model, texts, kind))
-    docs, queries = (
-        csr_array((side["data"], side["indices"], side["indptr"]), shape=(len(side["indptr"]) - 1, model.sae.width))
-        for side in (sides["document"], sides["query"])
-    )
+    docs, queries = (_csr(sides[kind], model.sae.width) for kind in ("document", "query"))
     return EncodedCollection(
         docs, queries, sides["document"]["embeddings"], sides["query"]["embeddings"], sides["document"]["firings"]
+    )
+
+
+def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
+    return csr_array(
+        (arrays["data"], arrays["indices"], arrays["indptr"]), shape=(len(arrays["indptr"]) - 1, n_columns)
     )
 
 
@@ -182,29 +213,53 @@ def _encode(model: LatentTerms, texts: list[str], kind: str) -> dict[str, np.nda
     }
 
 
-def retrieval_systems(collection: Collection, encoded: EncodedCollection) -> dict[str, Ranking]:
-    """Rank a collection with each system of the retrieval table, `DEPTH` documents a query.
+def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = None) -> csr_array:
+    """Return each latent's summed activation on each kind of token in `texts`, float32 [width, n_tokens].
 
-    Latent terms with `BM25Index.build`'s constants. A query's own document (ArguAna) is left out, and a fusion counts
-    only documents that share a term with the query.
+    It is what `vocabulary.top_tokens` reads a latent's meaning from.
     """
-    doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, DEPTH + 1
+    width, n_tokens = model.sae.width, len(model.encoder.tokenizer)
+
+    def make() -> dict[str, np.ndarray]:
+        total = csr_array((width, n_tokens), dtype=np.float32)
+        for block in model.encoder.stream(texts):
+            indices, values = (tensor.cpu().numpy() for tensor in model.sae.encode(block.states))
+            total += latent_token_matrix(indices, values, block.token_ids, width, n_tokens)
+        return {"data": total.data, "indices": total.indices, "indptr": total.indptr}
+
+    key = {"model": model.identity, "texts": digest_json(texts)}
+    return _csr((store or Store()).get("latent-tokens", key, make), n_tokens)
+
+
+def retrieval_systems(
+    collection: Collection, encoded: EncodedCollection, config: RetrievalConfig | None = None
+) -> dict[str, Ranking]:
+    """Rank a collection with each system of the retrieval table.
+
+    A query's own document (ArguAna) is left out, and a fusion counts only documents that share a term with the query.
+    """
+    config = config or RetrievalConfig()
+    doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, config.depth + 1
+    lexical = LexicalBM25(collection.doc_texts, doc_ids, k1=config.lexical_k1, b=config.lexical_b)
+    latent = BM25Index.build(encoded.doc_terms, doc_ids, k1=config.k1, b=config.b, idf=config.idf)
     rankings = {
-        "lexical BM25": LexicalBM25(collection.doc_texts, doc_ids).search(collection.query_texts, query_ids, k),
+        "lexical BM25": lexical.search(collection.query_texts, query_ids, k),
         "dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k),
-        "latent terms": BM25Index.build(encoded.doc_terms, doc_ids).search(encoded.query_terms, query_ids, k),
+        "latent terms": latent.search(encoded.query_terms, query_ids, k),
     }
-    rankings = {name: ranking.exclude(collection.self_matches).top(DEPTH) for name, ranking in rankings.items()}
-    lexical = rankings["lexical BM25"].above(0)
+    rankings = {name: ranking.exclude(collection.self_matches).top(config.depth) for name, ranking in rankings.items()}
+    matching = {name: rankings[name].above(0) for name in ("lexical BM25", "latent terms")} | {
+        "dense": rankings["dense"]
+    }
     for name in ("dense", "latent terms"):
-        other = rankings[name] if name == "dense" else rankings[name].above(0)
-        rankings[f"{name} + lexical"] = reciprocal_rank_fusion([other, lexical], k=DEPTH)
+        pair = [matching[name], matching["lexical BM25"]]
+        rankings[f"{name} + lexical"] = reciprocal_rank_fusion(pair, c=config.fusion_c, k=config.depth)
     return rankings
 
 
 def retrieval_table(
-    model: LatentTerms, collections: Iterable[str], store: Store | None = None, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
+    model: LatentTerms, names: Iterable[str], config: RetrievalConfig | None = None, store: Store | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Run every system on every collection.
 
     Returns
@@ -215,23 +270,42 @@ def retrieval_table(
         (two-sided paired randomisation) and p_holm (Holm's correction over the systems); n_docs and n_queries.
     values : DataFrame
         One row a collection, measure and query, one column a system.
-    identities : list of dict
-        What each collection was, for the results' provenance.
+    origin : dict
+        What the provenance of the two should state: model, collections and configuration.
+
+    Raises
+    ------
+    ValueError
+        Before anything is encoded: for an unknown collection, two of one name, and one with a single query, whose
+        systems cannot be compared.
     """
-    summary, values, identities = [], [], []
-    for name in collections:
-        collection = load_collection(name)
-        rankings = retrieval_systems(collection, encode_collection(model, collection, store))
-        frames = {system: per_query(ranking, collection.qrels, MEASURES) for system, ranking in rankings.items()}
+    config = config or RetrievalConfig()
+    collections = [load_collection(name) for name in names]
+    for name in repeats(collection.full_name for collection in collections):
+        raise ValueError(f"Two collections are called {name!r}; rename one of their folders.")
+    for collection in collections:
+        if len(collection.query_ids) < 2:
+            raise ValueError(f"{collection.full_name} has one judged query; comparing systems takes at least two.")
+    summary, values = [], []
+    for collection in collections:
+        rankings = retrieval_systems(collection, encode_collection(model, collection, store), config)
+        frames = {system: per_query(ranking, collection.qrels, config.measures) for system, ranking in rankings.items()}
         label = {"collection": collection.full_name}
         values += [frame.assign(system=system, **label) for system, frame in frames.items()]
         counts = label | {"n_docs": len(collection.doc_ids), "n_queries": len(collection.qrels)}
-        summary += [_summarise(frames, measure, seed).assign(measure=measure, **counts) for measure in MEASURES]
-        identities.append(collection.identity)
+        summary += [
+            _summarise(frames, measure, config.seed).assign(measure=measure, **counts) for measure in config.measures
+        ]
     first = ["collection", "n_docs", "n_queries", "measure", "system"]
     table = pd.concat(summary, ignore_index=True)
     by_query = pd.concat(values).pivot(index=["collection", "measure", "query_id"], columns="system", values="value")
-    return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), identities
+    origin = {
+        "model": model.identity,
+        "collections": [collection.identity for collection in collections],
+        "retrieval": asdict(config),
+        "lexical analyzer": ANALYZER,
+    }
+    return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin
 
 
 def _summarise(frames: dict[str, pd.DataFrame], measure: str, seed: int) -> pd.DataFrame:
@@ -244,15 +318,3 @@ def _summarise(frames: dict[str, pd.DataFrame], measure: str, seed: int) -> pd.D
         low, high = bootstrap_interval(values, seed=seed)
         rows.append({"system": system, "mean": values.mean(), "low": low, "high": high})
     return pd.DataFrame(rows).join(tests, on="system")
-
-
-def retrieval_config(model: LatentTerms, identities: list[dict]) -> dict:
-    """Return the configuration that the retrieval table's provenance states."""
-    return {
-        "model": model.identity,
-        "collections": identities,
-        "lexical": f"bm25s, method lucene, k1 1.2, b 0.75; {ANALYZER}",
-        "latent terms": "BM25Index.build, k1 8, b 0.7, idf lucene",
-        "fusion": "reciprocal rank, c 60",
-        "seed": 0,
-    }

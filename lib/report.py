@@ -158,10 +158,11 @@ def readme_results(folder: Path) -> str:
     """Return the README's results section, Markdown, out of the results in `folder`."""
     summary = pd.read_csv(folder / "retrieval.csv")
     origin = json.loads((folder / "retrieval.json").read_text("utf-8"))
-    parts = [f"**{measure}**\n\n{markdown_table(wide_table(summary, measure))}" for measure in ("nDCG@10", "R@100")]
+    measures, dtype = summary["measure"].unique(), origin["config"]["model"]["encoder"]["dtype"]
+    parts = [f"**{measure}**\n\n{markdown_table(wide_table(summary, measure))}" for measure in measures]
     note = (
         f"† differs from dense (two-sided paired randomisation test, Holm-corrected, p < {SIGNIFICANT}). "
-        f"Profile `{origin['profile']}`, {origin['date']}, latent terms with the paper's k1 = 8, b = 0.7."
+        f"Profile `{origin['profile']}`, {origin['date']}, retriever in {dtype}, latent terms with k1 = 8, b = 0.7."
     )
     return "\n\n".join([*parts, note])
 

@@ -17,14 +17,17 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the built-in collection `pydoc` (the docstrings of Python's standard library), the packaged model |
+# | *Reads* | `smoke`: the built-in collection `pydoc`; `laptop`: SciFact; the packaged model |
 # | *Writes* | `rank_frequency` (.png, .pdf, .csv, .json) |
 # | *Paper item* | the pipeline, and the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | about two minutes on two cores (the collection is encoded once and kept) |
+# | *Runtime* | about four minutes on two cores, the first time (what is encoded is kept) |
 
 # %% tags=["parameters"]
-from lib.experiments import current_profile
+import os
 
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
 collection_name = "pydoc/test" if profile.name == "smoke" else "beir/scifact/test"
 query_number = 3
@@ -35,9 +38,9 @@ import pandas as pd
 from IPython.display import display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
-from lib.experiments import encode_collection, figures_folder, provenance
+from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
 from lib.report import rank_frequency_figure, save_figure, save_results, thin
-from lib.vocabulary import latent_token_matrix, rank_frequency, top_tokens, word_counts
+from lib.vocabulary import rank_frequency, top_tokens, word_counts
 
 collection = load_collection(collection_name)
 model = LatentTerms.from_pretrained()
@@ -54,7 +57,7 @@ query = collection.query_texts[query_number]
 tokens = model.encoder.tokenizer.convert_ids_to_tokens(block.token_ids)
 print(query)
 print(f"{len(tokens)} tokens, a state of {block.states.shape[1]} numbers each; the first four of each:")
-pd.DataFrame(block.states[:, :4].numpy().round(2), index=tokens)
+pd.DataFrame(block.states[:, :4].cpu().numpy().round(2), index=tokens)
 
 # %% [markdown]
 # ## 2. Token states to sparse codes
@@ -64,23 +67,13 @@ pd.DataFrame(block.states[:, :4].numpy().round(2), index=tokens)
 
 # %%
 codes = model.sae.encode(block.states)
-sample = [text for text in collection.doc_texts if text][:1500]
-rows = None
-for part in model.encoder.stream(sample):
-    part_codes = model.sae.encode(part.states)
-    matrix = latent_token_matrix(
-        part_codes.indices.cpu().numpy(),
-        part_codes.values.cpu().numpy(),
-        part.token_ids,
-        model.sae.width,
-        len(model.encoder.tokenizer),
-    )
-    rows = matrix if rows is None else rows + matrix
+tokens_of_latents = latent_tokens(model, collection.doc_texts[:1500])
 vocabulary = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
 
 
 def meaning(latent: int) -> str:
-    return ", ".join(f"{token} {share:.0%}" for token, share in top_tokens(rows, latent, vocabulary, 4)) or "(not seen)"
+    shares = top_tokens(tokens_of_latents, latent, vocabulary, 4)
+    return ", ".join(f"{token} {share:.0%}" for token, share in shares) or "(not seen)"
 
 
 def latents_of(position: int, n: int = 6) -> pd.DataFrame:
@@ -163,9 +156,9 @@ evaluate(full, collection.qrels, ["nDCG@10", "R@100"])
 # %% [markdown]
 # ## 7. A vocabulary like a language's?
 # Sort the terms by how often they occur, and plot frequency against rank, both on logarithmic axes: words fall along
-# Zipf's near-straight line. Latents are far fewer than words and are used much more evenly; their curve bends down at
-# its end, where words have their long tail of terms that occur once. The `30_zipf` study will fit exponents; this
-# picture only shows the shapes.
+# Zipf's near-straight line. Every token has up to 16 latents, so latents occur more often than words, and there are
+# fewer of them; their curve falls off where words have a long tail of terms that occur once. The picture shows shapes
+# only, no fit: words are counted in whole texts, latents in the tokens that the model reads, its special ones too.
 
 # %%
 curves = pd.concat(

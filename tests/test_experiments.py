@@ -14,8 +14,8 @@ from lib.experiments import (
     current_profile,
     encode_collection,
     figures_folder,
+    latent_tokens,
     provenance,
-    retrieval_config,
     retrieval_systems,
     retrieval_table,
 )
@@ -107,7 +107,7 @@ def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypa
 
 
 def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
-    summary, values, identities = retrieval_table(model, [str(beir_folder)], Store(tmp_path / "store"))
+    summary, values, origin = retrieval_table(model, [str(beir_folder)], store=Store(tmp_path / "store"))
     assert set(summary["collection"]) == {"little/test"}
     assert set(summary["n_docs"]) == {4} and set(summary["n_queries"]) == {2}
     assert (summary["low"] <= summary["mean"]).all() and (summary["mean"] <= summary["high"]).all()
@@ -117,7 +117,25 @@ def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
     assert lexical["mean"].item() == pytest.approx((1 + 1 / math.log2(3)) / 2)
     assert len(values) == 2 * 3  # queries x measures
     assert np.isnan(summary.loc[summary["system"] == "dense", "p"]).all()
-    assert json.dumps(retrieval_config(model, identities))
+    assert json.loads(json.dumps(origin))["collections"][0]["documents"] == 4
+
+
+def test_retrieval_table_refuses_before_it_encodes(model, beir_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "stream", None)
+    with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
+        retrieval_table(model, [str(beir_folder), str(beir_folder)])
+    with pytest.raises(ValueError, match="Unknown collection 'nowhere'"):
+        retrieval_table(model, [str(beir_folder), "nowhere"])
+    (beir_folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    with pytest.raises(ValueError, match="one judged query; comparing systems takes at least two"):
+        retrieval_table(model, [str(beir_folder)])
+
+
+def test_latent_tokens_sum_the_activations_of_each_kind_of_token(model, tmp_path):
+    matrix = latent_tokens(model, ["the cat sat", "the dog"], Store(tmp_path))
+    assert matrix.shape == (model.sae.width, len(model.encoder.tokenizer))
+    states = [block.states for block in model.encoder.stream(["the cat sat", "the dog"])]
+    assert matrix.sum() == pytest.approx(sum(model.sae.encode(part).values.sum().item() for part in states), rel=1e-5)
 
 
 def test_a_query_never_finds_itself(model, beir_folder, tmp_path):
