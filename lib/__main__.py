@@ -5,6 +5,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+from lib.checks import check_count
 from lib.corpus import read_passages, sample
 from lib.encoder import TokenEncoder
 from lib.retriever import LatentTerms
@@ -35,6 +36,7 @@ def main() -> None:
         )
     args = parser.parse_args()
 
+    check_count(args.tokens, "max_tokens")
     config = TrainingConfig(**{field.name: getattr(args, field.name) for field in fields(TrainingConfig)})
     encoder = TokenEncoder(args.model, layer=args.layer, max_length=args.max_length)
     passages = sample(read_passages(args.text), args.fraction, config.seed)

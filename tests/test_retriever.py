@@ -8,6 +8,7 @@ import torch
 from conftest import TEXTS
 
 import lib.retriever as room
+from lib.collection import load_collection
 from lib.encoder import TokenEncoder
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
@@ -321,3 +322,14 @@ def test_the_packaged_model():
     assert matrix[[1]].nnz == 0
     cosines = (matrix @ matrix.T).toarray() / np.linalg.norm(matrix[[0, 2, 3]].toarray(), axis=1).min() ** 2
     assert cosines[0, 2] > cosines[0, 3]  # what is like shares more terms than what is not
+
+
+def test_what_the_dtype_does_to_the_packaged_model():
+    summaries = load_collection("pydoc/train").query_texts[:40]
+    rough, exact = LatentTerms.from_pretrained(dtype="bfloat16"), LatentTerms.from_pretrained(dtype="float32")
+    whole = exact.encode_documents(summaries)
+    one_by_one = sp.vstack([exact.encode_documents([text]) for text in summaries], format="csr")
+    backwards = exact.encode_documents(summaries[::-1])[::-1]
+    assert relative(one_by_one, whole) < 1e-3
+    assert relative(backwards, whole) < 1e-3
+    assert 0.01 < relative(rough.encode_documents(summaries), whole) < 0.2
