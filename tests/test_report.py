@@ -1,0 +1,126 @@
+"""Tables and figures from frames, and that what is committed is what the committed results give."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from lib.report import (
+    BEGIN,
+    END,
+    TEST_COLLECTIONS,
+    latex_table,
+    markdown_table,
+    rank_frequency_figure,
+    readme_results,
+    results_in_words,
+    retrieval_figure,
+    save_figure,
+    save_results,
+    thin,
+    update_readme,
+    wide_table,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def summary():
+    rows = []
+    for collection in ("little", "big_one"):
+        for system, mean, p in (("lexical BM25", 0.5, 0.2), ("dense", 0.4, np.nan), ("latent terms", 0.6, 0.01)):
+            rows.append((collection, 1200, 30, "nDCG@10", system, mean, mean - 0.1, mean + 0.1, p))
+    columns = ["collection", "n_docs", "n_queries", "measure", "system", "mean", "low", "high", "p_holm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_wide_table_keeps_the_order_and_marks_what_is_significant(summary):
+    table = wide_table(summary)
+    assert list(table["collection"]) == ["little", "big_one"]
+    assert list(table.columns) == ["collection", "documents", "queries", "lexical BM25", "dense", "latent terms"]
+    assert table.loc[0].tolist() == ["little", "1,200", "30", "0.5000", "0.4000", "0.6000†"]
+
+
+def test_markdown_and_latex(summary):
+    markdown = markdown_table(wide_table(summary)).splitlines()
+    assert markdown[0] == "| collection | documents | queries | lexical BM25 | dense | latent terms |"
+    assert markdown[3] == "| big_one | 1,200 | 30 | 0.5000 | 0.4000 | 0.6000† |"
+    latex = latex_table(wide_table(summary))
+    assert r"big\_one & 1,200 & 30 & 0.5000 & 0.4000 & 0.6000$^\dagger$ \\" in latex
+
+
+def test_retrieval_figure_draws_each_mean_at_its_height(summary):
+    figure = retrieval_figure(summary)
+    heights = sorted(round(bar.get_height(), 6) for bar in figure.axes[0].patches)
+    assert heights == [0.4, 0.4, 0.5, 0.5, 0.6, 0.6]
+    plt.close(figure)
+
+
+def test_thin_keeps_first_and_last_rank():
+    frequencies = np.arange(5000, 0, -1)
+    curve = thin(frequencies, "words", n_points=50)
+    assert curve["rank"].iloc[[0, -1]].tolist() == [1, 5000]
+    assert (curve["frequency"] == 5001 - curve["rank"]).all()
+    figure = rank_frequency_figure(pd.concat([curve, thin(frequencies[:9], "latents")]))
+    assert len(figure.axes[0].lines) == 2
+    assert {text.get_text() for text in figure.axes[0].texts} == {"words (5,000)", "latents (9)"}
+    plt.close(figure)
+
+
+def test_equal_figures_are_equal_files(tmp_path, summary):
+    for folder in ("a", "b"):
+        figure = retrieval_figure(summary)
+        save_figure(figure, tmp_path / folder, "x")
+        plt.close(figure)
+    for ending in ("png", "pdf"):
+        assert (tmp_path / "a" / f"x.{ending}").read_bytes() == (tmp_path / "b" / f"x.{ending}").read_bytes()
+
+
+def test_saved_results_come_back(tmp_path, summary):
+    save_results(summary, tmp_path, "retrieval", {"profile": "smoke", "date": "2026-01-01"})
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "retrieval.csv"), summary)
+    assert json.loads((tmp_path / "retrieval.json").read_text())["profile"] == "smoke"
+
+
+def test_results_in_words_are_those_of_the_table():
+    rows = [(c, "nDCG@10", s, v) for c in TEST_COLLECTIONS for s, v in (("dense", 0.4), ("latent terms", 0.5))]
+    rows += [(c, "nDCG@10", "lexical BM25", 0.25) for c in TEST_COLLECTIONS]
+    rows += [("limit", "R@10", s, v) for s, v in (("dense", 0.02), ("latent terms", 0.25), ("lexical BM25", 0.95))]
+    words = results_in_words(pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"]))
+    # 0.5 / 0.4 = 1.25 on each collection; 0.25 / 0.02 = 12.5
+    assert "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense" in words
+    assert "0.250 with latent terms, 0.020 with dense search (12.5 times), 0.950 with words" in words
+    assert results_in_words(pd.DataFrame(rows[:3], columns=["collection", "measure", "system", "mean"])) == ""
+
+
+def test_the_readme_shows_the_committed_results():
+    assert readme_results(ROOT / "figures") in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_updating_the_readme_changes_nothing_else(tmp_path, summary):
+    frame = pd.concat([summary, summary.assign(measure="R@100")])
+    encoder = {"encoder": {"dtype": "float32"}}
+    save_results(frame, tmp_path, "retrieval", {"profile": "smoke", "date": "2026-01-01", "config": {"model": encoder}})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update_readme(tmp_path, readme)
+    assert readme.read_text() == f"before\n{BEGIN}\n{readme_results(tmp_path)}\n{END}\nafter\n"
+
+
+def test_the_papers_table_is_that_of_the_committed_results():
+    summary = pd.read_csv(ROOT / "figures" / "retrieval.csv")
+    assert (ROOT / "paper" / "tables" / "retrieval.tex").read_text("utf-8") == latex_table(wide_table(summary))
+
+
+def test_committed_results_say_where_they_come_from():
+    for path in sorted((ROOT / "figures").glob("*.csv")):
+        if not path.stem.endswith("_per_query"):
+            origin = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            assert origin["profile"] == "laptop", path
+            assert {"config", "versions", "commit", "machine", "date"} <= set(origin), path
+            assert re.fullmatch("[0-9a-f]{12}", origin["commit"]), f"{path} was made with changes not committed"
