@@ -100,7 +100,8 @@ def test_collection_refuses(changes, error, match):
 
 
 def test_judged_documents_that_a_download_lacks_are_kept_and_counted():
-    collection = make(qrels={"q1": {"d1": 1, "gone": 1}}, source="ir_datasets")
+    with pytest.warns(UserWarning, match="1 of the 2 qrels"):
+        collection = make(qrels={"q1": {"d1": 1, "gone": 1}}, source="ir_datasets")
     assert collection.qrels == {"q1": {"d1": 1, "gone": 1}}
     assert collection.missing == collection.identity["missing"] == 1
     assert "2 qrels (1 of documents it does not hold)" in repr(collection)
