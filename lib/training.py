@@ -1,15 +1,15 @@
-"""The training rule of a Top-K sparse autoencoder: reconstruction only, on frozen token states."""
+"""The training rule of a Top-K sparse autoencoder: reconstruction of frozen token states, and AuxK for dead latents."""
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch.nn.functional import embedding, embedding_bag
 from tqdm import tqdm
 
-from lib.checks import check_count
-from lib.encoder import TokenEncoder
+from lib.checks import check_choice, check_count
+from lib.encoder import DTYPES, TokenEncoder, native_dtype
+from lib.kernels import Step, Weights, loss_and_gradients
 from lib.sae import SparseAutoencoder
 
 LOG_EVERY = 50  # steps
@@ -31,6 +31,16 @@ class TrainingConfig:
         The peak, reached by a linear warm-up and left by a cosine to 0.
     warmup : float
         Share of all steps that warm up.
+    auxk : float
+        Coefficient of the auxiliary loss AuxK, by which dead latents learn the residual (Gao et al., arXiv 2406.04093,
+        A.2); 0 is without it.
+    dead_tokens : int
+        A latent is dead when it was not active for this many tokens. The paper's 10 million are more than half of a
+        run of 18 million; 1 million is about as much as the warm-up of such a run, and an average latent at the
+        default width and k is active 500 times in it.
+    select_dtype : {"native", "bfloat16", "float32"}
+        Of the product that finds each token's k latents, whose activations are computed in float32 in any case;
+        "native" is bfloat16 where the machine computes in it, else float32.
     seed : int
         Of the initial weights and of the order of the states.
 
@@ -46,10 +56,13 @@ class TrainingConfig:
     batch_tokens: int = 4_096
     learning_rate: float = 1e-3
     warmup: float = 0.05
+    auxk: float = 1 / 32
+    dead_tokens: int = 1_000_000
+    select_dtype: str = "native"
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("width", "k", "epochs", "batch_tokens"):
+        for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens"):
             check_count(getattr(self, name), name)
         if self.k > self.width:
             raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
@@ -57,6 +70,15 @@ class TrainingConfig:
             raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number such as 1e-3.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
+        if not (math.isfinite(self.auxk) and self.auxk >= 0):
+            raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
+        check_choice(self.select_dtype, ["native", *DTYPES], "select_dtype")
+
+    def resolved(self) -> "TrainingConfig":
+        """Return the same with the `select_dtype` that "native" stands for on this machine."""
+        if self.select_dtype != "native":
+            return self
+        return replace(self, select_dtype=native_dtype(torch.device("cpu")))
 
 
 def collect_states(encoder: TokenEncoder, texts: Iterable[str], max_tokens: int) -> torch.Tensor:
@@ -84,9 +106,8 @@ class TrainableAutoencoder(torch.nn.Module):
     as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data.
     """
 
-    def __init__(self, mean: torch.Tensor, width: int, k: int, generator: torch.Generator):
+    def __init__(self, mean: torch.Tensor, width: int, generator: torch.Generator):
         super().__init__()
-        self.k = k
         W_dec = torch.empty(width, len(mean))
         torch.nn.init.kaiming_uniform_(W_dec, generator=generator)
         W_dec /= W_dec.norm(dim=1, keepdim=True)
@@ -95,28 +116,18 @@ class TrainableAutoencoder(torch.nn.Module):
         self.b_enc = torch.nn.Parameter(torch.zeros(width))
         self.b_pre = torch.nn.Parameter(mean.clone())
 
-    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the reconstruction [n, d] of `states` [n, d], and the latents [n, k] that it is made of.
-
-        Which k latents are the largest is found without gradients; only those are computed again with them, since
-        every other latent is 0 and passes no gradient on. So the gradients are those of the dense autoencoder.
-        """
-        centred = states - self.b_pre
-        with torch.no_grad():
-            chosen = torch.addmm(self.b_enc, centred, self.W_enc.T).topk(self.k, dim=1).indices
-        pre_activations = torch.einsum("nkd,nd->nk", embedding(chosen, self.W_enc), centred) + self.b_enc[chosen]
-        values = pre_activations.relu()
-        return embedding_bag(chosen, self.W_dec, per_sample_weights=values, mode="sum") + self.b_pre, chosen
+    def backward(self, states: torch.Tensor, mean: torch.Tensor, dead: torch.Tensor, config: TrainingConfig) -> Step:
+        """Set the gradients of all four weights to those of fvu + auxk * AuxK of `states` [n, d]; return the step."""
+        weights = Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre)
+        step = loss_and_gradients(states, weights, config.k, mean, dead, config.auxk, DTYPES[config.select_dtype])
+        for name, gradient in step.gradients._asdict().items():
+            getattr(self, name).grad = gradient
+        return step
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Scale every decoder row to norm 1; called after each optimiser step."""
         self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
-
-
-def unexplained(states: torch.Tensor, reconstruction: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Return the fraction of variance unexplained (FVU), sum |h - h_hat|^2 / sum |h - mean|^2, a scalar."""
-    return (states - reconstruction).square().sum() / (states - mean).square().sum()
 
 
 def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:
@@ -130,7 +141,9 @@ def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:
 def train(
     states: torch.Tensor, config: TrainingConfig, *, log: Callable[[dict], None] = lambda row: None
 ) -> SparseAutoencoder:
-    """Train an autoencoder to reconstruct token states, with AdamW (no weight decay) on the FVU of each batch.
+    """Train an autoencoder to reconstruct token states, with AdamW (no weight decay).
+
+    The loss is the FVU of each batch, plus AuxK while latents are dead.
 
     Parameters
     ----------
@@ -139,7 +152,7 @@ def train(
     config : TrainingConfig
     log : callable
         Is given a dict (step, tokens, fvu, dead, learning_rate) every 50 steps and at the last one. `fvu` is the
-        mean over the steps since the last row, `dead` the share of latents that were in no token's top k since then.
+        mean over the steps since the last row, `dead` the share of latents that are dead.
 
     Raises
     ------
@@ -153,16 +166,17 @@ def train(
             f"states have shape {tuple(states.shape)}; training needs [n, d] with at least one batch of "
             f"{config.batch_tokens} tokens. Give more text or a smaller batch_tokens."
         )
+    config = config.resolved()
     generator = torch.Generator().manual_seed(config.seed)
     mean = (sum(part.sum(dim=0, dtype=torch.float64) for part in states.split(2**16)) / len(states)).float()
-    model = TrainableAutoencoder(mean, config.width, config.k, generator)
+    model = TrainableAutoencoder(mean, config.width, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
     steps_per_epoch = len(states) // config.batch_tokens
     n_steps = config.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, n_steps, config.warmup)
     )
-    fired = torch.zeros(config.width, dtype=torch.bool)
+    silent = torch.zeros(config.width, dtype=torch.int64)  # tokens since each latent was active
     fvus: list[float] = []
     with tqdm(total=n_steps * config.batch_tokens, disable=None, unit="token", unit_scale=True, desc="train") as bar:
         for step in range(n_steps):
@@ -170,30 +184,28 @@ def train(
                 order = torch.randperm(len(states), generator=generator)
             at = step % steps_per_epoch * config.batch_tokens
             batch = states[order[at : at + config.batch_tokens]].float()
-            reconstruction, chosen = model(batch)
-            loss = unexplained(batch, reconstruction, mean)
-            if not torch.isfinite(loss):
+            result = model.backward(batch, mean, silent >= config.dead_tokens, config)
+            fvu = result.fvu.item()
+            if not math.isfinite(fvu):
                 raise FloatingPointError(
-                    f"The loss is {loss.item()} at step {step}; look for NaN in the states, or lower the learning rate."
+                    f"The loss is {fvu} at step {step}; look for NaN in the states, or lower the learning rate."
                 )
-            optimizer.zero_grad()
-            loss.backward()
             optimizer.step()
             model.normalise_decoder()
-            fired[chosen.flatten()] = True
-            fvus.append(loss.item())
+            silent += len(batch)
+            silent[result.indices[result.values > 0]] = 0
+            fvus.append(fvu)
             bar.update(config.batch_tokens)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == n_steps:
                 row = {
                     "step": step + 1,
                     "tokens": (step + 1) * config.batch_tokens,
                     "fvu": sum(fvus) / len(fvus),
-                    "dead": 1 - fired.float().mean().item(),
+                    "dead": (silent >= config.dead_tokens).float().mean().item(),
                     "learning_rate": schedule.get_last_lr()[0],
                 }
                 log(row)
                 bar.set_postfix(fvu=f"{row['fvu']:.3f}", dead=f"{row['dead']:.1%}")
-                fired.zero_()
                 fvus.clear()
             schedule.step()
     metadata = {"training": asdict(config) | {"distinct_tokens": len(states), "final": row}}

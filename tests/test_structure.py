@@ -24,7 +24,10 @@ ROAD = [
     "corpus",
     "encoder",
     "sae",
+    "kernels",
     "training",
+    "benchmarks",
+    "benchmarks.training",
     "terms",
     "retriever",
     "weighting",
@@ -38,7 +41,7 @@ ROAD = [
     "__main__",
     "__init__",
 ]
-NEED_TORCH = {"encoder", "sae", "training", "retriever", "experiments", "__main__"}
+NEED_TORCH = {"encoder", "sae", "kernels", "training", "benchmarks.training", "retriever", "experiments", "__main__"}
 
 
 def room_of(path: Path) -> str:

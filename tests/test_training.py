@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
+import lib.training
 from lib.__main__ import main
-from lib.encoder import TokenEncoder
+from lib.encoder import TokenEncoder, native_dtype
+from lib.kernels import Weights, reference_loss, unexplained
 from lib.retriever import LatentTerms
 from lib.training import (
     TrainableAutoencoder,
@@ -17,7 +19,6 @@ from lib.training import (
     collect_states,
     learning_rate_factor,
     train,
-    unexplained,
 )
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
@@ -34,45 +35,75 @@ def sparse_states(n: int = 2_048, d: int = 16, n_atoms: int = 24) -> torch.Tenso
     return torch.from_numpy(states.astype(np.float32))
 
 
-def trainable(width: int, k: int, d: int = 6) -> TrainableAutoencoder:
-    generator = torch.Generator().manual_seed(0)
-    model = TrainableAutoencoder(torch.randn(d, generator=generator), width, k, generator).double()
-    with torch.no_grad():  # off its initial point, where encoder and decoder are equal and b_enc is 0
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return model
-
-
-@pytest.mark.parametrize(("width", "k"), [(20, 3), (20, 1), (10, 10)])
-def test_reconstruction_and_all_gradients_are_those_of_the_dense_autoencoder(width, k):
-    model, draw = trainable(width, k), torch.Generator().manual_seed(1)
-    states = torch.randn(40, 6, generator=draw, dtype=torch.float64)
-    upstream = torch.randn(40, 6, generator=draw, dtype=torch.float64)
-
-    reconstruction, chosen = model(states)
-    (reconstruction * upstream).sum().backward()
+def test_a_step_sets_the_gradients_of_the_reference_on_all_four_weights():
+    draw = torch.Generator().manual_seed(0)
+    states, dead = torch.randn(40, 6, generator=draw, dtype=torch.float64), torch.arange(48) % 5 == 0
+    mean = states.mean(dim=0)
+    model = TrainableAutoencoder(mean.float(), 48, draw).double()
+    model.W_enc.data += 0.1  # off its initial point, where encoder and decoder are equal
+    config = replace(TINY, auxk=0.5, select_dtype="float32")
+    step = model.backward(states, mean, dead, config)
     got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
     model.zero_grad()
-    pre_activations = (states - model.b_pre) @ model.W_enc.T + model.b_enc
-    values, indices = pre_activations.topk(k, dim=1)
-    codes = torch.zeros(40, width, dtype=torch.float64).scatter(1, indices, values.relu())
-    dense = codes @ model.W_dec + model.b_pre
-    (dense * upstream).sum().backward()
-
-    if k == width:  # so that the ReLU has something to cut
-        assert (values < 0).any()
-    assert chosen.sort(dim=1).values.tolist() == indices.sort(dim=1).values.tolist()
-    torch.testing.assert_close(reconstruction, dense, rtol=0, atol=1e-12)
+    loss = reference_loss(states, Weights(model.W_enc, model.b_enc, model.W_dec, model.b_pre), 4, mean, dead, 0.5)
+    loss.backward()
+    assert (step.fvu + 0.5 * step.auxk).item() == pytest.approx(loss.item(), rel=1e-12)
     assert set(got) == {"W_enc", "b_enc", "W_dec", "b_pre"}
     for name, parameter in model.named_parameters():
-        assert parameter.grad.abs().sum() > 0
-        torch.testing.assert_close(got[name], parameter.grad, rtol=0, atol=1e-9)
+        torch.testing.assert_close(got[name], parameter.grad, rtol=0, atol=1e-12)
+
+
+def test_latents_silent_for_too_long_are_dead(monkeypatch):
+    # a latent can be dead only after 512 tokens, 4 batches of 128; before that no residual is reconstructed
+    calls, rows, backward = [], [], TrainableAutoencoder.backward
+
+    def watched(model, batch, mean, dead, config):
+        step = backward(model, batch, mean, dead, config)
+        step = step._replace(values=step.values * (step.indices % 3 > 0))  # chosen with a value of 0: not active
+        calls.append((dead, step))
+        return step
+
+    monkeypatch.setattr(TrainableAutoencoder, "backward", watched)
+    train(sparse_states(), replace(TINY, width=256, k=2, epochs=1, dead_tokens=512), log=rows.append)
+    active = torch.zeros(16, 256, dtype=torch.bool)
+    for at, (dead, step) in enumerate(calls):
+        assert torch.equal(dead, ~active[at - 4 : at].any(dim=0) if at >= 4 else torch.zeros(256, dtype=torch.bool))
+        assert (step.auxk > 0) == dead.any()
+        active[at, step.indices[step.values > 0]] = True
+    assert 0 < rows[-1]["dead"] == 1 - active[-4:].any(dim=0).float().mean().item() < 1
+
+
+def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
+    initialise = TrainableAutoencoder.__init__
+
+    def half_dead(self, *arguments):
+        initialise(self, *arguments)
+        self.W_enc.data[24:] /= 50  # above 0 for half of the tokens, but never among the largest
+
+    monkeypatch.setattr(TrainableAutoencoder, "__init__", half_dead)
+    config, rows = replace(TINY, width=48, dead_tokens=512, batch_tokens=128, epochs=16), []
+    without = train(sparse_states(), replace(config, auxk=0.0), log=rows.append)
+    assert rows[-1]["dead"] >= 0.5
+    assert torch.equal(without.b_enc[24:], torch.zeros(24))
+    train(sparse_states(), config, log=rows.append)
+    assert rows[-1]["dead"] < 0.25
+
+
+def test_the_selection_is_in_the_dtype_that_the_configuration_names(monkeypatch):
+    seen, step = [], lib.training.loss_and_gradients
+    monkeypatch.setattr(
+        lib.training, "loss_and_gradients", lambda *arguments: seen.append(arguments[-1]) or step(*arguments)
+    )
+    native = native_dtype(torch.device("cpu"))
+    for name, wanted in (("native", native), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        sae = train(sparse_states(128), replace(TINY, epochs=1, select_dtype=name))
+        assert seen.pop() == getattr(torch, wanted)
+        assert sae.metadata["training"]["select_dtype"] == wanted
 
 
 def test_initial_weights():
     mean = torch.randn(16)
-    model = TrainableAutoencoder(mean, 48, 4, torch.Generator().manual_seed(0))
+    model = TrainableAutoencoder(mean, 48, torch.Generator().manual_seed(0))
     assert torch.equal(model.W_enc, model.W_dec)
     assert model.W_enc.data_ptr() != model.W_dec.data_ptr()  # equal, not tied
     assert torch.equal(model.b_pre, mean)
@@ -150,9 +181,11 @@ def test_bfloat16_states_are_trained_on_in_float32():
 
 def test_every_state_is_seen_once_an_epoch(monkeypatch):
     # 300 states in batches of 128: two whole batches an epoch, no state twice, and another order the next time
-    seen, forward = [], TrainableAutoencoder.forward
+    seen, backward = [], TrainableAutoencoder.backward
     monkeypatch.setattr(
-        TrainableAutoencoder, "forward", lambda self, states: seen.append(states.clone()) or forward(self, states)
+        TrainableAutoencoder,
+        "backward",
+        lambda self, states, *rest: seen.append(states.clone()) or backward(self, states, *rest),
     )
     states = sparse_states(300)
     train(states, replace(TINY, epochs=2))
@@ -201,6 +234,9 @@ def test_too_few_states(shape):
         ("epochs", True, TypeError, "epochs is True"),
         ("k", 32_769, ValueError, "k is 32769, more than the width 32768; choose k from 1 to 32768"),
         *(("learning_rate", x, ValueError, "learning_rate is .* positive") for x in (0.0, -1e-3, math.nan, math.inf)),
+        *(("auxk", x, ValueError, "auxk is .* at least 0") for x in (-0.1, math.nan, math.inf)),
+        ("dead_tokens", 0, ValueError, "dead_tokens is 0; it must be at least 1"),
+        ("select_dtype", "float16", ValueError, "select_dtype is 'float16'; choose one of 'native', 'float32', 'bfl"),
         *(("warmup", x, ValueError, "warmup is .* at least 0 and below 1") for x in (-0.1, 1.0, math.nan)),
     ],
 )
@@ -212,7 +248,7 @@ def test_bad_configurations(field, value, error, message):
 def test_the_defaults_are_the_recipe_of_the_paper():
     config = TrainingConfig()
     assert (config.width, config.k, config.epochs, config.batch_tokens) == (32_768, 16, 3, 4_096)
-    assert (config.learning_rate, config.warmup) == (1e-3, 0.05)
+    assert (config.learning_rate, config.warmup, config.auxk) == (1e-3, 0.05, 1 / 32)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -272,6 +308,9 @@ def test_the_train_command_end_to_end(tmp_path, sentence_folder, monkeypatch, ca
         "batch_tokens": 64,
         "learning_rate": 1e-3,
         "warmup": 0.05,
+        "auxk": 1 / 32,
+        "dead_tokens": 1_000_000,
+        "select_dtype": native_dtype(torch.device("cpu")),
         "seed": 7,
         "distinct_tokens": 500,
         "final": rows[-1],

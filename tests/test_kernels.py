@@ -1,0 +1,190 @@
+import warnings
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lib.kernels import Weights, aux_shape, decode, dots, largest, loss_and_gradients, reference_loss, select
+
+FLOAT64 = torch.float64
+BATCHES = ("plain", "repeated rows", "one token", "all negative", "twin latents", "k = width")
+
+
+def draw_problem(seed: int, n: int, d: int, width: int, kind: str) -> tuple[torch.Tensor, Weights, torch.Tensor]:
+    """Random states, weights and mean in float64; `kind` is one of BATCHES."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=FLOAT64)  # noqa: E731
+    states = normal(n, d)
+    weights = Weights(normal(width, d), normal(width) / 2, normal(width, d), normal(d) / 2)
+    if kind == "repeated rows":
+        states = states[torch.arange(n) % 2]
+    if kind == "one token":
+        states = states[:1]
+    if kind == "all negative":
+        weights.b_enc.sub_(1e3)
+    if kind == "twin latents":  # latent j and latent j + width / 2 are the same: which of them is chosen is a tie
+        for tensor in weights[:3]:
+            tensor[width // 2 :] = tensor[: width // 2]
+    return states, weights, normal(d) / 4
+
+
+def both(states, weights, k, mean, dead, auxk):
+    """The step of the kernels, and loss and gradients of the dense reference."""
+    step = loss_and_gradients(states, weights, k, mean, dead, auxk, FLOAT64)
+    leaves = Weights(*(tensor.clone().requires_grad_() for tensor in weights))
+    loss = reference_loss(states, leaves, k, mean, dead, auxk)
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return step, loss.detach(), Weights(*gradients)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(2, 12),
+    d=st.integers(1, 9),
+    half_width=st.sampled_from([1, 2, 3, 7, 8, 16, 32, 64]),
+    k=st.integers(1, 128),
+    kind=st.sampled_from(BATCHES),
+    share_dead=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    auxk=st.sampled_from([0.0, 1 / 32, 3.0]),
+)
+def test_loss_and_every_gradient_are_those_of_the_dense_reference(seed, n, d, half_width, k, kind, share_dead, auxk):
+    width = 2 * half_width
+    k = width if kind == "k = width" else 1 + (k - 1) % width
+    states, weights, mean = draw_problem(seed, n, d, width, kind)
+    dead = torch.rand(width, generator=torch.Generator().manual_seed(seed)) < share_dead
+    step, loss, expected = both(states, weights, k, mean, dead, auxk)
+    torch.testing.assert_close(step.fvu + auxk * step.auxk, loss, rtol=1e-9, atol=1e-9)
+    for name, gradient, wanted in zip(Weights._fields, step.gradients, expected, strict=True):
+        if kind == "twin latents" and name != "b_pre":  # the twins share one gradient; which has it is arbitrary
+            gradient, wanted = gradient.unflatten(0, (2, -1)).sum(0), wanted.unflatten(0, (2, -1)).sum(0)
+        torch.testing.assert_close(
+            gradient, wanted, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BATCHES if kind != "all negative"])
+@pytest.mark.parametrize(("n_dead", "width"), [(0, 64), (2, 64), (3, 64), (40, 64), (64, 64), (5, 50)])
+def test_every_gradient_is_there_and_auxk_reaches_dead_rows_only(kind, n_dead, width):
+    # d = 6, so 3 dead latents a token: fewer, exactly as many, and more
+    states, weights, mean = draw_problem(3, 30, 6, width, kind)
+    dead = torch.zeros(width, dtype=torch.bool)
+    dead[torch.randperm(width, generator=torch.Generator().manual_seed(1))[:n_dead]] = True
+    step = loss_and_gradients(states, weights, 4, mean, dead, 1 / 32, FLOAT64)
+    without = loss_and_gradients(states, weights, 4, mean, dead, 0.0, FLOAT64)
+    assert all(gradient.abs().sum() > 0 for gradient in step.gradients)
+    assert (step.auxk > 0) == (n_dead > 0)
+    assert without.auxk == 0
+    assert step.fvu == without.fvu
+    for gradient, plain in zip(step.gradients[:3], without.gradients[:3], strict=True):
+        assert torch.equal(gradient[~dead], plain[~dead])
+        assert n_dead == 0 or not torch.equal(gradient[dead], plain[dead])
+    assert torch.equal(step.gradients.b_pre, without.gradients.b_pre) == (n_dead == 0)
+
+
+def test_a_step_by_hand():
+    # h = (3, 1), b_pre = (1, 0): centred (2, 1). Latents (1, 0), (0, 1), (-1, 0) in both matrices, b_enc (0, 2, 0):
+    # pre-activations 2, 1 + 2 = 3, -2: the second is chosen.
+    # h_hat = 3 (0, 1) + (1, 0) = (1, 3), error h_hat - h = (-2, 2), |error|^2 = 8. Variance about (0, 0): 9 + 1 = 10.
+    # fvu 0.8, g = 2 error / 10 = (-0.4, 0.4); a = <g, (0, 1)> = 0.4.
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    weights = Weights(table, torch.tensor([0.0, 2.0, 0.0]), table.clone(), torch.tensor([1.0, 0.0]))
+    states, nothing = torch.tensor([[3.0, 1.0]]), torch.zeros(3, dtype=torch.bool)
+    step = loss_and_gradients(states, weights, 1, torch.zeros(2), nothing, 1 / 32, torch.float32)
+    assert (step.indices.tolist(), step.values.tolist()) == ([[1]], [[3.0]])
+    assert step.fvu.item() == pytest.approx(0.8)
+    close = lambda got, wanted: torch.testing.assert_close(got, torch.tensor(wanted))  # noqa: E731
+    close(step.gradients.W_enc, [[0.0, 0.0], [0.8, 0.4], [0.0, 0.0]])  # a (h - b_pre)
+    close(step.gradients.b_enc, [0.0, 0.4, 0.0])
+    close(step.gradients.W_dec, [[0.0, 0.0], [-1.2, 1.2], [0.0, 0.0]])  # z g
+    close(step.gradients.b_pre, [-0.4, 0.0])  # g - a W_enc_1
+
+    # the first latent dead: residual e = (2, -2), k_aux = 1, its pre-activation 2, e_hat = (2, 0), |e - e_hat|^2 = 4
+    # of |e|^2 = 8: AuxK 0.5. Its upstream gradient 2 (e_hat - e) / 8 = (0, 0.5), passed on to the latent: 0.
+    dead = torch.tensor([True, False, False])
+    step = loss_and_gradients(states, weights, 1, torch.zeros(2), dead, 0.5, torch.float32)
+    assert step.auxk.item() == pytest.approx(0.5)
+    close(step.gradients.W_dec, [[0.0, 0.5], [-1.2, 1.2], [0.0, 0.0]])  # 0.5 * 2 (0, 0.5)
+    close(step.gradients.b_pre, [-0.4, 0.0])
+
+
+def test_nothing_that_comes_in_is_changed_and_nothing_is_warned_of():
+    states, weights, mean = draw_problem(5, 10, 6, 64, "plain")
+    dead = torch.arange(64) % 3 == 0
+    copies = [tensor.clone() for tensor in (states, *weights, mean, dead)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_and_gradients(states, weights, 4, mean, dead, 1 / 32, torch.bfloat16)
+    assert all(torch.equal(now, then) for now, then in zip((states, *weights, mean, dead), copies, strict=True))
+
+
+def test_a_perfect_reconstruction_leaves_auxk_nothing():
+    weights = Weights(torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+    states, dead = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([True, True])
+    step = loss_and_gradients(states, weights, 1, torch.zeros(2), dead, 1.0, torch.float32)
+    assert step.fvu == step.auxk == 0
+    assert all(torch.count_nonzero(gradient) == 0 for gradient in step.gradients)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 9),
+    width=st.sampled_from([1, 15, 16, 40, 64, 128, 256]),
+    k=st.integers(1, 20),
+    levels=st.sampled_from([2, 5, 10_000]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, FLOAT64]),
+)
+def test_largest_are_the_largest(seed, n, width, k, levels, dtype):
+    assume(k <= width)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(-levels // 2, levels, (n, width), generator=generator).to(dtype) / 4  # few levels: many ties
+    found = largest(rows, k)
+    assert found.shape == (n, k)
+    assert all(len(set(row)) == k for row in found.tolist())
+    got, wanted = (rows.gather(1, at).sort(dim=1).values for at in (found, rows.topk(k, dim=1).indices))
+    # what is not above 0 becomes 0 in any case
+    assert torch.equal(got.clamp_min(0), wanted.clamp_min(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("n", "width", "k"), [(300, 2**16, 16), (7, 64, 64), (1, 33, 2)])
+def test_select_takes_the_largest_but_for_rounding(dtype, n, width, k):
+    generator = torch.Generator().manual_seed(2)
+    centred, W_enc = torch.randn(n, 24, generator=generator), torch.randn(width, 24, generator=generator)
+    b_enc = 3 * torch.randn(width, generator=generator)
+    chosen = select(centred, W_enc, b_enc, k, dtype)
+    assert chosen.shape == (n, k)
+    pre_activations = centred.double() @ W_enc.double().T + b_enc
+    bound = pre_activations.topk(k, dim=1).values[:, -1:]
+    slack = torch.finfo(dtype).eps * (centred.abs() @ W_enc.abs().T + b_enc.abs()).max()  # each product rounds thrice
+    chosen_values = pre_activations.gather(1, chosen)
+    assert ((chosen_values >= bound - 2 * slack) | (bound <= 0)).all()
+    # chosen again in float32, the values are exact in either case
+    torch.testing.assert_close(
+        (dots(centred, W_enc, chosen) + b_enc[chosen]).double(), chosen_values, rtol=0, atol=1e-4
+    )
+
+
+def test_dots_and_decode():
+    generator = torch.Generator().manual_seed(4)
+    rows, table = (torch.randn(m, 5, generator=generator, dtype=FLOAT64) for m in (7, 11))
+    indices = torch.randint(11, (7, 3), generator=generator)  # in no order, some of them twice
+    values = torch.randn(7, 3, generator=generator, dtype=FLOAT64)
+    torch.testing.assert_close(dots(rows, table, indices), torch.einsum("nkd,nd->nk", table[indices], rows))
+    torch.testing.assert_close(decode(indices, values, table), torch.einsum("nkd,nk->nd", table[indices], values))
+
+
+@pytest.mark.parametrize(
+    ("n_dead", "d", "expected"),
+    [
+        (5, 384, (5, 5 / 192)),
+        (192, 384, (192, 1.0)),
+        (9_000, 384, (192, 1.0)),
+        (9_000, 4_096, (512, 1.0)),
+        (3, 1, (1, 1.0)),
+    ],
+)
+def test_aux_shape(n_dead, d, expected):
+    assert aux_shape(n_dead, d) == expected
