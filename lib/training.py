@@ -1,7 +1,7 @@
 """The training rule of a Top-K sparse autoencoder: reconstruction of frozen token states, and AuxK for dead latents."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -171,35 +171,29 @@ def train(
     mean = (sum(part.sum(dim=0, dtype=torch.float64) for part in states.split(2**16)) / len(states)).float()
     model = TrainableAutoencoder(mean, config.width, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-    steps_per_epoch = len(states) // config.batch_tokens
-    n_steps = config.epochs * steps_per_epoch
+    n_steps = config.epochs * (len(states) // config.batch_tokens)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, n_steps, config.warmup)
     )
     silent = torch.zeros(config.width, dtype=torch.int64)  # tokens since each latent was active
     fvus: list[float] = []
     with tqdm(total=n_steps * config.batch_tokens, disable=None, unit="token", unit_scale=True, desc="train") as bar:
-        for step in range(n_steps):
-            if step % steps_per_epoch == 0:
-                order = torch.randperm(len(states), generator=generator)
-            at = step % steps_per_epoch * config.batch_tokens
-            batch = states[order[at : at + config.batch_tokens]].float()
+        for step, batch in enumerate(_batches(states, config, generator), 1):
             result = model.backward(batch, mean, silent >= config.dead_tokens, config)
-            fvu = result.fvu.item()
-            if not math.isfinite(fvu):
+            fvus.append(result.fvu.item())
+            if not math.isfinite(fvus[-1]):
                 raise FloatingPointError(
-                    f"The loss is {fvu} at step {step}; look for NaN in the states, or lower the learning rate."
+                    f"The loss is {fvus[-1]} at step {step}; look for NaN in the states, or lower the learning rate."
                 )
             optimizer.step()
             model.normalise_decoder()
             silent += len(batch)
             silent[result.indices[result.values > 0]] = 0
-            fvus.append(fvu)
             bar.update(config.batch_tokens)
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == n_steps:
+            if step % LOG_EVERY == 0 or step == n_steps:
                 row = {
-                    "step": step + 1,
-                    "tokens": (step + 1) * config.batch_tokens,
+                    "step": step,
+                    "tokens": step * config.batch_tokens,
                     "fvu": sum(fvus) / len(fvus),
                     "dead": (silent >= config.dead_tokens).float().mean().item(),
                     "learning_rate": schedule.get_last_lr()[0],
@@ -210,3 +204,12 @@ def train(
             schedule.step()
     metadata = {"training": asdict(config) | {"distinct_tokens": len(states), "final": row}}
     return SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, config.k, metadata)
+
+
+def _batches(states: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield batches, float32 [batch_tokens, d], each epoch in a new order; states that do not fill one are left out."""
+    size = config.batch_tokens
+    for _ in range(config.epochs):
+        order = torch.randperm(len(states), generator=generator)
+        for at in range(0, len(states) - size + 1, size):
+            yield states[order[at : at + size]].float()

@@ -255,7 +255,7 @@ def test_the_defaults_are_the_recipe_of_the_paper():
 def test_states_that_are_not_finite_stop_the_training(bad):
     states = sparse_states()
     states[700, 3] = bad
-    with pytest.raises(FloatingPointError, match="The loss is nan at step 0; look for NaN in the states, or lower"):
+    with pytest.raises(FloatingPointError, match="The loss is nan at step 1; look for NaN in the states, or lower"):
         train(states, TINY)
 
 
