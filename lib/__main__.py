@@ -1,60 +1,196 @@
-"""`python -m lib train TEXT OUT`: train an autoencoder for a retriever and save both as a LatentTerms folder."""
+"""`python -m lib train TEXT OUT`: train autoencoders on text. `python -m lib tune MODEL`: choose BM25's constants."""
 
 import argparse
 import json
-from dataclasses import fields
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from itertools import product
 from pathlib import Path
 
+from lib.checkpoints import Checkpoints, differing
 from lib.checks import check_count
-from lib.corpus import read_passages, sample
+from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
+from lib.experiments import tune
 from lib.retriever import LatentTerms
-from lib.storage import replacing, temporary_beside
-from lib.training import TrainingConfig, collect_states, train
+from lib.sae import FORMAT_VERSION
+from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
+from lib.storage import temporary_beside, update_manifest
+from lib.trainer import TrainingStopped, run_identity, train
+from lib.training import TrainingConfig
+
+SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib")
+    commands = parser.add_subparsers(required=True)
+    shown = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. Killed or stopped, the "
+    about += "same command goes on where it was."
+    _add_train(commands.add_parser("train", help="train autoencoders on text", description=about, **shown))
+    about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them."
+    tune = commands.add_parser("tune", help="choose BM25's constants for a model", description=about, **shown)
+    tune.add_argument("model", type=Path, help="folder of a model; it is changed")
+    collections = ["pydoc/train", "beir/scifact/train"]
+    tune.add_argument("--collections", nargs="+", default=collections, help="with training queries; each has one vote")
+    tune.set_defaults(run=_tune)
+    return parser
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_train_all)
+    add = command.add_argument
+    add("text", help="a file or folder of .txt or .jsonl (also .gz), a passage a line; or hf:DATASET[,CONFIGURATION]")
+    add("out", type=Path, help="folder for the trained model; of several, a folder each in it")
+    add("--model", help="retriever: a folder or hub id; None: the packaged all-MiniLM-L6-v2")
+    add("--layer", type=int, nargs="+", default=[-1], help="-1 final, 0 embeddings; several in one pass over the text")
+    add("--max-length", type=int, default=256, help="tokens read of a passage")
+    add("--no-special-tokens", action="store_true", help="leave the states of special tokens out, here and later")
+    add("--tokens", type=int, help="distinct token states to train on, at most; None: all of the text")
+    add("--fraction", type=float, default=1.0, help="share of the passages to draw, at random")
+    add("--revision", help="of a hub dataset")
+    add("--states", choices=["cache", "encode"], default="cache", help="keep them on disk, or encode in each epoch")
+    add("--cache", type=Path, default=_default_cache(), help="folder for the states")
+    add("--cache-dtype", choices=sorted(STORED_DTYPES), default="bfloat16")
+    add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="between checkpoints")
+    add("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
+    for field in fields(TrainingConfig):
+        several = field.name in SWEPT
+        kind = int if field.name == "budgets" else field.type
+        default = [field.default] if several else field.default
+        option, text = f"--{field.name.replace('_', '-')}", field.name.replace("_", " ")
+        if several or field.name == "budgets":
+            add(option, type=kind, nargs="+" if several else "*", default=default, help=text)
+        else:
+            add(option, type=kind, default=default, help=text)
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
 
 
 def main() -> None:
-    """Parse the command line, collect token states, train, save."""
-    parser = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
-    command = parser.add_subparsers(required=True).add_parser(
-        "train", help="train an autoencoder on text", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    command.add_argument("text", type=Path, help="a file or folder of .txt or .jsonl (also .gz), a passage a line")
-    command.add_argument("out", type=Path, help="folder for the trained model")
-    command.add_argument("--model", help="retriever: a folder or hub id; None: the packaged all-MiniLM-L6-v2")
-    command.add_argument("--layer", type=int, default=-1, help="-1 final, 0 embeddings")
-    command.add_argument("--max-length", type=int, default=256, help="tokens read of a passage")
-    command.add_argument("--tokens", type=int, default=6_000_000, help="distinct token states to train on, at most")
-    command.add_argument("--fraction", type=float, default=1.0, help="share of the passages to draw, at random")
-    command.add_argument("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
-    for field in fields(TrainingConfig):
-        command.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=field.type,
-            default=field.default,
-            help=field.name.replace("_", " "),
+    """Do what the command line says; an error is one line on stderr."""
+    args = _parser().parse_args()
+    try:
+        args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _train_all(args: argparse.Namespace) -> None:
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
+    given["budgets"] = tuple(given["budgets"])
+    swept = product(*(given.pop(name) for name in SWEPT))
+    configs = [TrainingConfig(**given, **dict(zip(SWEPT, values, strict=True))) for values in swept]
+    if args.tokens is not None:
+        check_count(args.tokens, "tokens")
+    corpus = _corpus(args)
+    special = not args.no_special_tokens
+    encoder = TokenEncoder(args.model, layer=args.layer[0], max_length=args.max_length, special_tokens=special)
+    layers = [encoder.resolve_layer(layer) for layer in args.layer]
+    pairs = list(product(layers, configs))
+    folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(folder / "training_log.jsonl") as probe:
+            probe.touch()  # a place that cannot be written to fails now, not after training
+    sources = _sources(args, encoder, corpus, layers)
+    for folder, (layer, config) in zip(folders, pairs, strict=True):
+        _train(folder, encoder.at(layer), sources[layer], config, args)
+
+
+def _name(layer: int, config: TrainingConfig) -> str:
+    return f"layer{layer}-width{config.width}-k{config.k}-seed{config.seed}"
+
+
+def _corpus(args: argparse.Namespace) -> LocalText | StreamedText:
+    if not args.text.startswith("hf:"):
+        return LocalText(args.text, fraction=args.fraction)
+    dataset, _, name = args.text.removeprefix("hf:").partition(",")
+    return StreamedText(dataset, name or None, revision=args.revision, fraction=args.fraction)
+
+
+def _sources(
+    args: argparse.Namespace, encoder: TokenEncoder, corpus: LocalText | StreamedText, layers: list[int]
+) -> dict[int, StateSource]:
+    if args.states == "cache":
+        return cache_states(args.cache, encoder, corpus, layers, max_tokens=args.tokens, dtype=args.cache_dtype)
+    text = TrainingText(encoder, corpus, args.tokens)
+    return {layer: EncodedStates(text, layer) for layer in layers}
+
+
+def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: TrainingConfig, args) -> None:
+    """Train one autoencoder into `folder`, or go on with it; what is finished there is left as it is."""
+    if _is_finished(folder, source, config):
+        print(f"{folder} holds it already, trained to the end.", flush=True)
+        return
+    print(f"{folder}: {source.n:,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
+    checkpoints = folder / "checkpoints"
+    with _told_to_stop() as told:
+        try:
+            sae = train(
+                source,
+                config,
+                log=_Log(folder / "training_log.jsonl"),
+                checkpoints=checkpoints,
+                every=args.checkpoint_every,
+                stopped=lambda: bool(told),
+            )
+        except TrainingStopped as stopped:
+            sys.exit(f"{stopped} The same command goes on from there.")
+    LatentTerms(encoder, sae).save_pretrained(folder, args.stored)
+    Checkpoints(checkpoints).remove()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """Give a list that SIGTERM and SIGINT (Ctrl-C) are added to, instead of ending the process."""
+    told: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda number, _: told.append(number)) for number in numbers]
+    try:
+        yield told
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Log:
+    """Rows to a JSONL file, which the first row begins anew, and without the histogram to the screen."""
+
+    def __init__(self, path: Path):
+        self._path, self._mode = path, "w"
+
+    def __call__(self, row: dict) -> None:
+        with open(self._path, self._mode, encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._mode = "a"
+        print(json.dumps({name: value for name, value in row.items() if name != "density"}), flush=True)
+
+
+def _is_finished(folder: Path, source: StateSource, config: TrainingConfig) -> bool:
+    if not (folder / "latent_terms.json").exists():
+        return False
+    was = json.loads((folder / "latent_terms.json").read_text("utf-8"))["sae"]["metadata"].get("run", {})
+    if fields := differing(was, run_identity(source, config)):
+        raise ValueError(
+            f"{folder} holds a model that was trained otherwise: {'; '.join(fields)}. Name another folder."
         )
-    args = parser.parse_args()
+    return True
 
-    check_count(args.tokens, "max_tokens")
-    config = TrainingConfig(**{field.name: getattr(args, field.name) for field in fields(TrainingConfig)})
-    encoder = TokenEncoder(args.model, layer=args.layer, max_length=args.max_length)
-    passages = sample(read_passages(args.text), args.fraction, config.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(args.out / "training_log.json") as probe:
-        probe.touch()  # a place that cannot be written to fails now, not after training
-    states = collect_states(encoder, passages, args.tokens)
-    print(f"{len(states):,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
-    rows: list[dict] = []
 
-    def log(row: dict) -> None:
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-
-    sae = train(states, config, log=log)
-    LatentTerms(encoder, sae).save_pretrained(args.out, args.stored)
-    with replacing(args.out / "training_log.json") as path:
-        path.write_text(json.dumps(rows, indent=0) + "\n", "utf-8")
+def _tune(args: argparse.Namespace) -> None:
+    constants, grid, summary = tune(LatentTerms.from_pretrained(args.model), args.collections)
+    update_manifest(args.model, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
+    print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
+    print(summary.to_string(index=False))
+    print(f"{constants} is written to {args.model / 'latent_terms.json'}.")
 
 
 if __name__ == "__main__":

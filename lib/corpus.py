@@ -1,13 +1,15 @@
-"""Streams of training text: passages out of local files."""
+"""Streams of training text: passages out of local files and of datasets on the hub."""
 
 import json
 import random
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-from lib.checks import check_count
-from lib.storage import read_lines
+from lib.checks import check_count, check_texts
+from lib.storage import digest_file, digest_json, read_lines
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -77,6 +79,12 @@ def split(line: str, max_words: int) -> Iterator[str]:
         yield " ".join(passage)
 
 
+def check_fraction(fraction: float) -> None:
+    """Raise a ValueError if `fraction` is not in (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
+
+
 def sample(passages: Iterable[str], fraction: float, seed: int = 0) -> Iterator[str]:
     """Yield each passage with probability `fraction`, the same ones for the same seed.
 
@@ -85,7 +93,133 @@ def sample(passages: Iterable[str], fraction: float, seed: int = 0) -> Iterator[
     ValueError
         If `fraction` is not in (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
+    check_fraction(fraction)
     draw = random.Random(seed)
     return (passage for passage in passages if draw.random() < fraction)
+
+
+@dataclass(frozen=True)
+class LocalText:
+    """Passages of the text files in a folder, or of one file, as `read_passages` cuts them; read anew each time.
+
+    Attributes
+    ----------
+    source : str or Path
+    max_words : int
+        Of a passage.
+    fraction : float
+        Share of the passages to draw, at random.
+    seed : int
+        Of that draw.
+
+    Raises
+    ------
+    ValueError
+        For a source without text and a fraction outside (0, 1].
+    """
+
+    source: str | Path
+    max_words: int = 180
+    fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        text_files(self.source)
+        check_count(self.max_words, "max_words")
+        check_fraction(self.fraction)
+
+    def __iter__(self) -> Iterator[str]:
+        return sample(read_passages(self.source, self.max_words), self.fraction, self.seed)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the passages, files by their sha256, JSON-able."""
+        files = {path.name: digest_file(path) for path in text_files(self.source)}
+        return {"files": files, "max_words": self.max_words, "fraction": self.fraction, "seed": self.seed}
+
+
+class GivenText:
+    """Passages of texts at hand, such as a collection's documents; read anew each time.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    max_words : int
+        Of a passage; line breaks are spaces here.
+
+    Raises
+    ------
+    TypeError
+        For a single `str` and for an element that is not one (its position is named).
+    """
+
+    def __init__(self, texts: Iterable[str], max_words: int = 180):
+        self._texts = list(check_texts(texts))
+        self._max_words = check_count(max_words, "max_words")
+
+    def __iter__(self) -> Iterator[str]:
+        return (passage for text in self._texts for passage in split(text, self._max_words))
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the passages, the texts by their sha256, JSON-able."""
+        return {"texts": digest_json(self._texts), "max_words": self._max_words}
+
+
+@dataclass(frozen=True)
+class StreamedText:
+    """Passages of a Hugging Face dataset, by default FineWeb-Edu, read as a stream: only what is read is downloaded.
+
+    Attributes
+    ----------
+    dataset : str
+        Hub id, or a local folder of files that `datasets` reads.
+    name : str, optional
+        Which of its configurations; "sample-10BT" is FineWeb-Edu's smallest.
+    split, column : str
+        Where the text is.
+    revision : str, optional
+        Of the dataset on the hub; name one to read the same text again later.
+    max_words, fraction, seed
+        As in `LocalText`.
+
+    Raises
+    ------
+    ImportError
+        On reading, if the package `datasets` is not installed.
+    ValueError
+        For a fraction outside (0, 1]; on reading, for a column that the dataset does not have.
+    """
+
+    dataset: str = "HuggingFaceFW/fineweb-edu"
+    name: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    max_words: int = 180
+    fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        check_count(self.max_words, "max_words")
+        check_fraction(self.fraction)
+
+    def __iter__(self) -> Iterator[str]:
+        return sample(self._passages(), self.fraction, self.seed)
+
+    def _passages(self) -> Iterator[str]:
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise ImportError(f"{self.dataset} is read with datasets: pip install 'latent-terms[hub]'.") from error
+        rows = load_dataset(self.dataset, self.name, split=self.split, revision=self.revision, streaming=True)
+        for row in rows:
+            if not isinstance(row.get(self.column), str):
+                raise ValueError(f"{self.dataset} has no text in {self.column!r}; its columns are {', '.join(row)}.")
+            for line in row[self.column].splitlines():
+                yield from split(line, self.max_words)
+
+    @property
+    def identity(self) -> dict:
+        """Everything that decides the passages, JSON-able; without a `revision`, the hub may change them."""
+        return asdict(self)

@@ -1,15 +1,16 @@
 """Text to token states: a frozen dense retriever, read at one of its layers."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
 from lib.builtin.minilm import default_retriever
@@ -17,6 +18,7 @@ from lib.checks import check_choice, check_count, check_texts
 from lib.storage import digest_arrays, digest_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WINDOW = 32  # forward passes whose texts are sorted by length: of twice as many, 2 % less would be padding
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class TokenStates:
     token_ids: np.ndarray
     offsets: np.ndarray
     pooled: np.ndarray
+
+
+class _Tokens(NamedTuple):
+    """A tokenized text: all of its ids, int64, and the positions of those whose states are given out."""
+
+    ids: np.ndarray
+    kept: np.ndarray
 
 
 def native_dtype(device: torch.device) -> str:
@@ -111,6 +120,8 @@ class TokenEncoder:
                 raise TypeError(f"{kind}_prompt is {prompt!r}; it must be a str, or None for the model's own.")
         self.batch_tokens = check_count(batch_tokens, "batch_tokens")
         self.name, folder = default_retriever() if model is None else _locate(model)
+        from sentence_transformers import SentenceTransformer  # slow to import, and only those who encode need it
+
         self._model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir()).eval()
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
@@ -120,7 +131,7 @@ class TokenEncoder:
         self.tokenizer = self._model.tokenizer
         self.n_layers = int(self._backbone.config.get_text_config().num_hidden_layers)
         self.d = int(self._backbone.config.get_text_config().hidden_size)
-        self.layer = self._check_layer(layer)
+        self.layer = self.resolve_layer(layer)
         self.special_tokens = bool(special_tokens)
         own = self._model.prompts
         self.prompts = {kind: own.get(kind) or "" if prompt is None else prompt for kind, prompt in prompts.items()}
@@ -133,12 +144,20 @@ class TokenEncoder:
             raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
         return max_length
 
-    def _check_layer(self, layer: int) -> int:
+    def resolve_layer(self, layer: int) -> int:
+        """Return the number of a layer, 0 (embeddings) to `n_layers`; -1 is the final one. ValueError for others."""
         if not isinstance(layer, int) or isinstance(layer, bool) or not -1 <= layer <= self.n_layers:
             raise ValueError(
                 f"layer is {layer!r}; {self.name} has layers 0 (embeddings) to {self.n_layers}, and -1 for the final."
             )
         return layer % (self.n_layers + 1)
+
+    def at(self, layer: int) -> "TokenEncoder":
+        """Return the same encoder reading another layer; the model is shared, not copied."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)
+        other.layer = self.resolve_layer(layer)
+        return other
 
     @property
     def config(self) -> dict:
@@ -170,7 +189,7 @@ class TokenEncoder:
     ) -> Iterator[TokenStates]:
         """Yield the token states of `texts`, a few consecutive texts at a time, in their order.
 
-        Memory is bounded by one window of about 16 forward passes, whatever the number of texts.
+        Memory is bounded by one window of about 32 forward passes, whatever the number of texts.
 
         Parameters
         ----------
@@ -186,31 +205,75 @@ class TokenEncoder:
         TypeError
             For a single `str` and for an element that is not one (its position is named).
         """
-        check_choice(kind, self.prompts, "kind")
-        texts = check_texts(texts)
-        return self._stream(texts, self.prompts[kind], progress)
+        return (block[self.layer] for block in self.stream_layers(texts, [self.layer], kind, progress=progress))
 
-    def _stream(self, texts: Iterable[str], prompt: str, progress: bool | None) -> Iterator[TokenStates]:
+    def stream_layers(
+        self, texts: Iterable[str], layers: Iterable[int], kind: str = "document", *, progress: bool | None = None
+    ) -> Iterator[dict[int, TokenStates]]:
+        """Yield the token states of `texts` at several layers, all from one forward pass; otherwise as `stream`.
+
+        Parameters
+        ----------
+        layers : iterable of int
+            Named as in the constructor, whose own `layer` does not matter here. They are the keys of what is yielded,
+            -1 under its number `n_layers`; under each are the same token ids, offsets and embeddings.
+        texts, kind, progress
+            As in `stream`.
+
+        Raises
+        ------
+        TypeError
+            As in `stream`, and for layers that are a single int.
+        ValueError
+            For no layer, and for one that the model does not have.
+        """
+        check_choice(kind, self.prompts, "kind")
+        if isinstance(layers, int):
+            raise TypeError(f"layers is {layers} (int); pass a list of int, for example [{layers}].")
+        numbers = sorted({self.resolve_layer(layer) for layer in layers})
+        if not numbers:
+            raise ValueError("layers is empty; name at least one, such as -1 for the final states.")
+        return self._stream(check_texts(texts), numbers, self.prompts[kind], progress)
+
+    def _stream(
+        self, texts: Iterable[str], layers: list[int], prompt: str, progress: bool | None
+    ) -> Iterator[dict[int, TokenStates]]:
         total = len(texts) if isinstance(texts, list) else None
         hidden = None if progress is None else not progress
         with tqdm(total=total, disable=hidden, unit="text", desc="encode", mininterval=1.0) as bar:
             for window in self._windows(texts, prompt):
-                yield self._encode_window(window)
+                yield self._encode_window(window, layers)
                 bar.update(len(window))
 
-    def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[list[dict]]:
-        """Tokenize, and cut the stream where a window holds 16 batches' worth of tokens."""
+    def count_tokens(self, texts: Iterable[str], kind: str = "document") -> Iterator[int]:
+        """Yield how many token states `stream` gives of each text, by the tokenizer alone: no forward pass.
+
+        Parameters
+        ----------
+        texts, kind
+            As in `stream`.
+
+        Raises
+        ------
+        TypeError
+            As in `stream`.
+        """
+        check_choice(kind, self.prompts, "kind")
+        return (len(text.kept) for text in self._tokenize(check_texts(texts), self.prompts[kind]))
+
+    def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[list[_Tokens]]:
+        """Tokenize, and cut the stream where a window holds enough batches' worth of tokens."""
         window, n_tokens = [], 0
         for tokens in self._tokenize(texts, prompt):
             window.append(tokens)
-            n_tokens += len(tokens["ids"])
-            if n_tokens >= 16 * self.batch_tokens:
+            n_tokens += len(tokens.ids)
+            if n_tokens >= _WINDOW * self.batch_tokens:
                 yield window
                 window, n_tokens = [], 0
         if window:
             yield window
 
-    def _tokenize(self, texts: Iterable[str], prompt: str) -> Iterator[dict]:
+    def _tokenize(self, texts: Iterable[str], prompt: str) -> Iterator[_Tokens]:
         texts = iter(texts)
         while chunk := list(islice(texts, 256)):
             tokens = self.tokenizer(
@@ -220,35 +283,37 @@ class TokenEncoder:
                 return_special_tokens_mask=True,
             )
             for text, ids, special in zip(chunk, tokens["input_ids"], tokens["special_tokens_mask"], strict=True):
-                yield {"ids": ids, "special": special, "empty": not text.strip()}
+                ids, special = np.array(ids, dtype=np.int64), np.array(special, dtype=bool)
+                left_out = special & (not self.special_tokens) | (not text.strip())
+                yield _Tokens(ids, np.flatnonzero(~left_out))
 
-    def _encode_window(self, window: list[dict]) -> TokenStates:
-        """Encode in batches of similar length, then put every text's rows back in the order of the window."""
-        order = sorted(range(len(window)), key=lambda i: len(window[i]["ids"]))
-        states: list[torch.Tensor] = [torch.empty(0)] * len(window)
+    def _encode_window(self, window: list[_Tokens], layers: list[int]) -> dict[int, TokenStates]:
+        """Encode in batches of similar length, and put every text's rows where they belong in the window."""
+        offsets = np.concatenate([[0], np.cumsum([len(text.kept) for text in window])])
+        states = {layer: torch.empty(offsets[-1], self.d, dtype=torch.float32, device=self.device) for layer in layers}
         pooled: list[np.ndarray] = [np.empty(0)] * len(window)
-        for batch in self._batches(order, window):
-            for i, text_states, text_pooled in zip(batch, *self._forward([window[i] for i in batch]), strict=True):
-                keep = [] if window[i]["empty"] else self._kept(window[i])
-                states[i], pooled[i] = text_states[keep], text_pooled
-        lengths = [len(s) for s in states]
-        ids = chain.from_iterable(
-            [] if text["empty"] else [text["ids"][j] for j in self._kept(text)] for text in window
-        )
-        return TokenStates(
-            states=torch.cat(states),
-            token_ids=np.fromiter(ids, np.int64, sum(lengths)),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            pooled=np.stack(pooled),
-        )
+        for batch in self._batches(window):
+            read, embeddings = self._forward([window[i].ids for i in batch], layers)
+            length = read[layers[0]].shape[1]
+            source = torch.from_numpy(np.concatenate([row * length + window[i].kept for row, i in enumerate(batch)]))
+            target = torch.from_numpy(np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]))
+            for layer, rows in read.items():
+                rows = rows.flatten(0, 1)[source.to(self.device)]
+                states[layer].index_copy_(0, target.to(self.device), rows.float())
+            for i, embedding in zip(batch, embeddings, strict=True):
+                pooled[i] = embedding
+        shared = {
+            "token_ids": np.concatenate([text.ids[text.kept] for text in window]),
+            "offsets": offsets.astype(np.int64),
+            "pooled": np.stack(pooled),
+        }
+        return {layer: TokenStates(states=rows, **shared) for layer, rows in states.items()}
 
-    def _kept(self, text: dict) -> list[int]:
-        return [j for j, special in enumerate(text["special"]) if self.special_tokens or not special]
-
-    def _batches(self, order: list[int], window: list[dict]) -> Iterator[list[int]]:
+    def _batches(self, window: list[_Tokens]) -> Iterator[list[int]]:
         batch: list[int] = []
-        for i in order:  # ascending length, so the newest text is the longest of its batch
-            if batch and (len(batch) + 1) * len(window[i]["ids"]) > self.batch_tokens:
+        for i in sorted(range(len(window)), key=lambda i: len(window[i].ids)):
+            # ascending length, so the newest text is the longest of its batch
+            if batch and (len(batch) + 1) * len(window[i].ids) > self.batch_tokens:
                 yield batch
                 batch = []
             batch.append(i)
@@ -256,25 +321,21 @@ class TokenEncoder:
             yield batch
 
     @torch.no_grad()
-    def _forward(self, texts: list[dict]) -> tuple[list[torch.Tensor], np.ndarray]:
-        ids = [text["ids"] for text in texts]
-        padded = self.tokenizer.pad(
-            {"input_ids": ids},
-            padding="max_length",
-            max_length=max(1, *map(len, ids)),  # 1: without special tokens, all texts may be without a token
-            padding_side="right",  # on the left it would shift positions by the lengths of the neighbours
-            return_tensors="pt",
-        ).to(self.device)
-        final_layer = self.layer == self.n_layers
-        out = self._backbone(**padded, output_hidden_states=not final_layer, return_dict=True)
-        chosen = out.last_hidden_state if final_layer else out.hidden_states[self.layer]
-        features = {"token_embeddings": out.last_hidden_state.float(), **padded}
+    def _forward(self, ids: list[np.ndarray], layers: list[int]) -> tuple[dict[int, torch.Tensor], np.ndarray]:
+        """Return the hidden states of a batch at `layers`, each [n_texts, length, d], and the texts' embeddings."""
+        lengths = np.array([len(text) for text in ids])
+        mask = np.arange(max(1, lengths.max())) < lengths[:, None]  # 1: all texts may be without a token
+        padded = np.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        padded[mask] = np.concatenate(ids)  # on the left, padding would shift positions by the neighbours' lengths
+        batch = {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+        batch = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
+        out = self._backbone(**batch, output_hidden_states=layers != [self.n_layers], return_dict=True)
+        features = {"token_embeddings": out.last_hidden_state.float(), **batch}
         for module in self._head:
             features = module(features)
         if "sentence_embedding" not in features:
             raise ValueError(
                 f"{self.name} has no pooling, so no embedding of a text; add a sentence-transformers Pooling module."
             )
-        mask = padded["attention_mask"].bool()
-        rows = [row[kept].float() for row, kept in zip(chosen, mask, strict=True)]
-        return rows, features["sentence_embedding"].float().cpu().numpy()
+        read = {i: out.last_hidden_state if i == self.n_layers else out.hidden_states[i] for i in layers}
+        return read, features["sentence_embedding"].float().cpu().numpy()

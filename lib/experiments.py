@@ -22,7 +22,9 @@ from lib.measures import bootstrap_interval, compare, per_query
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
 from lib.storage import digest_json, load_folder, save_folder
+from lib.tuning import MEASURE, check_training, tune_bm25
 from lib.vocabulary import latent_token_matrix
+from lib.weighting import PAPER, BM25Constants
 
 STORE_VERSION = 1
 
@@ -318,3 +320,49 @@ def _summarise(frames: dict[str, pd.DataFrame], measure: str, seed: int) -> pd.D
         low, high = bootstrap_interval(values, seed=seed)
         rows.append({"system": system, "mean": values.mean(), "low": low, "high": high})
     return pd.DataFrame(rows).join(tests, on="system")
+
+
+def tune(
+    model: LatentTerms, names: Iterable[str], store: Store | None = None
+) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
+    """Choose BM25's constants for a model on training queries, and compare them with the paper's on the same.
+
+    Returns
+    -------
+    constants : BM25Constants
+        For `model.with_bm25`.
+    grid : DataFrame
+        As `tuning.tune_bm25`.
+    summary : DataFrame
+        One row a collection and system ("tuned" and "dense"): nDCG@10, that of the paper's constants (baseline_mean),
+        the difference with its 95 % interval over queries (low, high), p and p_holm, as `measures.compare`. The
+        constants were chosen on these queries: on others expect less.
+
+    Raises
+    ------
+    ValueError
+        Before anything is encoded: for an unknown collection, and as `tuning.check_training`.
+    """
+    collections = [load_collection(name) for name in names]
+    check_training(collections)
+    encoded = [encode_collection(model, collection, store) for collection in collections]
+    terms = [(c, e.doc_terms, e.query_terms) for c, e in zip(collections, encoded, strict=True)]
+    constants, grid = tune_bm25(terms)
+    summary = [
+        _against_paper(constants, *pair).assign(collection=pair[0].full_name)
+        for pair in zip(collections, encoded, strict=True)
+    ]
+    return constants, grid, pd.concat(summary, ignore_index=True)
+
+
+def _against_paper(constants: BM25Constants, collection: Collection, encoded: EncodedCollection) -> pd.DataFrame:
+    doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, 11  # one more: a query's own document goes
+    rankings = {"dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)}
+    for name, own in (("paper", PAPER), ("tuned", constants)):
+        index = BM25Index.build(encoded.doc_terms, doc_ids, **asdict(own))
+        rankings[name] = index.search(encoded.query_terms, query_ids, k)
+    frames = {
+        name: per_query(ranking.exclude(collection.self_matches).top(10), collection.qrels, [MEASURE])
+        for name, ranking in rankings.items()
+    }
+    return compare(frames, "paper", MEASURE)

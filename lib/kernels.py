@@ -1,16 +1,18 @@
-"""The sparse linear algebra of training a Top-K autoencoder: loss and gradients from the k latents a token has.
+"""The sparse linear algebra of training an autoencoder: loss and gradients from the few latents that a token has.
 
-Only the product that finds the k latents is dense. All else reads and writes k rows a token: of the width - k other
-latents every activation is 0, and so is every gradient. `reference_loss` says the same densely, for autograd.
+Only the product that finds these latents is dense. All else reads and writes their rows: of the other latents every
+activation is 0, and so is every gradient. `reference_loss` says the same densely, for autograd. Which latents a token
+has is decided by an activation, see `lib/activations.py`.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
@@ -18,19 +20,101 @@ _MAX_AUX = 512  # dead latents a token's residual is reconstructed from, at most
 
 
 class Weights(NamedTuple):
-    """The four weights of an autoencoder, or the gradients of a loss for them.
+    """The weights of an autoencoder, or the gradients of a loss for them.
 
     Attributes
     ----------
     W_enc, W_dec : torch.Tensor [width, d]
     b_enc : torch.Tensor [width]
     b_pre : torch.Tensor [d]
+    threshold : torch.Tensor [width] or None
+        Only JumpReLU has it: the natural logarithm of each latent's threshold, which so stays above 0.
     """
 
     W_enc: torch.Tensor
     b_enc: torch.Tensor
     W_dec: torch.Tensor
     b_pre: torch.Tensor
+    threshold: torch.Tensor | None = None
+
+
+class Pairs(NamedTuple):
+    """Pairs (row, latent), one row's after the other's.
+
+    Attributes
+    ----------
+    indices : torch.Tensor, int64 [p]
+        The latents.
+    starts : torch.Tensor, int64 [n + 1]
+        Row i owns the pairs `starts[i]:starts[i + 1]`.
+    """
+
+    indices: torch.Tensor
+    starts: torch.Tensor
+
+
+class Choice(NamedTuple):
+    """The latents of n tokens that take part in a step.
+
+    Attributes
+    ----------
+    indices : torch.Tensor, int64 [n, m]
+    pre : torch.Tensor [n, m]
+        Their pre-activations, W_enc (h - b_pre) + b_enc.
+    values : torch.Tensor [n, m]
+        Their activations z: the pre-activation, or 0 where a latent is not active.
+    kept : torch.Tensor, bool [n, m], or None
+        Which of them take part; None is all. Of the others, z is 0.
+    parts : tuple of int
+        With several budgets, how many columns each adds to those of the budget before it; () is one budget.
+    """
+
+    indices: torch.Tensor
+    pre: torch.Tensor
+    values: torch.Tensor
+    kept: torch.Tensor | None = None
+    parts: tuple[int, ...] = ()
+
+    def flat(self, rectangle: torch.Tensor) -> torch.Tensor:
+        """Return what takes part of [n, m] as [p], token by token; with several budgets, part by part."""
+        if self.kept is not None:
+            return rectangle[self.kept]
+        if self.parts:
+            return torch.cat([part.flatten() for part in rectangle.split(self.parts, dim=1)])
+        return rectangle.flatten()
+
+    def pairs(self) -> Pairs:
+        """Return the pairs in that order: a row for each token, with several budgets for each part and token."""
+        n, m = self.indices.shape
+        every = torch.tensor(self.parts or (m,)).repeat_interleave(n)
+        counts = every if self.kept is None else self.kept.sum(dim=1)
+        return Pairs(self.flat(self.indices), pad(counts.cumsum(0), (1, 0)))
+
+
+class Activation(ABC):
+    """What a step asks of an activation: the sparse form, and the dense form that it is compared with."""
+
+    signed = False  # whether an activation may be negative
+
+    @abstractmethod
+    def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
+        """Return what is active of the states less b_pre, `centred` [n, d], as found by a product in `dtype`."""
+
+    def penalise(
+        self, indices: torch.Tensor, pre: torch.Tensor, passed: torch.Tensor, threshold: torch.Tensor | None, n: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the penalty of n tokens, and the gradient of penalty and FVU for the threshold.
+
+        Of the pairs that take part, `indices` [p] are the latents, `pre` [p] the pre-activations, and `passed` [p] the
+        gradients of the FVU for the activations.
+        """
+        return pre.new_zeros(()), None
+
+    @abstractmethod
+    def dense(
+        self, pre: torch.Tensor, threshold: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """Return, for autograd, z of all pre-activations [n, width] at each budget, and the penalty."""
 
 
 class Step(NamedTuple):
@@ -39,20 +123,26 @@ class Step(NamedTuple):
     Attributes
     ----------
     fvu : torch.Tensor, scalar
-        Fraction of the batch's variance unexplained.
+        Fraction of the batch's variance unexplained; with several budgets, the mean over them.
     auxk : torch.Tensor, scalar
         The auxiliary loss, without its coefficient; 0 if no latent is dead.
-    indices : torch.Tensor, int64 [n, k]
-    values : torch.Tensor [n, k]
-        The activations, at least 0.
+    penalty : torch.Tensor, scalar
+        What JumpReLU pays for another number of active latents than k; 0 for the others.
+    indices : torch.Tensor, int64 [n, m]
+    values : torch.Tensor [n, m]
+        The activations. Where one is 0, the latent is not active, and its index says nothing.
+    smallest : torch.Tensor, scalar
+        The smallest activation that is not 0; 0 if all are. BatchTopK's threshold is its mean over batches.
     gradients : Weights
-        Of fvu + coefficient * auxk.
+        Of fvu + coefficient * auxk + penalty.
     """
 
     fvu: torch.Tensor
     auxk: torch.Tensor
+    penalty: torch.Tensor
     indices: torch.Tensor
     values: torch.Tensor
+    smallest: torch.Tensor
     gradients: Weights
 
 
@@ -80,28 +170,23 @@ def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
     return groups.gather(1, at % k) + at // k * n_groups
 
 
-def select(centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype) -> torch.Tensor:
+def select(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype, signed: bool = False
+) -> torch.Tensor:
     """Return the k latents with the largest pre-activations, W_enc (h - b_pre) + b_enc, as computed in `dtype`.
 
-    Parameters
-    ----------
-    centred : torch.Tensor [n, d]
-        h - b_pre.
-    W_enc : torch.Tensor [width, d]
-    b_enc : torch.Tensor [width]
-    k : int
-    dtype : torch.dtype
-
-    Returns
-    -------
-    torch.Tensor, int64 [n, k]
-        In no particular order. If fewer than k pre-activations are above 0, any others make up the number.
+    They are int64 [n, k], in no particular order, for `centred`, h - b_pre, [n, d]. If fewer than k pre-activations are
+    above 0, any others make up the number. If `signed`, those of the largest magnitude are chosen.
     """
     width = len(W_enc)
     blocks = _append(centred, 1, dtype).split(max(1, _BLOCK // width))
     columns = _append(W_enc, b_enc, dtype).T  # b_enc is the weight of an input that is always 1
     product = columns.new_empty(len(blocks[0]), width)  # one for all blocks: fresh memory is slow
-    return torch.cat([largest(torch.mm(block, columns, out=product[: len(block)]), k) for block in blocks])
+    chosen = []
+    for block in blocks:
+        pre = torch.mm(block, columns, out=product[: len(block)])
+        chosen.append(largest(pre.abs_() if signed else pre, k))
+    return torch.cat(chosen)
 
 
 def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
@@ -111,43 +196,51 @@ def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype
     return appended
 
 
-def dots(rows: torch.Tensor, table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return the inner products of each row [n, d] with those rows of `table` [width, d] that `indices` [n, k] name."""
-    n, k = indices.shape
+def pre_activations(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, indices: torch.Tensor
+) -> torch.Tensor:
+    """Return the pre-activations [n, m] of the latents `indices` [n, m], in the dtype of `centred` [n, d]."""
+    n, m = indices.shape
+    pairs = Pairs(indices.flatten(), torch.arange(0, n * m + 1, m))
+    return dots(centred, W_enc, pairs).view(n, m) + b_enc[indices]
+
+
+def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """Return the inner products [p] of rows [n, d] with those rows of `table` [width, d] that they are paired with."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         pattern = torch.sparse_csr_tensor(
-            torch.arange(0, n * k + 1, k),
-            indices.flatten(),
-            rows.new_zeros(n * k),
-            size=(n, len(table)),
+            pairs.starts,
+            pairs.indices,
+            rows.new_zeros(len(pairs.indices)),
+            size=(len(rows), len(table)),
             check_invariants=False,
         )
-    return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values().view(n, k)
+    return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values()
 
 
-def decode(indices: torch.Tensor, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
-    """Return the sums of the k decoder rows of each token, times its values: [n, d], without b_pre."""
-    return embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
+def decode(pairs: Pairs, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each row's decoder rows, times their `values` [p]: [n, d], without b_pre."""
+    return embedding_bag(
+        pairs.indices, W_dec, pairs.starts, per_sample_weights=values, mode="sum", include_last_offset=True
+    )
 
 
 class Transpose:
-    """The n * k pairs (token, latent) in the order of their latents, by one counting sort."""
+    """The pairs in the order of their latents, by one counting sort."""
 
-    def __init__(self, indices: torch.Tensor, width: int):
-        n, k = indices.shape
-        pairs, starts = np.arange(n * k, dtype=np.int32), np.arange(0, n * k + 1, k, dtype=np.int32)
-        by_token = csr_array((pairs, indices.flatten().numpy().astype(np.int32), starts), shape=(n, width))
-        by_latent = by_token.tocsc()
-        self.order, self.tokens, self.starts = (
+    def __init__(self, pairs: Pairs, width: int):
+        order = np.arange(len(pairs.indices), dtype=np.int32)
+        indices, starts = (part.numpy().astype(np.int32) for part in pairs)
+        by_latent = csr_array((order, indices, starts), shape=(len(starts) - 1, width)).tocsc()
+        self.order, self.rows, self.starts = (
             torch.from_numpy(part) for part in (by_latent.data, by_latent.indices, by_latent.indptr)
         )
 
     def sums(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return, for each latent, the sum of the rows [n, d] of its tokens, times its `values` [n, k]: [width, d]."""
-        ordered = values.flatten()[self.order]
+        """Return, for each latent, the sum of the rows [n, d] paired with it, times its `values` [p]: [width, d]."""
         return embedding_bag(
-            self.tokens, rows, self.starts, per_sample_weights=ordered, mode="sum", include_last_offset=True
+            self.rows, rows, self.starts, per_sample_weights=values[self.order], mode="sum", include_last_offset=True
         )
 
 
@@ -155,24 +248,25 @@ class Transpose:
 def loss_and_gradients(
     states: torch.Tensor,
     weights: Weights,
-    k: int,
+    activation: Activation,
     mean: torch.Tensor,
     dead: torch.Tensor,
     auxk: float,
     dtype: torch.dtype,
 ) -> Step:
-    """Return the loss fvu + auxk * AuxK of a batch, and its gradients, those of `reference_loss`.
+    """Return the loss fvu + auxk * AuxK + penalty of a batch, and its gradients, those of `reference_loss`.
 
-    With z = ReLU(TopK(W_enc (h - b_pre) + b_enc)) and g = d fvu / d h_hat, a chosen latent j of a token passes
-    a_j = [z_j > 0] <g, W_dec_j> on to its pre-activation, so that the token adds z_j g to the gradient of W_dec_j,
-    a_j (h - b_pre) to that of W_enc_j, a_j to that of b_enc_j and g - sum_j a_j W_enc_j to that of b_pre.
+    With h_hat = W_dec^T z + b_pre and g = d fvu / d h_hat, an active latent j of a token passes a_j = <g, W_dec_j> on
+    to its pre-activation, so that the token adds z_j g to the gradient of W_dec_j, a_j (h - b_pre) to that of W_enc_j,
+    a_j to that of b_enc_j and g - sum_j a_j W_enc_j to that of b_pre. Of several budgets, g is the sum over those that
+    the latent belongs to.
 
     Parameters
     ----------
     states : torch.Tensor, float32 or float64 [n, d]
     weights : Weights
         Of the same dtype. Neither they nor the states are changed.
-    k : int
+    activation : Activation
     mean : torch.Tensor [d]
         Of all data: the FVU counts variance about it.
     dead : torch.Tensor, bool [width]
@@ -180,33 +274,47 @@ def loss_and_gradients(
     auxk : float
         Coefficient of that auxiliary loss; 0 is without it.
     dtype : torch.dtype
-        Of the product that selects the k latents. Their pre-activations are computed again in the dtype of the states.
+        Of the product that selects latents. Their pre-activations are computed again in the dtype of the states.
     """
-    W_enc, b_enc, W_dec, b_pre = weights
+    W_enc, b_enc, W_dec, b_pre, threshold = weights
+    (n, d), width = states.shape, len(W_enc)
     centred = states - b_pre
-    indices = select(centred, W_enc, b_enc, k, dtype)
-    values = (dots(centred, W_enc, indices) + b_enc[indices]).relu_()
-    error = decode(indices, values, W_dec) - centred  # h_hat - h
     variance = (states - mean).square().sum()
-    upstream = error * (2 / variance)  # g
-    passed = dots(upstream, W_dec, indices) * (values > 0)  # a
-    by_latent = Transpose(indices, len(W_enc))
-    d_b_enc = torch.zeros_like(b_enc).index_add_(0, indices.flatten(), passed.flatten())
+    choice = activation.choose(centred, weights, dtype)
+    pairs, values = choice.pairs(), choice.flat(choice.values)
+    error = decode(pairs, values, W_dec).view(-1, n, d)  # what each budget adds
+    n_budgets = len(error)
+    for budget in range(1, n_budgets):
+        error[budget] += error[budget - 1]
+    error -= centred  # h_hat - h
+    upstream = error * (2 / (n_budgets * variance))
+    for budget in range(n_budgets - 1, 0, -1):
+        upstream[budget - 1] += upstream[budget]
+    rows = upstream.view(-1, d)  # g of each part and token
+    passed = dots(rows, W_dec, pairs)
+    penalty, d_threshold = activation.penalise(pairs.indices, choice.flat(choice.pre), passed, threshold, n)
+    active = values != 0
+    passed *= active  # a
+    by_latent = Transpose(pairs, width)
+    d_b_enc = torch.zeros_like(b_enc).index_add_(0, pairs.indices, passed)
     gradients = Weights(
-        W_enc=by_latent.sums(passed, centred),
+        W_enc=by_latent.sums(passed, centred.expand_as(error).reshape(-1, d)),
         b_enc=d_b_enc,
-        W_dec=by_latent.sums(values, upstream),
-        b_pre=upstream.sum(dim=0) - d_b_enc @ W_enc,
+        W_dec=by_latent.sums(values, rows),
+        b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
+        threshold=d_threshold,
     )
-    auxiliary = states.new_zeros(())
     at = dead.nonzero()[:, 0]
+    auxiliary = states.new_zeros(())
     if auxk and len(at):
-        W_enc, b_enc, W_dec = W_enc[at], b_enc[at], W_dec[at]
-        auxiliary, added = _auxk(centred, -error, Weights(W_enc, b_enc, W_dec, b_pre))
+        few = Weights(W_enc[at], b_enc[at], W_dec[at], b_pre)
+        auxiliary, added = _auxk(centred, -error[-1], few, activation.signed)
         for gradient, more in zip(gradients[:3], added[:3], strict=True):
             gradient.index_add_(0, at, more, alpha=auxk)
         gradients.b_pre.add_(added.b_pre, alpha=auxk)
-    return Step(error.square().sum() / variance, auxiliary, indices, values, gradients)
+    fvu = error.square().sum() / (n_budgets * variance)
+    smallest = values[active].min() if active.any() else states.new_zeros(())
+    return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
 
 
 def aux_shape(n_dead: int, d: int) -> tuple[int, float]:
@@ -219,50 +327,66 @@ def aux_shape(n_dead: int, d: int) -> tuple[int, float]:
     return min(k_aux, n_dead), min(1.0, n_dead / k_aux)
 
 
-def _auxk(centred: torch.Tensor, residual: torch.Tensor, dead: Weights) -> tuple[torch.Tensor, Weights]:
+def _auxk(centred: torch.Tensor, residual: torch.Tensor, dead: Weights, signed: bool) -> tuple[torch.Tensor, Weights]:
     """Return AuxK and its gradients for the rows of the dead latents (Gao et al., arXiv 2406.04093, A.2).
 
     sum |e - e_hat|^2 / sum |e|^2, where the residual e = h - h_hat is a constant and e_hat = W_dec^T z of the largest
-    dead latents. Dense in these: they are few, and where all of them take part nothing has to be selected. As in the
-    code of the paper, the gradients go on to b_enc and, through the encoder, to b_pre.
+    dead latents, whatever the activation (those of the largest magnitude, if it is signed). Dense in these, a block of
+    tokens at a time: they are few, and where all of them take part nothing has to be selected. As in the code of the
+    paper, the gradients go on to b_enc and, through the encoder, to b_pre.
     """
     n_dead = len(dead.b_enc)
     k_aux, scale = aux_shape(n_dead, centred.shape[1])
-    z = torch.addmm(dead.b_enc, centred, dead.W_enc.T).relu_()
-    if k_aux < n_dead:
-        values, indices = z.topk(k_aux, dim=1, sorted=False)
-        z = torch.zeros_like(z).scatter_(1, indices, values)
-    error = z @ dead.W_dec - residual
     energy = residual.square().sum()
     scale = torch.where(energy > 0, scale / energy, 0)  # nothing to do where nothing is left
-    upstream = error * (2 * scale)
-    passed = (upstream @ dead.W_dec.T).mul_(z > 0)
-    d_b_enc = passed.sum(dim=0)
-    gradients = Weights(passed.T @ centred, d_b_enc, z.T @ upstream, -d_b_enc @ dead.W_enc)
-    return scale * error.square().sum(), gradients
+    loss = torch.zeros_like(energy)
+    gradients = Weights(*(torch.zeros_like(tensor) for tensor in dead[:4]))
+    size = max(1, _BLOCK // n_dead)
+    for rows, left in zip(centred.split(size), residual.split(size), strict=True):
+        pre = torch.addmm(dead.b_enc, rows, dead.W_enc.T)
+        z = dense_top(pre, k_aux, signed)
+        error = z @ dead.W_dec - left
+        upstream = error * (2 * scale)
+        passed = (upstream @ dead.W_dec.T).mul_(z != 0)
+        loss += scale * error.square().sum()
+        gradients.W_enc.addmm_(passed.T, rows)
+        gradients.b_enc.add_(passed.sum(dim=0))
+        gradients.W_dec.addmm_(z.T, upstream)
+    gradients.b_pre.sub_(gradients.b_enc @ dead.W_enc)
+    return loss, gradients
 
 
 def reference_loss(
     states: torch.Tensor,
     weights: Weights,
-    k: int,
+    activation: Activation,
     mean: torch.Tensor,
     dead: torch.Tensor,
     auxk: float,
 ) -> torch.Tensor:
-    """Return fvu + auxk * AuxK, a scalar for autograd: `loss_and_gradients` as a dense autoencoder computes it."""
-    pre_activations = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
-    reconstruction = _top(pre_activations, k) @ weights.W_dec + weights.b_pre
-    loss = unexplained(states, reconstruction, mean)
+    """Return the loss of `loss_and_gradients`, a scalar for autograd, as a dense autoencoder computes it."""
+    pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
+    codes, penalty = activation.dense(pre, weights.threshold)
+    reconstructions = [z @ weights.W_dec + weights.b_pre for z in codes]
+    loss = sum(unexplained(states, h_hat, mean) for h_hat in reconstructions) / len(codes) + penalty
     if auxk and dead.any():
-        residual = (states - reconstruction).detach()
+        residual = (states - reconstructions[-1]).detach()
         k_aux, scale = aux_shape(int(dead.sum()), states.shape[1])
-        e_hat = _top(pre_activations.masked_fill(~dead, -torch.inf), k_aux) @ weights.W_dec
+        e_hat = dense_top(pre, k_aux, activation.signed, dead) @ weights.W_dec
         loss = loss + auxk * scale * unexplained(residual, e_hat, torch.zeros_like(mean))
     return loss
 
 
-def _top(pre_activations: torch.Tensor, k: int) -> torch.Tensor:
-    """ReLU of the k largest of each row [n, width], 0 elsewhere."""
-    values, indices = pre_activations.topk(k, dim=1)
-    return torch.zeros_like(pre_activations).scatter(1, indices, values.relu())
+def dense_top(pre: torch.Tensor, k: int, signed: bool = False, among: torch.Tensor | None = None) -> torch.Tensor:
+    """ReLU of the k largest of each row [n, width], 0 elsewhere; if signed, the k of the largest magnitude as they are.
+
+    `among`, bool [width], are the latents to choose from; None is all.
+    """
+    if k == pre.shape[1]:
+        return pre if signed else pre.relu()
+    sizes = pre.abs() if signed else pre
+    if among is not None:
+        sizes = sizes.masked_fill(~among, -torch.inf)
+    indices = sizes.topk(k, dim=1).indices
+    values = pre.gather(1, indices)
+    return torch.zeros_like(pre).scatter(1, indices, values if signed else values.relu())

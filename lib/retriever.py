@@ -1,7 +1,7 @@
 """A dense retriever read through a sparse autoencoder, as one object: texts in, a document-term matrix out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from scipy.sparse import csr_array, vstack
 from lib.builtin.minilm import MODEL_FOLDER, RETRIEVER_NAME
 from lib.checks import check_choice
 from lib.encoder import TokenEncoder
+from lib.index import BM25Index
 from lib.sae import FORMAT_VERSION, SparseAutoencoder
 from lib.storage import digest_arrays, load_folder, save_folder
 from lib.terms import PHIS, POOLINGS, apply_phi, pool
+from lib.weighting import PAPER, BM25Constants
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,43 @@ class LatentTerms:
         Trained on the states that `encoder` gives.
     pooling : {"sum", "max", "count"}
     phi : {"sqrt", "log1p", "identity"}
+    bm25 : BM25Constants
+        What `index` sets BM25 to, recommended for this model; the paper's unless others were tuned (`lib.tuning`).
 
     Raises
     ------
+    TypeError
+        If `bm25` is not a `BM25Constants`.
     ValueError
         If the encoder's hidden size is not the autoencoder's d, and for an unknown pooling or phi.
     """
 
-    def __init__(self, encoder: TokenEncoder, sae: SparseAutoencoder, pooling: str = "sum", phi: str = "sqrt"):
+    def __init__(
+        self,
+        encoder: TokenEncoder,
+        sae: SparseAutoencoder,
+        pooling: str = "sum",
+        phi: str = "sqrt",
+        bm25: BM25Constants = PAPER,
+    ):
         if encoder.d != sae.d:
             raise ValueError(
                 f"{encoder.name} has states of size {encoder.d}, the autoencoder reads size {sae.d}; "
                 "pair it with the retriever that it was trained on."
             )
+        if not isinstance(bm25, BM25Constants):
+            raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
         self.encoder = encoder
         self.sae = sae.to(encoder.device)
         self.pooling = check_choice(pooling, POOLINGS, "pooling")
         self.phi = check_choice(phi, PHIS, "phi")
+        self.bm25 = bm25
 
     def __repr__(self) -> str:
-        return f"LatentTerms({self.encoder.name}, layer {self.encoder.layer}, {self.sae}, {self.pooling}, {self.phi})"
+        return (
+            f"LatentTerms({self.encoder.name}, layer {self.encoder.layer}, {self.sae}, {self.pooling}, {self.phi}, "
+            f"{self.bm25})"
+        )
 
     def encode_documents(self, texts: Iterable[str], *, progress: bool | None = None) -> csr_array:
         """Return the term weights of documents, float32 [n_texts, width]; an empty text is an empty row.
@@ -100,10 +119,33 @@ class LatentTerms:
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
         return EncodedTexts(terms, embeddings, firings)
 
+    def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> BM25Index:
+        """Return `BM25Index.build(doc_terms, doc_ids)` with the constants recommended for this model, `bm25`.
+
+        `doc_terms` is what `encode_documents` returns, or a stream of consecutive blocks of its rows:
+        `model.index((block.terms for block in model.stream(texts)), doc_ids)`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `BM25Index.build`.
+        """
+        return BM25Index.build(doc_terms, doc_ids, **asdict(self.bm25))
+
+    def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":
+        """Return the same model with other constants for `index`; what a text encodes to stays the same."""
+        return LatentTerms(self.encoder, self.sae, self.pooling, self.phi, bm25)
+
     @property
     def config(self) -> dict:
-        """Everything but the weights that decides what a text encodes to, JSON-able."""
-        return {"encoder": self.encoder.config, "sae": self.sae.config, "pooling": self.pooling, "phi": self.phi}
+        """Everything but the weights that makes this model what it is, JSON-able."""
+        return {
+            "encoder": self.encoder.config,
+            "sae": self.sae.config,
+            "pooling": self.pooling,
+            "phi": self.phi,
+            "bm25": asdict(self.bm25),
+        }
 
     @cached_property
     def identity(self) -> dict:
@@ -132,6 +174,8 @@ class LatentTerms:
     ) -> "LatentTerms":
         """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 8,192 latents).
 
+        A folder of a time before `bm25` was saved has the paper's constants.
+
         Parameters
         ----------
         folder : str or Path, optional
@@ -156,4 +200,5 @@ class LatentTerms:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}
             name = settings.pop("model")
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
-        return cls(encoder, sae, manifest["pooling"], manifest["phi"])
+        bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
+        return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)

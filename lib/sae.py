@@ -1,4 +1,4 @@
-"""Token states to sparse codes: the inference half of a Top-K sparse autoencoder."""
+"""Token states to sparse codes: the inference half of a sparse autoencoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from lib.checks import check_choice, check_count
 from lib.storage import load_folder, save_folder
@@ -18,13 +18,13 @@ _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 
 
 class Codes(NamedTuple):
-    """Sparse codes of n tokens: which k latents each has, and how strongly.
+    """Sparse codes of n tokens: which latents each has, and how strongly.
 
     Attributes
     ----------
-    indices : torch.Tensor, int64 [n, k]
-        Latents, each at most once a token.
-    values : torch.Tensor, float32 [n, k]
+    indices : torch.Tensor, int64 [n, m]
+        Latents, each at most once a token. m is k; with thresholds, the most that any of the n tokens has, at least 1.
+    values : torch.Tensor, float32 [n, m]
         Activations, at least 0; a zero means that the latent is not active.
     """
 
@@ -33,11 +33,13 @@ class Codes(NamedTuple):
 
 
 class SparseAutoencoder:
-    """Top-K sparse autoencoder (Gao et al., arXiv 2406.04093, eqs. 1-2).
+    """A sparse autoencoder, h_hat = W_dec^T z + b_pre, with one of two activations of pre = W_enc (h - b_pre) + b_enc.
 
-    z = ReLU(TopK(W_enc (h - b_pre) + b_enc)),   h_hat = W_dec^T z + b_pre
+    topk:      z = ReLU(TopK(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2)
+    jumprelu:  z_j = pre_j [pre_j > threshold_j]      (Rajamanoharan et al., arXiv 2407.14435)
 
-    The ReLU comes after the selection, so no code is ever negative and a later square root never NaN.
+    The ReLU comes after the selection, and no threshold is below 0, so no code is ever negative and a later square
+    root never NaN. Every activation of `lib/activations.py` is saved as one of the two.
 
     Parameters
     ----------
@@ -47,14 +49,17 @@ class SparseAutoencoder:
         Row j is the direction that latent j writes.
     b_pre : torch.Tensor, float32 [d]
     k : int
-        Latents a token may have, at most `width`.
+        Latents a token may have, at most `width`; with thresholds, the number it was trained to have on average.
     metadata : mapping, optional
         JSON-able facts kept with the weights: which encoder and layer it reads, how it was trained.
+    threshold : torch.Tensor, float32 [width], optional
+        At least 0. The activation is jumprelu if it is given, else topk.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit each other, a weight that is not finite, and k outside 1..width.
+        For shapes that do not fit each other, a weight that is not finite, k outside 1..width, and a threshold below
+        0.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class SparseAutoencoder:
         b_pre: torch.Tensor,
         k: int,
         metadata: Mapping | None = None,
+        threshold: torch.Tensor | None = None,
     ):
         if W_enc.ndim != 2:
             raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
@@ -73,28 +79,56 @@ class SparseAutoencoder:
             ("b_enc", b_enc, (self.width,)),
             ("W_dec", W_dec, (self.width, self.d)),
             ("b_pre", b_pre, (self.d,)),
+            ("threshold", threshold, (self.width,)),
         ):
-            if tuple(tensor.shape) != shape:
+            if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(tensor.shape)}, not {shape} as W_enc {tuple(W_enc.shape)} asks."
                 )
         if check_count(k, "k") > self.width:
             raise ValueError(f"k is {k}, more than the width {self.width}; choose k from 1 to {self.width}.")
-        self.W_enc, self.b_enc, self.W_dec, self.b_pre = (
-            tensor.detach().to(torch.float32).contiguous() for tensor in (W_enc, b_enc, W_dec, b_pre)
+        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold = (
+            None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+            for tensor in (W_enc, b_enc, W_dec, b_pre, threshold)
         )
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} holds NaN or infinite values; train again or load another model.")
+        if threshold is not None and (self.threshold < 0).any():
+            raise ValueError(
+                f"threshold holds {self.threshold.min().item()}; below 0 codes could be negative. Train again or clip."
+            )
         self.k = int(k)
         self.metadata = dict(metadata or {})
 
     def __repr__(self) -> str:
-        return f"SparseAutoencoder(d={self.d}, width={self.width}, k={self.k})"
+        form = "" if self.activation == "topk" else f", {self.activation}"
+        return f"SparseAutoencoder(d={self.d}, width={self.width}, k={self.k}{form})"
+
+    @property
+    def activation(self) -> str:
+        """Which of the two it is, "topk" or "jumprelu"."""
+        return "topk" if self.threshold is None else "jumprelu"
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the four weights by name."""
-        return {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_pre": self.b_pre}
+        """Return the weights by name: four, and the threshold if there is one."""
+        weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_pre": self.b_pre}
+        return weights if self.threshold is None else weights | {"threshold": self.threshold}
+
+    def with_k(self, k: int) -> "SparseAutoencoder":
+        """Return the same weights with another k, such as a budget that it was trained for.
+
+        Raises
+        ------
+        ValueError
+            For k outside 1..width, and if the activation is not topk.
+        """
+        if self.activation != "topk":
+            raise ValueError(
+                f"The activation is {self.activation}: its thresholds say which latents are active, k does not. "
+                "Train a topk autoencoder with budgets to choose k afterwards."
+            )
+        return SparseAutoencoder(**self.tensors(), k=k, metadata=self.metadata)
 
     def to(self, device: torch.device | str) -> "SparseAutoencoder":
         """Return the same autoencoder with its weights on `device`."""
@@ -117,12 +151,18 @@ class SparseAutoencoder:
             )
         chunks = states.split(max(1, _CHUNK // self.width))
         codes = [self._encode_chunk(chunk.to(torch.float32)) for chunk in chunks]
-        return Codes(torch.cat([c.indices for c in codes]), torch.cat([c.values for c in codes]))
+        m = max(c.indices.shape[1] for c in codes)
+        return Codes(*(torch.cat(parts) for parts in zip(*(_widened(c, m) for c in codes), strict=True)))
 
     def _encode_chunk(self, states: torch.Tensor) -> Codes:
-        pre_activations = torch.addmm(self.b_enc, states - self.b_pre, self.W_enc.T)
-        values, indices = pre_activations.topk(self.k, dim=1)
-        return Codes(indices, values.relu_())
+        pre = torch.addmm(self.b_enc, states - self.b_pre, self.W_enc.T)
+        if self.threshold is None:
+            values, indices = pre.topk(self.k, dim=1)
+            return Codes(indices, values.relu_())
+        silent = pre <= self.threshold  # NaN is not, and so is seen
+        m = max([1, *(self.width - silent.sum(dim=1)).tolist()])
+        values, indices = pre.masked_fill_(silent, 0).topk(m, dim=1)
+        return Codes(indices, values)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> torch.Tensor:
@@ -132,7 +172,7 @@ class SparseAutoencoder:
     @property
     def config(self) -> dict:
         """What the manifest says of these weights, JSON-able."""
-        return {"activation": "topk", "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
+        return {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
@@ -141,17 +181,20 @@ class SparseAutoencoder:
         ----------
         folder : str or Path
         dtype : {"float32", "float16"}
-            What the weights are stored in; they are always computed with in float32.
+            What the weights are stored in, but for the threshold, which stays float32; they are always computed with
+            in float32.
         """
         save_folder(folder, "sae.json", FORMAT_VERSION, self.config, {"sae.safetensors": self.weight_writer(dtype)})
 
     def weight_writer(self, dtype: str = "float32"):
         """Return the function that writes the weights to a path, for `storage.save_folder`."""
         stored = STORED_DTYPES[check_choice(dtype, STORED_DTYPES, "dtype")]
+        arrays = {}
         for name, tensor in self.tensors().items():
-            if tensor.abs().max() > np.finfo(stored).max:
+            kind = np.float32 if name == "threshold" else stored
+            if tensor.abs().max() > np.finfo(kind).max:
                 raise ValueError(f"{name} holds values that {dtype} cannot; store it as float32.")
-        arrays = {name: tensor.cpu().numpy().astype(stored) for name, tensor in self.tensors().items()}
+            arrays[name] = tensor.cpu().numpy().astype(kind)
         return lambda path: save_file(arrays, path)
 
     @classmethod
@@ -170,7 +213,31 @@ class SparseAutoencoder:
 
     @classmethod
     def from_weights(cls, weights: Path, config: Mapping) -> "SparseAutoencoder":
-        """Make an autoencoder of a safetensors file with the four weights and the `config` saved beside it."""
-        check_choice(config["activation"], ["topk"], "activation")
+        """Make an autoencoder of a safetensors file with its weights and the `config` saved beside it.
+
+        Raises
+        ------
+        ValueError
+            If the weights have no threshold and the activation of `config` needs one, or the other way round.
+        """
+        check_choice(config["activation"], ["topk", "jumprelu"], "activation")
         tensors = {name: torch.from_numpy(array) for name, array in load_file(weights).items()}
-        return cls(**tensors, k=config["k"], metadata=config["metadata"])
+        model = cls(**tensors, k=config["k"], metadata=config["metadata"])
+        if model.activation != config["activation"]:
+            raise ValueError(
+                f"The weights in {weights.name} are of a {model.activation} autoencoder, its configuration says "
+                f"{config['activation']!r}; take both from the same save."
+            )
+        return model
+
+
+def _widened(codes: Codes, m: int) -> Codes:
+    """Return codes [n, m] of codes with fewer columns: with zeros, for latents that a token does not have yet."""
+    n, columns = codes.indices.shape
+    if columns == m:
+        return codes
+    taken = torch.zeros(n, m, dtype=torch.bool, device=codes.indices.device)  # of the first m latents, enough are free
+    rows, at = (codes.indices < m).nonzero(as_tuple=True)
+    taken[rows, codes.indices[rows, at]] = True
+    free = taken.byte().argsort(dim=1, stable=True)[:, : m - columns]
+    return Codes(torch.cat([codes.indices, free], dim=1), pad(codes.values, (0, m - columns)))

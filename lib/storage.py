@@ -105,15 +105,31 @@ def save_folder(
     try:
         for name, write in writers.items():
             files[name] = _write_named_by_digest(folder / name, write)
-        manifest = {"format_version": version, **content, "files": files}
-        with replacing(folder / manifest_name) as temporary:
-            temporary.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}, indent=2) + "\n", "utf-8")
+        _write_manifest(folder / manifest_name, {"format_version": version, **content, "files": files})
         done = True
     finally:
         new = {entry["file"] for entry in files.values()}
         if stale := old - new if done else new - old:
             for name in stale - _files_of_others(folder, manifest_name):
                 (folder / name).unlink(missing_ok=True)
+
+
+def update_manifest(folder: str | Path, manifest_name: str, version: int, changes: dict) -> None:
+    """Replace some entries of a saved folder's manifest, in one step; its files stay as they are.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_folder`.
+    """
+    manifest, _ = load_folder(folder, manifest_name, version)
+    manifest |= changes
+    _write_manifest(Path(folder) / manifest_name, manifest)
+
+
+def _write_manifest(path: Path, manifest: dict) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}, indent=2) + "\n", "utf-8")
 
 
 def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:

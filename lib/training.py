@@ -1,18 +1,17 @@
-"""The training rule of a Top-K sparse autoencoder: reconstruction of frozen token states, and AuxK for dead latents."""
+"""The training rule of a sparse autoencoder: what is minimised, over which weights, from where, how fast."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
+from lib.activations import activation_of
 from lib.checks import check_choice, check_count
-from lib.encoder import DTYPES, TokenEncoder, native_dtype
+from lib.encoder import DTYPES, native_dtype
 from lib.kernels import Step, Weights, loss_and_gradients
 from lib.sae import SparseAutoencoder
-
-LOG_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,17 @@ class TrainingConfig:
         A latent is dead when it was not active for this many tokens. The paper's 10 million are more than half of a
         run of 18 million; 1 million is about as much as the warm-up of such a run, and an average latent at the
         default width and k is active 500 times in it.
+    activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
+        Which latents are active, see `lib.activations`. `k` is their number for each token, or on average.
+    budgets : tuple of int
+        Of a hierarchical Top-K: numbers of latents below `k` that a token must be reconstructed from as well, so that
+        the autoencoder is good at each of them. () is plain Top-K.
+    normalisation : {"none", "centred", "scaled"}
+        Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d). It
+        is measured on the first buffer of states and folded into the weights that are saved. b_pre starts at the
+        mean of what it sees, so "none" and "centred" differ by rounding only.
+    buffer_batches : int
+        Batches of states that are mixed with each other in memory; the first of them also give the mean.
     select_dtype : {"native", "bfloat16", "float32"}
         Of the product that finds each token's k latents, whose activations are computed in float32 in any case;
         "native" is bfloat16 where the machine computes in it, else float32.
@@ -58,11 +68,15 @@ class TrainingConfig:
     warmup: float = 0.05
     auxk: float = 1 / 32
     dead_tokens: int = 1_000_000
+    activation: str = "topk"
+    budgets: tuple[int, ...] = ()
+    normalisation: str = "none"
+    buffer_batches: int = 64
     select_dtype: str = "native"
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens"):
+        for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens", "buffer_batches"):
             check_count(getattr(self, name), name)
         if self.k > self.width:
             raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
@@ -72,7 +86,9 @@ class TrainingConfig:
             raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
         if not (math.isfinite(self.auxk) and self.auxk >= 0):
             raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
+        check_choice(self.normalisation, ["none", "centred", "scaled"], "normalisation")
         check_choice(self.select_dtype, ["native", *DTYPES], "select_dtype")
+        activation_of(self.activation, self.k, self.budgets)
 
     def resolved(self) -> "TrainingConfig":
         """Return the same with the `select_dtype` that "native" stands for on this machine."""
@@ -81,48 +97,89 @@ class TrainingConfig:
         return replace(self, select_dtype=native_dtype(torch.device("cpu")))
 
 
-def collect_states(encoder: TokenEncoder, texts: Iterable[str], max_tokens: int) -> torch.Tensor:
-    """Return the first `max_tokens` token states of `texts`, bfloat16 [n, d], fewer if the texts end before.
+class Normalisation(NamedTuple):
+    """h -> (h - shift) * scale, for shift [d] and a number.
 
-    The whole block is held in memory: 2 * d bytes a token, 0.77 GB a million tokens at d = 384.
+    It is folded into the weights of what is trained (`TrainableAutoencoder.finished`), so that inference knows nothing
+    of it: z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
     """
-    states = torch.empty(check_count(max_tokens, "max_tokens"), encoder.d, dtype=torch.bfloat16)
-    n = 0
-    with tqdm(total=max_tokens, disable=None, unit="token", unit_scale=True, desc="collect states") as bar:
-        for block in encoder.stream(texts, progress=False):
-            taken = block.states[: max_tokens - n]
-            states[n : n + len(taken)] = taken
-            n += len(taken)
-            bar.update(len(taken))
-            if n == max_tokens:
-                break
-    return states[:n]
+
+    shift: torch.Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, states: torch.Tensor, kind: str) -> "Normalisation":
+        """Return the one that `TrainingConfig.normalisation` names, as measured on `states` [n, d]."""
+        mean = states.mean(dim=0)
+        if kind == "none":
+            return cls(torch.zeros_like(mean), 1.0)
+        mean_square = (states - mean).square().sum(dim=1).mean().item()
+        return cls(mean, math.sqrt(len(mean) / mean_square) if kind == "scaled" and mean_square > 0 else 1.0)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Return normalised states, float32 [n, d]."""
+        return (states.float() - self.shift) * self.scale
 
 
 class TrainableAutoencoder(torch.nn.Module):
     """The weights while they are trained, initialised as in Latent Terms.
 
     The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are kept
-    as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data.
+    as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU has thresholds besides, which
+    start where `config.k` latents of an average token of `first` are active.
+
+    Parameters
+    ----------
+    first : torch.Tensor, float32 [n, d]
+        The first states of the run, normalised.
+    config : TrainingConfig
     """
 
-    def __init__(self, mean: torch.Tensor, width: int, generator: torch.Generator):
+    def __init__(self, first: torch.Tensor, config: TrainingConfig):
         super().__init__()
-        W_dec = torch.empty(width, len(mean))
-        torch.nn.init.kaiming_uniform_(W_dec, generator=generator)
+        self.config = config.resolved()
+        self.activation = activation_of(config.activation, config.k, config.budgets)
+        W_dec = torch.empty(config.width, first.shape[1])
+        torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
         W_dec /= W_dec.norm(dim=1, keepdim=True)
+        self.register_buffer("mean", first.mean(dim=0))
         self.W_dec = torch.nn.Parameter(W_dec)
         self.W_enc = torch.nn.Parameter(W_dec.clone())
-        self.b_enc = torch.nn.Parameter(torch.zeros(width))
-        self.b_pre = torch.nn.Parameter(mean.clone())
+        self.b_enc = torch.nn.Parameter(torch.zeros(config.width))
+        self.b_pre = torch.nn.Parameter(self.mean.clone())
+        batch = first[: config.batch_tokens] - self.mean
+        threshold = self.activation.initial_threshold(batch, self.W_enc.detach(), self.b_enc.detach())
+        self.threshold = None if threshold is None else torch.nn.Parameter(threshold)
 
-    def backward(self, states: torch.Tensor, mean: torch.Tensor, dead: torch.Tensor, config: TrainingConfig) -> Step:
-        """Set the gradients of all four weights to those of fvu + auxk * AuxK of `states` [n, d]; return the step."""
-        weights = Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre)
-        step = loss_and_gradients(states, weights, config.k, mean, dead, config.auxk, DTYPES[config.select_dtype])
+    def weights(self) -> Weights:
+        """Return the parameters under their names."""
+        return Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold)
+
+    def backward(self, states: torch.Tensor, dead: torch.Tensor) -> Step:
+        """Set the gradients of all weights to those of the loss of `states` [n, d], normalised; return the step."""
+        dtype = DTYPES[self.config.select_dtype]
+        step = loss_and_gradients(states, self.weights(), self.activation, self.mean, dead, self.config.auxk, dtype)
         for name, gradient in step.gradients._asdict().items():
-            getattr(self, name).grad = gradient
+            if gradient is not None:
+                getattr(self, name).grad = gradient
         return step
+
+    @torch.no_grad()
+    def finished(
+        self, normalisation: Normalisation, smallest: float | None, metadata: Mapping | None = None
+    ) -> SparseAutoencoder:
+        """Return the autoencoder that does on states what these weights do on normalised ones.
+
+        `smallest` is the mean of `Step.smallest` over the last batches, `metadata` is kept with the weights.
+        """
+        shift, scale = normalisation
+        made = self.activation.finished(self.weights(), smallest)
+        made |= {
+            "W_enc": made["W_enc"] * scale,
+            "W_dec": made["W_dec"] / scale,
+            "b_pre": made["b_pre"] / scale + shift,
+        }
+        return SparseAutoencoder(**made, metadata=metadata)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
@@ -136,80 +193,3 @@ def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
-
-
-def train(
-    states: torch.Tensor, config: TrainingConfig, *, log: Callable[[dict], None] = lambda row: None
-) -> SparseAutoencoder:
-    """Train an autoencoder to reconstruct token states, with AdamW (no weight decay).
-
-    The loss is the FVU of each batch, plus AuxK while latents are dead.
-
-    Parameters
-    ----------
-    states : torch.Tensor, float32 or bfloat16 [n, d]
-        At least one batch of them.
-    config : TrainingConfig
-    log : callable
-        Is given a dict (step, tokens, fvu, dead, learning_rate) every 50 steps and at the last one. `fvu` is the
-        mean over the steps since the last row, `dead` the share of latents that are dead.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer states than one batch.
-    FloatingPointError
-        If the loss is no longer finite.
-    """
-    if states.ndim != 2 or len(states) < config.batch_tokens:
-        raise ValueError(
-            f"states have shape {tuple(states.shape)}; training needs [n, d] with at least one batch of "
-            f"{config.batch_tokens} tokens. Give more text or a smaller batch_tokens."
-        )
-    config = config.resolved()
-    generator = torch.Generator().manual_seed(config.seed)
-    mean = (sum(part.sum(dim=0, dtype=torch.float64) for part in states.split(2**16)) / len(states)).float()
-    model = TrainableAutoencoder(mean, config.width, generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-    n_steps = config.epochs * (len(states) // config.batch_tokens)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, n_steps, config.warmup)
-    )
-    silent = torch.zeros(config.width, dtype=torch.int64)  # tokens since each latent was active
-    fvus: list[float] = []
-    with tqdm(total=n_steps * config.batch_tokens, disable=None, unit="token", unit_scale=True, desc="train") as bar:
-        for step, batch in enumerate(_batches(states, config, generator), 1):
-            result = model.backward(batch, mean, silent >= config.dead_tokens, config)
-            fvus.append(result.fvu.item())
-            if not math.isfinite(fvus[-1]):
-                raise FloatingPointError(
-                    f"The loss is {fvus[-1]} at step {step}; look for NaN in the states, or lower the learning rate."
-                )
-            optimizer.step()
-            model.normalise_decoder()
-            silent += len(batch)
-            silent[result.indices[result.values > 0]] = 0
-            bar.update(config.batch_tokens)
-            if step % LOG_EVERY == 0 or step == n_steps:
-                row = {
-                    "step": step,
-                    "tokens": step * config.batch_tokens,
-                    "fvu": sum(fvus) / len(fvus),
-                    "dead": (silent >= config.dead_tokens).float().mean().item(),
-                    "learning_rate": schedule.get_last_lr()[0],
-                }
-                log(row)
-                bar.set_postfix(fvu=f"{row['fvu']:.3f}", dead=f"{row['dead']:.1%}")
-                fvus.clear()
-            schedule.step()
-    metadata = {"training": asdict(config) | {"distinct_tokens": len(states), "final": row}}
-    return SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, config.k, metadata)
-
-
-def _batches(states: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield batches, float32 [batch_tokens, d], each epoch in a new order; states that do not fill one are left out."""
-    size = config.batch_tokens
-    for _ in range(config.epochs):
-        order = torch.randperm(len(states), generator=generator)
-        for at in range(0, len(states) - size + 1, size):
-            yield states[order[at : at + size]].float()

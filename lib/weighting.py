@@ -3,7 +3,13 @@
 score(q, d) = sum_j w_j(q) * idf_j * impact_j(d), over the latents j that both have.
 """
 
+import math
+from dataclasses import dataclass
+from numbers import Real
+
 import numpy as np
+
+from lib.checks import check_choice
 
 
 def idf_lucene(df: np.ndarray, n_docs: int) -> np.ndarray:
@@ -32,6 +38,46 @@ def idf_robertson_clipped(df: np.ndarray, n_docs: int) -> np.ndarray:
 
 
 IDFS = {"lucene": idf_lucene, "robertson": idf_robertson, "robertson-clipped": idf_robertson_clipped}
+
+
+@dataclass(frozen=True)
+class BM25Constants:
+    """What BM25 is set to; by default as in Latent Terms (arXiv 2605.29384), which did not tune it.
+
+    Parameters
+    ----------
+    k1 : float
+        At least 0: how slowly a weight saturates.
+    b : float
+        From 0 to 1: how much a document's length counts.
+    idf : {"lucene", "robertson", "robertson-clipped"}
+
+    Raises
+    ------
+    TypeError
+        If k1 or b is not a number.
+    ValueError
+        For constants out of range and an unknown idf.
+    """
+
+    k1: float = 8.0
+    b: float = 0.7
+    idf: str = "lucene"
+
+    def __post_init__(self) -> None:
+        """Check the constants, and make numbers of any kind floats, as JSON gives them back."""
+        for name, value in (("k1", self.k1), ("b", self.b)):
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a number.")
+            object.__setattr__(self, name, float(value))
+        if not (math.isfinite(self.k1) and self.k1 >= 0):
+            raise ValueError(f"k1 is {self.k1!r}; it must be a number of at least 0, such as 8.0 or 1.2.")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b is {self.b!r}; it must be from 0 to 1, such as 0.7.")
+        check_choice(self.idf, IDFS, "idf")
+
+
+PAPER = BM25Constants()
 
 
 def saturation(lengths: np.ndarray, average: float, k1: float, b: float) -> np.ndarray:

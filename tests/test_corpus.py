@@ -1,12 +1,13 @@
 import gzip
 import json
+import sys
 from itertools import count, islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.corpus import read_passages, sample, split, text_files
+from lib.corpus import GivenText, LocalText, StreamedText, read_passages, sample, split, text_files
 
 WORD = st.text("abc.!?,", min_size=1, max_size=4)
 
@@ -134,3 +135,68 @@ def test_sample_reads_lazily():
 def test_bad_fractions(fraction):
     with pytest.raises(ValueError, match=r"fraction is .*; it must be above 0 and at most 1"):
         sample(["a"], fraction)
+
+
+def test_local_text_is_read_anew_each_time_and_known_by_its_content(tmp_path):
+    (tmp_path / "a.txt").write_text("one two three\nfour", "utf-8")
+    write_gz(tmp_path / "b.txt.gz", "five\n")
+    text = LocalText(tmp_path, max_words=2)
+    assert list(text) == list(text) == ["one two", "three", "four", "five"]
+    same = LocalText(str(tmp_path), max_words=2)
+    assert json.loads(json.dumps(text.identity)) == same.identity
+    assert str(tmp_path) not in json.dumps(text.identity)  # the same text elsewhere is the same
+    for other in (LocalText(tmp_path), LocalText(tmp_path, 2, fraction=0.5), LocalText(tmp_path, 2, seed=1)):
+        assert other.identity != text.identity
+    (tmp_path / "a.txt").write_text("one two three\nfive", "utf-8")
+    assert LocalText(tmp_path, 2).identity != text.identity
+
+
+def test_a_share_of_local_text_is_the_same_each_time(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(map(str, range(1000))))
+    text = LocalText(tmp_path, fraction=0.3)
+    assert list(text) == list(text) == list(sample(map(str, range(1000)), 0.3))
+    assert list(text) != list(LocalText(tmp_path, fraction=0.3, seed=1))
+
+
+def test_given_text():
+    text = GivenText(["one two three", "", "four\nfive"], max_words=2)
+    assert list(text) == list(text) == ["one two", "three", "four five"]
+    assert text.identity == GivenText(iter(["one two three", "", "four\nfive"]), 2).identity
+    assert text.identity != GivenText(["one two three", "four five"], 2).identity
+    with pytest.raises(TypeError, match="single str"):
+        GivenText("one two")
+    with pytest.raises(TypeError, match="texts"):
+        GivenText(["one", 2])
+
+
+@pytest.mark.parametrize("kind", [LocalText, StreamedText])
+@pytest.mark.parametrize(
+    ("setting", "message"), [({"fraction": 0}, "fraction is 0"), ({"max_words": 0}, "max_words is 0")]
+)
+def test_bad_settings_of_a_corpus(tmp_path, kind, setting, message):
+    (tmp_path / "a.txt").write_text("one")
+    with pytest.raises(ValueError, match=message):
+        kind(tmp_path, **setting)
+
+
+def test_a_dataset_is_streamed_through_the_library_that_hub_datasets_are(tmp_path, monkeypatch):
+    # a local folder takes the way of a hub id through `datasets`, without a network
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{"text": f"first line {i}\n\nsecond line of {i} words", "id": i} for i in range(20)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    expected = [line for i in range(20) for line in (f"first line {i}", f"second line of {i}", "words")]
+    text = StreamedText(str(folder), max_words=4)
+    assert list(text) == list(text) == expected
+    assert list(islice(text, 2)) == expected[:2]
+    assert list(StreamedText(str(folder), max_words=4, fraction=0.5)) == list(sample(expected, 0.5))
+    assert text.identity["dataset"] == str(folder)
+    with pytest.raises(ValueError, match=r"no text in 'body'; its columns are text, id"):
+        next(iter(StreamedText(str(folder), column="body")))
+
+
+def test_a_dataset_without_the_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'latent-terms\[hub\]'"):
+        next(iter(StreamedText()))

@@ -73,6 +73,55 @@ def test_layers_differ(plain_folder):
         assert (below - above).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("settings", [{}, {"special_tokens": False, "query_prompt": "query : ", "batch_tokens": 40}])
+def test_several_layers_of_one_pass_are_each_layer_of_its_own(folder, settings):
+    encoder = TokenEncoder(folder, dtype="float32", layer=1, **settings)
+    blocks = list(encoder.stream_layers(TEXTS, [2, -1, 0, 3], "query"))
+    assert all(list(block) == [0, 2, 3] for block in blocks)  # -1 and 3 are the same
+    for layer in (0, 2, 3):
+        alone = TokenEncoder(folder, dtype="float32", layer=layer, **settings)
+        assert_same(joined(block[layer] for block in blocks), joined(alone.stream(TEXTS, "query")))
+
+
+def test_one_pass_gives_several_layers(tiny_encoder, monkeypatch):
+    forward, passes = tiny_encoder._backbone.forward, []
+    monkeypatch.setattr(tiny_encoder._backbone, "forward", lambda **batch: passes.append(1) or forward(**batch))
+    list(tiny_encoder.stream(TEXTS))
+    n_passes = len(passes)
+    list(tiny_encoder.stream_layers(TEXTS, range(4)))
+    assert len(passes) == 2 * n_passes > 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ([0, 4], ValueError, r"layer is 4; .* has layers 0 \(embeddings\) to 3, and -1 for the final"),
+        (["1"], ValueError, "layer is '1'"),
+        ([], ValueError, "layers is empty; name at least one"),
+        (2, TypeError, r"layers is 2 \(int\); pass a list of int, for example \[2\]"),
+    ],
+)
+def test_bad_layers_are_refused_before_any_work(tiny_encoder, monkeypatch, layers, error, message):
+    monkeypatch.setattr(tiny_encoder, "_tokenize", forbid)
+    with pytest.raises(error, match=message):
+        tiny_encoder.stream_layers(["the cat"], layers)
+
+
+@pytest.mark.parametrize("settings", [{}, {"special_tokens": False}, {"max_length": 5, "document_prompt": "title : "}])
+def test_tokens_are_counted_without_a_forward_pass(folder, monkeypatch, settings):
+    encoder = TokenEncoder(folder, dtype="float32", **settings)
+    by_kind = {kind: np.diff(joined(encoder.stream(TEXTS, kind)).offsets).tolist() for kind in ("document", "query")}
+    assert (by_kind["document"] != by_kind["query"]) == ("document_prompt" in settings)
+    monkeypatch.setattr(encoder, "_forward", forbid)
+    for kind, lengths in by_kind.items():
+        assert list(encoder.count_tokens(TEXTS, kind)) == lengths
+    assert next(encoder.count_tokens(text for text in ["the cat"] * 300)) > 0
+    with pytest.raises(TypeError, match="texts is a single str"):
+        encoder.count_tokens("the cat")
+    with pytest.raises(ValueError, match="kind is 'passage'"):
+        encoder.count_tokens(TEXTS, "passage")
+
+
 @pytest.mark.parametrize("layer", [-1, 1])
 def test_pooled_is_what_sentence_transformers_gives(folder, layer):
     prompts = {"query": "query : ", "document": "title : "}
@@ -164,13 +213,13 @@ def test_a_forward_pass_stays_within_the_budget(sentence_folder, monkeypatch):
     encoder = TokenEncoder(sentence_folder, dtype="float32", batch_tokens=100)
     sizes, forward = [], encoder._forward
     monkeypatch.setattr(
-        encoder, "_forward", lambda texts: sizes.append([len(t["ids"]) for t in texts]) or forward(texts)
+        encoder, "_forward", lambda ids, layers: sizes.append([len(i) for i in ids]) or forward(ids, layers)
     )
-    blocks = list(encoder.stream(TEXTS * 20))
-    assert sum(map(len, sizes)) == 20 * len(TEXTS)
+    blocks = list(encoder.stream(TEXTS * 40))
+    assert sum(map(len, sizes)) == 40 * len(TEXTS)
     assert all(len(lengths) * max(lengths) <= 100 for lengths in sizes)
     assert len(blocks) > 1
-    assert max(len(block.states) for block in blocks) < 16 * 100 + MAX_LENGTH
+    assert max(len(block.states) for block in blocks) < 32 * 100 + MAX_LENGTH
 
 
 def test_order_changes_nothing(tiny_encoder):

@@ -10,10 +10,14 @@ from conftest import TEXTS
 import lib.retriever as room
 from lib.collection import load_collection
 from lib.encoder import TokenEncoder
+from lib.index import BM25Index
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
+from lib.storage import digest_json
+from lib.weighting import PAPER, BM25Constants
 
 QUERIES = ["red cat", "", "river in a tree ?"]
+TUNED = BM25Constants(1.5, 0.25, "robertson-clipped")
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +184,14 @@ def assert_same_model(a: LatentTerms, b: LatentTerms) -> None:
 def test_round_trip(tmp_path, sentence_folder, tiny_sae):
     settings = {"layer": 1, "special_tokens": False, "query_prompt": "query : ", "max_length": 12}
     encoder = TokenEncoder(sentence_folder, dtype="float32", **settings)
-    model = LatentTerms(encoder, tiny_sae, "max", "log1p")
+    model = LatentTerms(encoder, tiny_sae, "max", "log1p", TUNED)
     model.save_pretrained(tmp_path)
     loaded = LatentTerms.from_pretrained(tmp_path, dtype="float32")
     assert_same_model(model, loaded)
     assert_same_model(model, LatentTerms.from_pretrained(tmp_path, encoder=encoder))
     assert (model.encode_queries(QUERIES) != loaded.encode_queries(QUERIES)).nnz == 0
     assert loaded.sae.metadata == {"made": "by a test"}
+    assert loaded.bm25 == TUNED
 
 
 def test_round_trip_in_float16_is_near(tmp_path, model):
@@ -218,6 +223,70 @@ def test_identity_tells_models_apart(tiny_encoder, tiny_sae, model):
     assert len({json.dumps(other.identity) for other in [model, *others]}) == 5
     renamed = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata={"note": "no matter"}))
     assert renamed.identity == model.identity
+
+
+def ids(n: int) -> list[str]:
+    return [f"d{i}" for i in range(n)]
+
+
+def assert_same_search(a: BM25Index, b: BM25Index, queries) -> None:
+    rankings = [index.search(queries, ids(queries.shape[0]), k=len(index)) for index in (a, b)]
+    assert rankings[0].doc_ids == rankings[1].doc_ids
+    for scores, others in zip(*(ranking.scores for ranking in rankings), strict=True):
+        np.testing.assert_array_equal(scores, others)
+
+
+def test_index_has_the_constants_of_the_model(model):
+    docs, queries = model.encode_documents(TEXTS), model.encode_queries(QUERIES)
+    index = model.with_bm25(TUNED).index(docs, ids(len(TEXTS)))
+    assert (index.k1, index.b, index.idf_form) == (1.5, 0.25, "robertson-clipped")
+    expected = BM25Index.build(docs, ids(len(TEXTS)), k1=1.5, b=0.25, idf="robertson-clipped")
+    assert_same_search(index, expected, queries)
+    # untuned, it is the index with the paper's
+    assert model.bm25 == PAPER == BM25Constants(8.0, 0.7, "lucene")
+    plain = model.index(docs, ids(len(TEXTS)))
+    assert_same_search(plain, BM25Index.build(docs, ids(len(TEXTS))), queries)
+    assert not np.array_equal(plain.search(queries, QUERIES).scores[0], index.search(queries, QUERIES).scores[0])
+
+
+def test_index_takes_a_stream_of_blocks(model):
+    tuned, docs = model.with_bm25(TUNED), model.encode_documents(TEXTS)
+    blocks = (docs[i : i + 2] for i in range(0, len(TEXTS), 2))
+    streamed = tuned.index(blocks, iter(ids(len(TEXTS))))
+    assert_same_search(streamed, tuned.index(docs, ids(len(TEXTS))), model.encode_queries(QUERIES))
+    with pytest.raises(ValueError, match=f"doc_ids holds 3 ids for {len(TEXTS)} rows"):
+        tuned.index(docs, ids(3))
+
+
+def test_constants_are_part_of_the_configuration_and_not_of_what_a_text_encodes_to(model):
+    tuned = model.with_bm25(TUNED)
+    assert tuned.config == model.config | {"bm25": {"k1": 1.5, "b": 0.25, "idf": "robertson-clipped"}}
+    assert model.config["bm25"] == {"k1": 8.0, "b": 0.7, "idf": "lucene"}
+    assert tuned.identity == model.identity
+    assert (tuned.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
+    assert tuned.with_bm25(PAPER).config == model.config
+    for wrong in ((8.0, 0.7), {"k1": 8.0}, None):
+        with pytest.raises(TypeError, match=r"bm25 is .*; pass BM25Constants"):
+            model.with_bm25(wrong)
+
+
+def rewrite_manifest(folder, change) -> None:
+    path = folder / "latent_terms.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    change(manifest)
+    path.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}))
+
+
+def test_a_folder_made_before_there_were_constants_has_the_papers(tmp_path, model):
+    model.with_bm25(TUNED).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "latent_terms.json").read_text())
+    assert saved["bm25"] == {"k1": 1.5, "b": 0.25, "idf": "robertson-clipped"}
+    rewrite_manifest(tmp_path, lambda manifest: manifest.pop("bm25"))
+    assert_same_model(LatentTerms.from_pretrained(tmp_path, encoder=model.encoder), model)
+    rewrite_manifest(tmp_path, lambda manifest: manifest.update(bm25={"k1": 8.0, "b": 7, "idf": "lucene"}))
+    with pytest.raises(ValueError, match=r"b is 7.0; it must be from 0 to 1"):
+        LatentTerms.from_pretrained(tmp_path, encoder=model.encoder)
 
 
 @pytest.mark.parametrize("name", ["wide_folder"])
@@ -309,7 +378,8 @@ def test_a_saved_folder_may_be_moved(saved, tmp_path, model):
 
 
 def test_repr_says_what_it_is_made_of(model):
-    assert repr(model).endswith("layer 3, SparseAutoencoder(d=32, width=64, k=4), sum, sqrt)")
+    parts = "layer 3, SparseAutoencoder(d=32, width=64, k=4), sum, sqrt"
+    assert repr(model).endswith(f"{parts}, BM25Constants(k1=8.0, b=0.7, idf='lucene'))")
 
 
 def test_the_packaged_model():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lib import sae as room
 from lib.sae import Codes, SparseAutoencoder
+from lib.terms import pool
 
 SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
 
@@ -259,3 +260,154 @@ def test_to_keeps_everything():
     moved = model.to("cpu")
     assert moved.config == model.config
     assert all(torch.equal(tensor, moved.tensors()[name]) for name, tensor in model.tensors().items())
+
+
+# jumprelu: a threshold for each latent
+
+
+def jump(seed: int = 0, lowest: float = 0.0, **changes) -> SparseAutoencoder:
+    threshold = lowest + 3 * torch.rand(12, generator=torch.Generator().manual_seed(seed))
+    return SparseAutoencoder(**weights(seed), k=3, **{"threshold": threshold} | changes)
+
+
+def jump_reference(model: SparseAutoencoder, h: torch.Tensor) -> np.ndarray:
+    """pre [pre > threshold] in float64, dense [n, width]."""
+    W_enc, b_enc, b_pre, threshold = (
+        t.double().numpy() for t in (model.W_enc, model.b_enc, model.b_pre, model.threshold)
+    )
+    pre = (h.double().numpy() - b_pre) @ W_enc.T + b_enc
+    return pre * (pre > threshold)
+
+
+def test_worked_jumprelu_codes():
+    # pre-activations of h = 2 with b_pre = 1, so h - b_pre = 1: 1, 2, 3 and -1; thresholds 1, 1.5, 3.5, 0:
+    # 1 is not above 1; 2 is above 1.5; 3 is not above 3.5; -1 is not above 0. h_hat = 2 * 5 + 1 = 11
+    model = SparseAutoencoder(
+        W_enc=torch.tensor([[1.0], [2.0], [3.0], [-1.0]]),
+        b_enc=torch.zeros(4),
+        W_dec=torch.tensor([[9.0], [5.0], [9.0], [9.0]]),
+        b_pre=torch.tensor([1.0]),
+        k=1,
+        threshold=torch.tensor([1.0, 1.5, 3.5, 0.0]),
+    )
+    codes = model.encode(torch.tensor([[2.0]]))
+    assert (codes.indices.tolist(), codes.values.tolist()) == ([[1]], [[2.0]])
+    assert model.decode(codes).tolist() == [[11.0]]
+    assert (model.activation, model.config["activation"]) == ("jumprelu", "jumprelu")
+    assert repr(model) == "SparseAutoencoder(d=1, width=4, k=1, jumprelu)"
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)  # in float32, a tie but for rounding may fall either way
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 12), st.sampled_from([0.0, 1.0, 30.0]))
+def test_jumprelu_codes_are_the_dense_formula_whatever_the_chunks(seed, n, rows_at_once, lowest):
+    model, h = jump(seed, lowest), states(n, seed=seed)
+    expected = jump_reference(model, h)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "_CHUNK", 12 * rows_at_once)
+        codes = model.encode(h)
+    assert codes.indices.dtype == torch.int64
+    assert codes.values.dtype == torch.float32
+    assert codes.values.shape == codes.indices.shape == (n, max(1, (expected > 0).sum(axis=1).max()))
+    assert (codes.values >= 0).all()
+    np.testing.assert_allclose(dense(codes, 12), expected, rtol=0, atol=1e-5)  # no latent twice, padding included
+    np.testing.assert_allclose(
+        model.decode(codes).numpy(), expected @ model.W_dec.double().numpy() + model.b_pre.numpy(), rtol=0, atol=1e-4
+    )
+
+
+def test_neighbours_change_no_jumprelu_code():
+    model, h = jump(), states(30)
+    whole = dense(model.encode(h), 12)
+    alone = np.concatenate([dense(model.encode(row[None]), 12) for row in h])
+    np.testing.assert_allclose(alone, whole, rtol=0, atol=1e-5)
+    loud = torch.cat([h * 100, h, torch.zeros(3, 5)])  # the loud ones have most of the 12 latents
+    assert model.encode(loud).values.shape[1] > model.encode(h).values.shape[1]
+    np.testing.assert_allclose(dense(model.encode(loud), 12)[30:60], whole, rtol=0, atol=1e-5)
+
+
+def test_pooling_takes_no_notice_of_what_fills_up_the_codes(monkeypatch):
+    model, h = jump(), states(30)
+    monkeypatch.setattr(room, "_CHUNK", 12 * 4)
+    indices, values = (tensor.numpy() for tensor in model.encode(h))
+    offsets = np.array([0, 10, 10, 30])
+    for pooling, reduce in (("sum", np.sum), ("count", lambda z, axis: (z > 0).sum(axis))):
+        expected = [reduce(jump_reference(model, h)[a:b], axis=0) for a, b in ((0, 10), (10, 10), (10, 30))]
+        np.testing.assert_allclose(
+            pool(indices, values, offsets, 12, pooling).toarray(), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_nothing_above_its_threshold_and_no_states():
+    model = jump(lowest=1e3)
+    codes = model.encode(states(3))
+    assert (codes.values.tolist(), codes.indices.shape) == ([[0.0]] * 3, (3, 1))
+    torch.testing.assert_close(model.decode(codes), model.b_pre.expand(3, 5))
+    codes = model.encode(torch.empty(0, 5))
+    assert codes.indices.shape == codes.values.shape == (0, 1)
+
+
+def test_nan_states_are_not_silently_empty():
+    assert jump().encode(torch.full((1, 5), torch.nan)).values.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        (torch.zeros(11), r"threshold has shape \(11,\), not \(12,\)"),
+        (torch.full((12,), torch.inf), "threshold holds NaN or infinite values"),
+        (torch.full((12,), -0.5), "threshold holds -0.5; below 0 codes could be negative"),
+    ],
+)
+def test_bad_thresholds(threshold, message):
+    with pytest.raises(ValueError, match=message):
+        jump(threshold=threshold)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_round_trip_with_thresholds(tmp_path, dtype):
+    model = jump()
+    model.save_pretrained(tmp_path, dtype)
+    loaded = SparseAutoencoder.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.threshold, model.threshold)  # in float32 either way
+    if dtype == "float32":
+        assert torch.equal(loaded.encode(states(9)).values, model.encode(states(9)).values)
+    moved = loaded.to("cpu")
+    assert torch.equal(moved.threshold, model.threshold)
+
+
+def test_what_was_saved_before_there_were_thresholds_loads(tmp_path):
+    model = SparseAutoencoder(**weights(), k=3, metadata={"a": 1})
+    assert model.config == {"activation": "topk", "d": 5, "width": 12, "k": 3, "metadata": {"a": 1}}
+    assert list(model.tensors()) == ["W_enc", "b_enc", "W_dec", "b_pre"]
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "sae.json").read_text())["format_version"] == 1
+    assert SparseAutoencoder.from_pretrained(tmp_path).threshold is None
+
+
+@pytest.mark.parametrize(("has", "says"), [(True, "topk"), (False, "jumprelu")])
+def test_weights_and_configuration_that_differ(tmp_path, has, says):
+    model = jump() if has else SparseAutoencoder(**weights(), k=3)
+    model.weight_writer()(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=rf"a.safetensors are of a {model.activation} .* says '{says}'"):
+        SparseAutoencoder.from_weights(tmp_path / "a.safetensors", model.config | {"activation": says})
+
+
+def test_an_unknown_activation_is_refused(tmp_path):
+    model = jump()
+    model.weight_writer()(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="activation is 'gated'; choose one of 'topk', 'jumprelu'"):
+        SparseAutoencoder.from_weights(tmp_path / "a.safetensors", model.config | {"activation": "gated"})
+
+
+def test_another_k():
+    model, h = SparseAutoencoder(**weights(), k=3, metadata={"a": 1}), states(20)
+    for k in (1, 5, 12):
+        other = model.with_k(k)
+        assert (other.k, other.metadata) == (k, {"a": 1})
+        np.testing.assert_allclose(dense(other.encode(h), 12), reference(other, h), rtol=0, atol=1e-5)
+    assert model.k == 3
+    with pytest.raises(ValueError, match="k is 13, more than the width 12"):
+        model.with_k(13)
+    with pytest.raises(ValueError, match="The activation is jumprelu: its thresholds say which latents are active"):
+        jump().with_k(2)

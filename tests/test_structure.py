@@ -25,23 +25,33 @@ ROAD = [
     "encoder",
     "sae",
     "kernels",
+    "activations",
+    "states",
     "training",
-    "benchmarks",
-    "benchmarks.training",
+    "checkpoints",
+    "trainer",
     "terms",
-    "retriever",
     "weighting",
     "ranking",
     "index",
+    "retriever",
     "baselines",
     "measures",
+    "tuning",
     "vocabulary",
+    "benchmarks",
+    "benchmarks.peers",
+    "benchmarks.training",
+    "benchmarks.encoding",
     "experiments",
     "report",
     "__main__",
     "__init__",
 ]
-NEED_TORCH = {"encoder", "sae", "kernels", "training", "benchmarks.training", "retriever", "experiments", "__main__"}
+NEED_TORCH = {
+    *("encoder", "sae", "kernels", "activations", "states", "training", "checkpoints", "trainer", "retriever"),
+    *("benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "experiments", "__main__"),
+}
 
 
 def room_of(path: Path) -> str:

@@ -2,164 +2,80 @@
 
 Every competitor makes whole steps on the same batch: loss with AuxK, gradients, the same fused AdamW, unit norm of the
 decoder rows. They take turns within one run, so that whatever else the machine does slows all of them.
+
+With `--fvu-tokens N`, what the steps are worth instead: from the same weights, all are trained on N token states of the
+standard library's docstrings, in the same order and at the same learning rates, and the fraction of variance that each
+leaves unexplained (FVU) of states it was not trained on is printed. No latent is given to AuxK as dead.
 """
 
 import argparse
 import os
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lib.encoder import DTYPES
-from lib.kernels import Weights, reference_loss
-from lib.training import TrainableAutoencoder, TrainingConfig
+from lib.benchmarks import measure
+from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
+from lib.collection import load_collection
+from lib.encoder import DTYPES, TokenEncoder
+from lib.kernels import unexplained
+from lib.training import TrainingConfig, learning_rate_factor
 
-PRODUCT, OURS = "bare product", "this package"
-AUXK = 1 / 32
+PRODUCT = "bare product"
+HELD_OUT = 16_384  # token states that FVU is measured on
 Step = Callable[[], object]
 
 
-def _optimiser(parameters) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
-
-
-def _products(states: torch.Tensor, width: int, config: TrainingConfig) -> dict[str, Step]:
+def _products(states: torch.Tensor, config: TrainingConfig) -> dict[str, Step]:
     """The product of states and encoder, in the dtype that we select in: into memory at hand, and into fresh memory."""
     dtype = DTYPES[config.select_dtype]
     inputs = states.to(dtype)
-    columns = torch.randn(width, states.shape[1], generator=torch.Generator().manual_seed(1)).to(dtype).T
-    out = inputs.new_empty(len(inputs), width)
+    columns = torch.randn(config.width, states.shape[1], generator=torch.Generator().manual_seed(1)).to(dtype).T
+    out = inputs.new_empty(len(inputs), config.width)
     return {
         PRODUCT: lambda: torch.mm(inputs, columns, out=out),
         "bare product, fresh memory": lambda: inputs @ columns,
     }
 
 
-def _ours(states: torch.Tensor, dead: torch.Tensor, config: TrainingConfig) -> Step:
-    mean = states.mean(dim=0)
-    model = TrainableAutoencoder(mean, len(dead), torch.Generator().manual_seed(0))
-    optimiser = _optimiser(model.parameters())
-    silent = torch.zeros(len(dead), dtype=torch.int64)
-
-    def step() -> None:
-        result = model.backward(states, mean, dead, config)
-        optimiser.step()
-        model.normalise_decoder()
-        silent.add_(len(states))
-        silent[result.indices[result.values > 0]] = 0
-
-    return step
-
-
-def _reference(states: torch.Tensor, dead: torch.Tensor, config: TrainingConfig) -> Step:
-    mean = states.mean(dim=0)
-    model = TrainableAutoencoder(mean, len(dead), torch.Generator().manual_seed(0))
-    optimiser = _optimiser(model.parameters())
-
-    def step() -> None:
-        weights = Weights(model.W_enc, model.b_enc, model.W_dec, model.b_pre)
-        optimiser.zero_grad()
-        reference_loss(states, weights, config.k, mean, dead, config.auxk).backward()
-        optimiser.step()
-        model.normalise_decoder()
-
-    return step
-
-
-def _sparsify(states: torch.Tensor, dead: torch.Tensor, config: TrainingConfig) -> Step:
-    """EleutherAI's sparsify, in the order of its trainer."""
-    from sparsify import SparseCoder, SparseCoderConfig
-
-    model = SparseCoder(states.shape[1], SparseCoderConfig(num_latents=len(dead), k=config.k))
-    model.b_dec.data = states.mean(dim=0)
-    optimiser = _optimiser(model.parameters())
-
-    def step() -> None:
-        model.set_decoder_norm_to_unit_norm()
-        out = model(states, dead_mask=dead)
-        (out.fvu + config.auxk * out.auxk_loss).backward()
-        model.remove_gradient_parallel_to_decoder_directions()
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
-
-
-def _sae_lens(states: torch.Tensor, dead: torch.Tensor, config: TrainingConfig, sparse: bool) -> Step:
-    """SAELens' TopK, as its trainer calls it: its defaults, or its sparse activations (which cannot be rescaled)."""
-    from sae_lens.saes.sae import TrainStepInput
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-
-    shape = {"d_in": states.shape[1], "d_sae": len(dead), "k": config.k}
-    kind = {"use_sparse_activations": sparse, "rescale_acts_by_decoder_norm": not sparse}
-    model = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **kind, aux_loss_coefficient=config.auxk))
-    model.train()
-    optimiser = _optimiser(model.parameters())
-
-    def step() -> None:
-        optimiser.zero_grad()
-        inputs = TrainStepInput(states, {}, dead, n_training_steps=0, is_logging_step=False)
-        model.training_forward_pass(inputs).loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def competitors(n: int, d: int, width: int, k: int, share_dead: float) -> dict[str, Step]:
-    """Return a step of each competitor that is installed, by name.
+def steps_to_time(d: int, config: TrainingConfig, share_dead: float) -> dict[str, Step]:
+    """Return, by name, the product alone and a step of each competitor on one and the same batch.
 
     Parameters
     ----------
-    n : int
-        Tokens a batch.
-    d, width, k : int
-        Of the autoencoder.
+    d : int
+        Of the states, which are random: only time is measured.
+    config : TrainingConfig
     share_dead : float
         Share of latents that AuxK is given as dead.
     """
+    config = config.resolved()
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(n, d, generator=generator) + torch.randn(d, generator=generator)
-    dead = torch.arange(width) < share_dead * width
-    config = TrainingConfig(width=width, k=k, batch_tokens=n, auxk=AUXK).resolved()
-    steps = _products(states, width, config)
-    steps |= {
-        OURS: _ours(states, dead, config),
-        f"{OURS}, none dead": _ours(states, torch.zeros_like(dead), config),
-        "dense reference": _reference(states, dead, config),
+    states = torch.randn(config.batch_tokens, d, generator=generator) + torch.randn(d, generator=generator)
+    dead = torch.arange(config.width) < share_dead * config.width
+    everyone = competitors(states, config)
+    steps: dict[str, Step] = {
+        name: lambda competitor=competitor: competitor.step(states, dead) for name, competitor in everyone.items()
     }
-    if find_spec("sparsify"):
-        steps["sparsify"] = _sparsify(states, dead, config)
-    if find_spec("sae_lens"):
-        steps["SAELens"] = _sae_lens(states, dead, config, sparse=False)
-        steps["SAELens, sparse"] = _sae_lens(states, dead, config, sparse=True)
-    return steps
+    none_dead = ours(states, config)
+    steps[f"{OURS}, none dead"] = lambda: none_dead.step(states, torch.zeros_like(dead))
+    return _products(states, config) | steps
 
 
-def measure(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each step, over `repeats` turns after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in tqdm(range(repeats + 1), disable=None, desc="turns"):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: pd.Series(times).median() for name, times in seconds.items()}
-
-
-def table(n: int, d: int, widths: list[int], k: int, share_dead: float, repeats: int) -> pd.DataFrame:
+def speed_table(d: int, widths: list[int], config: TrainingConfig, share_dead: float, repeats: int) -> pd.DataFrame:
     """Return a row for each width and competitor: seconds and tokens a second, and both beside the product and us."""
     frames = []
     for width in widths:
-        seconds = pd.Series(measure(competitors(n, d, width, k, share_dead), repeats))
+        seconds = pd.Series(measure(steps_to_time(d, replace(config, width=width), share_dead), repeats))
         columns = {
             "width": width,
             "ms a step": 1e3 * seconds,
-            "tokens/s": n / seconds,
+            "tokens/s": config.batch_tokens / seconds,
             "times the product": seconds / seconds[PRODUCT],
             "times ours": seconds / seconds[OURS],
         }
@@ -167,24 +83,109 @@ def table(n: int, d: int, widths: list[int], k: int, share_dead: float, repeats:
     return pd.concat(frames, ignore_index=True)
 
 
+def pydoc_states(encoder: TokenEncoder, n: int, seed: int) -> torch.Tensor:
+    """Return the first `n` token states of the standard library's docstrings in random order, float32 [n, d].
+
+    Raises
+    ------
+    ValueError
+        If the docstrings have fewer tokens.
+    """
+    texts = load_collection("pydoc").doc_texts
+    texts = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+    available = sum(encoder.count_tokens(texts))
+    if n > available:
+        raise ValueError(f"The docstrings have {available} tokens, {n} are needed, {HELD_OUT} of them to measure FVU.")
+    states, n_read = [], 0
+    for block in encoder.stream(texts):
+        states.append(block.states.cpu())
+        n_read += len(block.states)
+        if n_read >= n:
+            break
+    return torch.cat(states)[:n]
+
+
+def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -> dict[str, float]:
+    """Train every competitor on states [n, d], once through, and return its FVU of the states held out [m, d].
+
+    Ours takes part twice, with the product that selects the latents in float32 and in bfloat16.
+
+    Raises
+    ------
+    ValueError
+        If the states are less than one batch.
+    """
+    if len(states) < config.batch_tokens:
+        raise ValueError(
+            f"{len(states)} tokens are less than one batch of {config.batch_tokens}; train on more, or in smaller ones."
+        )
+    everyone = competitors(states, config)
+    del everyone[OURS]
+    for dtype in DTYPES:
+        everyone[f"{OURS}, {dtype} product"] = ours(states, replace(config, select_dtype=dtype))
+    none_dead = torch.zeros(config.width, dtype=torch.bool)
+    n_steps = len(states) // config.batch_tokens
+    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(config.seed))
+    batches = order[: n_steps * config.batch_tokens].split(config.batch_tokens)
+    for number, rows in enumerate(tqdm(batches, disable=None, desc=f"width {config.width}")):
+        for competitor in everyone.values():
+            rate = config.learning_rate * learning_rate_factor(number, n_steps, config.warmup)
+            competitor.optimizer.param_groups[0]["lr"] = rate
+            competitor.step(states[rows], none_dead)
+    mean = states.mean(dim=0)
+    with torch.no_grad():
+        return {name: unexplained(held_out, who.reconstruct(held_out), mean).item() for name, who in everyone.items()}
+
+
+def fvu_table(states: torch.Tensor, widths: list[int], config: TrainingConfig) -> pd.DataFrame:
+    """Return a row for each width and competitor: its FVU of the last states, and by how much the reference's differs.
+
+    Parameters
+    ----------
+    states : torch.Tensor, float32 [n + HELD_OUT, d]
+        The last ones are not trained on.
+    widths : list of int
+    config : TrainingConfig
+    """
+    rows = []
+    for width in widths:
+        found = fvus(states[:-HELD_OUT], states[-HELD_OUT:], replace(config, width=width))
+        for name, fvu in found.items():
+            rows.append({"width": width, "who": name, "FVU": fvu, "beside the reference": fvu / found[REFERENCE] - 1})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.training", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[8_192, 32_768])
-    parser.add_argument("--d", type=int, default=384)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--batch-tokens", type=int, default=4_096)
+    parser.add_argument("--d", type=int, default=384, help="of the states that only time is measured with")
     parser.add_argument("--share-dead", type=float, default=0.01, help="share of latents given to AuxK as dead")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--fvu-tokens", type=int, default=0, help="train on so many tokens and compare FVU, not time")
     args = parser.parse_args()
     for name, module in (("sparsify", "sparsify"), ("SAELens", "sae_lens")):
         if not find_spec(module):
             print(f"{name} is not installed; pip install -e '.[bench]' for it.")
+    config = TrainingConfig(width=max(args.widths), k=args.k, batch_tokens=args.batch_tokens)
     load = f"load average before {os.getloadavg()[0]:.1f}"
-    result = table(args.batch_tokens, args.d, args.widths, args.k, args.share_dead, args.repeats)
-    dtype = TrainingConfig().resolved().select_dtype
+    if args.fvu_tokens:
+        states = pydoc_states(TokenEncoder(dtype="float32"), args.fvu_tokens + HELD_OUT, config.seed)
+        result = fvu_table(states, args.widths, config)
+    else:
+        result = speed_table(args.d, args.widths, config, args.share_dead, args.repeats)
+    dtype = config.resolved().select_dtype
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, products in {dtype}, {load}")
-    formats = {"ms a step": "{:.0f}", "tokens/s": "{:.0f}", "times the product": "{:.2f}", "times ours": "{:.2f}"}
+    formats = {
+        "ms a step": "{:.0f}",
+        "tokens/s": "{:.0f}",
+        "times the product": "{:.2f}",
+        "times ours": "{:.2f}",
+        "FVU": "{:.4f}",
+        "beside the reference": "{:+.2%}",
+    }
     print(result.to_string(index=False, formatters={name: form.format for name, form in formats.items()}))
 
 

@@ -1,0 +1,171 @@
+"""`python -m lib.benchmarks.encoding`: text to document-term matrix, ours beside the usual parts put together.
+
+The usual parts: `SentenceTransformer.encode(output_value="token_embeddings")` as it comes, a Top-K autoencoder whose
+codes are a dense [tokens, width] tensor, as published packages give them, and for each text their sum and its square
+root. They and ours take turns within one run, and the two matrices are compared.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from scipy.sparse import csr_array, vstack
+from scipy.sparse.linalg import norm
+from sentence_transformers import SentenceTransformer
+
+from lib.benchmarks import measure
+from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
+from lib.checks import check_count
+from lib.collection import load_collection
+from lib.retriever import LatentTerms
+from lib.sae import SparseAutoencoder
+
+OURS, PEER = "this package", "SentenceTransformer, dense SAE"
+GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once
+
+
+def check_comparable(model: LatentTerms) -> LatentTerms:
+    """Return `model` if the usual parts make the same of a text.
+
+    Raises
+    ------
+    ValueError
+        If it does not read the final layer with its special tokens, or is not a Top-K autoencoder with sum and sqrt.
+    """
+    encoder = model.encoder
+    for name, got, allowed in (
+        ("layer", encoder.layer, encoder.n_layers),
+        ("special_tokens", encoder.special_tokens, True),
+        ("activation", model.sae.config["activation"], "topk"),
+        ("pooling", model.pooling, "sum"),
+        ("phi", model.phi, "sqrt"),
+    ):
+        if got != allowed:
+            raise ValueError(f"The model's {name} is {got!r}; the peer gives {allowed!r}. Choose a model with that.")
+    return model
+
+
+def spread(texts: list[str], n: int) -> list[str]:
+    """Return `n` of the texts that are not blank, evenly spaced, or all of them if there are fewer."""
+    texts = [text for text in texts if text.strip()]
+    n = min(check_count(n, "texts"), len(texts))
+    return [texts[i * len(texts) // n] for i in range(n)]
+
+
+def dense_codes(states: torch.Tensor, sae: SparseAutoencoder) -> torch.Tensor:
+    """Return ReLU(TopK(pre-activations)) of states [n, d] with all of their zeros, float32 [n, width]."""
+    pre_activations = (states - sae.b_pre) @ sae.W_enc.T + sae.b_enc
+    values, indices = pre_activations.topk(sae.k, dim=-1, sorted=False)
+    return torch.zeros_like(pre_activations).scatter_(-1, indices, values.relu())
+
+
+class UsualParts:
+    """What somebody without this package would put together, in float32.
+
+    Parameters
+    ----------
+    model : LatentTerms
+        Whose retriever and autoencoder are taken.
+    """
+
+    def __init__(self, model: LatentTerms):
+        self.sae = check_comparable(model).sae
+        encoder = model.encoder
+        folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
+        self.retriever = SentenceTransformer(folder, device=str(encoder.device))
+        self.retriever.max_seq_length = encoder.max_length
+        self.prompt = encoder.prompts["document"]
+
+    def states(self, texts: list[str]) -> list[torch.Tensor]:
+        """Return the token states of each text, float32 [n_tokens, d]."""
+        return self.retriever.encode(texts, prompt=self.prompt, output_value="token_embeddings")
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> csr_array:
+        """Return the document-term matrix, float32 [n_texts, width]."""
+        states = self.states(texts)
+        rows = []
+        for start in range(0, len(states), GROUP):
+            group = states[start : start + GROUP]
+            codes = dense_codes(torch.cat(group), self.sae).split([len(part) for part in group])
+            rows.append(csr_array(torch.stack([part.sum(dim=0) for part in codes]).sqrt().cpu().numpy()))
+        return vstack(rows, format="csr")
+
+
+def difference(ours: csr_array, peers: csr_array) -> float:
+    """Return the relative Frobenius difference of two document-term matrices, |ours - peers| / |peers|."""
+    return float(norm(ours - peers) / norm(peers))
+
+
+def competitors(
+    models: list[LatentTerms], peer: UsualParts, texts: list[str]
+) -> dict[tuple[str, str, str], Callable[[], object]]:
+    """Return what is timed, by (what, who, dtype): the states alone, and all of the way to the matrix."""
+    steps: dict[tuple[str, str, str], Callable[[], object]] = {}
+    for model in models:
+        encoder = model.encoder
+        steps["states", OURS, encoder.dtype] = lambda encoder=encoder: [
+            block.offsets for block in encoder.stream(texts, progress=False)
+        ]
+        steps["matrix", OURS, encoder.dtype] = lambda model=model: model.encode_documents(texts, progress=False)
+    steps["states", PEER, "float32"] = lambda: peer.states(texts)
+    steps["matrix", PEER, "float32"] = lambda: peer.encode(texts)
+    return steps
+
+
+def table(models: list[LatentTerms], texts: list[str], repeats: int) -> pd.DataFrame:
+    """Return a row for each thing timed: its tokens a second, times the peer's, and how far its matrix is from it.
+
+    Parameters
+    ----------
+    models : list of LatentTerms
+        The same model in one or several dtypes.
+    texts : list of str
+        None of them blank: the peer gives states of the special tokens of such a text, we give none.
+    repeats : int
+    """
+    peer = UsualParts(models[0])
+    n_tokens = sum(models[0].encoder.count_tokens(texts))
+    rates = {name: n_tokens / seconds for name, seconds in measure(competitors(models, peer, texts), repeats).items()}
+    matrix = peer.encode(texts)
+    differences = {model.encoder.dtype: difference(model.encode_documents(texts), matrix) for model in models}
+    rows = [
+        {
+            "what": what,
+            "who": who,
+            "dtype": dtype,
+            "tokens/s": rate,
+            "times the peer": rate / rates[what, PEER, "float32"],
+            "difference": differences[dtype] if (what, who) == ("matrix", OURS) else float("nan"),
+        }
+        for (what, who, dtype), rate in sorted(rates.items(), key=lambda item: item[0][0])
+    ]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.encoding", description=__doc__)
+    parser.add_argument("--model", help="a saved LatentTerms folder; without it, the packaged model")
+    parser.add_argument("--collection", default="pydoc", help="whose documents are encoded")
+    parser.add_argument("--texts", type=int, default=2_048, help="how many of its documents, evenly spaced")
+    parser.add_argument("--batch-tokens", type=int, help="budget of our forward passes, if not the encoder's own")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    texts = spread(load_collection(args.collection).doc_texts, args.texts)
+    models = [LatentTerms.from_pretrained(args.model)]
+    if models[0].encoder.dtype != "float32":
+        models.append(LatentTerms.from_pretrained(args.model, dtype="float32"))
+    for model in models:
+        model.encoder.batch_tokens = check_count(args.batch_tokens or model.encoder.batch_tokens, "batch_tokens")
+    load = f"load average before {os.getloadavg()[0]:.1f}"
+    result = table(models, texts, args.repeats)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {models[0].sae}, {len(texts)} texts, {load}")
+    formats = {"tokens/s": "{:.0f}", "times the peer": "{:.2f}", "difference": "{:.1e}"}
+    print(result.to_string(index=False, na_rep="", formatters={name: form.format for name, form in formats.items()}))
+
+
+if __name__ == "__main__":
+    main()

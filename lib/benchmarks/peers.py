@@ -1,0 +1,140 @@
+"""Who takes part in `lib.benchmarks.training`: ours, the same densely by autograd, and other packages' autoencoders.
+
+All start from the same weights, ours, and end each step with the same AdamW. What a package does otherwise by design
+is left as its trainer does it.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+
+from lib.kernels import reference_loss
+from lib.sae import SparseAutoencoder
+from lib.training import TrainableAutoencoder, TrainingConfig
+
+OURS, REFERENCE = "this package", "dense reference"
+
+
+class Competitor(NamedTuple):
+    """An autoencoder in training.
+
+    Attributes
+    ----------
+    step : callable
+        Makes a whole step, given states, float32 [n, d], and which latents AuxK is told are dead, bool [width].
+    reconstruct : callable
+        Gives the reconstruction of states [n, d].
+    optimizer : torch.optim.Optimizer
+    """
+
+    step: Callable[[torch.Tensor, torch.Tensor], object]
+    reconstruct: Callable[[torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+
+
+def _adamw(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+
+
+def _reconstruct(model: TrainableAutoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
+    def reconstruct(states: torch.Tensor) -> torch.Tensor:
+        sae = SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, model.config.k)
+        return sae.decode(sae.encode(states))
+
+    return reconstruct
+
+
+def ours(first: torch.Tensor, config: TrainingConfig) -> Competitor:
+    """Return this package's sparse step; `first` are states [n, d] whose mean is where b_pre starts."""
+    model = TrainableAutoencoder(first, config)
+    optimizer = _adamw(model, config)
+    silent = torch.zeros(config.width, dtype=torch.int64)
+
+    def step(states: torch.Tensor, dead: torch.Tensor) -> None:
+        result = model.backward(states, dead)
+        optimizer.step()
+        model.normalise_decoder()
+        silent.add_(len(states))
+        silent[result.indices[result.values > 0]] = 0
+
+    return Competitor(step, _reconstruct(model), optimizer)
+
+
+def reference(first: torch.Tensor, config: TrainingConfig) -> Competitor:
+    """Return the same training rule in float32 throughout, its gradients from autograd."""
+    model = TrainableAutoencoder(first, config)
+    optimizer = _adamw(model, config)
+
+    def step(states: torch.Tensor, dead: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        reference_loss(states, model.weights(), model.activation, model.mean, dead, config.auxk).backward()
+        optimizer.step()
+        model.normalise_decoder()
+
+    return Competitor(step, _reconstruct(model), optimizer)
+
+
+def sparsify(first: torch.Tensor, config: TrainingConfig) -> Competitor:
+    """Return EleutherAI's sparsify, in the order of its trainer.
+
+    It takes the part of the gradient along a decoder row off, scales the rows before a step and not after it, and
+    measures AuxK against the variance of the states.
+    """
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    start = TrainableAutoencoder(first, config)
+    model = SparseCoder(first.shape[1], SparseCoderConfig(num_latents=config.width, k=config.k))
+    model.encoder.weight.data, model.encoder.bias.data = start.W_enc.data, start.b_enc.data
+    model.W_dec.data, model.b_dec.data = start.W_dec.data, start.b_pre.data
+    optimizer = _adamw(model, config)
+
+    def step(states: torch.Tensor, dead: torch.Tensor) -> None:
+        model.set_decoder_norm_to_unit_norm()
+        out = model(states, dead_mask=dead)
+        (out.fvu + config.auxk * out.auxk_loss).backward()
+        model.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Competitor(step, lambda states: model(states).sae_out, optimizer)
+
+
+def sae_lens(first: torch.Tensor, config: TrainingConfig, sparse: bool = False) -> Competitor:
+    """Return SAELens' TopK, as its trainer calls it: its defaults, or its sparse activations (then not rescaled).
+
+    Its loss is the squared error of a token, its gradients are clipped to norm 1, and its decoder rows are free: by
+    default, activations are rescaled by their norms.
+    """
+    from sae_lens.saes.sae import TrainStepInput
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+
+    start = TrainableAutoencoder(first, config)
+    shape = {"d_in": first.shape[1], "d_sae": config.width, "k": config.k}
+    kind = {"use_sparse_activations": sparse, "rescale_acts_by_decoder_norm": not sparse}
+    model = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **kind, aux_loss_coefficient=config.auxk))
+    model.W_enc.data, model.b_enc.data = start.W_enc.data.T.contiguous(), start.b_enc.data
+    model.W_dec.data, model.b_dec.data = start.W_dec.data, start.b_pre.data
+    model.train()
+    optimizer = _adamw(model, config)
+
+    def step(states: torch.Tensor, dead: torch.Tensor) -> None:
+        inputs = TrainStepInput(states, {}, dead, n_training_steps=0, is_logging_step=False)
+        model.training_forward_pass(inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Competitor(step, model, optimizer)
+
+
+def competitors(first: torch.Tensor, config: TrainingConfig) -> dict[str, Competitor]:
+    """Return each competitor that is installed by name; see `ours` for `first`."""
+    found = {OURS: ours(first, config), REFERENCE: reference(first, config)}
+    if find_spec("sparsify"):
+        found["sparsify"] = sparsify(first, config)
+    if find_spec("sae_lens"):
+        found["SAELens"] = sae_lens(first, config)
+        found["SAELens, sparse"] = sae_lens(first, config, sparse=True)
+    return found

@@ -1,0 +1,314 @@
+"""Token states to train on: kept in memory or on disk, or encoded again each epoch; never a corpus at once.
+
+A source of states gives an epoch as a sequence of windows, the contents of a shuffle buffer of bounded size. Which
+states a window holds, and in what order a trainer takes them, are functions of (seed, epoch, window) and of nothing
+before them: a run that was stopped goes on at any window without replaying what came earlier.
+"""
+
+import json
+import shutil
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.checks import check_choice, check_count
+from lib.encoder import TokenEncoder
+from lib.storage import digest_arrays, digest_json, replacing
+
+CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
+RUN = 64  # neighbouring tokens that are read from disk together, and so land in the same window
+STORED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StateSource(Protocol):
+    """What a trainer needs of its states.
+
+    Attributes
+    ----------
+    n, d : int
+        How many states there are, and their size.
+    identity : dict
+        Everything that decides them, JSON-able.
+    """
+
+    n: int
+    d: int
+    identity: dict
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+
+
+class StoredStates:
+    """States that can be read in any order: a tensor in memory, or memory-mapped files.
+
+    An epoch visits runs of 64 neighbouring tokens in a random order over the whole corpus.
+
+    Parameters
+    ----------
+    parts : sequence of torch.Tensor [n_part, d]
+        All of one dtype.
+    identity : dict, optional
+        None is the digest of the states themselves.
+    """
+
+    def __init__(self, parts: Iterable[torch.Tensor], identity: dict | None = None):
+        self._parts = list(parts)
+        if not self._parts or any(part.ndim != 2 for part in self._parts):
+            shapes = [tuple(part.shape) for part in self._parts]
+            raise ValueError(f"states have the shapes {shapes}; they must be [n, d], at least one of them.")
+        self._ends = np.cumsum([len(part) for part in self._parts]).tolist()
+        self._identity = identity
+        self.n, self.d = self._ends[-1], self._parts[0].shape[1]
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the states, JSON-able."""
+        if self._identity is not None:
+            return self._identity
+        parts = {f"{i:06}": part.contiguous().view(torch.uint8).numpy() for i, part in enumerate(self._parts)}
+        return {"states": digest_arrays(parts)}
+
+    def read(self, start: int, stop: int) -> list[torch.Tensor]:
+        """Return the states `start:stop` in pieces, one for each part that they lie in."""
+        pieces = []
+        at = bisect_right(self._ends, start)
+        while start < stop:
+            begin, end = self._ends[at] - len(self._parts[at]), min(stop, self._ends[at])
+            pieces.append(self._parts[at][start - begin : end - begin])
+            start, at = end, at + 1
+        return pieces
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+        runs = np.random.default_rng([seed, epoch]).permutation(-(-self.n // RUN))
+        starts = runs * RUN
+        stops = np.minimum(starts + RUN, self.n)
+        ends = np.cumsum(stops - starts)  # where each run ends in the epoch's order
+        for begin in range(first * size, self.n, size):
+            end = min(begin + size, self.n)
+            low, high = np.searchsorted(ends, [begin, end - 1], side="right")
+            chosen = zip(starts[low : high + 1].tolist(), stops[low : high + 1].tolist(), strict=True)
+            block = torch.cat([piece for start, stop in chosen for piece in self.read(start, stop)])
+            skip = begin - int(ends[low] - (stops - starts)[low])
+            yield block[skip : skip + end - begin]
+
+
+def collect_states(encoder: TokenEncoder, texts: Iterable[str], max_tokens: int) -> torch.Tensor:
+    """Return the first `max_tokens` token states of `texts`, bfloat16 [n, d], fewer if the texts end before.
+
+    The whole block is held in memory: 2 * d bytes a token, 0.77 GB a million tokens at d = 384.
+    """
+    states = torch.empty(check_count(max_tokens, "max_tokens"), encoder.d, dtype=torch.bfloat16)
+    n = 0
+    with tqdm(total=max_tokens, disable=None, unit="token", unit_scale=True, desc="collect states") as bar:
+        for block in encoder.stream(texts, progress=False):
+            taken = block.states[: max_tokens - n]
+            states[n : n + len(taken)] = taken
+            n += len(taken)
+            bar.update(len(taken))
+            if n == max_tokens:
+                break
+    return states[:n]
+
+
+def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
+    passages = iter(passages)
+    while chunk := list(islice(passages, CHUNK)):
+        yield chunk
+
+
+class TrainingText:
+    """A corpus of passages as one encoder reads it: how many tokens there are, known before any is encoded.
+
+    Parameters
+    ----------
+    encoder : TokenEncoder
+    corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
+    max_tokens : int, optional
+        Where to stop; None is the whole corpus.
+    plan : Path, optional
+        A file for the counts, read if it is there: counting takes a pass of the tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If the corpus holds no token.
+    """
+
+    def __init__(self, encoder: TokenEncoder, corpus, max_tokens: int | None = None, plan: Path | None = None):
+        self.encoder, self.corpus = encoder, corpus
+        if max_tokens is not None:
+            check_count(max_tokens, "max_tokens")
+        counts = self._counts(max_tokens, plan)
+        self.ends = np.minimum(np.cumsum(counts), max_tokens or np.inf).astype(np.int64)  # of each chunk, in tokens
+        self.n = int(self.ends[-1]) if counts else 0
+        if not self.n:
+            raise ValueError("The corpus holds no token; give text.")
+
+    def _counts(self, max_tokens: int | None, plan: Path | None) -> list[int]:
+        if plan is not None and plan.exists():
+            return json.loads(plan.read_text("utf-8"))
+        counts, total = [], 0
+        with tqdm(disable=None, unit="token", unit_scale=True, desc="count tokens") as bar:
+            for chunk in _chunks(self.corpus):
+                counts.append(sum(self.encoder.count_tokens(chunk)))
+                total += counts[-1]
+                bar.update(counts[-1])
+                if max_tokens is not None and total >= max_tokens:
+                    break
+        if plan is not None:
+            plan.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(plan) as path:
+                path.write_text(json.dumps(counts) + "\n", "utf-8")
+        return counts
+
+    def chunks(self, layers: list[int], first: int = 0) -> Iterator[dict[int, torch.Tensor]]:
+        """Yield the states of each layer, float32 [n_chunk, d], chunk after chunk from number `first` on.
+
+        A chunk is encoded by itself, so that it comes out the same whether or not the ones before it were.
+        """
+        passages = islice(self.corpus, first * CHUNK, None)
+        for number, chunk in zip(range(first, len(self.ends)), _chunks(passages), strict=False):
+            blocks = list(self.encoder.stream_layers(chunk, layers, progress=False))
+            size = int(self.ends[number] - (self.ends[number - 1] if number else 0))
+            yield {layer: torch.cat([block[layer].states for block in blocks])[:size].cpu() for layer in layers}
+
+
+class EncodedStates:
+    """States that are encoded anew in each epoch, in the order of the text; for when disk is dearer than time.
+
+    Parameters
+    ----------
+    text : TrainingText
+    layer : int
+        As in `TokenEncoder`.
+    """
+
+    def __init__(self, text: TrainingText, layer: int):
+        self._text, self._layer = text, layer
+        self.n, self.d = text.n, text.encoder.d
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the states, JSON-able."""
+        return {**_identity(self._text, self._layer), "stored": "no: encoded in each epoch"}
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter. Each epoch has the same."""
+        begin = first * size
+        number = int(np.searchsorted(self._text.ends, begin, side="right"))
+        skip = begin - (int(self._text.ends[number - 1]) if number else 0)
+        held, n_held = [], 0
+        for chunk in self._text.chunks([self._layer], number):
+            held.append(chunk[self._layer][skip:])
+            n_held, skip = n_held + len(held[-1]), 0
+            while n_held >= size:
+                block = torch.cat(held)
+                yield block[:size]
+                held, n_held = [block[size:]], n_held - size
+        if n_held:
+            yield torch.cat(held)
+
+
+def _identity(text: TrainingText, layer: int) -> dict:
+    return {"encoder": text.encoder.identity | {"layer": layer}, "corpus": text.corpus.identity, "tokens": text.n}
+
+
+def cache_states(
+    folder: str | Path,
+    encoder: TokenEncoder,
+    corpus,
+    layers: Iterable[int] = (-1,),
+    *,
+    max_tokens: int | None = None,
+    dtype: str = "bfloat16",
+) -> dict[int, StoredStates]:
+    """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
+
+    Every chunk of 512 passages is a file that is written atomically; a killed run continues behind the last whole one.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder in it is named after everything that decides the states.
+    encoder : TokenEncoder
+    corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
+    layers : iterable of int
+        As in `TokenEncoder`.
+    max_tokens : int, optional
+        Where to stop; None is the whole corpus.
+    dtype : {"bfloat16", "float16"}
+        What states are stored in, 2 bytes a number; float16 is finer and ends at 65,504.
+
+    Returns
+    -------
+    dict of int to StoredStates
+        By layer, resolved (6, not -1); memory-mapped.
+
+    Raises
+    ------
+    OSError
+        If the disk lacks the space, before anything is encoded.
+    ValueError
+        If the corpus holds no token, and if a state is too large for float16.
+    """
+    check_choice(dtype, STORED_DTYPES, "dtype")
+    layers = sorted({encoder.resolve_layer(layer) for layer in layers})
+    asked = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
+    folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
+    text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
+    paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
+    _check_space(folder, paths, text.n * encoder.d * 2)
+    there = min(_whole(paths[layer]) for layer in layers)
+    with tqdm(total=text.n, disable=None, unit="token", unit_scale=True, desc="encode") as bar:
+        bar.update(int(text.ends[there - 1]) if there else 0)
+        for number, chunk in enumerate(text.chunks(layers, there), there):
+            for layer, states in chunk.items():
+                _write(paths[layer][number], states.to(STORED_DTYPES[dtype]))
+            bar.update(len(states))
+    return {
+        layer: StoredStates(
+            [_open(path, STORED_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
+        )
+        for layer in layers
+    }
+
+
+def _whole(paths: list[Path]) -> int:
+    """How many files are there, counted from the first."""
+    return next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
+
+
+def _check_space(folder: Path, paths: dict[int, list[Path]], bytes_a_layer: int) -> None:
+    there = sum(path.stat().st_size for files in paths.values() for path in files if path.exists())
+    total = bytes_a_layer * len(paths)
+    free = shutil.disk_usage(folder).free
+    print(
+        f"States of {len(paths)} layer(s): {total / 1e9:.2f} GB in {folder}, {there / 1e9:.2f} GB are there.",
+        flush=True,
+    )
+    if total - there > free:
+        raise OSError(
+            f"The disk of {folder} has {free / 1e9:.2f} GB left, {(total - there) / 1e9:.2f} GB are needed. Make room, "
+            "name another folder, take fewer tokens, or encode again in each epoch instead."
+        )
+
+
+def _write(path: Path, states: torch.Tensor) -> None:
+    if not torch.isfinite(states).all():
+        raise ValueError(f"A state is not finite in {states.dtype}; store bfloat16, and look for NaN in the encoder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, states.view(torch.int16).numpy(), allow_pickle=False)
+
+
+def _open(path: Path, dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(np.load(path, mmap_mode="c")).view(dtype)  # "c": torch wants memory that can be written

@@ -1,0 +1,281 @@
+"""A training run: batches out of a shuffle buffer, the optimiser, the log, checkpoints, and resuming from one."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.checkpoints import Checkpoint, Checkpoints, differing
+from lib.kernels import Step
+from lib.sae import SparseAutoencoder
+from lib.states import StateSource, StoredStates
+from lib.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+
+LOG_EVERY = 50  # steps
+DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
+_THRESHOLD_MEMORY = 0.99  # of the running mean that BatchTopK's threshold is
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop, and its checkpoint is written."""
+
+
+class Run:
+    """The whole state of a training run between two steps, and the step.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    silent : torch.Tensor, int64 [width]
+        Tokens since each latent was active.
+    rows : list of dict
+        The log so far, see `train`.
+    """
+
+    def __init__(self, first: torch.Tensor, source: StateSource, config: TrainingConfig):
+        self.config = config
+        self.normalise = Normalisation.of(first.float(), config.normalisation)
+        self.model = TrainableAutoencoder(self.normalise(first), config)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        self.n_steps = config.epochs * (source.n // config.batch_tokens)
+        self.step = 0
+        self.silent = torch.zeros(config.width, dtype=torch.int64)
+        self.fired = torch.zeros(config.width, dtype=torch.int64)  # since the last row, as the three below
+        self.fvus: list[float] = []
+        self.n_active = 0
+        self.rows: list[dict] = []
+        self.smallest: float | None = None  # running mean of the smallest activation of a batch
+
+    def advance(self, batch: torch.Tensor) -> None:
+        """Make one step on a batch of states [batch_tokens, d].
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is not finite; the weights are as they were before.
+        """
+        config, n_before = self.config, self.step
+        result = self.model.backward(self.normalise(batch), self.silent >= config.dead_tokens)
+        if not math.isfinite(result.fvu.item()):
+            raise FloatingPointError(
+                f"The loss is {result.fvu.item()} at step {n_before + 1}; lower the learning rate "
+                f"({config.learning_rate}), or look for NaN in the states."
+            )
+        rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.model.normalise_decoder()
+        self.step += 1
+        self._count(result, len(batch))
+        if self.step % LOG_EVERY == 0 or self.step == self.n_steps:
+            self._log(rate)
+
+    def _count(self, result: Step, n_tokens: int) -> None:
+        active = result.indices[result.values != 0]
+        self.silent += n_tokens
+        self.silent[active] = 0
+        self.fired += torch.bincount(active, minlength=self.config.width)
+        self.n_active += len(active)
+        self.fvus.append(result.fvu.item())
+        if result.smallest is not None:
+            now = result.smallest.item()
+            before = now if self.smallest is None else self.smallest
+            self.smallest = _THRESHOLD_MEMORY * before + (1 - _THRESHOLD_MEMORY) * now
+
+    def _log(self, rate: float) -> None:
+        n_tokens = len(self.fvus) * self.config.batch_tokens
+        histogram, _ = np.histogram((self.fired / n_tokens).clamp(min=DENSITY_EDGES[0]).numpy(), DENSITY_EDGES)
+        row = {
+            "step": self.step,
+            "tokens": self.step * self.config.batch_tokens,
+            "fvu": sum(self.fvus) / len(self.fvus),
+            "l0": self.n_active / n_tokens,
+            "dead": (self.silent >= self.config.dead_tokens).float().mean().item(),
+            "learning_rate": rate,
+            "density": histogram.tolist(),
+        }
+        self.rows.append(row)
+        self.fired.zero_()
+        self.fvus.clear()
+        self.n_active = 0
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
+        """Return all that the next steps depend on: tensors by name, and JSON-able facts.
+
+        Raises
+        ------
+        FloatingPointError
+            If a weight is not finite: such a state is of no use.
+        """
+        tensors = {"silent": self.silent, "fired": self.fired, "shift": self.normalise.shift}
+        for name, tensor in self.model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after step {self.step}; lower the learning rate "
+                    f"({self.config.learning_rate})."
+                )
+            tensors[f"model.{name}"] = tensor
+        for name, parameter in self.model.named_parameters():
+            for key, tensor in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = tensor
+        counted = {"fvus": self.fvus, "n_active": self.n_active, "smallest": self.smallest, "rows": self.rows}
+        return tensors, {"scale": self.normalise.scale, **counted}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint that a run with the same configuration wrote."""
+        tensors, facts = checkpoint.tensors, checkpoint.facts
+        self.step = checkpoint.step
+        self.silent, self.fired = tensors["silent"], tensors["fired"]
+        self.normalise = Normalisation(tensors["shift"], facts["scale"])
+        self.model.load_state_dict(_part(tensors, "model."))
+        for name, parameter in self.model.named_parameters():
+            self.optimizer.state[parameter] = _part(tensors, f"optimizer.{name}.")
+        self.fvus, self.n_active, self.smallest, self.rows = (
+            facts[name] for name in ("fvus", "n_active", "smallest", "rows")
+        )
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def batches(source: StateSource, config: TrainingConfig, start: int = 0) -> Iterator[torch.Tensor]:
+    """Yield batches [batch_tokens, d] from step `start` on, each epoch in a new order.
+
+    The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out.
+    """
+    size = config.batch_tokens
+    first_epoch, at = divmod(start, source.n // size)
+    first_window, at = divmod(at, config.buffer_batches)
+    for epoch in range(first_epoch, config.epochs):
+        windows = source.windows(size * config.buffer_batches, config.seed, epoch, first_window)
+        for number, window in enumerate(windows, first_window):
+            order = torch.from_numpy(np.random.default_rng([config.seed, epoch, number]).permutation(len(window)))
+            for rows in order.split(size)[at : len(window) // size]:
+                yield window[rows]
+            at = 0
+        first_window = 0
+
+
+def train(
+    states: torch.Tensor | StateSource,
+    config: TrainingConfig,
+    *,
+    log: Callable[[dict], None] = lambda row: None,
+    checkpoints: str | Path | None = None,
+    every: float = 300.0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> SparseAutoencoder:
+    """Train an autoencoder to reconstruct token states, with AdamW (no weight decay).
+
+    The loss is the FVU of each batch, plus AuxK while latents are dead. With `checkpoints`, a run that was stopped in
+    any way goes on from the last one when it is called again, to the same bits on the same machine.
+
+    Parameters
+    ----------
+    states : torch.Tensor, float32 or bfloat16 [n, d], or StateSource
+        At least one batch of them.
+    config : TrainingConfig
+    log : callable
+        Is given a dict every 50 steps and at the last one: step, tokens, fvu (fraction of variance unexplained), l0
+        (active latents a token), dead (share of latents), learning_rate, and density: how many latents are active in
+        which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and density are of the
+        steps since the last row. A run that is resumed gives the rows before the checkpoint again.
+    checkpoints : str or Path, optional
+        Folder for the last two checkpoints; they stay when the run has ended.
+    every : float
+        Seconds between them.
+    stopped : callable
+        Asked after each step; when it is true, the run writes a checkpoint and raises `TrainingStopped`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer states than one batch, or the checkpoints are of another configuration (the fields are
+        named) or damaged.
+    FloatingPointError
+        If the loss or a weight is no longer finite; the last checkpoint stays as it is.
+    OSError
+        If a checkpoint cannot be written; the one before stays as it is.
+    TrainingStopped
+        See `stopped`.
+    """
+    source = StoredStates([states]) if isinstance(states, torch.Tensor) else states
+    if source.n < config.batch_tokens:
+        raise ValueError(
+            f"There are {source.n} states; training needs at least one batch of {config.batch_tokens}. "
+            "Give more text or a smaller batch_tokens."
+        )
+    config = config.resolved()
+    kept = None if checkpoints is None else Checkpoints(checkpoints)
+    identity = run_identity(source, config)
+    last = None if kept is None else kept.load()
+    if last is not None:
+        _check_same(last.facts["run"], identity, kept.folder)
+    first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0))
+    run = Run(first, source, config)
+    if last is not None:
+        run.restore(last)
+        for row in run.rows:
+            log(row)
+    del first, last
+    _loop(run, source, kept, identity, log, every, stopped)
+    metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
+    return run.model.finished(run.normalise, run.smallest, metadata)
+
+
+def run_identity(source: StateSource, config: TrainingConfig) -> dict:
+    """Return everything that decides what a run gives on one machine, JSON-able."""
+    return {"config": asdict(config.resolved()), "states": source.identity}
+
+
+def _check_same(old: dict, new: dict, folder: Path) -> None:
+    if fields := differing(old, new):
+        raise ValueError(
+            f"{folder} holds a run that was begun otherwise: {'; '.join(fields)}. Give what it was begun with, "
+            "another folder, or delete that one to start anew."
+        )
+
+
+def _loop(
+    run: Run,
+    source: StateSource,
+    kept: Checkpoints | None,
+    identity: dict,
+    log: Callable[[dict], None],
+    every: float,
+    stopped: Callable[[], bool],
+) -> None:
+    whole = f"The checkpoint of step {run.step} is whole." if run.step else "No checkpoint was written yet."
+    written_at = time.monotonic()
+    size = run.config.batch_tokens
+    total = run.n_steps * size
+    with tqdm(total=total, initial=run.step * size, disable=None, unit="token", unit_scale=True, desc="train") as bar:
+        for batch in batches(source, run.config, run.step):
+            n_rows = len(run.rows)
+            try:
+                run.advance(batch)
+                if len(run.rows) > n_rows:
+                    log(run.rows[-1])
+                    bar.set_postfix(fvu=f"{run.rows[-1]['fvu']:.3f}", dead=f"{run.rows[-1]['dead']:.1%}")
+                bar.update(size)
+                stop = stopped()  # asked once, so that whatever stops the run has been saved
+                due = stop or run.step == run.n_steps or time.monotonic() - written_at >= every
+                if kept is not None and due:
+                    tensors, facts = run.state()
+                    kept.save(run.step, tensors, {"run": identity, **facts})
+                    whole, written_at = f"The checkpoint of step {run.step} is whole.", time.monotonic()
+            except (FloatingPointError, OSError) as error:
+                if kept is None:
+                    raise
+                raise type(error)(f"{error} {whole} ({kept.folder})") from error
+            if stop and run.step < run.n_steps:
+                raise TrainingStopped(f"Stopped after step {run.step} of {run.n_steps}.")

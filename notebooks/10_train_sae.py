@@ -1,0 +1,140 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training a sparse autoencoder
+#
+# The vocabulary of a dense retriever is read out by an autoencoder that was only ever asked to rebuild token states
+# from a few latents each. This notebook trains a small one live, looks at its loss, at latents that died, at how often
+# latents are active and at what some of them mean; stops a run and lets it go on; and ends with the command for a
+# real one.
+#
+# | | |
+# |---|---|
+# | *Reads* | the built-in collection `pydoc` (its documents, no queries) |
+# | *Writes* | `training` (.png, .pdf, .csv, .json) |
+# | *Paper item* | training set-up of Latent Terms (arXiv 2605.29384), section on the autoencoder |
+# | *Runtime* | about three minutes on two cores |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+n_tokens = 150_000  # distinct token states
+
+# %%
+import tempfile
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from lib import load_collection
+from lib.corpus import GivenText
+from lib.encoder import TokenEncoder
+from lib.experiments import Store, figures_folder, provenance
+from lib.report import plot_training, save_figure, save_results
+from lib.states import cache_states
+from lib.trainer import TrainingStopped, train
+from lib.training import TrainingConfig
+from lib.vocabulary import latent_token_matrix, top_tokens
+
+# %% [markdown]
+# ## 1. Text to states on disk
+# The retriever is frozen, so its token states are computed once and kept: 2 bytes a number. Training reads them back
+# in random order, a buffer at a time, however large the corpus is.
+
+# %%
+encoder = TokenEncoder(max_length=256)
+corpus = GivenText(load_collection("pydoc/train").doc_texts)
+layer = encoder.layer
+states = cache_states(Store().folder, encoder, corpus, [layer], max_tokens=n_tokens)[layer]
+print(f"{states.n:,} states of {states.d} numbers, layer {layer} of {encoder.name}")
+
+# %% [markdown]
+# ## 2. Training
+# The loss of a batch is the fraction of its variance that the reconstruction leaves unexplained (FVU). At the start the
+# decoder is random and FVU is near 1; an autoencoder that could write each state with 16 latents would end at 0.
+
+# %%
+config = TrainingConfig(width=2_048, k=16, batch_tokens=1_024, epochs=4, dead_tokens=100_000, seed=0)
+rows = []
+sae = train(states, config, log=rows.append)
+figure = plot_training(rows)
+save_figure(figure, figures_folder(profile), "training")
+figure
+
+# %% [markdown]
+# Left, what is not explained yet; in the middle, latents that were active in none of the last 100,000 tokens (what
+# they could be used for is learnt from the residual, by the auxiliary loss AuxK); right, how often a latent is active:
+# an average one in k / width of the tokens, a few in nearly all.
+
+# %%
+frame = pd.DataFrame(rows).drop(columns="density")
+origin = provenance(profile, training=sae.metadata["run"])
+save_results(frame, figures_folder(profile), "training", origin)
+frame.iloc[[0, len(frame) // 2, -1]].round(4)
+
+# %% [markdown]
+# ## 3. Stopped, and gone on with
+# A run that writes checkpoints can be stopped, or killed, at any moment. Called again it goes on from the last one and
+# ends at the same weights, bit for bit.
+
+# %%
+short = replace(config, width=512, epochs=1)
+whole = train(states, short)
+asked = iter(range(1_000))
+with tempfile.TemporaryDirectory() as checkpoints:
+    try:
+        train(states, short, checkpoints=checkpoints, stopped=lambda: next(asked) > 60)
+    except TrainingStopped as stopped:
+        print(stopped)
+    resumed = train(states, short, checkpoints=checkpoints)
+print("the same bits:", all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in whole.tensors().items()))
+
+# %% [markdown]
+# ## 4. What its latents mean
+# Nothing told the autoencoder about words. Below are latents of middling frequency, each with the tokens that make up
+# most of its activation.
+
+# %%
+vocabulary = encoder.tokenizer.convert_ids_to_tokens(range(len(encoder.tokenizer)))
+matrix, firings = 0, torch.zeros(sae.width, dtype=torch.int64)
+for block in encoder.stream(load_collection("pydoc/train").doc_texts[:800]):
+    codes = sae.encode(block.states)
+    indices, values = codes.indices.numpy(), codes.values.numpy()
+    matrix = matrix + latent_token_matrix(indices, values, block.token_ids, sae.width, len(vocabulary))
+    firings += torch.bincount(codes.indices[codes.values > 0], minlength=sae.width)
+order = firings.argsort(descending=True).tolist()
+meanings = [
+    {
+        "latent": latent,
+        "active in tokens": int(firings[latent]),
+        "shared with": ", ".join(f"{token} {share:.0%}" for token, share in top_tokens(matrix, latent, vocabulary, 5)),
+    }
+    for latent in order[50 : sae.width // 2 : sae.width // 24]
+]
+pd.set_option("display.max_colwidth", 100)
+pd.DataFrame(meanings)
+
+# %% [markdown]
+# ## 5. A real one
+# The same with a folder of text, from the command line; it may be killed and given again:
+#
+#     python -m lib train folder/of/text my-model --width 16384
+#
+# and with FineWeb-Edu where a network is at hand (`pip install 'latent-terms[hub]'`):
+#
+#     python -m lib train hf:HuggingFaceFW/fineweb-edu,sample-10BT my-model --tokens 20000000 --width 16384
+#
+# Several widths, seeds or layers in one pass over the text: `--width 8192 16384 --seed 0 1 2 --layer 3 6`.

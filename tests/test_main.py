@@ -1,0 +1,212 @@
+import json
+import signal
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS
+
+import lib.__main__
+from lib.__main__ import main
+from lib.corpus import LocalText
+from lib.encoder import TokenEncoder
+from lib.retriever import LatentTerms
+from lib.weighting import BM25Constants
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_TERMS_CACHE", str(tmp_path / "cache"))
+
+
+def run(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["lib", *map(str, arguments)])
+    main()
+
+
+def test_the_train_command_end_to_end(tmp_path, sentence_folder, monkeypatch, capsys):
+    text, out = tmp_path / "text.txt", tmp_path / "model"
+    text.write_text("\n".join(TEXTS * 8))
+    settings = ["--width", 40, "--k", 3, "--epochs", 2, "--batch-tokens", 64, "--seed", 7, "--layer", 2]
+    run(monkeypatch, "train", text, out, "--model", sentence_folder, "--max-length", 20, "--tokens", 500, *settings)
+    assert "500 token states of" in capsys.readouterr().out
+
+    model = LatentTerms.from_pretrained(out, dtype="float32")
+    assert (model.sae.width, model.sae.k, model.sae.d) == (40, 3, 32)
+    assert (model.encoder.layer, model.encoder.max_length, model.encoder.name) == (2, 20, sentence_folder)
+    assert (model.pooling, model.phi) == ("sum", "sqrt")
+    terms = model.encode_documents(TEXTS)
+    assert terms.shape == (len(TEXTS), 40)
+    assert terms.nnz > 0
+    rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [14]  # 500 // 64 = 7 steps an epoch
+    metadata = model.sae.metadata
+    assert (metadata["distinct_tokens"], metadata["final"]) == (500, rows[-1])
+    given = {"width": 40, "k": 3, "epochs": 2, "batch_tokens": 64, "seed": 7}
+    assert given.items() <= metadata["run"]["config"].items()
+    assert metadata["run"]["states"]["encoder"]["layer"] == 2
+    assert list(metadata["run"]["states"]["corpus"]["files"]) == ["text.txt"]
+    assert not (out / "checkpoints").exists()
+
+
+def test_the_train_command_stores_float16_and_is_reproducible(tmp_path, sentence_folder, monkeypatch):
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 8))
+    settings = ["--width", 40, "--k", 3, "--epochs", 1, "--batch-tokens", 64, "--fraction", 0.5]
+    for name, stored in (("a", "float32"), ("b", "float32"), ("c", "float16")):
+        run(
+            monkeypatch,
+            "train",
+            tmp_path / "text.txt",
+            tmp_path / name,
+            "--model",
+            sentence_folder,
+            "--stored",
+            stored,
+            *settings,
+        )
+    a, b, c = (LatentTerms.from_pretrained(tmp_path / name, dtype="float32").sae.tensors() for name in "abc")
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name])
+        assert torch.equal(tensor.half().float(), c[name])
+
+
+SMALL = ["--width", 40, "--k", 3, "--epochs", 2, "--batch-tokens", 16]
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 8))
+    return tmp_path / "text.txt"
+
+
+def bytes_of(folder) -> dict:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_several_from_one_pass_over_the_text(tmp_path, text, sentence_folder, monkeypatch):
+    passes, stream = [], TokenEncoder.stream_layers
+    monkeypatch.setattr(
+        TokenEncoder, "stream_layers", lambda self, *args, **more: passes.append(args) or stream(self, *args, **more)
+    )
+    swept = ["--width", 40, 24, "--seed", 0, 1, "--layer", 1, -1]
+    run(monkeypatch, "train", text, tmp_path / "many", "--model", sentence_folder, *SMALL, *swept)
+    assert len(passes) == 1  # all of this text is one chunk
+    folders = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert folders == [
+        f"layer{layer}-width{width}-k3-seed{seed}" for layer in (1, 3) for width in (24, 40) for seed in (0, 1)
+    ]
+    # each is what it would be alone
+    alone = ["--width", 24, "--seed", 1, "--layer", 1]
+    run(monkeypatch, "train", text, tmp_path / "one", "--model", sentence_folder, *SMALL, *alone)
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "many" / "layer1-width24-k3-seed1")
+
+
+@pytest.mark.parametrize("states", ["cache", "encode"])
+def test_told_to_stop_it_saves_and_goes_on_to_the_same_files(tmp_path, text, sentence_folder, monkeypatch, states):
+    command = ["train", text, tmp_path / "a", "--model", sentence_folder, *SMALL, "--states", states]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        call = lib.__main__._Log.__call__
+        patch.setattr(lib.__main__._Log, "__call__", lambda self, row: (call(self, row), signal.raise_signal(15)))
+        with pytest.raises(SystemExit, match=r"Stopped after step 50 of \d\d+. The same command goes on from there"):
+            run(monkeypatch, *command)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "a" / "checkpoints" / "checkpoint-0.json").exists()
+    assert not (tmp_path / "a" / "latent_terms.json").exists()
+    run(monkeypatch, *command)
+    command[2] = tmp_path / "b"
+    run(monkeypatch, *command)
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+    assert len((tmp_path / "a" / "training_log.jsonl").read_text().splitlines()) >= 2
+
+
+def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, text, plain_folder, monkeypatch, capsys):
+    command = ["train", text, tmp_path / "a", "--model", plain_folder, *SMALL]
+    run(monkeypatch, *command)
+    before = bytes_of(tmp_path / "a")
+    run(monkeypatch, *command)
+    assert "holds it already" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"trained otherwise: config\.seed is 5, was 0\. Name another folder"):
+        run(monkeypatch, *command, "--seed", 5)
+    assert bytes_of(tmp_path / "a") == before
+
+
+def test_special_tokens_may_be_left_out(tmp_path, text, plain_folder, monkeypatch):
+    run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL, "--no-special-tokens")
+    model = LatentTerms.from_pretrained(tmp_path / "a")
+    assert not model.encoder.special_tokens
+    # two special tokens for each of the texts with words
+    without = sum(TokenEncoder(plain_folder, special_tokens=False).count_tokens(TEXTS * 8))
+    assert model.sae.metadata["distinct_tokens"] == without
+    assert sum(TokenEncoder(plain_folder).count_tokens(TEXTS * 8)) - without == 2 * 8 * sum(
+        map(bool, map(str.strip, TEXTS))
+    )
+
+
+def test_a_dataset_is_named_with_hf(tmp_path, text, plain_folder, monkeypatch):
+    given = {}
+
+    def streamed(*arguments, **settings):
+        given.update(arguments=arguments, **settings)
+        return LocalText(text)
+
+    monkeypatch.setattr(lib.__main__, "StreamedText", streamed)
+    hub = ["hf:some/data,part", tmp_path / "a", "--revision", "abc", "--fraction", 0.5]
+    run(monkeypatch, "train", *hub, "--model", plain_folder, *SMALL)
+    assert given == {"arguments": ("some/data", "part"), "revision": "abc", "fraction": 0.5}
+    assert (tmp_path / "a" / "latent_terms.json").exists()
+
+
+def test_tuned_constants_are_written_into_the_model(tmp_path, text, plain_folder, monkeypatch, capsys):
+    run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL)
+    weights = next((tmp_path / "a").glob("*.safetensors")).read_bytes()
+    called = []
+
+    def tune(model, names):
+        called.append((model.sae.width, names))
+        grid = pd.DataFrame({"k1": [8.0, 1.5], "mean": [0.2, 0.3]})
+        return BM25Constants(k1=1.5, b=0.25, idf="robertson-clipped"), grid, pd.DataFrame({"system": ["tuned"]})
+
+    monkeypatch.setattr(lib.__main__, "tune", tune)
+    run(monkeypatch, "tune", tmp_path / "a")
+    assert called == [(40, ["pydoc/train", "beir/scifact/train"])]
+    assert LatentTerms.from_pretrained(tmp_path / "a").bm25 == BM25Constants(1.5, 0.25, "robertson-clipped")
+    assert next((tmp_path / "a").glob("*.safetensors")).read_bytes() == weights
+    assert "BM25Constants(k1=1.5, b=0.25, idf='robertson-clipped') is written" in capsys.readouterr().out
+
+
+def test_constants_are_not_tuned_on_test_queries(tmp_path, text, sentence_folder, monkeypatch):
+    run(monkeypatch, "train", text, tmp_path / "a", "--model", sentence_folder, *SMALL)
+    before = bytes_of(tmp_path / "a")
+    with pytest.raises(SystemExit, match="of the split 'test'; constants are chosen on queries of the splits"):
+        run(monkeypatch, "tune", tmp_path / "a", "--collections", "pydoc/test")
+    assert bytes_of(tmp_path / "a") == before
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path, plain_folder, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(b"the cat\nthe \xff dog\n")
+    with pytest.raises(SystemExit, match=r"text\.txt, line 2 is not UTF-8"):
+        run(monkeypatch, "train", tmp_path / "text.txt", tmp_path / "out", "--model", plain_folder, *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", 0], "k is 0"),
+        (["--width", 8, "--k", 9], "k is 9, more than the width 8"),
+        (["--layer", 9], "layer is 9"),
+        (["--fraction", 0], "fraction is 0.0"),
+        (["--tokens", 0], "tokens is 0"),
+    ],
+)
+def test_the_train_command_with_bad_settings(tmp_path, plain_folder, monkeypatch, arguments, message):
+    (tmp_path / "text.txt").write_text("the cat")
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, "train", tmp_path / "text.txt", tmp_path / "out", "--model", plain_folder, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_train_command_without_text(tmp_path, plain_folder, monkeypatch):
+    with pytest.raises(SystemExit, match=r"ValueError: .* holds no text"):
+        run(monkeypatch, "train", tmp_path / "none", tmp_path / "out", "--model", plain_folder)

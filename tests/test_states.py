@@ -1,0 +1,195 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lib.states
+from lib.encoder import TokenEncoder
+from lib.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states, collect_states
+
+
+class Texts(list):
+    """A corpus: what can be read again and has an identity."""
+
+    identity = "these texts"
+
+
+CORPUS = Texts(f"{text} {i}" if text.strip() else text for i in range(6) for text in TEXTS)
+
+
+@pytest.fixture
+def encoder(sentence_folder):
+    return TokenEncoder(sentence_folder, dtype="float32")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(lib.states, "CHUNK", 4)
+
+
+def numbered(n: int, d: int = 2) -> torch.Tensor:
+    """States that say which they are."""
+    return torch.arange(n, dtype=torch.float32)[:, None].expand(n, d).contiguous()
+
+
+@given(
+    st.lists(st.integers(0, 150), min_size=1, max_size=5).filter(any), st.integers(1, 300), st.integers(0, 3), st.data()
+)
+def test_an_epoch_of_stored_states_has_every_state_once_in_windows_of_the_size_asked(lengths, size, epoch, data):
+    n = sum(lengths)
+    source = StoredStates(numbered(n).split(lengths))
+    windows = list(source.windows(size, 7, epoch))
+    assert (source.n, source.d) == (n, 2)
+    assert [len(window) for window in windows] == [size] * (n // size) + [n % size] * (n % size > 0)
+    assert torch.cat(windows)[:, 0].sort().values.tolist() == list(range(n))
+    # how the states are cut into files changes nothing, nor where one begins to read
+    whole = list(StoredStates([numbered(n)]).windows(size, 7, epoch))
+    assert all(map(torch.equal, windows, whole))
+    first = data.draw(st.integers(0, len(windows)))
+    later = list(source.windows(size, 7, epoch, first))
+    assert len(later) == len(windows) - first
+    assert all(map(torch.equal, later, windows[first:]))
+
+
+def test_windows_mix_the_whole_corpus_and_differ_by_epoch_and_seed():
+    source = StoredStates([numbered(100 * RUN)])
+    first = next(source.windows(20 * RUN, 0, 0))[:, 0]
+    # 20 runs of 100, from all over: were they consecutive, they would span a fifth
+    assert first.max() - first.min() > 60 * RUN
+    assert len(torch.unique(first // RUN)) == 20
+    for seed, epoch in ((0, 1), (1, 0)):
+        assert not torch.equal(next(source.windows(20 * RUN, seed, epoch))[:, 0], first)
+
+
+@pytest.mark.parametrize("parts", [[], [torch.zeros(3)], [torch.zeros(2, 2), torch.zeros(1, 2, 2)]])
+def test_what_is_not_states(parts):
+    with pytest.raises(ValueError, match=r"they must be \[n, d\], at least one"):
+        StoredStates(parts)
+
+
+def test_the_identity_of_states_in_memory_is_their_content():
+    states = numbered(10)
+    assert StoredStates([states]).identity == StoredStates([states.clone()]).identity
+    assert StoredStates([states]).identity != StoredStates([states + 1]).identity
+    assert StoredStates([states]).identity != StoredStates([states.bfloat16()]).identity
+
+
+def test_a_text_is_counted_before_it_is_encoded(encoder, tmp_path, monkeypatch):
+    states = collect_states(encoder, CORPUS, 10**6)
+    plan = tmp_path / "new" / "plan.json"
+    text = TrainingText(encoder, CORPUS, plan=plan)
+    assert text.n == len(states) == text.ends[-1]
+    assert len(text.ends) == -(-len(CORPUS) // 4)
+    assert TrainingText(encoder, CORPUS, max_tokens=50).n == 50
+    assert TrainingText(encoder, CORPUS, max_tokens=10**6).n == text.n
+    # with a plan nothing is counted again
+    monkeypatch.setattr(TokenEncoder, "count_tokens", lambda *_: 1 / 0)
+    assert np.array_equal(TrainingText(encoder, CORPUS, plan=plan).ends, text.ends)
+
+
+def test_a_corpus_without_tokens_is_refused(encoder):
+    for corpus in (Texts(), Texts(["", " "])):
+        with pytest.raises(ValueError, match="holds no token"):
+            TrainingText(encoder, corpus)
+
+
+@pytest.mark.parametrize("limit", [None, 70])
+def test_encoded_states_are_those_of_the_text_in_its_order(encoder, limit):
+    whole = torch.cat([block.states for block in encoder.stream(CORPUS)])[:limit]
+    source = EncodedStates(TrainingText(encoder, CORPUS, limit), 3)
+    assert source.n == len(whole)
+    for size in (7, 64, 10_000):
+        windows = list(source.windows(size, 0, 0))
+        assert [len(window) for window in windows[:-1]] == [size] * (len(windows) - 1)
+        torch.testing.assert_close(torch.cat(windows), whole, rtol=1e-4, atol=1e-4)  # other batches
+        for first in range(len(windows)):
+            later = list(source.windows(size, 0, 1, first))
+            assert len(later) == len(windows) - first
+            assert all(map(torch.equal, later, windows[first:]))  # to the bit: a run is resumed here
+
+
+def test_a_cache_holds_the_states_of_every_layer(encoder, tmp_path, capsys):
+    sources = cache_states(tmp_path, encoder, CORPUS, [-1, 1])
+    assert list(sources) == [1, 3]
+    for layer, source in sources.items():
+        wanted = torch.cat([block.states for block in encoder.at(layer).stream(CORPUS)])
+        got = torch.cat(source.read(0, source.n))
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got.float(), wanted, rtol=2**-7, atol=1e-3)
+        assert source.identity["encoder"]["layer"] == layer
+    size = sources[1].n * 32 * 2 * 2
+    assert f"{size / 1e9:.2f} GB in {tmp_path}" in capsys.readouterr().out
+    finer = cache_states(tmp_path, encoder, CORPUS, [1], dtype="float16")[1]
+    assert finer.identity != sources[1].identity
+    wanted = torch.cat([block.states for block in encoder.at(1).stream(CORPUS)])
+    torch.testing.assert_close(torch.cat(finer.read(0, finer.n)).float(), wanted, rtol=2**-10, atol=1e-4)
+
+
+def test_a_cache_is_written_once_and_goes_on_where_a_kill_left_it(encoder, tmp_path, monkeypatch):
+    def digest() -> dict:
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*.npy")}
+
+    cache_states(tmp_path, encoder, CORPUS, [1, 2])
+    whole = digest()
+    folder = next(tmp_path.iterdir())
+    for path in sorted((folder / "layer-02").iterdir())[3:]:  # killed between the layers of a chunk
+        path.unlink()
+    encoded, stream = [], TokenEncoder.stream_layers
+    monkeypatch.setattr(
+        TokenEncoder,
+        "stream_layers",
+        lambda self, texts, *rest, **more: encoded.append(texts) or stream(self, texts, *rest, **more),
+    )
+    cache_states(tmp_path, encoder, CORPUS, [1, 2])
+    assert digest() == whole
+    assert [text for chunk in encoded for text in chunk] == CORPUS[12:]
+    encoded.clear()
+    cache_states(tmp_path, encoder, CORPUS, [1, 2])
+    assert encoded == []
+
+
+def test_a_full_disk_is_noticed_before_anything_is_encoded(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(TokenEncoder, "stream_layers", lambda *_, **__: 1 / 0)
+    with pytest.raises(OSError, match=r"has 0\.00 GB left, .* GB are needed\. Make room, name another folder"):
+        cache_states(tmp_path, encoder, CORPUS)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_state_too_large_for_float16_is_an_error(encoder, tmp_path, monkeypatch):
+    encoder._backbone.encoder.layer[-1].output.LayerNorm.weight.data.fill_(1e6)
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16; store bfloat16"):
+        cache_states(tmp_path, encoder, CORPUS, dtype="float16")
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_the_counts_of_a_cache_are_json(encoder, tmp_path):
+    source = cache_states(tmp_path, encoder, CORPUS, max_tokens=100)[3]
+    counts = json.loads(next(tmp_path.rglob("plan.json")).read_text())
+    assert source.n == 100 <= sum(counts)
+
+
+def test_collect_states_takes_the_first_tokens(plain_folder):
+    encoder = TokenEncoder(plain_folder, dtype="float32", batch_tokens=16)
+    every = torch.cat([block.states for block in encoder.stream(TEXTS * 5)]).bfloat16()
+    for n in (1, 100, len(every), len(every) + 50):
+        states = collect_states(encoder, iter(TEXTS * 5), n)
+        assert states.dtype == torch.bfloat16
+        torch.testing.assert_close(states, every[:n])
+    assert collect_states(encoder, [], 5).shape == (0, 32)
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        collect_states(encoder, TEXTS, 0)
+
+
+def test_collect_states_stops_reading_when_it_has_enough(plain_folder):
+    def texts():
+        yield from TEXTS * 40  # the tokenizer takes 256 at a time
+        raise AssertionError("read on")
+
+    encoder = TokenEncoder(plain_folder, dtype="float32", batch_tokens=16)
+    assert len(collect_states(encoder, texts(), 50)) == 50

@@ -1,0 +1,344 @@
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+import lib.checkpoints
+import lib.training
+from lib.encoder import native_dtype
+from lib.kernels import unexplained
+from lib.sae import SparseAutoencoder
+from lib.states import StoredStates
+from lib.storage import digest_arrays
+from lib.trainer import TrainingStopped, batches, train
+from lib.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
+
+TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
+
+
+def sparse_states(n: int = 2_048, d: int = 16, n_atoms: int = 24) -> torch.Tensor:
+    """States that are sums of three atoms of a dictionary, off the origin: an autoencoder with k >= 3 can have them."""
+    rng = np.random.default_rng(5)
+    atoms = rng.normal(size=(n_atoms, d))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    states = rng.normal(size=d) + np.zeros((n, d))
+    for _ in range(3):
+        states += rng.uniform(1, 2, size=(n, 1)) * atoms[rng.integers(n_atoms, size=n)]
+    return torch.from_numpy(states.astype(np.float32))
+
+
+def test_latents_silent_for_too_long_are_dead(monkeypatch):
+    # a latent can be dead only after 512 tokens, 4 batches of 128; before that no residual is reconstructed
+    calls, rows, backward = [], [], TrainableAutoencoder.backward
+
+    def watched(model, batch, dead):
+        step = backward(model, batch, dead)
+        step = step._replace(values=step.values * (step.indices % 3 > 0))  # chosen with a value of 0: not active
+        calls.append((dead, step))
+        return step
+
+    monkeypatch.setattr(TrainableAutoencoder, "backward", watched)
+    train(sparse_states(), replace(TINY, width=256, k=2, epochs=1, dead_tokens=512), log=rows.append)
+    active = torch.zeros(16, 256, dtype=torch.bool)
+    for at, (dead, step) in enumerate(calls):
+        assert torch.equal(dead, ~active[at - 4 : at].any(dim=0) if at >= 4 else torch.zeros(256, dtype=torch.bool))
+        assert (step.auxk > 0) == dead.any()
+        active[at, step.indices[step.values > 0]] = True
+    assert 0 < rows[-1]["dead"] == 1 - active[-4:].any(dim=0).float().mean().item() < 1
+
+
+def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
+    initialise = TrainableAutoencoder.__init__
+
+    def half_dead(self, *arguments):
+        initialise(self, *arguments)
+        self.W_enc.data[24:] /= 50  # above 0 for half of the tokens, but never among the largest
+
+    monkeypatch.setattr(TrainableAutoencoder, "__init__", half_dead)
+    config, rows = replace(TINY, width=48, dead_tokens=512, batch_tokens=128, epochs=16), []
+    without = train(sparse_states(), replace(config, auxk=0.0), log=rows.append)
+    assert rows[-1]["dead"] >= 0.5
+    assert torch.equal(without.b_enc[24:], torch.zeros(24))
+    train(sparse_states(), config, log=rows.append)
+    assert rows[-1]["dead"] < 0.25
+
+
+def test_the_selection_is_in_the_dtype_that_the_configuration_names(monkeypatch):
+    seen, step = [], lib.training.loss_and_gradients
+    monkeypatch.setattr(
+        lib.training, "loss_and_gradients", lambda *arguments: seen.append(arguments[-1]) or step(*arguments)
+    )
+    native = native_dtype(torch.device("cpu"))
+    for name, wanted in (("native", native), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        sae = train(sparse_states(128), replace(TINY, epochs=1, select_dtype=name))
+        assert seen.pop() == getattr(torch, wanted)
+        assert sae.metadata["run"]["config"]["select_dtype"] == wanted
+
+
+def test_training_starts_at_the_mean_and_the_given_weights_are_what_is_returned():
+    # with a learning rate of next to nothing, what comes out is the initial point
+    states = sparse_states()
+    sae = train(states, replace(TINY, epochs=1, learning_rate=1e-30))
+    torch.testing.assert_close(sae.b_pre, states.double().mean(dim=0).float())
+    torch.testing.assert_close(sae.W_enc, sae.W_dec)
+    assert (sae.width, sae.d, sae.k) == (48, 16, 4)
+    assert not any(tensor.requires_grad for tensor in sae.tensors().values())
+
+
+def test_the_loss_falls_and_the_rows_of_the_log_say_so():
+    states, rows = sparse_states(), []
+    sae = train(states, TINY, log=rows.append)
+    # 2048 / 128 = 16 steps an epoch, 128 in all: rows at 50, 100 and at the end
+    assert [row["step"] for row in rows] == [50, 100, 128]
+    assert [row["tokens"] for row in rows] == [50 * 128, 100 * 128, 128 * 128]
+    assert rows[2]["fvu"] < rows[1]["fvu"] < rows[0]["fvu"] < 1
+    assert rows[2]["fvu"] < 0.25
+    assert all(0 <= row["dead"] < 1 for row in rows)
+    for row in rows:  # the rate of that very step, counted from 0
+        assert row["learning_rate"] == pytest.approx(1e-2 * learning_rate_factor(row["step"] - 1, 128, 0.05))
+    assert all(row["l0"] == 4 for row in rows)  # every pre-activation among the 4 largest is above 0 here
+    assert all(sum(row["density"]) == 48 for row in rows)
+    assert json.loads(json.dumps(sae.metadata))["final"] == rows[-1]
+    assert sae.metadata["distinct_tokens"] == 2048
+    assert sae.metadata["run"] == {"config": asdict(TINY.resolved()), "states": StoredStates([states]).identity}
+    # the autoencoder that is returned reconstructs as well as the log says
+    left = unexplained(states, sae.decode(sae.encode(states)), states.mean(dim=0))
+    assert left.item() == pytest.approx(rows[-1]["fvu"], rel=0.1)
+
+
+def test_decoder_rows_have_norm_1_after_each_step(monkeypatch):
+    steps, normalise = [], TrainableAutoencoder.normalise_decoder
+
+    def checked(model):
+        before = model.W_dec.detach().clone()
+        normalise(model)
+        torch.testing.assert_close(model.W_dec.norm(dim=1), torch.ones(48))
+        steps.append((before.norm(dim=1) - 1).abs().max().item())
+
+    monkeypatch.setattr(TrainableAutoencoder, "normalise_decoder", checked)
+    sae = train(sparse_states(), replace(TINY, epochs=2))
+    assert len(steps) == 32
+    assert max(steps) > 1e-3  # the optimiser does move them off
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(48))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    states, config = sparse_states(), replace(TINY, epochs=2)
+    first, second = train(states, config), train(states, config)
+    other = train(states, replace(config, seed=4))
+    for name, tensor in first.tensors().items():
+        assert torch.equal(tensor, second.tensors()[name])
+        assert not torch.equal(tensor, other.tensors()[name])
+
+
+def test_training_neither_reads_nor_moves_the_global_generator_nor_changes_the_states():
+    states = sparse_states()
+    before, copy = torch.random.get_rng_state(), states.clone()
+    train(states, replace(TINY, epochs=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(states, copy)
+
+
+def test_bfloat16_states_are_trained_on_in_float32():
+    sae = train(sparse_states().bfloat16(), replace(TINY, epochs=1))
+    assert all(tensor.dtype == torch.float32 for tensor in sae.tensors().values())
+
+
+def test_every_state_is_seen_once_an_epoch(monkeypatch):
+    # 300 states in batches of 128: two whole batches an epoch, no state twice, and another order the next time
+    seen, backward = [], TrainableAutoencoder.backward
+    monkeypatch.setattr(
+        TrainableAutoencoder,
+        "backward",
+        lambda self, states, *rest: seen.append(states.clone()) or backward(self, states, *rest),
+    )
+    states = sparse_states(300)
+    train(states, replace(TINY, epochs=2))
+    assert [len(batch) for batch in seen] == [128] * 4
+    epochs = [torch.cat(seen[:2]), torch.cat(seen[2:])]
+    for epoch in epochs:
+        assert len(torch.unique(epoch, dim=0)) == 256
+    assert not torch.equal(*epochs)
+
+
+@pytest.mark.parametrize("shape", [(0, 16), (127, 16), (4096,), (2, 128, 16)])
+def test_too_few_states(shape):
+    with pytest.raises(ValueError, match=r"training needs at least one batch of 128|must be \[n, d\]"):
+        train(torch.zeros(shape), TINY)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_states_that_are_not_finite_stop_the_training(bad):
+    states = sparse_states()
+    states[700, 3] = bad
+    with pytest.raises(
+        FloatingPointError,
+        match=r"The loss is nan at step 1; lower the learning rate \(0\.01\), or look for NaN in the states",
+    ):
+        train(states, TINY)
+
+
+def digest(sae: SparseAutoencoder) -> str:
+    return digest_arrays({name: tensor.numpy() for name, tensor in sae.tensors().items()})
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 8, 11, 15])
+def test_batches_begin_at_any_step(start):
+    # 600 states: 4 whole batches an epoch, in windows of 3 batches and of 1
+    config = replace(TINY, epochs=4, buffer_batches=3)
+    source = StoredStates([torch.arange(600.0)[:, None]])
+    whole = list(batches(source, config))
+    assert len(whole) == 16
+    for epoch in range(4):
+        assert len(torch.unique(torch.cat(whole[4 * epoch : 4 * epoch + 4]))) == 512
+    rest = list(batches(source, config, start))
+    assert len(rest) == 16 - start
+    assert all(map(torch.equal, rest, whole[start:]))
+
+
+class StopAt:
+    """Is true from the n-th step on."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk", "jumprelu", "abstopk"])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, activation):
+    config = replace(TINY, activation=activation, epochs=5, dead_tokens=300, normalisation="scaled", buffer_batches=3)
+    states, rows = sparse_states(), []
+    whole = train(states, config, log=rows.append)
+    for n in (1, 40, 7):
+        with pytest.raises(TrainingStopped, match=r"Stopped after step \d+ of 80"):
+            train(states, config, checkpoints=tmp_path, every=1e9, stopped=StopAt(n))
+    again: list[dict] = []
+    resumed = train(states, config, checkpoints=tmp_path, log=again.append)
+    assert digest(resumed) == digest(whole)
+    assert again == rows
+    assert resumed.metadata == whole.metadata
+    # a run that has ended gives what it gave
+    assert digest(train(states, config, checkpoints=tmp_path)) == digest(whole)
+
+
+CHILD = """
+import sys
+sys.path[:0] = [{tests!r}]
+import torch
+torch.set_num_threads({threads})
+from test_trainer import TINY, digest, sparse_states
+from lib.trainer import train
+print("started", flush=True)
+print(digest(train(sparse_states(), TINY, checkpoints={folder!r}, every=0.0)), flush=True)
+"""
+
+
+def newest_step(folder) -> int:
+    steps = [json.loads(path.read_text())["step"] for path in folder.glob("checkpoint-*.json")]
+    return max(steps, default=0)
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
+    # a checkpoint follows every step, so most of the time one is being written
+    folder = tmp_path / "checkpoints"
+    script = CHILD.format(tests=os.path.dirname(__file__), threads=torch.get_num_threads(), folder=str(folder))
+    draw, reached = random.Random(0), 0
+    for _ in range(4):
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "started\n"
+        while newest_step(folder) <= reached:  # so that each of them gets somewhere
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert newest_step(folder) > reached
+        reached = newest_step(folder)
+    assert reached < 128
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["started", digest(train(sparse_states(), TINY))]
+
+
+def test_another_configuration_or_other_states_do_not_resume(tmp_path):
+    states = sparse_states()
+    with pytest.raises(TrainingStopped):
+        train(states, TINY, checkpoints=tmp_path, stopped=StopAt(2))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for config, other, named in (
+        (replace(TINY, learning_rate=0.02, k=5), states, r"config\.k is 5, was 4; config\.learning_rate is 0\.02, was"),
+        (TINY, states + 1, r"states\.states is '\w+', was '\w+'"),
+    ):
+        with pytest.raises(ValueError, match=rf"begun otherwise: {named}.*delete that one to start anew"):
+            train(other, config, checkpoints=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path):
+    states = sparse_states()
+    for n in (30, 20):
+        with pytest.raises(TrainingStopped):
+            train(states, TINY, checkpoints=tmp_path, every=1e9, stopped=StopAt(n))
+    newest = max(tmp_path.glob("*.json"), key=lambda path: json.loads(path.read_text())["step"])
+    name = json.loads(newest.read_text())["files"]["state.safetensors"]["file"]
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=rf"{name} is truncated or altered.*is used"):
+        resumed = train(states, TINY, checkpoints=tmp_path)
+    assert digest(resumed) == digest(train(states, TINY))
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    states = sparse_states()
+    with pytest.raises(TrainingStopped):
+        train(states, TINY, checkpoints=tmp_path, every=1e9, stopped=StopAt(10))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    step = newest_step(tmp_path)
+    backward = TrainableAutoencoder.backward
+
+    def diverges(self, *arguments):
+        result = backward(self, *arguments)
+        self.W_enc.grad[3] = math.nan  # the loss is finite still, the weights after this step are not
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainableAutoencoder, "backward", diverges)
+        whole = rf"The checkpoint of step {step} is whole"
+        with pytest.raises(FloatingPointError, match=rf"model\.W_enc|W_enc is not finite after step.*{whole}"):
+            train(states, TINY, checkpoints=tmp_path, every=0.0)
+        with pytest.raises(FloatingPointError, match=rf"The loss is nan at step {step + 2}.*{whole}"):
+            train(states, TINY, checkpoints=tmp_path, every=1e9)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert digest(train(states, TINY, checkpoints=tmp_path)) == digest(train(states, TINY))
+
+
+def test_a_learning_rate_that_diverges(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"lower the learning rate \(1e\+30\).*No checkpoint was written yet"):
+        train(sparse_states(), replace(TINY, learning_rate=1e30), checkpoints=tmp_path, every=1e9)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    states = sparse_states()
+    with pytest.raises(TrainingStopped):
+        train(states, TINY, checkpoints=tmp_path, every=1e9, stopped=StopAt(10))
+    step = newest_step(tmp_path)
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lib.checkpoints, "save_file", full)
+        with pytest.raises(OSError, match=rf"No space left on device.*The checkpoint of step {step} is whole"):
+            train(states, TINY, checkpoints=tmp_path, every=0.0)
+    assert not list(tmp_path.glob(".*"))
+    assert digest(train(states, TINY, checkpoints=tmp_path)) == digest(train(states, TINY))
