@@ -160,11 +160,24 @@ class JumpReLU(TrainedActivation):
     bandwidth : float
         epsilon / theta, above 0 and below 2.
     coefficient : float
-        Of the penalty.
+        Of the penalty, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If one of the two is out of range.
     """
 
     bandwidth: float = 0.1
     coefficient: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.bandwidth < 2:
+            raise ValueError(
+                f"bandwidth is {self.bandwidth!r}; it is a share of theta above 0 and below 2, such as 0.1."
+            )
+        if not self.coefficient >= 0:
+            raise ValueError(f"coefficient is {self.coefficient!r}; it must be at least 0, such as 1.0.")
 
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
         """See `Activation`. What is not active but near its threshold takes part, too."""

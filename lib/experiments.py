@@ -45,7 +45,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """What the systems of the retrieval table are set to; no field was tuned on any collection.
+    """What the systems of the retrieval table are set to; k1, b and idf are the paper's, and no field was tuned.
 
     `depth` documents are ranked for each query; `seed` is that of the bootstrap and randomisation resamples.
     """
@@ -234,20 +234,23 @@ def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = No
 
 
 def retrieval_systems(
-    collection: Collection, encoded: EncodedCollection, config: RetrievalConfig | None = None
+    collection: Collection, encoded: EncodedCollection, tuned: BM25Constants, config: RetrievalConfig | None = None
 ) -> dict[str, Ranking]:
     """Rank a collection with each system of the retrieval table.
 
-    A query's own document (ArguAna) is left out, and a fusion counts only documents that share a term with the query.
+    Latent terms are ranked with the constants of `config` and with `tuned`, those recommended for the model. A query's
+    own document (ArguAna) is left out, and a fusion counts only documents that share a term with the query.
     """
     config = config or RetrievalConfig()
     doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, config.depth + 1
     lexical = LexicalBM25(collection.doc_texts, doc_ids, k1=config.lexical_k1, b=config.lexical_b)
-    latent = BM25Index.build(encoded.doc_terms, doc_ids, k1=config.k1, b=config.b, idf=config.idf)
+    paper = BM25Constants(config.k1, config.b, config.idf)
+    latent, latent_tuned = (BM25Index.build(encoded.doc_terms, doc_ids, **asdict(c)) for c in (paper, tuned))
     rankings = {
         "lexical BM25": lexical.search(collection.query_texts, query_ids, k),
         "dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k),
         "latent terms": latent.search(encoded.query_terms, query_ids, k),
+        "latent terms, tuned": latent_tuned.search(encoded.query_terms, query_ids, k),
     }
     rankings = {name: ranking.exclude(collection.self_matches).top(config.depth) for name, ranking in rankings.items()}
     matching = {name: rankings[name].above(0) for name in ("lexical BM25", "latent terms")} | {
@@ -290,7 +293,8 @@ def retrieval_table(
             raise ValueError(f"{collection.full_name} has one judged query; comparing systems takes at least two.")
     summary, values = [], []
     for collection in collections:
-        rankings = retrieval_systems(collection, encode_collection(model, collection, store), config)
+        encoded = encode_collection(model, collection, store)
+        rankings = retrieval_systems(collection, encoded, model.bm25, config)
         frames = {system: per_query(ranking, collection.qrels, config.measures) for system, ranking in rankings.items()}
         label = {"collection": collection.full_name}
         values += [frame.assign(system=system, **label) for system, frame in frames.items()]
@@ -305,6 +309,7 @@ def retrieval_table(
         "model": model.identity,
         "collections": [collection.identity for collection in collections],
         "retrieval": asdict(config),
+        "tuned": asdict(model.bm25),
         "lexical analyzer": ANALYZER,
     }
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin

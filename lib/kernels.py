@@ -387,6 +387,6 @@ def dense_top(pre: torch.Tensor, k: int, signed: bool = False, among: torch.Tens
     sizes = pre.abs() if signed else pre
     if among is not None:
         sizes = sizes.masked_fill(~among, -torch.inf)
-    indices = sizes.topk(k, dim=1).indices
+    indices = sizes.topk(k, dim=1, sorted=False).indices
     values = pre.gather(1, indices)
     return torch.zeros_like(pre).scatter(1, indices, values if signed else values.relu())

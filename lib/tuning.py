@@ -17,7 +17,7 @@ from lib.terms import check_weights
 from lib.weighting import IDFS, BM25Constants, impact, saturation
 
 SPLITS = ("train", "dev")  # what constants may be chosen on
-K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
+K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
 GRID = tuple(BM25Constants(k1, b, idf) for idf, k1, b in product(IDFS, K1_GRID, B_GRID))
 MEASURE, CUTOFF = "nDCG@10", 10
 _CHUNK = 2**20  # document weights that a thread holds dense at once: 4 MB of float32

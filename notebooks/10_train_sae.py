@@ -72,7 +72,6 @@ rows = []
 sae = train(states, config, log=rows.append)
 figure = plot_training(rows)
 save_figure(figure, figures_folder(profile), "training")
-figure
 
 # %% [markdown]
 # Left, what is not explained yet; in the middle, latents that were active in none of the last 100,000 tokens (what

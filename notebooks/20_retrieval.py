@@ -51,6 +51,8 @@ model
 # - *lexical BM25*: stemmed words without stop words, k1 = 1.2, b = 0.75 (bm25s, Lucene's variant).
 # - *dense*: the model's own embedding of the text, exact inner product.
 # - *latent terms*: BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7.
+# - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
+#   (`python -m lib tune`), none of them among those below.
 # - *… + lexical*: reciprocal-rank fusion with lexical BM25. Words and latents are different witnesses.
 #
 # Intervals are 95 % bootstrap intervals over queries. p is that of a two-sided paired randomisation test against

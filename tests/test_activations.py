@@ -413,3 +413,12 @@ def test_the_reference_of_jumprelu_passes_no_gradient_through_the_jump():
     for one, other in zip(gradients[0][:4], gradients[1][:4], strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(gradients[0][4], gradients[1][4])
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "coefficient", "message"),
+    [(0.0, 1.0, "bandwidth is 0.0"), (2.0, 1.0, "bandwidth is 2.0"), (0.1, -1.0, "coefficient is -1.0")],
+)
+def test_bad_settings_of_jumprelu(bandwidth, coefficient, message):
+    with pytest.raises(ValueError, match=message):
+        JumpReLU(3, bandwidth, coefficient)

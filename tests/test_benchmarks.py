@@ -212,6 +212,7 @@ def test_texts_are_evenly_spaced_and_not_blank():
 
 def test_the_encoding_command(monkeypatch, capsys, model, sentence_folder):
     pydoc(monkeypatch, encoding)
+    monkeypatch.setattr(model.encoder, "batch_tokens", model.encoder.batch_tokens)  # put back after the test
     rough = LatentTerms(TokenEncoder(sentence_folder, dtype="bfloat16"), model.sae)
     monkeypatch.setattr(LatentTerms, "from_pretrained", lambda folder, dtype=None: model if dtype else rough)
     seconds = {"states": 2.0, "matrix": 4.0}
@@ -225,7 +226,7 @@ def test_the_encoding_command(monkeypatch, capsys, model, sentence_folder):
         },
     )
     run_command(monkeypatch, encoding, {"--texts": 6, "--repeats": 1, "--batch-tokens": 30})
-    assert rough.encoder.batch_tokens == 30
+    assert rough.encoder.batch_tokens == model.encoder.batch_tokens == 30
     *_, head, m1, m2, m3, s1, s2, s3 = capsys.readouterr().out.splitlines()
     n_tokens = sum(model.encoder.count_tokens(encoding.spread(TEXTS, 6)))
     assert head.split() == ["what", "who", "dtype", "tokens/s", "times", "the", "peer", "difference"]

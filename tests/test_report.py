@@ -15,6 +15,7 @@ from lib.report import (
     TEST_COLLECTIONS,
     latex_table,
     markdown_table,
+    plot_training,
     rank_frequency_figure,
     readme_results,
     results_in_words,
@@ -93,7 +94,10 @@ def test_results_in_words_are_those_of_the_table():
     rows += [("limit", "R@10", s, v) for s, v in (("dense", 0.02), ("latent terms", 0.25), ("lexical BM25", 0.95))]
     words = results_in_words(pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"]))
     # 0.5 / 0.4 = 1.25 on each collection; 0.25 / 0.02 = 12.5
-    assert "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense" in words
+    assert (
+        "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense or more on each. Dense"
+        in words
+    )
     assert "0.250 with latent terms, 0.020 with dense search (12.5 times), 0.950 with words" in words
     assert results_in_words(pd.DataFrame(rows[:3], columns=["collection", "measure", "system", "mean"])) == ""
 
@@ -124,3 +128,37 @@ def test_committed_results_say_where_they_come_from():
             assert origin["profile"] == "laptop", path
             assert {"config", "versions", "commit", "machine", "date"} <= set(origin), path
             assert re.fullmatch("[0-9a-f]{12}", origin["commit"]), f"{path} was made with changes not committed"
+
+
+def log_rows(n: int = 4) -> list[dict]:
+    # ten bins, half decades from 1e-5 to 1
+    return [
+        {
+            "step": 50 * i,
+            "tokens": 50_000 * i,
+            "fvu": 1 / i,
+            "l0": 16.0,
+            "dead": 0.1 / i,
+            "density": [i, *[0] * 8, 40 - i],
+        }
+        for i in range(1, n + 1)
+    ]
+
+
+def test_a_training_log_is_drawn_from_rows_and_from_its_file_alike(tmp_path):
+    path = tmp_path / "training_log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in log_rows()))
+    for log in (log_rows(), path, str(path)):
+        loss, dead, histogram = plot_training(log).axes
+        assert np.array_equal(loss.lines[0].get_xydata(), [[0.05, 1], [0.1, 1 / 2], [0.15, 1 / 3], [0.2, 1 / 4]])
+        np.testing.assert_allclose(dead.lines[0].get_ydata(), [10, 5, 10 / 3, 2.5])
+        assert loss.get_title() == "FVU 0.250, 16.0 latents a token"
+        values, edges, _ = histogram.patches[0].get_data()
+        assert values.tolist() == [4, *[0] * 8, 36]  # of the last row
+        np.testing.assert_allclose(edges, np.arange(-5, 0.5, 0.5))
+    plt.close("all")
+
+
+def test_an_empty_log_is_an_error():
+    with pytest.raises(ValueError, match="no row"):
+        plot_training([])
