@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,25 +11,13 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from lib.checks import check_choice, check_count, check_ids
-from lib.ranking import Ranking, top_k
+from lib.ranking import Ranking
+from lib.search import BLOCK_ROWS, Best, Block, Query, search
 from lib.storage import load_folder, save_folder
 from lib.terms import check_weights
 from lib.weighting import IDFS, impact, saturation
 
-FORMAT_VERSION = 1
-BLOCK_ROWS = 16_384  # documents of one block of postings; part of the format
-
-
-class Block(NamedTuple):
-    """The postings of consecutive documents, latent by latent.
-
-    Latent j has the postings `indptr[j]:indptr[j + 1]`: `docs`, int32, positions within the block, ascending; and
-    `impacts`, float32.
-    """
-
-    indptr: np.ndarray
-    docs: np.ndarray
-    impacts: np.ndarray
+FORMAT_VERSION = 2
 
 
 class Contribution(NamedTuple):
@@ -139,7 +128,7 @@ class BM25Index:
         for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, len(doc_ids)):
             block_lengths.append(rows.sum(axis=1, dtype=np.float64))
             columns = rows.tocsc()
-            blocks.append(Block(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data))
+            blocks.append(Block(columns.indptr.astype(np.int64), columns.indices.astype(np.uint16), columns.data))
         if not blocks:
             raise ValueError("The collection has no documents; give at least one row.")
         lengths = np.concatenate(block_lengths)
@@ -152,7 +141,16 @@ class BM25Index:
         df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
         return cls(blocks, doc_ids, lengths.astype(np.float32), df, average_length, k1=float(k1), b=float(b), idf=idf)
 
-    def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100) -> Ranking:
+    def search(
+        self,
+        queries: csr_array,
+        query_ids: Iterable[str],
+        k: int = 100,
+        *,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        threads: int | None = None,
+    ) -> Ranking:
         """Return the k best documents of each query, exactly; ties in the order of the documents.
 
         Every document has a score, 0 where it shares no latent with the query; so k larger than the collection
@@ -166,23 +164,64 @@ class BM25Index:
             Unique, one for each row.
         k : int
             At least 1.
+        allow, deny : iterable of str, optional
+            Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
+        threads : int, optional
+            None is one for each processor. The ranking does not depend on it.
 
         Raises
         ------
         TypeError, ValueError
             For another width than the index's, weights that are NaN, infinite or negative, ids that repeat or do not
-            match in number, and k below 1.
+            match in number, k or threads below 1, ids in `allow` or `deny` that are not in the index, and both given.
         """
-        k = check_count(k, "k")
         queries = self._check_queries(queries)
         query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
-        doc_ids, scores = [], []
-        for row in range(len(query_ids)):
-            all_scores = self._score(queries, row)
-            best = top_k(all_scores, k)
-            doc_ids.append([self.doc_ids[position] for position in best])
-            scores.append(all_scores[best])
-        return Ranking(query_ids, doc_ids, scores)
+        found = self._search(queries, k, allow, deny, threads)
+        doc_ids = [[self.doc_ids[position] for position in best.docs] for best in found]
+        return Ranking(query_ids, doc_ids, [best.scores for best in found])
+
+    def search_one(
+        self,
+        query: csr_array,
+        k: int = 100,
+        *,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        threads: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """Return the k best documents of one query as (id, score), best first; otherwise as `search`.
+
+        `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
+        """
+        (best,) = self._search(self._check_query(query, "search_one"), k, allow, deny, threads)
+        return [(self.doc_ids[position], float(score)) for position, score in zip(*best, strict=True)]
+
+    def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
+        k = check_count(k, "k")
+        threads = check_count(os.cpu_count() if threads is None else threads, "threads")
+        allowed = self._allowed(allow, deny)
+        rows = []
+        for row in range(queries.shape[0]):
+            own = slice(queries.indptr[row], queries.indptr[row + 1])
+            latents = queries.indices[own].astype(np.int64)
+            rows.append(Query(latents, queries.data[own] * self.idf[latents]))
+        return search(self._blocks, len(self), rows, k, allowed, threads)
+
+    def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
+        if allow is None and deny is None:
+            return None
+        if allow is not None and deny is not None:
+            raise ValueError("allow and deny are both given; give one, such as allow = all that you do not deny.")
+        ids = check_ids(allow if deny is None else deny, None, "allow" if deny is None else "deny")
+        if unknown := [doc_id for doc_id in ids if doc_id not in self._position]:
+            raise ValueError(
+                f"{len(unknown)} of {len(ids)} ids are not in the index, such as {unknown[0]!r}; its ids start with "
+                f"{self.doc_ids[:3]}."
+            )
+        allowed = np.full(len(self), deny is not None)
+        allowed[[self._position[doc_id] for doc_id in ids]] = deny is None
+        return allowed
 
     def _check_queries(self, queries: csr_array) -> csr_array:
         queries = check_weights(queries, "the query matrix")
@@ -193,20 +232,11 @@ class BM25Index:
             )
         return queries
 
-    def _query_terms(self, queries: csr_array, row: int) -> tuple[np.ndarray, np.ndarray]:
-        own = slice(queries.indptr[row], queries.indptr[row + 1])
-        return queries.indices[own], queries.data[own]
-
-    def _score(self, queries: csr_array, row: int) -> np.ndarray:
-        """Add up the postings of the query's latents, latent after latent; float32 [n_docs]."""
-        latents, weights = self._query_terms(queries, row)
-        scores = np.zeros(len(self), np.float32)
-        for number, block in enumerate(self._blocks):
-            block_scores = scores[number * BLOCK_ROWS :]
-            for latent, weight in zip(latents, weights * self.idf[latents], strict=True):
-                own = slice(block.indptr[latent], block.indptr[latent + 1])
-                block_scores[block.docs[own]] += weight * block.impacts[own]
-        return scores
+    def _check_query(self, query: csr_array, what: str) -> csr_array:
+        query = self._check_queries(query)
+        if query.shape[0] != 1:
+            raise ValueError(f"the query matrix has {query.shape[0]} rows; {what} takes one, such as queries[[0]].")
+        return query
 
     def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
         """Return what each latent that query and document share adds to the score, largest first.
@@ -222,15 +252,13 @@ class BM25Index:
         TypeError, ValueError
             For more than one row, another width, weights out of range, and an id that is not in the index.
         """
-        query = self._check_queries(query)
-        if query.shape[0] != 1:
-            raise ValueError(f"the query matrix has {query.shape[0]} rows; explain takes one, such as queries[[0]].")
+        query = self._check_query(query, "explain")
         if doc_id not in self._position:
             raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
         number, position = divmod(self._position[doc_id], BLOCK_ROWS)
         block = self._blocks[number]
         found = []
-        for latent, weight in zip(*self._query_terms(query, 0), strict=True):
+        for latent, weight in zip(query.indices, query.data, strict=True):
             docs = block.docs[block.indptr[latent] : block.indptr[latent + 1]]
             at = int(np.searchsorted(docs, position))
             if at < len(docs) and docs[at] == position:

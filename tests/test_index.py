@@ -13,6 +13,7 @@ from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array, random_array, vstack
 
 import lib.index
+import lib.search
 from lib.index import BM25Index
 from lib.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
 
@@ -147,7 +148,8 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
         whole = all_scores(BM25Index.build(docs, ids(50)), queries)
-        patch.setattr(lib.index, "BLOCK_ROWS", block_rows)
+        for room in (lib.index, lib.search):
+            patch.setattr(room, "BLOCK_ROWS", block_rows)
         parts = BM25Index.build((docs[i:j] for i, j in itertools.pairwise(edges)), ids(50))
         np.testing.assert_array_equal(all_scores(parts, queries), whole)
         first = parts.search(queries[[0]], ["q"], k=1)
@@ -156,7 +158,8 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
 
 
 def test_building_from_a_stream_holds_the_corpus_once(monkeypatch):
-    monkeypatch.setattr(lib.index, "BLOCK_ROWS", 500)
+    for room in (lib.index, lib.search):
+        monkeypatch.setattr(room, "BLOCK_ROWS", 500)
     n_blocks, rows = 20, random_terms(500, 400, 8, density=0.5)
     one = rows.data.nbytes + rows.indices.nbytes
     tracemalloc.start()
@@ -190,7 +193,8 @@ def test_explain_adds_up_to_the_score_largest_first():
 
 
 def test_saved_and_loaded_index_gives_the_same_ranking(tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.index, "BLOCK_ROWS", 16)
+    for room in (lib.index, lib.search):
+        monkeypatch.setattr(room, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50), k1=2.5, b=0.3, idf="robertson")
     index.save(tmp_path / "index")

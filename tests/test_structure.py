@@ -33,6 +33,7 @@ ROAD = [
     "terms",
     "weighting",
     "ranking",
+    "search",
     "index",
     "retriever",
     "baselines",

@@ -1,0 +1,156 @@
+"""Compiled search of blocks of postings: every posting of a query's latents is read once, term at a time.
+
+Blocks are small enough for their scores to stay in the cache. Each document's score is added up within its block,
+latent after latent, so it is the same to the bit whatever the number of threads and the blocks that each is given.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+BLOCK_ROWS = 16_384  # documents of one block of postings: 64 KB of scores; part of the index's format
+
+
+class Block(NamedTuple):
+    """The postings of consecutive documents, latent by latent.
+
+    Latent j has the postings `indptr[j]:indptr[j + 1]`: `docs`, uint16, positions within the block, ascending; and
+    `impacts`, float32.
+    """
+
+    indptr: np.ndarray
+    docs: np.ndarray
+    impacts: np.ndarray
+
+
+class Query(NamedTuple):
+    """A query's latents, int64, ascending, and what each counts: its weight times idf, float32."""
+
+    latents: np.ndarray
+    weights: np.ndarray
+
+
+class Best(NamedTuple):
+    """The best documents of a search, best first: positions, int64, and scores, float32."""
+
+    docs: np.ndarray
+    scores: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def add_postings(indptr, docs, impacts, latents, weights, scores):
+    """Set `scores`, float32 [n_docs of the block], to those of a query: sum_j weight_j * impact_j."""
+    scores[:] = 0
+    for i in range(len(latents)):
+        weight = weights[i]
+        for posting in range(indptr[latents[i]], indptr[latents[i] + 1]):
+            scores[docs[posting]] += weight * impacts[posting]
+
+
+@njit(cache=True, nogil=True)
+def keep_best(scores, allowed, first, best_scores, best_docs, count):
+    """Offer a block's documents to a heap of the best, whose root is the worst of them; return how many it holds.
+
+    Documents come in their order, so of equal scores the earlier one is in the heap already, and stays. `first` is the
+    position of the block's first document; `allowed`, bool [n_docs of the block], or empty where all are.
+    """
+    k = len(best_scores)
+    for doc in range(len(scores)):
+        score = scores[doc]
+        if count == k and score <= best_scores[0]:
+            continue
+        if len(allowed) and not allowed[doc]:
+            continue
+        if count < k:
+            at, count = count, count + 1
+            while at > 0:  # up: a new document is worse than all that are not below its score
+                parent = (at - 1) // 2
+                if best_scores[parent] < score:
+                    break
+                best_scores[at], best_docs[at] = best_scores[parent], best_docs[parent]
+                at = parent
+        else:
+            at = 0
+            while True:  # down, past children that are worse: of lower score, or of equal score and later
+                child = 2 * at + 1
+                if child >= k:
+                    break
+                other = child + 1
+                if other < k and (
+                    best_scores[other] < best_scores[child]
+                    or (best_scores[other] == best_scores[child] and best_docs[other] > best_docs[child])
+                ):
+                    child = other
+                if best_scores[child] >= score:
+                    break
+                best_scores[at], best_docs[at] = best_scores[child], best_docs[child]
+                at = child
+        best_scores[at], best_docs[at] = score, first + doc
+    return count
+
+
+def search_blocks(
+    blocks: Sequence[Block], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
+) -> Best:
+    """Return the k best documents of the blocks `numbers`, in no particular order."""
+    scores = np.empty(min(BLOCK_ROWS, n_docs), np.float32)
+    best_scores, best_docs = np.empty(k, np.float32), np.empty(k, np.int64)
+    count, every = 0, np.empty(0, bool)
+    for number in numbers:
+        first = number * BLOCK_ROWS
+        own = scores[: n_docs - first]
+        add_postings(*blocks[number], *query, own)
+        mask = every if allowed is None else allowed[first : first + len(own)]
+        count = keep_best(own, mask, first, best_scores, best_docs, count)
+    return Best(best_docs[:count], best_scores[:count])
+
+
+def merge(parts: Sequence[Best], k: int) -> Best:
+    """Return the k best of several, best first, documents of equal score in their order."""
+    docs, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.lexsort((docs, -scores))[:k]
+    return Best(docs[order], scores[order])
+
+
+def search(
+    blocks: Sequence[Block],
+    n_docs: int,
+    queries: Sequence[Query],
+    k: int,
+    allowed: np.ndarray | None = None,
+    threads: int = 1,
+) -> list[Best]:
+    """Return the k best documents of each query, exactly, best first; of equal scores the earlier document is better.
+
+    Threads share out the queries; where there are fewer queries than threads, the blocks of each query.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Of BLOCK_ROWS documents each, the last one of the rest.
+    n_docs : int
+    queries : sequence of Query
+    k : int
+        At least 1; at most n_docs documents are returned.
+    allowed : np.ndarray, bool [n_docs], optional
+        Documents that may be returned; None is all.
+    threads : int
+    """
+    k = min(k, n_docs)
+    n_parts = 1 if len(queries) >= threads else min(threads, len(blocks))
+    cuts = [len(blocks) * part // n_parts for part in range(n_parts + 1)]
+    jobs = [(query, range(*cut)) for query in queries for cut in pairwise(cuts)]
+
+    def run(job: tuple[Query, range]) -> Best:
+        return search_blocks(blocks, n_docs, job[0], k, allowed, job[1])
+
+    if threads == 1:
+        found = list(map(run, jobs))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(run, jobs))
+    return [merge(found[start : start + n_parts], k) for start in range(0, len(found), n_parts)]

@@ -1,0 +1,116 @@
+"""Compiled search against a plain loop: the same scores to the bit, the same documents, whatever the threads."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+import lib.index
+import lib.search
+from lib.index import BM25Index
+from lib.ranking import top_k
+
+
+def ids(n: int, prefix: str = "d") -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def terms(n: int, width: int, seed: int, values: int) -> csr_array:
+    """Small integers, so that many documents have equal scores."""
+    rng = np.random.default_rng(seed)
+    return csr_array(rng.integers(0, values, (n, width)) * rng.integers(0, 2, (n, width)), dtype=np.float32)
+
+
+def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
+    """Add up postings latent after latent in float32, with numpy."""
+    scores = np.zeros(len(index), np.float32)
+    rows = lib.index.BLOCK_ROWS
+    for number, block in enumerate(index._blocks):
+        own = scores[number * rows :]
+        for latent, weight in zip(query.indices, query.data, strict=True):
+            postings = slice(block.indptr[latent], block.indptr[latent + 1])
+            own[block.docs[postings]] += np.float32(weight * index.idf[latent]) * block.impacts[postings]
+    return scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    block_rows=st.integers(1, 70),
+    k=st.integers(1, 70),
+    threads=st.integers(1, 4),
+    n_queries=st.integers(1, 5),
+    values=st.sampled_from([2, 3, 50]),
+    idf=st.sampled_from(["lucene", "robertson"]),
+    seed=st.integers(0, 10_000),
+)
+def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (lib.index, lib.search):
+            patch.setattr(room, "BLOCK_ROWS", block_rows)
+        index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
+        queries = terms(n_queries, 6, seed + 1, values)
+        allowed = np.random.default_rng(seed).integers(0, 2, n).astype(bool)
+        ranking = index.search(queries, ids(n_queries, "q"), k, threads=threads)
+        names = [doc_id for doc_id, may in zip(index.doc_ids, allowed, strict=True) if may]
+        filtered = index.search(queries, ids(n_queries, "q"), k, allow=names, threads=threads)
+        others = [doc_id for doc_id, may in zip(index.doc_ids, allowed, strict=True) if not may]
+        denied = index.search(queries, ids(n_queries, "q"), k, deny=others, threads=threads)
+        for row in range(n_queries):
+            scores = plain_scores(index, queries[[row]])
+            best = top_k(scores, k)  # by score, then by position
+            assert ranking.doc_ids[row] == [index.doc_ids[position] for position in best]
+            np.testing.assert_array_equal(ranking.scores[row], scores[best])
+            assert index.search_one(queries[[row]], k, threads=threads) == list(
+                zip(ranking.doc_ids[row], ranking.scores[row].tolist(), strict=True)
+            )
+            kept = [position for position in top_k(scores, n) if allowed[position]][:k]
+            assert filtered.doc_ids[row] == denied.doc_ids[row] == [index.doc_ids[position] for position in kept]
+            np.testing.assert_array_equal(filtered.scores[row], scores[kept])
+
+
+@pytest.fixture
+def index():
+    return BM25Index.build(terms(20, 6, 0, 4), ids(20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k is 0"),
+        ({"k": 2.0}, TypeError, "k is 2.0"),
+        ({"threads": 0}, ValueError, "threads is 0"),
+        (
+            {"allow": ["d1", "x"]},
+            ValueError,
+            r"1 of 2 ids are not in the index, such as 'x'; its ids start with \['d0'",
+        ),
+        ({"deny": ["x"]}, ValueError, "1 of 1 ids are not in the index"),
+        ({"allow": "d1"}, TypeError, "allow is a single str"),
+        ({"deny": ["d1", "d1"]}, ValueError, "deny repeats 'd1'"),
+        ({"allow": ["d1"], "deny": ["d2"]}, ValueError, "both given; give one"),
+    ],
+)
+def test_bad_settings(index, settings, error, message):
+    query = terms(1, 6, 1, 4)
+    with pytest.raises(error, match=message):
+        index.search(query, ["q"], **settings)
+    with pytest.raises(error, match=message):
+        index.search_one(query, **settings)
+
+
+def test_search_one_takes_one_row(index):
+    queries = terms(2, 6, 1, 4)
+    with pytest.raises(ValueError, match="has 2 rows; search_one takes one"):
+        index.search_one(queries)
+    assert index.search_one(queries[0], 3) == index.search_one(queries[[0]], 3)
+
+
+def test_nobody_allowed_is_an_empty_answer(index):
+    assert index.search_one(terms(1, 6, 1, 4), allow=[]) == []
+    assert index.search(terms(2, 6, 1, 4), ids(2, "q"), allow=[]).doc_ids == [[], []]
+
+
+def test_no_query_at_all(index):
+    assert index.search(csr_array((0, 6), dtype=np.float32), []).doc_ids == []
