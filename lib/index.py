@@ -4,18 +4,19 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from lib.checks import check_choice, check_count, check_ids
+from lib.checks import check_count, check_ids
 from lib.ranking import Ranking
 from lib.search import BLOCK_ROWS, Best, Block, Query, search
 from lib.storage import load_folder, save_folder
 from lib.terms import check_weights
-from lib.weighting import IDFS, impact, saturation
+from lib.weighting import IDFS, BM25Constants, impact, saturation
 
 FORMAT_VERSION = 2
 
@@ -118,11 +119,7 @@ class BM25Index:
             For a collection without documents, blocks of different widths, weights that are NaN, infinite or
             negative, ids that repeat or do not match in number, and constants out of range.
         """
-        if not (math.isfinite(k1) and k1 >= 0):
-            raise ValueError(f"k1 is {k1!r}; it must be a number of at least 0, such as 8.0 or 1.2.")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b is {b!r}; it must be from 0 to 1, such as 0.7.")
-        check_choice(idf, IDFS, "idf")
+        constants = BM25Constants(k1, b, idf)
         doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
         blocks, block_lengths = [], []
         for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, len(doc_ids)):
@@ -134,12 +131,12 @@ class BM25Index:
         lengths = np.concatenate(block_lengths)
         check_ids(doc_ids, len(lengths), "doc_ids")
         average_length = float(lengths.mean())
-        saturations = saturation(lengths, average_length, k1, b)
+        saturations = saturation(lengths, average_length, constants.k1, constants.b)
         for number, block in enumerate(blocks):  # in place: the weights are no longer needed
             own = saturations[number * BLOCK_ROWS :][:BLOCK_ROWS]
-            block.impacts[:] = impact(block.impacts, own[block.docs], k1)
+            block.impacts[:] = impact(block.impacts, own[block.docs], constants.k1)
         df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
-        return cls(blocks, doc_ids, lengths.astype(np.float32), df, average_length, k1=float(k1), b=float(b), idf=idf)
+        return cls(blocks, doc_ids, lengths.astype(np.float32), df, average_length, **asdict(constants))
 
     def search(
         self,

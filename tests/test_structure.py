@@ -31,6 +31,7 @@ ROAD = [
     "checkpoints",
     "trainer",
     "terms",
+    "pruning",
     "weighting",
     "ranking",
     "search",

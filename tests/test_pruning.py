@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from lib.pruning import drop_frequent, prune
+
+MATRIX = csr_array(np.array([[1, 4, 0, 2, 2], [0, 0, 0, 0, 0], [0, 3, 3, 3, 1]], np.float32))
+
+
+def test_worked_examples():
+    # of equal weights those of the smaller latents stay: latent 3 before 4 in row 0, 1 and 2 before 3 in row 2
+    assert prune(MATRIX, top=2).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
+    # row 0 sums to 9: 4 is 44 % of it, 4 + 2 67 %; row 2 to 10: 3 + 3 are 60 %
+    assert prune(MATRIX, mass=0.6).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
+    assert prune(MATRIX, mass=0.61).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 3, 0]]
+    assert prune(MATRIX, top=1, mass=0.6).toarray().tolist() == [[0, 4, 0, 0, 0], [0] * 5, [0, 3, 0, 0, 0]]
+    # df = 1, 2, 1, 2, 2 of 3 documents
+    assert drop_frequent(MATRIX, 0.5).toarray().tolist() == [[1, 0, 0, 0, 0], [0] * 5, [0, 0, 3, 0, 0]]
+    assert (drop_frequent(MATRIX, 2 / 3) != MATRIX).nnz == 0
+
+
+@given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0.01, 1))
+def test_against_a_plain_loop(seed, top, mass):
+    rng = np.random.default_rng(seed)
+    dense = (rng.integers(0, 4, (5, 7)) * rng.integers(0, 2, (5, 7))).astype(np.float32)
+    matrix = csr_array(dense)
+    wanted_top, wanted_mass = np.zeros_like(dense), np.zeros_like(dense)
+    for row, weights in enumerate(dense):
+        order = [j for j in np.argsort(-weights, kind="stable") if weights[j] > 0]
+        for j in order[:top]:
+            wanted_top[row, j] = weights[j]
+        so_far = 0.0
+        for j in order:
+            if so_far >= mass * weights.sum() * (1 - 1e-12):
+                break
+            wanted_mass[row, j] = weights[j]
+            so_far += weights[j]
+    np.testing.assert_array_equal(prune(matrix, top=top).toarray(), wanted_top)
+    np.testing.assert_array_equal(prune(matrix, mass=mass).toarray(), wanted_mass)
+    both = np.where((wanted_top > 0) & (wanted_mass > 0), dense, 0)
+    np.testing.assert_array_equal(prune(matrix, top=top, mass=mass).toarray(), both)
+    np.testing.assert_array_equal(matrix.toarray(), dense)  # untouched
+    assert (prune(matrix, mass=1.0) != matrix).nnz == 0
+    assert prune(matrix, top=top).has_canonical_format
+
+
+def test_nothing_to_prune():
+    empty = csr_array((3, 4), dtype=np.float32)
+    for pruned in (prune(empty, top=2), prune(empty, mass=0.5), drop_frequent(empty, 0.5)):
+        assert (pruned.shape, pruned.nnz) == ((3, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, ValueError, "Neither top nor mass is given"),
+        ({"top": 0}, ValueError, "top is 0"),
+        ({"top": 2.0}, TypeError, "top is 2.0"),
+        *(({"mass": mass}, ValueError, "mass is .* above 0 and at most 1") for mass in (0, -1, 1.1, float("nan"))),
+    ],
+)
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        prune(MATRIX, **settings)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
+def test_bad_shares(share):
+    with pytest.raises(ValueError, match=r"max_share is .* above 0 and at most 1"):
+        drop_frequent(MATRIX, share)
+
+
+def test_bad_weights():
+    for pruned in (lambda m: prune(m, top=1), lambda m: drop_frequent(m, 0.5)):
+        with pytest.raises(ValueError, match="in row 1"):
+            pruned(csr_array(np.array([[1], [-1]], np.float32)))
+        with pytest.raises(TypeError, match="is a ndarray"):
+            pruned(np.ones((2, 2)))
