@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
 
-from lib.checkpoints import Checkpoints, differing
+from lib.checkpoints import Checkpoints
 from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
@@ -19,8 +19,8 @@ from lib.experiments import tune
 from lib.retriever import LatentTerms
 from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
-from lib.storage import temporary_beside, update_manifest
-from lib.trainer import TrainingStopped, run_identity, train
+from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
+from lib.trainer import TrainingStopped, check_same, run_identity, train
 from lib.training import TrainingConfig
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
@@ -48,7 +48,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add("text", help="a file or folder of .txt or .jsonl (also .gz), a passage a line; or hf:DATASET[,CONFIGURATION]")
     add("out", type=Path, help="folder for the trained model; of several, a folder each in it")
     add("--model", help="retriever: a folder or hub id; None: the packaged all-MiniLM-L6-v2")
-    add("--layer", type=int, nargs="+", default=[-1], help="-1 final, 0 embeddings; several in one pass over the text")
+    add("--layer", type=int, nargs="+", default=[-1], help="-1 final, 0 embeddings; several are cached in one pass")
     add("--max-length", type=int, default=256, help="tokens read of a passage")
     add("--no-special-tokens", action="store_true", help="leave the states of special tokens out, here and later")
     add("--tokens", type=int, help="distinct token states to train on, at most; None: all of the text")
@@ -96,10 +96,11 @@ def _train_all(args: argparse.Namespace) -> None:
     layers = [encoder.resolve_layer(layer) for layer in args.layer]
     pairs = list(product(layers, configs))
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
-    for folder in folders:
+    for folder, (_, config) in zip(folders, pairs, strict=True):
+        if was := _finished(folder):  # what stands in the way is said now, not after hours
+            check_same({"config": was["config"]}, {"config": asdict(config.resolved())}, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(folder / "training_log.jsonl") as probe:
-            probe.touch()  # a place that cannot be written to fails now, not after training
+        _check_writable(folder)
     sources = _sources(args, encoder, corpus, layers)
     for folder, (layer, config) in zip(folders, pairs, strict=True):
         _train(folder, encoder.at(layer), sources[layer], config, args)
@@ -121,17 +122,20 @@ def _sources(
 ) -> dict[int, StateSource]:
     if args.states == "cache":
         return cache_states(args.cache, encoder, corpus, layers, max_tokens=args.tokens, dtype=args.cache_dtype)
-    text = TrainingText(encoder, corpus, args.tokens)
+    key = digest_json([encoder.identity | {"layer": None}, corpus.identity, args.tokens])
+    text = TrainingText(encoder, corpus, args.tokens, args.cache / f"plan-{key[:16]}.json")
     return {layer: EncodedStates(text, layer) for layer in layers}
 
 
 def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: TrainingConfig, args) -> None:
     """Train one autoencoder into `folder`, or go on with it; what is finished there is left as it is."""
-    if _is_finished(folder, source, config):
+    checkpoints = folder / "checkpoints"
+    if was := _finished(folder):
+        check_same(was, run_identity(source, config), folder)
         print(f"{folder} holds it already, trained to the end.", flush=True)
+        Checkpoints(checkpoints).remove()
         return
     print(f"{folder}: {source.n:,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
-    checkpoints = folder / "checkpoints"
     with _told_to_stop() as told:
         try:
             sae = train(
@@ -144,16 +148,26 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
             )
         except TrainingStopped as stopped:
             sys.exit(f"{stopped} The same command goes on from there.")
-    LatentTerms(encoder, sae).save_pretrained(folder, args.stored)
-    Checkpoints(checkpoints).remove()
+        LatentTerms(encoder, sae).save_pretrained(folder, args.stored)
+        Checkpoints(checkpoints).remove()
+        if told:
+            sys.exit(f"Stopped; {folder} is trained to the end. The same command does what is left.")
 
 
 @contextmanager
 def _told_to_stop() -> Iterator[list[int]]:
-    """Give a list that SIGTERM and SIGINT (Ctrl-C) are added to, instead of ending the process."""
+    """Give a list that SIGTERM and SIGINT (Ctrl-C) are added to; a second one ends the process as it always does."""
     told: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda number, _: told.append(number)) for number in numbers]
+    before = [signal.getsignal(number) for number in numbers]
+
+    def note(number: int, _) -> None:
+        told.append(number)
+        for each, handler in zip(numbers, before, strict=True):
+            signal.signal(each, handler)
+
+    for number in numbers:
+        signal.signal(number, note)
     try:
         yield told
     finally:
@@ -174,22 +188,26 @@ class _Log:
         print(json.dumps({name: value for name, value in row.items() if name != "density"}), flush=True)
 
 
-def _is_finished(folder: Path, source: StateSource, config: TrainingConfig) -> bool:
+def _finished(folder: Path) -> dict | None:
+    """Return the identity of the run that `folder` holds the result of, None if it holds none."""
     if not (folder / "latent_terms.json").exists():
-        return False
-    was = json.loads((folder / "latent_terms.json").read_text("utf-8"))["sae"]["metadata"].get("run", {})
-    if fields := differing(was, run_identity(source, config)):
-        raise ValueError(
-            f"{folder} holds a model that was trained otherwise: {'; '.join(fields)}. Name another folder."
-        )
-    return True
+        return None
+    manifest, _ = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
+    return manifest["sae"]["metadata"].get("run", {"config": {}, "states": {}})
+
+
+def _check_writable(folder: Path) -> None:
+    with temporary_beside(folder / "training_log.jsonl") as probe:
+        probe.touch()
 
 
 def _tune(args: argparse.Namespace) -> None:
-    constants, grid, summary = tune(LatentTerms.from_pretrained(args.model), args.collections)
-    update_manifest(args.model, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
+    model = LatentTerms.from_pretrained(args.model)
+    _check_writable(args.model)
+    constants, grid, summary = tune(model, args.collections)
     print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
     print(summary.to_string(index=False))
+    update_manifest(args.model, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
     print(f"{constants} is written to {args.model / 'latent_terms.json'}.")
 
 

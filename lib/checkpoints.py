@@ -5,12 +5,17 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from lib.storage import load_folder, save_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT_VERSION = 1
 _SLOTS = ("checkpoint-0.json", "checkpoint-1.json")
@@ -31,17 +36,40 @@ class Checkpoints:
     They take turns in two manifests; each is written beside the other and replaced in one step, so that at any moment
     at least one is whole.
 
+    As a context it keeps other processes out of the folder, where the system can (not on Windows), and removes what a
+    killed one left half-written.
+
     Parameters
     ----------
     folder : str or Path
-        Made if it does not exist. What an earlier, killed process left half-written there is removed.
+        Made if it does not exist.
+
+    Raises
+    ------
+    ValueError
+        On entering the context, if another process is in it.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
         self._newest: str | None = None
+
+    def __enter__(self) -> Self:
+        self._lock = open(self.folder / "lock", "w")
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ValueError(
+                f"Another process trains in {self.folder}; wait for it, or name another folder."
+            ) from error
+        self._remove_leftovers()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lock.close()
 
     def _remove_leftovers(self) -> None:
         named = " ".join((self.folder / slot).read_text("utf-8", "replace") for slot in self._slots())
@@ -91,6 +119,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove the checkpoints, and the folder if nothing else is in it."""
+        (self.folder / "lock").unlink(missing_ok=True)
         for slot in self._slots():
             (self.folder / slot).unlink()
         self._remove_leftovers()

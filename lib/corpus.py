@@ -179,7 +179,7 @@ class StreamedText:
     split, column : str
         Where the text is.
     revision : str, optional
-        Of the dataset on the hub; name one to read the same text again later.
+        Of the dataset on the hub, such as a commit; None is the newest.
     max_words, fraction, seed
         As in `LocalText`.
 
@@ -219,7 +219,16 @@ class StreamedText:
             for line in row[self.column].splitlines():
                 yield from split(line, self.max_words)
 
-    @property
+    @cached_property
     def identity(self) -> dict:
-        """Everything that decides the passages, JSON-able; without a `revision`, the hub may change them."""
-        return asdict(self)
+        """Everything that decides the passages, JSON-able: files by their sha256, a hub set by its commit."""
+        folder = Path(self.dataset)
+        if folder.is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            return asdict(self) | {"files": {str(path.relative_to(folder)): digest_file(path) for path in files}}
+        return asdict(self) | {"revision": self.revision or self._newest_commit()}
+
+    def _newest_commit(self) -> str:
+        from huggingface_hub import HfApi
+
+        return HfApi().dataset_info(self.dataset).sha

@@ -113,10 +113,10 @@ def plot_training(log: str | Path | list[dict]) -> Figure:
     edges = np.linspace(-len(density) / 2, 0, len(density) + 1)  # half decades, as logarithms
     with plt.rc_context(STYLE):
         figure, (loss, dead, histogram) = plt.subplots(1, 3, figsize=(8.2, 2.5))
-        loss.plot(millions, frame["fvu"], color=COLOURS["latent terms"])
+        loss.plot(millions, frame["fvu"], marker=".", color=COLOURS["latent terms"])
         loss.set(xlabel="million tokens", ylabel="variance unexplained (FVU)", ylim=(0, None))
         loss.set_title(f"FVU {frame['fvu'].iloc[-1]:.3f}, {frame['l0'].iloc[-1]:.1f} latents a token", fontsize=9)
-        dead.plot(millions, 100 * frame["dead"], color=COLOURS["dense"])
+        dead.plot(millions, 100 * frame["dead"], marker=".", color=COLOURS["dense"])
         dead.set(xlabel="million tokens", ylabel="dead latents, %", ylim=(0, max(1, 105 * frame["dead"].max())))
         dead.set_title(f"{frame['dead'].iloc[-1]:.1%} dead at the end", fontsize=9)
         histogram.stairs(density, edges, fill=True, color=COLOURS["lexical BM25"])

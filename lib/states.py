@@ -101,24 +101,6 @@ class StoredStates:
             yield block[skip : skip + end - begin]
 
 
-def collect_states(encoder: TokenEncoder, texts: Iterable[str], max_tokens: int) -> torch.Tensor:
-    """Return the first `max_tokens` token states of `texts`, bfloat16 [n, d], fewer if the texts end before.
-
-    The whole block is held in memory: 2 * d bytes a token, 0.77 GB a million tokens at d = 384.
-    """
-    states = torch.empty(check_count(max_tokens, "max_tokens"), encoder.d, dtype=torch.bfloat16)
-    n = 0
-    with tqdm(total=max_tokens, disable=None, unit="token", unit_scale=True, desc="collect states") as bar:
-        for block in encoder.stream(texts, progress=False):
-            taken = block.states[: max_tokens - n]
-            states[n : n + len(taken)] = taken
-            n += len(taken)
-            bar.update(len(taken))
-            if n == max_tokens:
-                break
-    return states[:n]
-
-
 def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
     passages = iter(passages)
     while chunk := list(islice(passages, CHUNK)):
@@ -267,7 +249,7 @@ def cache_states(
     text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
     _check_space(folder, paths, text.n * encoder.d * 2)
-    there = min(_whole(paths[layer]) for layer in layers)
+    there = min(_whole(paths[layer], text.ends, encoder.d) for layer in layers)
     with tqdm(total=text.n, disable=None, unit="token", unit_scale=True, desc="encode") as bar:
         bar.update(int(text.ends[there - 1]) if there else 0)
         for number, chunk in enumerate(text.chunks(layers, there), there):
@@ -282,9 +264,15 @@ def cache_states(
     }
 
 
-def _whole(paths: list[Path]) -> int:
-    """How many files are there, counted from the first."""
-    return next((i for i, path in enumerate(paths) if not path.exists()), len(paths))
+def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
+    """How many files are there, of the size that they should have, counted from the first."""
+    for i, (path, n) in enumerate(zip(paths, np.diff(ends, prepend=0), strict=True)):
+        try:
+            if np.load(path, mmap_mode="r", allow_pickle=False).shape != (n, d):
+                return i
+        except (FileNotFoundError, ValueError):  # not there, or cut short
+            return i
+    return len(paths)
 
 
 def _check_space(folder: Path, paths: dict[int, list[Path]], bytes_a_layer: int) -> None:
@@ -306,9 +294,16 @@ def _write(path: Path, states: torch.Tensor) -> None:
     if not torch.isfinite(states).all():
         raise ValueError(f"A state is not finite in {states.dtype}; store bfloat16, and look for NaN in the encoder.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, states.view(torch.int16).numpy(), allow_pickle=False)
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, states.view(torch.int16).numpy(), allow_pickle=False)
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error}); make room. What is there is kept.") from error
 
 
 def _open(path: Path, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c")).view(dtype)  # "c": torch wants memory that can be written
+    """Map a file that `_write` wrote; unlike numpy, torch keeps no descriptor open, and there may be thousands."""
+    header = np.load(path, mmap_mode="r", allow_pickle=False)
+    skipped = header.offset // 2
+    return torch.from_file(str(path), False, skipped + header.size, dtype=dtype)[skipped:].view(header.shape)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 
 def digest_json(value: object) -> str:
@@ -136,7 +137,10 @@ def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
     with temporary_beside(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask asks; safetensors would make it 0600
-        write(temporary)
+        try:
+            write(temporary)
+        except (OSError, SafetensorError) as error:  # safetensors' own is no OSError
+            raise OSError(f"{path} cannot be written ({error}); make room, or mend what the message says.") from error
         temporary.chmod(mode)
         digest = digest_file(temporary)
         final = path.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")

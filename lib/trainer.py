@@ -2,7 +2,9 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from lib.training import Normalisation, TrainableAutoencoder, TrainingConfig, le
 
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
-_THRESHOLD_MEMORY = 0.99  # of the running mean that BatchTopK's threshold is
+_THRESHOLD_STEPS = 100  # over which BatchTopK's threshold is a running mean, fewer in a short run
 
 
 class TrainingStopped(Exception):
@@ -67,7 +69,7 @@ class Run:
         if not math.isfinite(result.fvu.item()):
             raise FloatingPointError(
                 f"The loss is {result.fvu.item()} at step {n_before + 1}; lower the learning rate "
-                f"({config.learning_rate}), or look for NaN in the states."
+                f"({config.learning_rate}), or look for states that are NaN or all alike."
             )
         rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
         self.optimizer.param_groups[0]["lr"] = rate
@@ -88,11 +90,12 @@ class Run:
         if result.smallest is not None:
             now = result.smallest.item()
             before = now if self.smallest is None else self.smallest
-            self.smallest = _THRESHOLD_MEMORY * before + (1 - _THRESHOLD_MEMORY) * now
+            self.smallest = before + (now - before) / max(1, min(_THRESHOLD_STEPS, self.n_steps / 10))
 
     def _log(self, rate: float) -> None:
         n_tokens = len(self.fvus) * self.config.batch_tokens
-        histogram, _ = np.histogram((self.fired / n_tokens).clamp(min=DENSITY_EDGES[0]).numpy(), DENSITY_EDGES)
+        shares = (self.fired.double() / n_tokens).clamp(min=DENSITY_EDGES[0])
+        histogram, _ = np.histogram(shares.numpy(), DENSITY_EDGES)
         row = {
             "step": self.step,
             "tokens": self.step * self.config.batch_tokens,
@@ -200,7 +203,7 @@ def train(
     ------
     ValueError
         If there are fewer states than one batch, or the checkpoints are of another configuration (the fields are
-        named) or damaged.
+        named), damaged, or in use by another process.
     FloatingPointError
         If the loss or a weight is no longer finite; the last checkpoint stays as it is.
     OSError
@@ -215,19 +218,10 @@ def train(
             "Give more text or a smaller batch_tokens."
         )
     config = config.resolved()
-    kept = None if checkpoints is None else Checkpoints(checkpoints)
     identity = run_identity(source, config)
-    last = None if kept is None else kept.load()
-    if last is not None:
-        _check_same(last.facts["run"], identity, kept.folder)
-    first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0))
-    run = Run(first, source, config)
-    if last is not None:
-        run.restore(last)
-        for row in run.rows:
-            log(row)
-    del first, last
-    _loop(run, source, kept, identity, log, every, stopped)
+    with nullcontext() if checkpoints is None else Checkpoints(checkpoints) as kept:
+        run = _begin(source, config) if kept is None else _resume(source, config, kept, identity, log)
+        _loop(run, source, kept, identity, log, every, stopped)
     metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
     return run.model.finished(run.normalise, run.smallest, metadata)
 
@@ -237,12 +231,43 @@ def run_identity(source: StateSource, config: TrainingConfig) -> dict:
     return {"config": asdict(config.resolved()), "states": source.identity}
 
 
-def _check_same(old: dict, new: dict, folder: Path) -> None:
+def _begin(source: StateSource, config: TrainingConfig) -> Run:
+    return Run(next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0)), source, config)
+
+
+def _resume(
+    source: StateSource, config: TrainingConfig, kept: Checkpoints, identity: dict, log: Callable[[dict], None]
+) -> Run:
+    """Return the run of the last checkpoint, or a new one if there is none."""
+    last = kept.load()
+    if last is None:
+        return _begin(source, config)
+    check_same(last.facts["run"], identity, kept.folder)
+    if fields := differing(last.facts["machine"], _machine()):
+        warnings.warn(f"The run goes on, but to other bits than without the stop: {'; '.join(fields)}.", stacklevel=3)
+    run = Run(torch.eye(source.d), source, config)  # whatever it starts from, the checkpoint replaces
+    run.restore(last)
+    for row in run.rows:
+        log(row)
+    return run
+
+
+def check_same(old: dict, new: dict, folder: Path) -> None:
+    """Raise a ValueError that names the fields in which what is asked for differs from what `folder` was begun with."""
     if fields := differing(old, new):
         raise ValueError(
             f"{folder} holds a run that was begun otherwise: {'; '.join(fields)}. Give what it was begun with, "
             "another folder, or delete that one to start anew."
         )
+
+
+def _machine() -> dict:
+    """What else than the run's identity decides its bits."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def _loop(
@@ -271,7 +296,7 @@ def _loop(
                 due = stop or run.step == run.n_steps or time.monotonic() - written_at >= every
                 if kept is not None and due:
                     tensors, facts = run.state()
-                    kept.save(run.step, tensors, {"run": identity, **facts})
+                    kept.save(run.step, tensors, {"run": identity, "machine": _machine(), **facts})
                     whole, written_at = f"The checkpoint of step {run.step} is whole.", time.monotonic()
             except (FloatingPointError, OSError) as error:
                 if kept is None:

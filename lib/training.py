@@ -40,8 +40,8 @@ class TrainingConfig:
     activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
         Which latents are active, see `lib.activations`. `k` is their number for each token, or on average.
     budgets : tuple of int
-        Of a hierarchical Top-K: numbers of latents below `k` that a token must be reconstructed from as well, so that
-        the autoencoder is good at each of them. () is plain Top-K.
+        Of a hierarchical Top-K: numbers of latents, the last of them `k`, from each of which a token must be
+        reconstructed, so that the autoencoder is good at all of them. () is plain Top-K.
     normalisation : {"none", "centred", "scaled"}
         Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d). It
         is measured on the first buffer of states and folded into the weights that are saved. b_pre starts at the
@@ -86,6 +86,8 @@ class TrainingConfig:
             raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
         if not (math.isfinite(self.auxk) and self.auxk >= 0):
             raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
         check_choice(self.normalisation, ["none", "centred", "scaled"], "normalisation")
         check_choice(self.select_dtype, ["native", *DTYPES], "select_dtype")
         activation_of(self.activation, self.k, self.budgets)

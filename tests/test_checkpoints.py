@@ -1,8 +1,10 @@
-import errno
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import lib.checkpoints
 from lib.checkpoints import Checkpoints, differing
@@ -87,10 +89,10 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_are(tmp_path, monkeypatch):
 
     def full(tensors, path):
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise SafetensorError("No space left on device")  # as the library raises it, which is no OSError
 
     monkeypatch.setattr(lib.checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"state\.safetensors cannot be written \(No space left on device\); make room"):
         kept.save(30, tensors(30), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -105,13 +107,23 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     ):
         (tmp_path / name).write_text("half")
     (tmp_path / "notes.txt").write_text("mine")
-    assert Checkpoints(tmp_path).load().step == 10
-    assert {path.name for path in tmp_path.iterdir()} == whole | {"notes.txt"}
+    with Checkpoints(tmp_path) as entered:
+        assert entered.load().step == 10
+    assert {path.name for path in tmp_path.iterdir()} == whole | {"notes.txt", "lock"}
     kept.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "notes.txt").unlink()
     Checkpoints(tmp_path).remove()
     assert not tmp_path.exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    child = "import sys; from lib.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
+    with Checkpoints(tmp_path):
+        done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True)
+        assert "Another process trains in" in done.stderr
+    with Checkpoints(tmp_path):  # free again
+        pass
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ def test_a_dataset_is_streamed_through_the_library_that_hub_datasets_are(tmp_pat
     assert list(islice(text, 2)) == expected[:2]
     assert list(StreamedText(str(folder), max_words=4, fraction=0.5)) == list(sample(expected, 0.5))
     assert text.identity["dataset"] == str(folder)
+    (folder / "train.jsonl").write_text(json.dumps(rows[0]))
+    assert StreamedText(str(folder), max_words=4).identity != text.identity
     with pytest.raises(ValueError, match=r"no text in 'body'; its columns are text, id"):
         next(iter(StreamedText(str(folder), column="body")))
 
@@ -200,3 +202,14 @@ def test_a_dataset_without_the_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'latent-terms\[hub\]'"):
         next(iter(StreamedText()))
+
+
+def test_a_hub_dataset_is_known_by_its_commit(monkeypatch):
+    import huggingface_hub
+
+    class Info:
+        sha = "abc123"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: Info)
+    assert StreamedText("some/data").identity["revision"] == "abc123"
+    assert StreamedText("some/data", revision="v1").identity["revision"] == "v1"

@@ -127,9 +127,27 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
     before = bytes_of(tmp_path / "a")
     run(monkeypatch, *command)
     assert "holds it already" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"trained otherwise: config\.seed is 5, was 0\. Name another folder"):
+    with pytest.raises(SystemExit, match=r"begun otherwise: config\.seed is 5, was 0\."):
         run(monkeypatch, *command, "--seed", 5)
     assert bytes_of(tmp_path / "a") == before
+    # in a sweep, before any of it is trained; with a damaged model, too
+    encoded = []
+    monkeypatch.setattr(TokenEncoder, "stream_layers", lambda *_, **__: encoded.append(1))
+    other = ["--width", 40, "--layer", 1, 2]
+    (tmp_path / "many" / "layer2-width40-k3-seed0").mkdir(parents=True)
+    (tmp_path / "many" / "layer2-width40-k3-seed0" / "latent_terms.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"latent_terms\.json is truncated or altered"):
+        run(monkeypatch, "train", text, tmp_path / "many", "--model", plain_folder, *SMALL, *other)
+    assert not encoded
+    assert bytes_of(tmp_path / "a") == before
+
+
+def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, text, plain_folder, monkeypatch):
+    save = LatentTerms.save_pretrained
+    monkeypatch.setattr(LatentTerms, "save_pretrained", lambda *args: (save(*args), signal.raise_signal(15)))
+    with pytest.raises(SystemExit, match=r"seed0 is trained to the end\. The same command does what is left"):
+        run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL, "--seed", 0, 1)
+    assert not (tmp_path / "a" / "layer3-width40-k3-seed1" / "latent_terms.json").exists()
 
 
 def test_special_tokens_may_be_left_out(tmp_path, text, plain_folder, monkeypatch):

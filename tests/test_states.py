@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import lib.states
 from lib.encoder import TokenEncoder
-from lib.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states, collect_states
+from lib.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states
 
 
 class Texts(list):
@@ -80,7 +81,7 @@ def test_the_identity_of_states_in_memory_is_their_content():
 
 
 def test_a_text_is_counted_before_it_is_encoded(encoder, tmp_path, monkeypatch):
-    states = collect_states(encoder, CORPUS, 10**6)
+    states = torch.cat([block.states for block in encoder.stream(CORPUS)])
     plan = tmp_path / "new" / "plan.json"
     text = TrainingText(encoder, CORPUS, plan=plan)
     assert text.n == len(states) == text.ends[-1]
@@ -174,22 +175,31 @@ def test_the_counts_of_a_cache_are_json(encoder, tmp_path):
     assert source.n == 100 <= sum(counts)
 
 
-def test_collect_states_takes_the_first_tokens(plain_folder):
-    encoder = TokenEncoder(plain_folder, dtype="float32", batch_tokens=16)
-    every = torch.cat([block.states for block in encoder.stream(TEXTS * 5)]).bfloat16()
-    for n in (1, 100, len(every), len(every) + 50):
-        states = collect_states(encoder, iter(TEXTS * 5), n)
-        assert states.dtype == torch.bfloat16
-        torch.testing.assert_close(states, every[:n])
-    assert collect_states(encoder, [], 5).shape == (0, 32)
-    with pytest.raises(ValueError, match="max_tokens is 0"):
-        collect_states(encoder, TEXTS, 0)
+def test_a_file_that_is_cut_short_or_of_another_size_is_encoded_again(encoder, tmp_path):
+    cache_states(tmp_path, encoder, CORPUS)
+    paths = sorted(tmp_path.rglob("*.npy"))
+    whole = [path.read_bytes() for path in paths]
+    paths[2].write_bytes(whole[2][:-10])
+    cache_states(tmp_path, encoder, CORPUS)
+    assert [path.read_bytes() for path in paths] == whole
+    paths[4].write_bytes(whole[5])
+    cache_states(tmp_path, encoder, CORPUS)
+    assert [path.read_bytes() for path in paths] == whole
 
 
-def test_collect_states_stops_reading_when_it_has_enough(plain_folder):
-    def texts():
-        yield from TEXTS * 40  # the tokenizer takes 256 at a time
-        raise AssertionError("read on")
+def test_no_descriptor_stays_open_for_a_file(encoder, tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    source = cache_states(tmp_path, encoder, CORPUS)[3]
+    assert len(list(tmp_path.rglob("*.npy"))) > 10
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert next(source.windows(10**6, 0, 0)).shape == (source.n, 32)
 
-    encoder = TokenEncoder(plain_folder, dtype="float32", batch_tokens=16)
-    assert len(collect_states(encoder, texts(), 50)) == 50
+
+def test_a_file_that_cannot_be_written_is_named(encoder, tmp_path, monkeypatch):
+    def full(file, array, allow_pickle):
+        raise OSError("400000 requested and 153536 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"000000\.npy cannot be written \(400000 requested .*; make room"):
+        cache_states(tmp_path, encoder, CORPUS)
+    assert not list(tmp_path.rglob("*npy*"))
