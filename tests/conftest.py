@@ -150,3 +150,14 @@ def packaged_encoder():
     from lib.encoder import TokenEncoder
 
     return TokenEncoder(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For modules that compute so little that threads would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

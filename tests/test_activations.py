@@ -20,18 +20,11 @@ from lib.activations import (
 from lib.kernels import Step, Weights, loss_and_gradients, reference_loss, unexplained
 from lib.sae import Codes, SparseAutoencoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT64 = torch.float64
 WIDTH, D, K = 24, 8, 3
 EVERY = [activation_of(name, K) for name in ACTIVATIONS] + [activation_of("topk", K, [1, 2, 3])]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So little is computed here that threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sparse_states(n: int, seed: int = 0) -> torch.Tensor:

@@ -78,6 +78,20 @@ def test_ours_and_the_dense_reference_do_the_same_work(monkeypatch, nobody_else)
         torch.testing.assert_close(parameter, getattr(reference, name), rtol=0, atol=1e-5)
 
 
+def test_clipped_gradients_have_norm_1_for_the_error_of_a_token(monkeypatch):
+    states, models, initialise = normal_states(64), [], TrainableAutoencoder.__init__
+    monkeypatch.setattr(
+        TrainableAutoencoder, "__init__", lambda self, *arguments: models.append(self) or initialise(self, *arguments)
+    )
+    for clip in (False, True):
+        peers.ours(states, CONFIG, clip=clip).step(states, torch.zeros(48, dtype=torch.bool))
+    free, clipped = (torch.cat([parameter.grad.flatten() for parameter in model.parameters()]) for model in models)
+    variance = (states - states.mean(dim=0)).square().sum(dim=1).mean()  # FVU = squared error of a token / variance
+    assert free.norm() * variance > 1.1
+    assert clipped.norm() * variance == pytest.approx(1, rel=1e-4)
+    torch.testing.assert_close(clipped / clipped.norm(), free / free.norm())
+
+
 def test_the_columns_of_the_speed_table(monkeypatch):
     monkeypatch.setattr(training, "steps_to_time", lambda *arguments: {PRODUCT: None, OURS: None})
     monkeypatch.setattr(training, "measure", lambda steps, repeats: {PRODUCT: 0.2, OURS: 0.3})
@@ -94,7 +108,8 @@ def test_the_columns_of_the_speed_table(monkeypatch):
 def test_after_the_same_tokens_all_leave_about_the_same_unexplained(nobody_else):
     states = normal_states(64 * 40 + 500)
     found = fvus(states[:-500], states[-500:], CONFIG)
-    assert set(found) == {f"{OURS}, float32 product", f"{OURS}, bfloat16 product", REFERENCE}
+    names = {f"{OURS}, float32 product", f"{OURS}, bfloat16 product", f"{OURS}, clipped", REFERENCE}
+    assert set(found) == names
     assert 0.001 < found[REFERENCE] < 0.2  # it has learned, and there is something left to compare
     assert found[f"{OURS}, float32 product"] == pytest.approx(found[REFERENCE], rel=1e-2)
     assert found[f"{OURS}, bfloat16 product"] == pytest.approx(found[REFERENCE], rel=0.1)

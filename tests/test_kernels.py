@@ -23,18 +23,11 @@ from lib.kernels import (
     select,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT64 = torch.float64
 BATCHES = ("plain", "repeated rows", "one token", "all negative", "twin latents", "k = width")
 TOPK = activation_of("topk", 4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So little is computed here that threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def draw_problem(seed: int, n: int, d: int, width: int, kind: str) -> tuple[torch.Tensor, Weights, torch.Tensor]:

@@ -46,14 +46,21 @@ def _reconstruct(model: TrainableAutoencoder) -> Callable[[torch.Tensor], torch.
     return reconstruct
 
 
-def ours(first: torch.Tensor, config: TrainingConfig) -> Competitor:
-    """Return this package's sparse step; `first` are states [n, d] whose mean is where b_pre starts."""
+def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Competitor:
+    """Return this package's sparse step; `first` are states [n, d] whose mean is where b_pre starts.
+
+    With `clip`, gradients are clipped as SAELens clips its own. They are those of the squared error of a token, which
+    is the FVU times the variance of the states.
+    """
     model = TrainableAutoencoder(first, config)
     optimizer = _adamw(model, config)
+    largest = 1 / first.var(dim=0, correction=0).sum().item() if clip else torch.inf
     silent = torch.zeros(config.width, dtype=torch.int64)
 
     def step(states: torch.Tensor, dead: torch.Tensor) -> None:
         result = model.backward(states, dead)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
         optimizer.step()
         model.normalise_decoder()
         silent.add_(len(states))

@@ -108,7 +108,8 @@ def pydoc_states(encoder: TokenEncoder, n: int, seed: int) -> torch.Tensor:
 def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -> dict[str, float]:
     """Train every competitor on states [n, d], once through, and return its FVU of the states held out [m, d].
 
-    Ours takes part twice, with the product that selects the latents in float32 and in bfloat16.
+    Ours takes part with the product that selects the latents in float32 and in bfloat16, and with gradients clipped as
+    SAELens' are: what that trainer has over the others is this.
 
     Raises
     ------
@@ -123,6 +124,7 @@ def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -
     del everyone[OURS]
     for dtype in DTYPES:
         everyone[f"{OURS}, {dtype} product"] = ours(states, replace(config, select_dtype=dtype))
+    everyone[f"{OURS}, clipped"] = ours(states, replace(config, select_dtype="float32"), clip=True)
     none_dead = torch.zeros(config.width, dtype=torch.bool)
     n_steps = len(states) // config.batch_tokens
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(config.seed))
