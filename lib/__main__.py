@@ -64,7 +64,9 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         kind = int if field.name == "budgets" else field.type
         default = [field.default] if several else field.default
         option, text = f"--{field.name.replace('_', '-')}", field.name.replace("_", " ")
-        if several or field.name == "budgets":
+        if field.type is bool:
+            add(option, action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif several or field.name == "budgets":
             add(option, type=kind, nargs="+" if several else "*", default=default, help=text)
         else:
             add(option, type=kind, default=default, help=text)

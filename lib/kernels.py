@@ -176,17 +176,27 @@ def select(
     """Return the k latents with the largest pre-activations, W_enc (h - b_pre) + b_enc, as computed in `dtype`.
 
     They are int64 [n, k], in no particular order, for `centred`, h - b_pre, [n, d]. If fewer than k pre-activations are
-    above 0, any others make up the number. If `signed`, those of the largest magnitude are chosen.
+    above 0, any others make up the number. If `signed`, those of the largest magnitude are chosen. int8 is coarse,
+    so twice as many are found with it, and exact pre-activations choose among them.
     """
     width = len(W_enc)
-    blocks = _append(centred, 1, dtype).split(max(1, _BLOCK // width))
-    columns = _append(W_enc, b_enc, dtype).T  # b_enc is the weight of an input that is always 1
-    product = columns.new_empty(len(blocks[0]), width)  # one for all blocks: fresh memory is slow
+    if dtype == torch.int8:
+        rows, columns = _quantised(centred, W_enc, b_enc)
+        multiply, m, made = torch._int_mm, min(2 * k, width), torch.int32
+    else:  # b_enc is the weight of an input that is always 1
+        rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
+        multiply, m, made = torch.mm, k, dtype
+    blocks = rows.split(max(1, _BLOCK // width))
+    product = torch.empty(len(blocks[0]), width, dtype=made)  # one for all blocks: fresh memory is slow
     chosen = []
     for block in blocks:
-        pre = torch.mm(block, columns, out=product[: len(block)])
-        chosen.append(largest(pre.abs_() if signed else pre, k))
-    return torch.cat(chosen)
+        pre = multiply(block, columns.T, out=product[: len(block)])
+        chosen.append(largest(pre.abs_() if signed else pre, m))
+    indices = torch.cat(chosen)
+    if m == k:
+        return indices
+    pre = pre_activations(centred, W_enc, b_enc, indices)
+    return indices.gather(1, (pre.abs() if signed else pre).topk(k, dim=1, sorted=False).indices)
 
 
 def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
@@ -194,6 +204,21 @@ def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype
     appended = torch.empty(len(rows), rows.shape[1] + 1, dtype=dtype)
     appended[:, :-1], appended[:, -1] = rows, column
     return appended
+
+
+def _quantised(rows: torch.Tensor, table: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 [n, m] and [width, m], whose inner products are about in proportion to rows table^T + column.
+
+    Each of the two has one unit, `column` is the weight of an input that is always 127 units, m is a multiple of 16.
+    """
+    (n, d), tiny = rows.shape, torch.finfo(rows.dtype).tiny
+    row_unit = (rows.abs().max() / 127).clamp(min=tiny)
+    table_unit = (torch.maximum(table.abs().max(), column.abs().max() / (127 * row_unit)) / 127).clamp(min=tiny)
+    m = -(-(d + 1) // 16) * 16
+    left, right = (torch.zeros(size, m, dtype=torch.int8) for size in (n, len(table)))
+    left[:, :d], left[:, d] = (rows / row_unit).round_(), 127
+    right[:, :d], right[:, d] = (table / table_unit).round_(), (column / (127 * row_unit * table_unit)).round_()
+    return left, right
 
 
 def pre_activations(

@@ -71,6 +71,8 @@ class Run:
                 f"The loss is {result.fvu.item()} at step {n_before + 1}; lower the learning rate "
                 f"({config.learning_rate}), or look for states that are NaN or all alike."
             )
+        if config.unit_gradient:
+            self.model.scale_gradient()
         rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()

@@ -227,7 +227,7 @@ def test_largest_are_the_largest(seed, n, width, k, levels, dtype):
     assert torch.equal(got.clamp_min(0), wanted.clamp_min(0))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
 @pytest.mark.parametrize(("n", "width", "k"), [(300, 2**16, 16), (7, 64, 64), (1, 33, 2)])
 def test_select_takes_the_largest_but_for_rounding(dtype, n, width, k):
     generator = torch.Generator().manual_seed(2)
@@ -237,7 +237,11 @@ def test_select_takes_the_largest_but_for_rounding(dtype, n, width, k):
     assert chosen.shape == (n, k)
     pre = centred.double() @ W_enc.double().T + b_enc
     bound = pre.topk(k, dim=1).values[:, -1:]
-    slack = torch.finfo(dtype).eps * (centred.abs() @ W_enc.abs().T + b_enc.abs()).max()  # each product rounds thrice
+    if dtype == torch.int8:  # a number is half a unit off, and the unit is 1 / 127 of the largest
+        halves = [tensor.abs().max() / 254 for tensor in (centred, W_enc)]
+        slack = (centred.abs().sum(dim=1).max() * halves[1] + W_enc.abs().sum(dim=1).max() * halves[0]) * 1.1
+    else:
+        slack = torch.finfo(dtype).eps * (centred.abs() @ W_enc.abs().T + b_enc.abs()).max()  # products round thrice
     chosen_values = pre.gather(1, chosen)
     assert ((chosen_values >= bound - 2 * slack) | (bound <= 0)).all()
     # chosen again in float32, the values are exact in either case
@@ -246,7 +250,18 @@ def test_select_takes_the_largest_but_for_rounding(dtype, n, width, k):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, FLOAT64])
+def test_int8_finds_twice_as_many_and_float32_chooses():
+    # in units of 1 / 127 of the largest, 100, the first three weights are all 1; exact, the third is the largest
+    W_enc = torch.tensor([[0.80], [0.70], [0.81], [0.2], [-100.0]])
+    chosen = select(torch.ones(1, 1), W_enc, torch.zeros(5), 2, torch.int8)
+    assert chosen.sort(dim=1).values.tolist() == [[0, 2]]
+    huge = torch.tensor([0.0, 3e4, 0.0, 2e4, 0.0])  # a bias that is larger than any product
+    assert select(torch.ones(1, 1), W_enc, huge, 2, torch.int8).sort(dim=1).values.tolist() == [[1, 3]]
+    assert select(torch.zeros(1, 1), W_enc, torch.arange(5.0), 1, torch.int8).tolist() == [[4]]
+    assert select(torch.zeros(1, 1), W_enc, torch.zeros(5), 2, torch.int8).shape == (1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FLOAT64, torch.int8])
 def test_select_by_magnitude(dtype):
     # pre-activations 1, -4, 3, 0.5 of the first token and their opposites of the second
     W_enc = torch.tensor([[1.0], [-4.0], [3.0], [0.5]], dtype=FLOAT64)

@@ -62,7 +62,7 @@ def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
 
     def half_dead(self, *arguments):
         initialise(self, *arguments)
-        self.W_enc.data[24:] /= 50  # above 0 for half of the tokens, but never among the largest
+        self.W_enc.data[24:] /= 500  # above 0 for half of the tokens, but never among the largest
 
     monkeypatch.setattr(TrainableAutoencoder, "__init__", half_dead)
     config, rows = replace(TINY, width=48, dead_tokens=512, batch_tokens=128, epochs=16), []
@@ -311,7 +311,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainableAutoencoder, "backward", diverges)
         whole = rf"The checkpoint of step {step} is whole"
-        with pytest.raises(FloatingPointError, match=rf"W_enc is not finite after step.*{whole}"):
+        with pytest.raises(FloatingPointError, match=rf"W_\w+ is not finite after step.*{whole}"):
             train(states, TINY, checkpoints=tmp_path, every=0.0)
         with pytest.raises(FloatingPointError, match=rf"The loss is nan at step \d+;.*{whole}"):
             train(states, TINY, checkpoints=tmp_path, every=1e9)

@@ -29,6 +29,23 @@ def test_a_step_sets_the_gradients_of_the_reference_on_all_weights():
         torch.testing.assert_close(got[name], parameter.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_gradient_of_all_weights_together_has_norm_1(scale):
+    first = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    model = TrainableAutoencoder(first, replace(TINY, activation="jumprelu"))
+    model.backward(first, torch.zeros(48, dtype=torch.bool))
+    for parameter in model.parameters():
+        parameter.grad *= scale
+    before = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.scale_gradient()
+    after = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    torch.testing.assert_close(after, before / before.norm())
+    for parameter in model.parameters():
+        parameter.grad.zero_()
+    model.scale_gradient()
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
 def test_initial_weights():
     first = torch.randn(500, 16)
     model = TrainableAutoencoder(first, TINY)
