@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import pad
 
 from lib.checks import check_choice, check_count
-from lib.kernels import Activation, Choice, Weights, dense_top, pre_activations, select
+from lib.kernels import Activation, Choice, Weights, dense_top
+from lib.selection import pre_activations, select
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from lib.checks import check_count, check_ids
+from lib.postings import BLOCK_ROWS, Block, blocks_in, cut, joined, post, reweigh, save_parts, weigh
 from lib.ranking import Ranking
-from lib.search import BLOCK_ROWS, Best, Block, Query, search
+from lib.search import Best, Query, search
 from lib.storage import load_folder, save_folder
 from lib.terms import check_weights
-from lib.weighting import IDFS, BM25Constants, impact, saturation
+from lib.weighting import IDFS, BM25Constants, saturation
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+POSTINGS = ("docs.npy", "impacts.npy")  # the large files
 
 
 class Contribution(NamedTuple):
@@ -57,7 +59,6 @@ class BM25Index:
         blocks: list[Block],
         doc_ids: list[str],
         lengths: np.ndarray,
-        df: np.ndarray,
         average_length: float,
         *,
         k1: float,
@@ -66,10 +67,11 @@ class BM25Index:
     ):
         self._blocks = blocks
         self.doc_ids = doc_ids
-        self.lengths, self.df, self.average_length = lengths, df, average_length
+        self.lengths, self.average_length = lengths, average_length
+        self.df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
         self.k1, self.b, self.idf_form = k1, b, idf
-        self.width = len(df)
-        self.idf = IDFS[idf](df.astype(np.float64), len(doc_ids)).astype(np.float32)
+        self.width = len(self.df)
+        self.idf = IDFS[idf](self.df.astype(np.float64), len(doc_ids)).astype(np.float32)
         self._position = {doc_id: position for position, doc_id in enumerate(doc_ids)}
 
     def __len__(self) -> int:
@@ -121,22 +123,58 @@ class BM25Index:
         """
         constants = BM25Constants(k1, b, idf)
         doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
-        blocks, block_lengths = [], []
-        for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, len(doc_ids)):
-            block_lengths.append(rows.sum(axis=1, dtype=np.float64))
-            columns = rows.tocsc()
-            blocks.append(Block(columns.indptr.astype(np.int64), columns.indices.astype(np.uint16), columns.data))
-        if not blocks:
-            raise ValueError("The collection has no documents; give at least one row.")
-        lengths = np.concatenate(block_lengths)
+        blocks, lengths = post(matrix, len(doc_ids))
         check_ids(doc_ids, len(lengths), "doc_ids")
         average_length = float(lengths.mean())
-        saturations = saturation(lengths, average_length, constants.k1, constants.b)
-        for number, block in enumerate(blocks):  # in place: the weights are no longer needed
-            own = saturations[number * BLOCK_ROWS :][:BLOCK_ROWS]
-            block.impacts[:] = impact(block.impacts, own[block.docs], constants.k1)
-        df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
-        return cls(blocks, doc_ids, lengths.astype(np.float32), df, average_length, **asdict(constants))
+        weigh(blocks, cut(saturation(lengths, average_length, constants.k1, constants.b)), constants.k1)
+        return cls(blocks, doc_ids, lengths.astype(np.float32), average_length, **asdict(constants))
+
+    def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
+        """Add documents behind those that are there, as if all had been indexed at once.
+
+        N, df, idf, avgdl and with it every impact become those of all documents. Where avgdl changes, the impacts of
+        the old documents are computed from what they were, so they differ from those of an index built at once by
+        about 1e-7 of their size. Not for use while another thread searches.
+
+        Parameters
+        ----------
+        matrix : csr_array [n_new, width], or iterable of csr_array [any number of documents, width]
+            As in `build`, of the same width.
+        doc_ids : iterable of str
+            Unique, and not in the index.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build`, and for ids that are in the index; it stays as it was.
+        """
+        doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
+        if known := [doc_id for doc_id in doc_ids if doc_id in self._position]:
+            raise ValueError(
+                f"{len(known)} of {len(doc_ids)} ids are in the index already, such as {known[0]!r}; give new ids, or "
+                "build the index anew."
+            )
+        n_last = (len(self) - 1) % BLOCK_ROWS + 1
+        room = BLOCK_ROWS - n_last or BLOCK_ROWS
+        new, added = post(matrix, len(doc_ids), room, self.width)
+        check_ids(doc_ids, len(added), "doc_ids")
+        lengths = np.concatenate([self.lengths, added.astype(np.float32)])
+        average = (self.average_length * len(self) + float(added.sum())) / len(lengths)
+        before, after = (saturation(self.lengths, mean, self.k1, self.b) for mean in (self.average_length, average))
+        weigh(new, cut(saturation(added, average, self.k1, self.b), room), self.k1)
+        old = self._blocks if np.array_equal(before, after) else reweigh(self._blocks, cut(before), cut(after), self.k1)
+        if n_last < BLOCK_ROWS:
+            new[0] = joined(old[-1], n_last, new[0], min(room, len(added)))
+            old = old[:-1]
+        self.__init__([*old, *new], self.doc_ids + doc_ids, lengths, average, k1=self.k1, b=self.b, idf=self.idf_form)
+
+    def impact_rows(self) -> Iterator[csr_array]:
+        """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
+
+        score(q, d) is the inner product of a document's row with w_j(q) * idf_j.
+        """
+        for number, block in enumerate(self._blocks):
+            yield block.matrix(min(BLOCK_ROWS, len(self) - number * BLOCK_ROWS)).tocsr()
 
     def search(
         self,
@@ -276,17 +314,23 @@ class BM25Index:
         }
         writers = {
             "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
-            "lengths.npy": lambda path: _save_parts(path, [self.lengths]),
-            "df.npy": lambda path: _save_parts(path, [self.df]),
-            "indptr.npy": lambda path: _save_parts(path, [block.indptr for block in self._blocks]),
-            "docs.npy": lambda path: _save_parts(path, [block.docs for block in self._blocks]),
-            "impacts.npy": lambda path: _save_parts(path, [block.impacts for block in self._blocks]),
+            "lengths.npy": lambda path: save_parts(path, [self.lengths]),
+            "indptr.npy": lambda path: save_parts(path, [block.indptr for block in self._blocks]),
+            "docs.npy": lambda path: save_parts(path, [block.docs for block in self._blocks]),
+            "impacts.npy": lambda path: save_parts(path, [block.impacts for block in self._blocks]),
         }
         save_folder(folder, "index.json", FORMAT_VERSION, content, writers)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "BM25Index":
+    def load(cls, folder: str | Path, *, verify: bool = True) -> "BM25Index":
         """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
+
+        Parameters
+        ----------
+        folder : str or Path
+        verify : bool
+            Whether to read the postings once to compare their checksums. Without, a large index opens at once; then
+            postings altered on disk are not noticed and give wrong scores.
 
         Raises
         ------
@@ -295,61 +339,19 @@ class BM25Index:
         ValueError
             If a file is missing, truncated, altered, or of a newer format.
         """
-        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION)
-        arrays = {
-            path_name.removesuffix(".npy"): np.load(path, mmap_mode="r", allow_pickle=False)
-            for path_name, path in files.items()
-            if path_name.endswith(".npy")
-        }
-        indptrs = np.asarray(arrays["indptr"]).reshape(-1, manifest["width"] + 1)
-        starts = np.concatenate([[0], np.cumsum(indptrs[:, -1])])
-        blocks = [
-            Block(indptr, arrays["docs"][start:end], arrays["impacts"][start:end])
-            for indptr, start, end in zip(indptrs, starts[:-1], starts[1:], strict=True)
-        ]
+        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else POSTINGS)
+        try:
+            arrays = {name: np.load(files[name], mmap_mode="r", allow_pickle=False) for name in POSTINGS}
+            indptr, lengths = (np.load(files[name], allow_pickle=False) for name in ("indptr.npy", "lengths.npy"))
+            blocks = blocks_in(indptr, *arrays.values(), manifest["width"])
+        except (ValueError, EOFError) as error:  # not even of the right size
+            raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
         return cls(
             blocks,
             json.loads(files["doc_ids.json"].read_text("utf-8")),
-            np.asarray(arrays["lengths"]),
-            np.asarray(arrays["df"]),
+            lengths,
             manifest["average_length"],
             k1=manifest["k1"],
             b=manifest["b"],
             idf=manifest["idf"],
         )
-
-
-def _regroup(blocks: Iterable[csr_array], n_ids: int) -> Iterator[csr_array]:
-    """Check blocks of rows, at most `n_ids`, and yield the same rows in blocks of `BLOCK_ROWS`, the last shorter."""
-    pending: list[csr_array] = []
-    n_pending, n_seen, width = 0, 0, None
-    for block in blocks:
-        what = f"the block of documents from row {n_seen}"
-        block = check_weights(block, what)
-        if block.shape[1] != (width := width or block.shape[1]):
-            raise ValueError(
-                f"{what} has {block.shape[1]} latents, those before have {width}; encode all with one model."
-            )
-        n_seen += block.shape[0]
-        if n_seen > n_ids:
-            raise ValueError(f"doc_ids holds {n_ids} ids for {n_seen} rows or more; give exactly one id for each row.")
-        start = 0
-        while start < block.shape[0]:
-            pending.append(block[start : start + BLOCK_ROWS - n_pending])
-            start += pending[-1].shape[0]
-            n_pending += pending[-1].shape[0]
-            if n_pending == BLOCK_ROWS:
-                yield vstack(pending, format="csr")
-                pending, n_pending = [], 0
-    if pending:
-        yield vstack(pending, format="csr")
-
-
-def _save_parts(path: Path, parts: list[np.ndarray]) -> None:
-    """Write arrays end to end as one npy file, without joining them in memory."""
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=parts[0].dtype, shape=(sum(map(len, parts)),))
-    start = 0
-    for part in parts:
-        target[start : start + len(part)] = part
-        start += len(part)
-    target.flush()

@@ -12,19 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-BLOCK_ROWS = 16_384  # documents of one block of postings: 64 KB of scores; part of the index's format
+from lib.postings import BLOCK_ROWS, Block
 
-
-class Block(NamedTuple):
-    """The postings of consecutive documents, latent by latent.
-
-    Latent j has the postings `indptr[j]:indptr[j + 1]`: `docs`, uint16, positions within the block, ascending; and
-    `impacts`, float32.
-    """
-
-    indptr: np.ndarray
-    docs: np.ndarray
-    impacts: np.ndarray
+_BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
 
 
 class Query(NamedTuple):
@@ -42,9 +32,9 @@ class Best(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def add_postings(indptr, docs, impacts, latents, weights, scores):
-    """Set `scores`, float32 [n_docs of the block], to those of a query: sum_j weight_j * impact_j."""
-    scores[:] = 0
+def add_postings(indptr, docs, impacts, latents, weights, n_docs, scores):
+    """Set the first `n_docs` of `scores`, float32, to a query's for a block's documents: sum_j weight_j * impact_j."""
+    scores[:n_docs] = 0
     for i in range(len(latents)):
         weight = weights[i]
         for posting in range(indptr[latents[i]], indptr[latents[i] + 1]):
@@ -97,15 +87,15 @@ def search_blocks(
     blocks: Sequence[Block], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return the k best documents of the blocks `numbers`, in no particular order."""
-    scores = np.empty(min(BLOCK_ROWS, n_docs), np.float32)
+    scores = np.empty(_BUFFER, np.float32)
     best_scores, best_docs = np.empty(k, np.float32), np.empty(k, np.int64)
     count, every = 0, np.empty(0, bool)
     for number in numbers:
         first = number * BLOCK_ROWS
-        own = scores[: n_docs - first]
-        add_postings(*blocks[number], *query, own)
-        mask = every if allowed is None else allowed[first : first + len(own)]
-        count = keep_best(own, mask, first, best_scores, best_docs, count)
+        own = min(BLOCK_ROWS, n_docs - first)
+        add_postings(*blocks[number], *query, own, scores)
+        mask = every if allowed is None else allowed[first : first + own]
+        count = keep_best(scores[:own], mask, first, best_scores, best_docs, count)
     return Best(best_docs[:count], best_scores[:count])
 
 

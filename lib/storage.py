@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -160,8 +160,12 @@ def _files_of_others(folder: Path, manifest_name: str) -> set[str]:
     return set().union(*(_files_named_by(path) for path in folder.glob("*.json") if path.name != manifest_name))
 
 
-def load_folder(folder: str | Path, manifest_name: str, version: int) -> tuple[dict, dict[str, Path]]:
+def load_folder(
+    folder: str | Path, manifest_name: str, version: int, unread: Collection[str] = ()
+) -> tuple[dict, dict[str, Path]]:
     """Return a saved folder's manifest and the paths of its files by logical name, all checksums verified.
+
+    Of the logical names in `unread`, only that the file is there is looked at.
 
     Raises
     ------
@@ -180,7 +184,8 @@ def load_folder(folder: str | Path, manifest_name: str, version: int) -> tuple[d
             f"{folder / manifest_name} has format version {manifest.get('format_version')!r}; this package reads "
             f"{version}. Upgrade latent-terms, or save it anew."
         )
-    return manifest, {name: _checked_file(folder, entry) for name, entry in manifest["files"].items()}
+    files = manifest["files"].items()
+    return manifest, {name: _checked_file(folder, entry, name not in unread) for name, entry in files}
 
 
 def _read_manifest(path: Path) -> dict:
@@ -197,11 +202,11 @@ def _read_manifest(path: Path) -> dict:
     return manifest
 
 
-def _checked_file(folder: Path, entry: dict) -> Path:
+def _checked_file(folder: Path, entry: dict, read: bool) -> Path:
     path = folder / entry["file"]
     if not path.is_file():
         raise ValueError(f"{path} is missing: the folder was copied in part. Copy it again, or save it anew.")
-    if (found := digest_file(path)) != entry["sha256"]:
+    if read and (found := digest_file(path)) != entry["sha256"]:
         raise ValueError(
             f"{path} is truncated or altered: its sha256 is {found}, the manifest says {entry['sha256']}. "
             "Copy it again, or save it anew."

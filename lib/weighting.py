@@ -93,3 +93,13 @@ def impact(weights: np.ndarray, saturations: np.ndarray, k1: float) -> np.ndarra
     """
     weights = weights.astype(np.float64)
     return (weights * (k1 + 1) / (weights + saturations)).astype(np.float32)
+
+
+def impact_elsewhere(impacts: np.ndarray, before: np.ndarray, after: np.ndarray, k1: float) -> np.ndarray:
+    """Return the impacts of the same weights under the saturations `after`, given those they were made with, float32.
+
+    From `impact`, w = I s / (k1 + 1 - I). Before, s, and after must be above 0. As I was rounded to float32, the result
+    is about 1e-7 * max(1, after / before) off.
+    """
+    weighted = impacts.astype(np.float64) * before
+    return ((k1 + 1) * weighted / (weighted + after * (k1 + 1 - impacts.astype(np.float64)))).astype(np.float32)

@@ -13,6 +13,7 @@ from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array, random_array, vstack
 
 import lib.index
+import lib.postings
 import lib.search
 from lib.index import BM25Index
 from lib.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
@@ -148,7 +149,7 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
         whole = all_scores(BM25Index.build(docs, ids(50)), queries)
-        for room in (lib.index, lib.search):
+        for room in (lib.index, lib.postings, lib.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         parts = BM25Index.build((docs[i:j] for i, j in itertools.pairwise(edges)), ids(50))
         np.testing.assert_array_equal(all_scores(parts, queries), whole)
@@ -158,7 +159,7 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
 
 
 def test_building_from_a_stream_holds_the_corpus_once(monkeypatch):
-    for room in (lib.index, lib.search):
+    for room in (lib.index, lib.postings, lib.search):
         monkeypatch.setattr(room, "BLOCK_ROWS", 500)
     n_blocks, rows = 20, random_terms(500, 400, 8, density=0.5)
     one = rows.data.nbytes + rows.indices.nbytes
@@ -193,7 +194,7 @@ def test_explain_adds_up_to_the_score_largest_first():
 
 
 def test_saved_and_loaded_index_gives_the_same_ranking(tmp_path, monkeypatch):
-    for room in (lib.index, lib.search):
+    for room in (lib.index, lib.postings, lib.search):
         monkeypatch.setattr(room, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50), k1=2.5, b=0.3, idf="robertson")
@@ -213,7 +214,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, 
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.index, "_save_parts", fail)
+        patch.setattr(lib.index, "save_parts", fail)
         with pytest.raises(OSError, match="disk full"):
             new.save(tmp_path)
     assert BM25Index.load(tmp_path).k1 == 8.0
@@ -223,7 +224,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, 
     assert len(list(tmp_path.iterdir())) == len(files)
 
 
-@pytest.mark.parametrize("stem", ["doc_ids", "lengths", "df", "indptr", "docs", "impacts"])
+@pytest.mark.parametrize("stem", ["doc_ids", "lengths", "indptr", "docs", "impacts"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_files_are_named(tmp_path, stem, damage):
     BM25Index.build(WORKED, IDS).save(tmp_path)
@@ -247,6 +248,128 @@ def test_altered_or_newer_manifest_is_refused(tmp_path):
         BM25Index.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         BM25Index.load(tmp_path / "nowhere")
+
+
+def test_a_damaged_index_loads_equal_or_is_refused(tmp_path):
+    docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)
+    index = BM25Index.build(docs, ids(40))
+    index.save(tmp_path)
+    whole = all_scores(index, queries)
+    rng = np.random.default_rng(0)
+    paths = sorted(tmp_path.iterdir())
+    contents = [path.read_bytes() for path in paths]
+    refused = 0
+    for trial in range(2_000):
+        at = int(rng.integers(len(paths)))
+        damaged = bytearray(contents[at])
+        if trial % 3:
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        else:
+            del damaged[rng.integers(len(damaged)) :]
+        paths[at].write_bytes(damaged)
+        try:
+            loaded = BM25Index.load(tmp_path)
+        except ValueError as error:
+            refused += 1
+            assert str(tmp_path) in str(error)
+        else:
+            np.testing.assert_array_equal(all_scores(loaded, queries), whole)
+        paths[at].write_bytes(contents[at])
+    assert refused > 1_900  # nearly all: white space in the manifest may change
+
+
+def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_worst(tmp_path):
+    docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)
+    BM25Index.build(docs, ids(40)).save(tmp_path)
+    assert np.array_equal(
+        all_scores(BM25Index.load(tmp_path, verify=False), queries), all_scores(BM25Index.load(tmp_path), queries)
+    )
+    rng = np.random.default_rng(1)
+    for stem in ("docs", "impacts"):
+        (path,) = tmp_path.glob(f"{stem}-*")
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        with pytest.raises(ValueError, match=r"is damaged .* copy it again"):
+            BM25Index.load(tmp_path, verify=False)
+        for _ in range(50):
+            noise = bytes(rng.integers(0, 256, len(content) - 128, dtype=np.uint8))  # behind npy's header
+            path.write_bytes(content[:128] + noise)
+            found = BM25Index.load(tmp_path, verify=False).search_one(queries[[0]], k=5)
+            assert len(found) == 5
+        with pytest.raises(ValueError, match="truncated or altered"):
+            BM25Index.load(tmp_path)
+        path.write_bytes(content)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 49), min_size=1, max_size=4, unique=True),
+    block_rows=st.sampled_from([1, 7, 16, 50, 64]),
+    b=st.sampled_from([0.0, 0.7, 1.0]),
+    k1=st.sampled_from([0.0, 1.2, 8.0]),
+    streamed=st.booleans(),
+)
+def test_adding_documents_equals_building_at_once(cuts, block_rows, b, k1, streamed):
+    docs, queries, names = random_terms(50, 20, 6), random_terms(5, 20, 7), ids(50)
+    edges = [0, *sorted(cuts), 50]
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (lib.index, lib.postings, lib.search):
+            patch.setattr(room, "BLOCK_ROWS", block_rows)
+        whole = BM25Index.build(docs, names, k1=k1, b=b)
+        grown = BM25Index.build(docs[: edges[1]], names[: edges[1]], k1=k1, b=b)
+        for start, stop in itertools.pairwise(edges[1:]):
+            rows = docs[start:stop]
+            grown.add([rows[:1], rows[1:]] if streamed else rows, names[start:stop])
+        assert grown.doc_ids == whole.doc_ids
+        assert grown.average_length == pytest.approx(whole.average_length, rel=1e-12)
+        for name in ("df", "idf", "lengths"):
+            np.testing.assert_array_equal(getattr(grown, name), getattr(whole, name))
+        assert [len(block.docs) for block in grown._blocks] == [len(block.docs) for block in whole._blocks]
+        exact = b == 0 or k1 == 0  # then avgdl plays no part
+        np.testing.assert_allclose(all_scores(grown, queries), all_scores(whole, queries), rtol=0 if exact else 1e-6)
+        assert grown.explain(queries[[0]], "d49")[0].latent == whole.explain(queries[[0]], "d49")[0].latent
+
+
+def test_adding_to_an_opened_index_leaves_the_files_as_they_are(tmp_path):
+    docs = random_terms(30, 12, 15)
+    BM25Index.build(docs[:20], ids(20)).save(tmp_path)
+    opened = BM25Index.load(tmp_path)
+    opened.add(docs[20:], ids(30)[20:])
+    assert len(opened) == 30
+    assert len(BM25Index.load(tmp_path)) == 20
+    opened.save(tmp_path)
+    assert repr(BM25Index.load(tmp_path)) == repr(opened)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "doc_ids", "message"),
+    [
+        (WORKED, ["d", "e", "a"], "1 of 3 ids are in the index already, such as 'a'"),
+        (WORKED, ["d", "e"], "holds 2 ids for 3 rows"),
+        ([WORKED], ["d", "e", "f", "g"], "holds 4 ids for 3 rows"),
+        (WORKED[:, :3], ["d", "e", "f"], "has 3 latents, those before have 4"),
+        (-WORKED, ["d", "e", "f"], "finite and at least 0"),
+        ([], ["d"], "no documents"),
+    ],
+)
+def test_what_cannot_be_added_leaves_the_index_as_it_was(matrix, doc_ids, message):
+    index = BM25Index.build(WORKED, IDS)
+    before = all_scores(index, WORKED)
+    with pytest.raises(ValueError, match=message):
+        index.add(matrix, doc_ids)
+    np.testing.assert_array_equal(all_scores(index, WORKED), before)
+
+
+def test_scores_are_inner_products_of_impact_rows(monkeypatch):
+    for room in (lib.index, lib.postings, lib.search):
+        monkeypatch.setattr(room, "BLOCK_ROWS", 16)
+    docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
+    index = BM25Index.build(docs, ids(50))
+    blocks = list(index.impact_rows())
+    assert [block.shape for block in blocks] == [(16, 20), (16, 20), (16, 20), (2, 20)]
+    weighted = queries.multiply(index.idf[None, :]).tocsr()
+    scores = (weighted @ vstack(blocks).T).toarray()
+    np.testing.assert_allclose(scores, all_scores(index, queries), rtol=1e-5)
 
 
 BUILD_ERRORS = [

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import lib.index
+import lib.postings
 import lib.search
 from lib.index import BM25Index
 from lib.ranking import top_k
@@ -25,7 +26,7 @@ def terms(n: int, width: int, seed: int, values: int) -> csr_array:
 def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
     """Add up postings latent after latent in float32, with numpy."""
     scores = np.zeros(len(index), np.float32)
-    rows = lib.index.BLOCK_ROWS
+    rows = lib.postings.BLOCK_ROWS
     for number, block in enumerate(index._blocks):
         own = scores[number * rows :]
         for latent, weight in zip(query.indices, query.data, strict=True):
@@ -47,7 +48,7 @@ def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
 )
 def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, seed):
     with pytest.MonkeyPatch.context() as patch:
-        for room in (lib.index, lib.search):
+        for room in (lib.index, lib.postings, lib.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
         queries = terms(n_queries, 6, seed + 1, values)

@@ -24,6 +24,7 @@ ROAD = [
     "corpus",
     "encoder",
     "sae",
+    "selection",
     "kernels",
     "activations",
     "states",
@@ -33,6 +34,7 @@ ROAD = [
     "terms",
     "pruning",
     "weighting",
+    "postings",
     "ranking",
     "search",
     "index",
@@ -51,8 +53,8 @@ ROAD = [
     "__init__",
 ]
 NEED_TORCH = {
-    *("encoder", "sae", "kernels", "activations", "states", "training", "checkpoints", "trainer", "retriever"),
-    *("benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "experiments", "__main__"),
+    *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
+    *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "experiments", "__main__"),
 }
 
 

@@ -1,0 +1,117 @@
+"""The search for each token's largest pre-activations: the one dense product of a training step."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+
+_BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
+_GROUP = 16  # latents of which the search for the largest looks at the maximum first
+
+
+class Pairs(NamedTuple):
+    """Pairs (row, latent), one row's after the other's.
+
+    Attributes
+    ----------
+    indices : torch.Tensor, int64 [p]
+        The latents.
+    starts : torch.Tensor, int64 [n + 1]
+        Row i owns the pairs `starts[i]:starts[i + 1]`.
+    """
+
+    indices: torch.Tensor
+    starts: torch.Tensor
+
+
+def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
+    """Return where the k largest of each row [n, width] are, int64 [n, k], in no particular order.
+
+    They lie in the k groups with the largest maxima, so only the members of these are compared with each other. Of
+    bfloat16 the bits are compared, as int16: the order of all that is above 0 is the same, and stays above the rest.
+    """
+    n, width = rows.shape
+    if rows.dtype == torch.bfloat16:
+        rows = rows.view(torch.int16)
+    n_groups = width // _GROUP
+    if width % _GROUP or n_groups < k:
+        return rows.topk(k, dim=1, sorted=False).indices
+    grouped = rows.view(n, _GROUP, n_groups)  # group j: the columns j, j + n_groups, ...
+    groups = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
+    members = grouped.gather(2, groups[:, None].expand(n, _GROUP, k)).view(n, -1)
+    at = members.topk(k, dim=1, sorted=False).indices
+    return groups.gather(1, at % k) + at // k * n_groups
+
+
+def select(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype, signed: bool = False
+) -> torch.Tensor:
+    """Return the k latents with the largest pre-activations, W_enc (h - b_pre) + b_enc, as computed in `dtype`.
+
+    They are int64 [n, k], in no particular order, for `centred`, h - b_pre, [n, d]. If fewer than k pre-activations are
+    above 0, any others make up the number. If `signed`, those of the largest magnitude are chosen. int8 is coarse,
+    so twice as many are found with it, and exact pre-activations choose among them.
+    """
+    width = len(W_enc)
+    if dtype == torch.int8:
+        rows, columns = _quantised(centred, W_enc, b_enc)
+        multiply, m, made = torch._int_mm, min(2 * k, width), torch.int32
+    else:  # b_enc is the weight of an input that is always 1
+        rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
+        multiply, m, made = torch.mm, k, dtype
+    blocks = rows.split(max(1, _BLOCK // width))
+    product = torch.empty(len(blocks[0]), width, dtype=made)  # one for all blocks: fresh memory is slow
+    chosen = []
+    for block in blocks:
+        pre = multiply(block, columns.T, out=product[: len(block)])
+        chosen.append(largest(pre.abs_() if signed else pre, m))
+    indices = torch.cat(chosen)
+    if m == k:
+        return indices
+    pre = pre_activations(centred, W_enc, b_enc, indices)
+    return indices.gather(1, (pre.abs() if signed else pre).topk(k, dim=1, sorted=False).indices)
+
+
+def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+    """Return `rows` [n, d] with `column` to their right, in `dtype`: one pass, no copy in between."""
+    appended = torch.empty(len(rows), rows.shape[1] + 1, dtype=dtype)
+    appended[:, :-1], appended[:, -1] = rows, column
+    return appended
+
+
+def _quantised(rows: torch.Tensor, table: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 [n, m] and [width, m], whose inner products are about in proportion to rows table^T + column.
+
+    Each of the two has one unit, `column` is the weight of an input that is always 127 units, m is a multiple of 16.
+    """
+    (n, d), tiny = rows.shape, torch.finfo(rows.dtype).tiny
+    row_unit = (rows.abs().max() / 127).clamp(min=tiny)
+    table_unit = (torch.maximum(table.abs().max(), column.abs().max() / (127 * row_unit)) / 127).clamp(min=tiny)
+    m = -(-(d + 1) // 16) * 16
+    left, right = (torch.zeros(size, m, dtype=torch.int8) for size in (n, len(table)))
+    left[:, :d], left[:, d] = (rows / row_unit).round_(), 127
+    right[:, :d], right[:, d] = (table / table_unit).round_(), (column / (127 * row_unit * table_unit)).round_()
+    return left, right
+
+
+def pre_activations(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, indices: torch.Tensor
+) -> torch.Tensor:
+    """Return the pre-activations [n, m] of the latents `indices` [n, m], in the dtype of `centred` [n, d]."""
+    n, m = indices.shape
+    pairs = Pairs(indices.flatten(), torch.arange(0, n * m + 1, m))
+    return dots(centred, W_enc, pairs).view(n, m) + b_enc[indices]
+
+
+def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """Return the inner products [p] of rows [n, d] with those rows of `table` [width, d] that they are paired with."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            pairs.starts,
+            pairs.indices,
+            rows.new_zeros(len(pairs.indices)),
+            size=(len(rows), len(table)),
+            check_invariants=False,
+        )
+    return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values()
