@@ -38,6 +38,11 @@ ROAD = [
     "ranking",
     "search",
     "index",
+    "engines",
+    "engines.vectors",
+    "engines.local",
+    "engines.files",
+    "engines.integers",
     "retriever",
     "baselines",
     "measures",
@@ -47,6 +52,8 @@ ROAD = [
     "benchmarks.peers",
     "benchmarks.training",
     "benchmarks.encoding",
+    "benchmarks.grown",
+    "benchmarks.search",
     "experiments",
     "report",
     "__main__",
@@ -54,7 +61,8 @@ ROAD = [
 ]
 NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
-    *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "experiments", "__main__"),
+    *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
+    *("benchmarks.search", "experiments", "__main__"),
 }
 
 

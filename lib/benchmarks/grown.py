@@ -1,0 +1,89 @@
+"""A corpus of any size for timing, grown out of real encoded texts.
+
+A grown document takes its number of sentences from a real one, and its sentences, each at random, from that document
+and one other. Its term weights are the square roots of the sums of its sentences' pooled activations, as they would be
+if the sentences had been encoded as one text, but for the context that they have of each other. Latents so keep their
+frequencies, and documents their lengths. Grown documents are for timing: nobody judged what they are relevant to.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from lib.checks import check_count
+from lib.retriever import LatentTerms
+
+_ROWS = 16_384  # grown at once
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])|\n{2,}")
+
+
+class Sentences(NamedTuple):
+    """The sentences of a collection.
+
+    Attributes
+    ----------
+    pooled : csr_array, float32 [n_sentences, width]
+        Summed activations, without phi.
+    embeddings : np.ndarray, float32 [n_sentences, d]
+    starts : np.ndarray, int64 [n_docs + 1]
+        Document i has the sentences `starts[i]:starts[i + 1]`, at least one.
+    """
+
+    pooled: csr_array
+    embeddings: np.ndarray
+    starts: np.ndarray
+
+
+def sentences_of(text: str) -> list[str]:
+    """Split a text behind full stops, question and exclamation marks, and at blank lines."""
+    return [part for part in map(str.strip, _SENTENCE.split(text)) if part]
+
+
+def encode_sentences(model: LatentTerms, texts: list[str]) -> Sentences:
+    """Encode each sentence of the texts that have any.
+
+    Raises
+    ------
+    ValueError
+        If no text has a sentence, and for a model whose phi is not sqrt, which is taken back here.
+    """
+    if model.phi != "sqrt":
+        raise ValueError(f"The model's phi is {model.phi!r}; a corpus is grown with 'sqrt'.")
+    split = [parts for parts in map(sentences_of, texts) if parts]
+    if not split:
+        raise ValueError("There is no sentence in the texts; give a collection with text.")
+    blocks = list(model.stream([sentence for parts in split for sentence in parts], "document"))
+    weights = vstack([block.terms for block in blocks], format="csr")
+    pooled = csr_array((weights.data**2, weights.indices, weights.indptr), shape=weights.shape)
+    embeddings = np.concatenate([block.embeddings for block in blocks])
+    return Sentences(pooled, embeddings, np.cumsum([0, *map(len, split)]))
+
+
+def draws(starts: np.ndarray, n_docs: int, seed: int = 0) -> Iterator[csr_array]:
+    """Yield blocks of grown documents as counts of the sentences that they are made of, float32 [rows, n_sentences].
+
+    The first n documents are the same for every `n_docs`. `starts` is that of `Sentences`.
+    """
+    check_count(n_docs, "n_docs")
+    counts = np.diff(starts)
+    for first in range(0, n_docs, _ROWS):
+        rng = np.random.default_rng([seed, first])
+        pair = rng.integers(len(counts), size=(2, _ROWS))
+        document = np.repeat(np.arange(_ROWS), counts[pair[0]])
+        source = np.where(rng.random(len(document)) < 0.5, pair[0][document], pair[1][document])
+        chosen = starts[source] + (rng.random(len(document)) * counts[source]).astype(np.int64)
+        cells = (np.ones(len(chosen), np.float32), (document, chosen))
+        yield csr_array(cells, shape=(_ROWS, int(starts[-1])))[: n_docs - first]
+
+
+def grow(sentences: Sentences, n_docs: int, seed: int = 0) -> Iterator[tuple[csr_array, np.ndarray]]:
+    """Yield blocks of grown documents: term weights, float32 [rows, width], and embeddings of norm 1 [rows, d]."""
+    for picked in draws(sentences.starts, n_docs, seed):
+        summed = picked @ sentences.pooled
+        summed.sort_indices()
+        embeddings = picked @ sentences.embeddings
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        yield csr_array((np.sqrt(summed.data), summed.indices, summed.indptr), shape=summed.shape), embeddings

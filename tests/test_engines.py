@@ -1,0 +1,454 @@
+"""Every engine is given the index's numbers, and finds its documents with its scores, to the precision it stores."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array, vstack
+
+import lib.engines.local
+import lib.index
+import lib.postings
+import lib.search
+from lib.engines.files import TARGETS, request, write
+from lib.engines.integers import rounding_loss, write_anserini
+from lib.engines.local import ImpactIndexEngine, MilvusEngine, QdrantEngine, SeismicEngine
+from lib.engines.vectors import documents, query_vectors
+from lib.index import BM25Index
+from lib.ranking import Ranking
+
+N_DOCS, N_QUERIES, WIDTH = 70, 9, 40
+BLOCK_ROWS = 32  # so that the index has three blocks
+LUCENE = 2.0**-8  # FeatureField keeps 9 significant bits, and cuts the rest off
+FLOAT32 = 1e-6
+ODD = ['"quoted"', "naïve ☂", "two words", "back\\slash", "line\nbreak", "%", "ж", "0"]
+
+
+def terms(n: int, seed: int, density: float = 0.3, width: int = WIDTH) -> csr_array:
+    rng = np.random.default_rng(seed)
+    return csr_array(rng.gamma(2, 2, (n, width)) * (rng.random((n, width)) < density), dtype=np.float32)
+
+
+def ids(n: int, prefix: str = "d") -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def index():
+    """Three blocks; documents 3 and 64 have no latent, 5 and 6 are equal; ids that files must escape."""
+    matrix = terms(N_DOCS, seed=1).tolil()
+    matrix[[3, 64]] = 0
+    matrix[6] = matrix[5]
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (lib.index, lib.postings, lib.search):
+            patch.setattr(room, "BLOCK_ROWS", BLOCK_ROWS, raising=False)
+        made = BM25Index.build(csr_array(matrix), ODD + ids(N_DOCS)[len(ODD) :])
+        assert len(made._blocks) == 3
+        yield made
+
+
+@pytest.fixture(scope="module")
+def queries():
+    """Query 2 has no latent."""
+    matrix = terms(N_QUERIES, seed=2).tolil()
+    matrix[2] = 0
+    return csr_array(matrix)
+
+
+def exact(index: BM25Index, queries: csr_array) -> np.ndarray:
+    """Our scores of all documents, float32 [n_queries, n_docs]."""
+    ranking = index.search(queries, ids(queries.shape[0], "q"), len(index), threads=1)
+    scores = np.empty((queries.shape[0], len(index)), np.float32)
+    for row, (docs, own) in enumerate(zip(ranking.doc_ids, ranking.scores, strict=True)):
+        scores[row, [index.doc_ids.index(doc) for doc in docs]] = own
+    return scores
+
+
+def check_ranking(found: Ranking, index: BM25Index, queries: csr_array, k: int, rtol: float) -> None:
+    """Assert that `found` holds k documents of the best scores, with these scores, to `rtol` of each."""
+    assert found.query_ids == ids(queries.shape[0], "q")
+    for row, scores in enumerate(exact(index, queries)):
+        hits = found[f"q{row}"]
+        best = np.sort(scores[scores > 0])[::-1][:k]
+        assert len(hits) == len(best)
+        ours = [scores[index.doc_ids.index(doc)] for doc, _ in hits]
+        np.testing.assert_allclose([score for _, score in hits], ours, rtol=rtol)  # the engine's score is ours
+        np.testing.assert_allclose(ours, best, rtol=2 * rtol)  # and no better document is missing
+        if len(best):
+            surely = {index.doc_ids[i] for i in np.flatnonzero(scores > best[-1] * (1 + 2 * rtol))}
+            assert surely <= {doc for doc, _ in hits}
+
+
+# Engines that run here
+
+
+def test_impact_index_finds_the_same(index, queries, tmp_path):
+    engine = ImpactIndexEngine(index, tmp_path / "new" / "folder")
+    for algorithm in ("maxscore", "wand"):
+        for k in (1, 10, 1000):
+            found = engine.search(queries, ids(N_QUERIES, "q"), k, algorithm=algorithm)
+            check_ranking(found, index, queries, k, FLOAT32)
+    with pytest.raises(ValueError, match="algorithm is 'bmw'; choose one of 'maxscore', 'wand'"):
+        engine.search(queries, ids(N_QUERIES, "q"), algorithm="bmw")
+
+
+def test_qdrant_finds_the_same(index, queries):
+    from qdrant_client import QdrantClient
+
+    engine = QdrantEngine(index, QdrantClient(":memory:"))
+    for k in (1, 10, 1000):
+        check_ranking(engine.search(queries, ids(N_QUERIES, "q"), k), index, queries, k, FLOAT32)
+
+
+def test_milvus_lite_finds_the_same(index, queries, tmp_path):
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(str(tmp_path / "milvus.db"))
+    try:
+        engine = MilvusEngine(index, client)
+        for k in (1, 10, 1000):
+            check_ranking(engine.search(queries, ids(N_QUERIES, "q"), k), index, queries, k, FLOAT32)
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(WIDTH, "SeismicIndex"), (WIDTH - 1, "SeismicIndexLV")])
+def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
+    monkeypatch.setattr(lib.engines.local, "_SEISMIC_WIDTH", largest)  # 65,536 lists take the engine seconds
+    index, queries = BM25Index.build(terms(400, seed=3), ids(400)), terms(20, seed=4)
+    engine = SeismicEngine(index, n_postings=400, num_threads=1)
+    assert type(engine._engine).__name__ == kind
+    found = engine.search(queries, ids(20, "q"), 10)
+    of_heaviest = engine.search(queries, ids(20, "q"), 10, query_cut=1)
+    heaviest = query_vectors(index, queries).argmax(axis=1)
+    impacts = vstack(list(index.impact_rows()), format="csr")
+    recalls = []
+    for row, scores in enumerate(exact(index, queries)):
+        hits = found[f"q{row}"]
+        of_hits = [scores[index.doc_ids.index(doc)] for doc, _ in hits]
+        np.testing.assert_allclose([score for _, score in hits], of_hits, rtol=2.0**-11)
+        best = {index.doc_ids[i] for i in np.argsort(-scores, kind="stable")[:10]}
+        recalls.append(len(best & {doc for doc, _ in hits}) / 10)
+        assert all(impacts[index.doc_ids.index(doc), heaviest[row]] > 0 for doc, _ in of_heaviest[f"q{row}"])
+    assert np.mean(recalls) > 0.9
+
+
+def test_equal_scores_come_in_the_documents_order(tmp_path):
+    index = BM25Index.build(csr_array(np.ones((6, 2), np.float32)), ids(6))
+    engine = ImpactIndexEngine(index, tmp_path)
+    (docs,) = engine.search(csr_array(np.ones((1, 2), np.float32)), ["q"], 6).doc_ids
+    assert docs == ids(6)
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "make"),
+    [
+        ("impact_index", "impact-index", lambda index, folder: ImpactIndexEngine(index, folder)),
+        ("seismic", "pyseismic-lsr", lambda index, _: SeismicEngine(index)),
+        ("qdrant_client.models", "qdrant-client", lambda index, _: QdrantEngine(index, None)),
+        ("pymilvus", "pymilvus", lambda index, _: MilvusEngine(index, None)),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(index, tmp_path, monkeypatch, module, package, make):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{package} is not installed .*pip install latent-terms\[engines\]"):
+        make(index, tmp_path)
+
+
+# Files and requests, each with a reader of its own, made from the engine's documentation
+
+
+def lucene(value: float) -> float:
+    """What FeatureField keeps of a float32: its 17 upper bits."""
+    return float((np.float32(value).view(np.uint32) >> 15 << 15).astype(np.uint32).view(np.float32))
+
+
+def read_bulk(folder, settings) -> dict[str, dict[str, float]]:
+    kind = json.loads((folder / "index.json").read_text("utf-8"))["mappings"]["properties"]["impacts"]
+    assert kind == settings
+    lines = (folder / "bulk.ndjson").read_text("utf-8").split("\n")
+    assert lines.pop() == ""  # the last line ends as well, which _bulk asks for
+    actions, sources = map(json.loads, lines[::2]), map(json.loads, lines[1::2])
+    return {
+        action["index"]["_id"]: {token: lucene(value) for token, value in source["impacts"].items()}
+        for action, source in zip(actions, sources, strict=True)
+    }
+
+
+def read_elasticsearch(folder):
+    return read_bulk(folder, {"type": "sparse_vector", "index_options": {"prune": False}})
+
+
+def read_opensearch(folder):
+    return read_bulk(folder, {"type": "rank_features"})
+
+
+def read_qdrant(folder):
+    from qdrant_client import models
+
+    collection = models.CreateCollection.model_validate_json((folder / "collection.json").read_text("utf-8"))
+    assert collection.sparse_vectors["impacts"].modifier is None  # our weights have the idf
+    read = {}
+    for line in (folder / "points.ndjson").read_text("utf-8").splitlines():
+        for point in models.PointsList.model_validate_json(line).points:
+            vector = point.vector["impacts"]
+            read[point.payload["doc_id"]] = dict(zip(map(str, vector.indices), vector.values, strict=True))
+    return read
+
+
+def read_milvus(folder):
+    stored = json.loads((folder / "collection.json").read_text("utf-8"))
+    assert [index["metricType"] for index in stored["indexParams"]] == ["IP"]
+    fields = {field["fieldName"] for field in stored["schema"]["fields"]}
+    rows = json.loads((folder / "rows.json").read_text("utf-8"))["rows"]
+    assert all(set(row) == fields and row["impacts"] for row in rows)
+    return {row["doc_id"]: row["impacts"] for row in rows}
+
+
+def read_vespa(folder):
+    schema = (folder / "latent_terms.sd").read_text("utf-8")
+    assert schema.count("{") == schema.count("}") > 0
+    assert schema.count("tensor<float>(latent{})") == 2
+    lines = [json.loads(line) for line in (folder / "feed.jsonl").read_text("utf-8").splitlines()]
+    assert [line["put"] for line in lines] == [f"id:latent_terms:latent_terms::{i}" for i in range(len(lines))]
+    return {line["fields"]["doc_id"]: line["fields"]["impacts"]["cells"] for line in lines}
+
+
+def weights_of(target: str, body: dict, k: int) -> dict[str, float]:
+    """The query's weights by latent, from the one place where the engine looks for them."""
+    body = json.loads(json.dumps(body))
+    if target == "elasticsearch":
+        query = body["query"]["sparse_vector"]
+        assert (body["size"], query["field"], query["prune"]) == (k, "impacts", False)
+        return query["query_vector"]
+    if target == "opensearch":
+        assert body["size"] == k
+        return body["query"]["neural_sparse"]["impacts"]["query_tokens"]
+    if target == "qdrant":
+        from qdrant_client import models
+
+        asked = models.QueryRequest.model_validate(body)
+        assert (asked.limit, asked.using, asked.with_payload) == (k, "impacts", True)
+        query = models.SparseVector.model_validate(body["query"])
+        return dict(zip(map(str, query.indices), query.values, strict=True))
+    if target == "milvus":
+        assert (body["limit"], body["annsField"], body["outputFields"]) == (k, "impacts", ["doc_id"])
+        assert body["searchParams"]["params"]["drop_ratio_search"] == 0
+        (query,) = body["data"]
+        return query
+    assert (body["hits"], body["ranking"]) == (k, "bm25")
+    return body["input.query(weights)"]
+
+
+READERS = {
+    "elasticsearch": (read_elasticsearch, LUCENE),
+    "opensearch": (read_opensearch, LUCENE),
+    "qdrant": (read_qdrant, FLOAT32),
+    "milvus": (read_milvus, FLOAT32),
+    "vespa": (read_vespa, FLOAT32),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_written_gives_our_scores_when_it_is_read(index, queries, tmp_path, target):
+    write(index, tmp_path, target)
+    read, rtol = READERS[target]
+    stored = read(tmp_path)
+    left_out = {index.doc_ids[3], index.doc_ids[64]} if target == "milvus" else set()
+    assert list(stored) == [doc_id for doc_id in index.doc_ids if doc_id not in left_out]
+    for row, scores in enumerate(exact(index, queries)):
+        if row == 2:
+            with pytest.raises(ValueError, match=f"the query has no latent of weight above 0; {target} takes no empty"):
+                request(index, queries[[row]], target)
+            continue
+        weights = weights_of(target, request(index, queries[[row]], target, k=17), 17)
+        for doc_id, score in zip(index.doc_ids, scores, strict=True):
+            impacts = stored.get(doc_id, {})
+            found = sum(weight * impacts[latent] for latent, weight in weights.items() if latent in impacts)
+            assert found == pytest.approx(score, rel=rtol)
+            assert rtol == FLOAT32 or found <= score * (1 + FLOAT32)  # cut off, never rounded up
+    assert {path.name for path in tmp_path.iterdir()} == {TARGETS[target].settings[0], TARGETS[target].name}
+
+
+def test_the_precision_that_is_stated_is_needed():
+    assert lucene(1.0) == 1.0
+    assert lucene(1 + 2**-8) == 1 + 2**-8
+    assert lucene(1 + 2**-8 - 2**-20) == 1.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(2.0**-126, 1000, width=32))
+def test_numbers_are_read_as_they_were(value):
+    index = BM25Index.build(csr_array(np.float32([[value]])), ["d"])
+    (document,) = documents(index, "a test")
+    text = document.impacts.astype(str)[0]
+    assert np.float32(json.loads(text)) == document.impacts[0]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_write_that_fails_leaves_the_old_files(index, tmp_path, target, monkeypatch):
+    write(index, tmp_path, target)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def broken():
+        yield csr_array(np.ones((2, WIDTH), np.float32))
+        raise OSError("no more")
+
+    monkeypatch.setattr(index, "impact_rows", broken)
+    with pytest.raises(OSError, match="no more"):
+        write(index, tmp_path, target)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_documents_stream_a_block_at_a_time(index, monkeypatch):
+    taken = []
+
+    def counted():
+        for number in range(3):
+            taken.append(number)
+            yield csr_array(np.ones((BLOCK_ROWS, WIDTH), np.float32))
+
+    monkeypatch.setattr(index, "impact_rows", counted)
+    stream = documents(index, "a test")
+    for _ in range(BLOCK_ROWS):
+        next(stream)
+    assert taken == [0]
+
+
+# Integers
+
+
+def test_anserini_reads_counts_that_give_our_scores(index, queries, tmp_path):
+    write_anserini(index, tmp_path / "impacts.jsonl", scale=1000.0)
+    lines = [json.loads(line) for line in (tmp_path / "impacts.jsonl").read_text("utf-8").splitlines()]
+    assert [line["id"] for line in lines] == index.doc_ids
+    assert all(line["contents"] == "" for line in lines)
+    assert all(type(count) is int and count > 0 for line in lines for count in line["vector"].values())
+    weights = query_vectors(index, queries).toarray()
+    counts = np.zeros((N_DOCS, WIDTH))
+    for row, line in enumerate(lines):
+        for latent, count in line["vector"].items():
+            counts[row, int(latent)] = count
+    scores = weights @ counts.T / 1000
+    ours = exact(index, queries)
+    bound = weights.sum(axis=1) * 0.5 / 1000  # each impact is at most half a count off
+    assert (np.abs(scores - ours) <= bound[:, None] + 1e-4).all()
+    loss = rounding_loss(index, queries, scale=1000.0, k=10)
+    assert loss.score_error == pytest.approx(np.abs(scores - ours).max(), abs=1e-4)
+    assert 0 < loss.relative_error < loss.score_error
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 100.0])
+def test_the_loss_is_that_of_a_dense_computation(index, queries, scale):
+    impacts = np.vstack([rows.toarray() for rows in index.impact_rows()]).astype(np.float64)
+    rounded = np.floor(impacts * scale + 0.5) / scale
+    weights = query_vectors(index, queries).toarray()
+    ours, theirs = weights @ impacts.T, weights @ rounded.T
+    answered = [row for row in range(N_QUERIES) if row != 2]
+    best = [np.argsort(-scores, axis=1, kind="stable")[:, :10] for scores in (ours, theirs)]
+    overlap = np.mean([len({*best[0][row]} & {*best[1][row]}) / 10 for row in answered])
+    loss = rounding_loss(index, queries, scale, k=10)
+    assert loss.overlap == pytest.approx(overlap)
+    assert loss.score_error == pytest.approx(np.abs(ours - theirs).max())
+    relative = np.abs(ours - theirs).max(axis=1)[answered] / ours.max(axis=1)[answered]
+    assert loss.relative_error == pytest.approx(relative.max())
+    if scale == 0.5:
+        assert loss.overlap < 1  # so coarse that it shows
+
+
+# What bad input gets
+
+
+def test_an_impact_that_becomes_zero_or_overflows_is_refused(tmp_path):
+    index = BM25Index.build(csr_array(np.float32([[1, 2], [3, 0.01]])), ids(2))
+    with pytest.raises(
+        ValueError, match=r"impact 0\.0\d+ does not fit Anserini at scale 1, which holds 0\.5 to .*; give another scale"
+    ):
+        write_anserini(index, tmp_path / "file", scale=1)
+    with pytest.raises(ValueError, match=r"impact 2\.\d+ does not fit .* 1e\+09, which holds 5e-10 to 2\.14748365"):
+        write_anserini(index, tmp_path / "file", scale=1e9)
+    with pytest.raises(ValueError, match=r"document 'd0' has \d+ words at scale 8e\+08; Lucene takes 2147483647"):
+        write_anserini(index, tmp_path / "file", scale=8e8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
+def test_a_scale_must_be_above_zero(index, tmp_path, scale):
+    with pytest.raises(ValueError, match="it must be above 0 and finite, such as 100"):
+        write_anserini(index, tmp_path / "file", scale)
+    with pytest.raises(TypeError, match="it must be a number above 0, such as 100"):
+        write_anserini(index, tmp_path / "file", "100")
+
+
+def test_an_impact_below_a_normal_float_is_refused(tmp_path):
+    index = BM25Index.build(csr_array(np.float32([[1e-40, 2]])), ["d"])
+    for target in TARGETS:
+        with pytest.raises(ValueError, match=rf"impact .*e-4\d does not fit {target}, which holds 1\.17549435e-38 to"):
+            write(index, tmp_path, target)
+    assert not list(tmp_path.iterdir())
+
+
+def test_seismic_refuses_what_float16_does_not_hold():
+    with pytest.raises(
+        ValueError, match=r"impact 99990 does not fit Seismic, which holds 5\.96046448e-08 to 65504; prune"
+    ):
+        SeismicEngine(BM25Index.build(csr_array(np.float32([[1e5, 1], [1e5, 1]])), ids(2), k1=1e9))
+    with pytest.raises(ValueError, match=r"impact 1\.\d*e-09 does not fit Seismic"):
+        SeismicEngine(BM25Index.build(csr_array(np.float32([[1e-9, 1]])), ["d"]))
+
+
+def test_an_unknown_target_is_refused(index, queries, tmp_path):
+    allowed = "'elasticsearch', 'opensearch', 'qdrant', 'milvus', 'vespa'"
+    with pytest.raises(ValueError, match=f"target is 'solr'; choose one of {allowed}"):
+        write(index, tmp_path, "solr")
+    with pytest.raises(ValueError, match=f"target is 'solr'; choose one of {allowed}"):
+        request(index, queries[[0]], "solr")
+
+
+def test_opensearch_takes_weights_up_to_64(index, queries):
+    heavy = queries[[0]] * (70 / query_vectors(index, queries[[0]]).data.max())
+    request(index, heavy, "elasticsearch")
+    with pytest.raises(
+        ValueError, match=r"query weight 70.* does not fit opensearch, which holds .* to 64; multiply the"
+    ):
+        request(index, heavy, "opensearch")
+    request(index, heavy * 0.9, "opensearch")
+
+
+@pytest.mark.parametrize("doc_id", ["", "ä" * 257])
+def test_an_id_that_elasticsearch_does_not_take_is_refused(tmp_path, doc_id):
+    index = BM25Index.build(csr_array(np.float32([[1]])), [doc_id])
+    with pytest.raises(ValueError, match=r"has \d+ bytes; Elasticsearch and OpenSearch take 1 to 512"):
+        write(index, tmp_path, "elasticsearch")
+
+
+def test_queries_are_checked(index, queries, tmp_path):
+    engine = ImpactIndexEngine(index, tmp_path)
+    names = ids(N_QUERIES, "q")
+    with pytest.raises(ValueError, match=f"the query matrix has 7 latents, the index {WIDTH}"):
+        engine.search(terms(2, 1, width=7), ids(2))
+    with pytest.raises(ValueError, match="term weights are finite and at least 0"):
+        engine.search(-queries, names)
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
+        engine.search(queries, names, 0)
+    with pytest.raises(ValueError, match=f"query_ids holds {N_QUERIES - 1} ids for {N_QUERIES} rows"):
+        engine.search(queries, names[1:])
+    with pytest.raises(ValueError, match="the query matrix has 2 rows; give one"):
+        request(index, queries[[0, 1]], "vespa")
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
+        request(index, queries[[0]], "vespa", k=0)
+    with pytest.raises(ValueError, match="No query shares a latent"):
+        rounding_loss(index, queries[[2]])
+
+
+def test_an_idf_below_zero_is_refused_and_one_of_zero_left_out():
+    matrix = csr_array(np.float32([[1, 1], [1, 0], [1, 0]]))
+    query = csr_array(np.float32([[1, 1]]))
+    with pytest.raises(ValueError, match=r"latent 0 has idf -1.* Build the index with idf='lucene' or"):
+        query_vectors(BM25Index.build(matrix, ids(3), idf="robertson"), query)
+    vectors = query_vectors(BM25Index.build(matrix, ids(3), idf="robertson-clipped"), query)
+    assert vectors.indices.tolist() == [1]
+    assert query.nnz == 2

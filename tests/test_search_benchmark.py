@@ -1,0 +1,141 @@
+"""The grown corpus and the search benchmark, with the engines that are always installed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+from scipy.sparse import vstack
+
+from lib.benchmarks import grown, search
+from lib.benchmarks.grown import encode_sentences, grow, sentences_of
+from lib.benchmarks.search import BARE, EXACT, PRUNED, Engine, engines, grown_corpus, latencies
+from lib.retriever import LatentTerms
+
+TEXT = [f"{text}. Another sentence. A third one!" for text in TEXTS if text.strip()]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder, tiny_sae) -> LatentTerms:
+    return LatentTerms(tiny_encoder, tiny_sae)
+
+
+@pytest.fixture(scope="module")
+def sentences(model):
+    return encode_sentences(model, ["", *TEXT])
+
+
+def scores(corpus, row: int, doc_ids: list[str]) -> list[float]:
+    """Our scores of documents: engines break ties in their own ways."""
+    every = dict(corpus.index.search_one(corpus.queries[[row]], k=len(corpus.index)))
+    return [every[doc_id] for doc_id in doc_ids]
+
+
+def test_sentences():
+    assert sentences_of("One. Two? (Three) is e.g. here!\n\nand four ") == [
+        "One.",
+        "Two?",
+        "(Three) is e.g. here!",
+        "and four",
+    ]
+    assert sentences_of(" \n\n ") == []
+
+
+def test_a_sentence_holds_what_its_tokens_have(model, sentences):
+    assert len(sentences.starts) == len(TEXT) + 1  # the empty text has no sentence
+    assert sentences.starts[-1] == sentences.pooled.shape[0] == len(sentences.embeddings)
+    first = model.encode_documents([sentences_of(TEXT[0])[0]])
+    np.testing.assert_allclose(np.sqrt(sentences.pooled[[0]].toarray()), first.toarray(), rtol=1e-5)
+
+
+def test_grown_documents_are_sums_of_sentences_of_two_texts(sentences, monkeypatch):
+    monkeypatch.setattr(grown, "_ROWS", 8)
+    blocks = list(grow(sentences, 20, seed=1))
+    assert [terms.shape[0] for terms, _ in blocks] == [8, 8, 4]
+    terms, embeddings = vstack([block for block, _ in blocks], format="csr"), np.concatenate([e for _, e in blocks])
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    assert terms.has_canonical_format
+    longer = vstack([block for block, _ in grow(sentences, 33, seed=1)], format="csr")
+    np.testing.assert_array_equal(longer[:20].toarray(), terms.toarray())
+    other = vstack([block for block, _ in grow(sentences, 20, seed=2)], format="csr")
+    assert (other.toarray() != terms.toarray()).any()
+    # every document is made of whole sentences: its squares are their sum, with counts that are whole numbers
+    counts, *_ = np.linalg.lstsq(sentences.pooled.toarray().T, terms[[0]].toarray()[0] ** 2, rcond=None)
+    assert np.abs(sentences.pooled.toarray().T @ counts - terms[[0]].toarray()[0] ** 2).max() < 1e-4
+
+
+def test_every_engine_finds_what_ours_finds(model, sentences, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    corpus, seconds = grown_corpus(model, sentences, TEXT[:4], 60)
+    assert seconds > 0
+    assert len(corpus.index) == 60
+    made = {name: engine for name, engine, _ in engines(corpus, tmp_path, peers=True)}
+    assert {EXACT, BARE, PRUNED, "scipy", "bm25s", "rank-bm25"} <= set(made)
+    for row in range(4):
+        assert made[EXACT].find(row, 10) == [doc_id for doc_id, _ in corpus.index.search_one(corpus.queries[[row]], 10)]
+        for name, engine in made.items():
+            if engine.same_as == EXACT and name != PRUNED:
+                found, wanted = (scores(corpus, row, one.find(row, 10)) for one in (engine, made[EXACT]))
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg=name)
+    assert set(dict(list_of(engines(corpus, tmp_path, peers=False)))) == {n for n in made if EXACT in n or n == BARE}
+
+
+def list_of(found):
+    return [(name, engine) for name, engine, _ in found]
+
+
+def test_peers_without_query_weights_rank_by_sums_of_impacts(model, sentences, tmp_path):
+    corpus, _ = grown_corpus(model, sentences, TEXT[:4], 60)
+    once = corpus._replace(queries=corpus.queries.copy())
+    once.queries.data[:] = 1 / corpus.index.idf[once.queries.indices]  # so that a latent counts its impact
+    found, wanted = (scores(once, 0, one.find(0, 5)) for one in (search.bm25s_sums(once), search.ours(once, 1)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    once.queries.data[:] = 1
+    found, wanted = (scores(once, 0, one.find(0, 5)) for one in (search.rank_bm25(once), search.ours(once, 1)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_the_bare_read_reads_every_posting(model, sentences):
+    corpus, _ = grown_corpus(model, sentences, TEXT[:1], 60)
+    (block,) = corpus.index._blocks
+    total = search._read(*block, corpus.queries.indices.astype(np.int64))
+    touched = [slice(block.indptr[j], block.indptr[j + 1]) for j in corpus.queries.indices]
+    expected = sum(
+        block.docs[part].sum(dtype=np.float64) + block.impacts[part].sum(dtype=np.float64) for part in touched
+    )
+    assert total == pytest.approx(expected, rel=1e-4)
+    assert search.bare_read(corpus).find(0, 5) == []
+
+
+def test_latencies(monkeypatch):
+    asked = []
+    made = {
+        EXACT: Engine(lambda row, k: asked.append(row) or ["a", "b"][:k]),
+        "half": Engine(lambda row, k: ["a", "c"][:k]),
+        "other": Engine(lambda row, k: ["x"], same_as=""),
+    }
+    frame = latencies(made, n_queries=7, k=2, repeats=2).set_index("engine")
+    assert asked == [*range(7)] * 3
+    assert frame["recall"].tolist()[:2] == [1.0, 0.5]
+    assert np.isnan(frame.loc["other", "recall"])
+    assert (frame["median_ms"] <= frame["p95_ms"]).all()
+
+
+def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    monkeypatch.setattr(LatentTerms, "from_pretrained", lambda name: model)
+    out = tmp_path / "search.csv"
+    arguments = ["--collection", "limit/46", "--sizes", "30", "50", "--k", "5", "--queries", "3", "--peers-to", "30"]
+    monkeypatch.setattr("sys.argv", ["search", *arguments, "--repeats", "1", "--out", str(out)])
+    search.main()
+    assert "median_ms" in capsys.readouterr().out
+    text = Path(out).read_text()
+    assert text.count("scipy") == 1
+    assert text.count(BARE) == 2
+
+
+def test_what_a_corpus_cannot_be_grown_from(model):
+    with pytest.raises(ValueError, match="no sentence in the texts"):
+        encode_sentences(model, ["", " "])
+    with pytest.raises(ValueError, match="phi is 'log1p'"):
+        encode_sentences(LatentTerms(model.encoder, model.sae, phi="log1p"), TEXT)
