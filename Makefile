@@ -8,8 +8,10 @@ export LATENT_TERMS_CACHE ?= build/store
 BUILT := build/$(LATENT_TERMS_PROFILE)
 RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
 
-convert = mkdir -p $(1); for source in notebooks/*.py; do \
-	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$(basename $$source .py).ipynb $$source || exit 1; done
+NOTEBOOKS ?= $(sort $(basename $(notdir $(wildcard notebooks/*.py))))
+
+convert = mkdir -p $(1); for name in $(NOTEBOOKS); do \
+	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$name.ipynb notebooks/$$name.py || exit 1; done
 
 .PHONY: help run test notebooks lint figures paper clean
 
@@ -25,6 +27,7 @@ help:  ## list the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
 	touch $@
 
+run: NOTEBOOKS := 20_retrieval
 run: notebooks  ## set up, rank a real collection three ways, print the table (smoke profile: minutes)
 	@$(BIN)/python -m lib.report $(RESULTS)
 
@@ -35,9 +38,9 @@ test: .venv/installed  ## set up, check style, run all tests, run the notebooks 
 	$(call convert,build/test)
 	LATENT_TERMS_PROFILE=smoke $(BIN)/python -m pytest tests --nbmake --nbmake-timeout=1200 build/test
 
-notebooks: .venv/installed  ## execute all notebooks for the profile into build/
+notebooks: .venv/installed  ## execute all notebooks (or NOTEBOOKS="21_limit 30_zipf") for the profile into build/
 	$(call convert,$(BUILT)/notebooks)
-	for notebook in $(BUILT)/notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+	for name in $(NOTEBOOKS); do $(BIN)/jupyter execute --inplace $(BUILT)/notebooks/$$name.ipynb || exit 1; done
 
 figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
 	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)

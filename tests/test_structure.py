@@ -44,6 +44,12 @@ ROAD = [
     "engines.files",
     "engines.integers",
     "retriever",
+    "modules.features",
+    "modules.token_encoder",
+    "modules.token_pooling",
+    "modules",
+    "losses",
+    "conversion",
     "baselines",
     "measures",
     "tuning",
@@ -62,7 +68,8 @@ ROAD = [
 NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
-    *("benchmarks.search", "experiments", "__main__"),
+    *("benchmarks.search", "experiments", "__main__", "losses", "conversion"),
+    *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }
 
 

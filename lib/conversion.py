@@ -1,0 +1,238 @@
+"""`LatentTerms` and sentence-transformers' `SparseEncoder`, each made of the other: the same texts, the same matrix."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
+from sentence_transformers.util import import_from_string
+
+from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
+from lib.encoder import TokenEncoder
+from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.modules.features import origin_of
+from lib.retriever import LatentTerms
+from lib.sae import SparseAutoencoder
+from lib.weighting import PAPER, BM25Constants
+
+STRATEGIES = {
+    ("sum", "sqrt"): "sum_sqrt",
+    ("sum", "identity"): "sum",
+    ("max", "log1p"): "max_log1p",
+    ("max", "identity"): "max",
+}
+_PROBE = ["Do both say the same of this text?", "Of this?", "", "one two three, a hundred and more"]
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # Frobenius norm of the difference; other layers or weights give 1
+
+
+def term_matrix(embeddings: torch.Tensor) -> csr_array:
+    """Return what `SparseEncoder.encode` gives, a tensor [n_texts, width], as `BM25Index.build` takes it, float32.
+
+    Raises
+    ------
+    TypeError
+        If it is not a tensor, such as the list that `convert_to_tensor=False` gives.
+    """
+    if not isinstance(embeddings, torch.Tensor):
+        raise TypeError(f"embeddings are a {type(embeddings).__name__}; encode with convert_to_tensor=True.")
+    sparse = embeddings.detach().float().cpu().to_sparse().coalesce()
+    matrix = csr_array((sparse.values().numpy(), sparse.indices().numpy()), shape=tuple(sparse.shape))
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
+
+
+def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: bool = False) -> SparseEncoder:
+    """Return a `SparseEncoder` whose `encode_document` and `encode_query` give the rows of `model`.
+
+    The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
+    `model.bm25`.
+
+    Parameters
+    ----------
+    model : LatentTerms
+    k : int, optional
+        Latents a token may have at most, for an autoencoder with thresholds; None is 16 times its average, above
+        which rows would differ. Of a Top-K autoencoder it is `model.sae.k`.
+    sparse_rows : bool
+        As in `SparseTokenPooling`.
+
+    Raises
+    ------
+    ValueError
+        For a pooling and phi that `SparseTokenPooling` does not have, for a k with a Top-K autoencoder, and if a few
+        texts show that the rows differ.
+    """
+    if (strategy := STRATEGIES.get((model.pooling, model.phi))) is None:
+        known = ", ".join(f"{pooling} with {phi}" for pooling, phi in STRATEGIES)
+        raise ValueError(f"pooling is {model.pooling!r} with phi {model.phi!r}; SparseTokenPooling has {known}.")
+    encoder, sae = model.encoder, model.sae
+    folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
+    device = str(encoder.device)
+    transformer = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())[0].float()
+    transformer.max_seq_length = encoder.max_length
+    modules = [transformer]
+    if encoder.layer != encoder.n_layers:
+        transformer.config.output_hidden_states = True
+        modules.append(_layer_reader(encoder.d, encoder.layer, encoder.n_layers))
+    modules.append(_token_encoder(sae, k))
+    modules.append(
+        SparseTokenPooling(
+            sae.width,
+            strategy,
+            sparse_rows=sparse_rows,
+            special_tokens=_special_tokens(encoder.tokenizer),
+            include_special=encoder.special_tokens,
+        )
+    )
+    made = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
+    coder = modules[-2]
+    coder.trained_on = origin_of(made, coder)
+    _check_equal(model, made.eval(), "Make it of a model whose encoder is a plain Transformer.")
+    return made
+
+
+def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
+    """Return the stock module that averages layers, with all weight on one."""
+    weights = torch.zeros(n_layers + 1 - layer)
+    weights[0] = 1.0
+    return WeightedLayerPooling(d, n_layers, layer, torch.nn.Parameter(weights, requires_grad=False))
+
+
+def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
+    if sae.activation == "topk":
+        if k is not None:
+            raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {sae.k}; use its with_k instead.")
+        k = sae.k
+    elif k is None:
+        k = min(sae.width, 16 * sae.k)
+    variant = "standard" if sae.threshold is None else "jumprelu"
+    module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, frozen=True, normalize_input=False)
+    weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
+    weights |= {} if sae.threshold is None else {"theta": sae.threshold}
+    module.load_state_dict(weights)
+    return module
+
+
+def _special_tokens(tokenizer) -> tuple[int, int]:
+    """Return how many special tokens a tokenizer puts before and after a text."""
+    ordinary = np.flatnonzero(np.array(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]) == 0)
+    n_tokens = len(tokenizer("a")["input_ids"])
+    return (int(ordinary[0]), int(n_tokens - 1 - ordinary[-1])) if len(ordinary) else (0, 0)
+
+
+def from_sparse_encoder(encoder: SparseEncoder, *, bm25: BM25Constants = PAPER) -> LatentTerms:
+    """Return a `LatentTerms` that gives the rows of `encoder`, so that BM25 ranks with them.
+
+    The retriever is loaded anew from where `encoder` has it: the folder or hub id it was loaded from. A blank text has
+    an empty row here, and there if `SparseTokenPooling` knows the special tokens.
+
+    Parameters
+    ----------
+    encoder : SparseEncoder
+        A Transformer, `SparseAutoEncoderTokenEncoder` with a decoder and normalize_input=False, `SparseTokenPooling`.
+    bm25 : BM25Constants
+
+    Raises
+    ------
+    ValueError
+        For other modules and settings that `LatentTerms` does not have, and if a few texts show that the rows differ:
+        a Transformer that was trained must be saved first, and the `SparseEncoder` loaded from there.
+    """
+    transformer, layer, coder, pooling = _parts(encoder)
+    if encoder.max_active_dims is not None:
+        raise ValueError(f"max_active_dims is {encoder.max_active_dims}; set it to None and prune with lib.pruning.")
+    prompts = {kind: encoder.prompts.get(kind) or "" for kind in ("query", "document")}
+    if not pooling.include_prompt and any(prompts.values()):
+        raise ValueError("include_prompt is False, but LatentTerms counts a prompt's tokens; set it to True.")
+    place = transformer.config.name_or_path
+    retriever = TokenEncoder(
+        None if place == default_retriever()[1] else place,
+        layer=layer,
+        special_tokens=pooling.include_special,
+        query_prompt=prompts["query"],
+        document_prompt=prompts["document"],
+        max_length=transformer.max_seq_length,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+        device=str(encoder.device),
+    )
+    combined, phi = next(pair for pair, strategy in STRATEGIES.items() if strategy == pooling.pooling_strategy)
+    model = LatentTerms(retriever, _autoencoder(coder), combined, phi, bm25)
+    remedy = f"It was loaded from {place}: if it was changed since, save it, load it from there, and convert that."
+    _check_equal(model, encoder.eval(), remedy)
+    return model
+
+
+def _parts(encoder: SparseEncoder) -> tuple[Transformer, int, SparseAutoEncoderTokenEncoder, SparseTokenPooling]:
+    """Return Transformer, layer, autoencoder and pooling; ValueError for other modules."""
+    modules = list(encoder)
+    reader = modules.pop(1) if len(modules) == 4 and isinstance(modules[1], WeightedLayerPooling) else None
+    kinds = (Transformer, SparseAutoEncoderTokenEncoder, SparseTokenPooling)
+    if len(modules) != 3 or not all(map(isinstance, modules, kinds)):
+        found = ", ".join(type(module).__name__ for module in encoder)
+        raise ValueError(f"The modules are {found}; they must be {', '.join(kind.__name__ for kind in kinds)}.")
+    if reader is None:
+        return modules[0], -1, *modules[1:]
+    weights = reader.layer_weights.detach()
+    if weights.count_nonzero() != 1:
+        raise ValueError(f"WeightedLayerPooling averages layers {weights.tolist()}; LatentTerms reads one.")
+    return modules[0], reader.layer_start + int(weights.argmax()), *modules[1:]
+
+
+def _autoencoder(coder: SparseAutoEncoderTokenEncoder) -> SparseAutoencoder:
+    if coder.normalize_input:
+        raise ValueError(
+            "normalize_input is True: each state is scaled by its own norm, and an autoencoder of LatentTerms reads "
+            "states as they are. Train with normalize_input=False, or rank with BM25Index.build(term_matrix("
+            "encoder.encode_document(texts)), ids)."
+        )
+    if coder.W_dec is None:
+        raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
+    threshold = None if coder.theta is None else coder.theta.clamp(min=0)  # below 0, the ReLU decides
+    return SparseAutoencoder(coder.W_enc.T, coder.b_enc, coder.W_dec, coder.b_pre, coder.k, threshold=threshold)
+
+
+def _check_equal(model: LatentTerms, encoder: SparseEncoder, remedy: str) -> None:
+    """Raise a ValueError if the two differ on a few texts."""
+    for kind, ours, theirs in (
+        ("documents", model.encode_documents, encoder.encode_document),
+        ("queries", model.encode_queries, encoder.encode_query),
+    ):
+        expected = ours(_PROBE, progress=False)
+        found = term_matrix(theirs(_PROBE, show_progress_bar=False))
+        blank = np.diff(expected.indptr) == 0
+        off = np.linalg.norm((expected - found).toarray()[~blank]) / np.linalg.norm(expected.data)
+        if not off <= _TOLERANCE[model.encoder.dtype]:
+            raise ValueError(f"The rows of {kind} would differ by {off:.1%} of their norm. {remedy}")
+
+
+def load_sparse_encoder(folder: str | Path, device: str | None = None) -> SparseEncoder:
+    """Load a `SparseEncoder` with these modules from a folder, running no code but this package's and the library's.
+
+    `SparseEncoder(folder, trust_remote_code=True)` gives the same: the library wants that flag for any module that is
+    not its own, but with it would run a module in the folder, too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no `modules.json`.
+    ValueError
+        If it names a module of neither package.
+    """
+    path = Path(folder) / "modules.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; give a folder that SparseEncoder.save_pretrained wrote.")
+    ours = {f"{kind.__module__}.{kind.__name__}": kind for kind in (SparseAutoEncoderTokenEncoder, SparseTokenPooling)}
+    modules = []
+    for entry in json.loads(path.read_text("utf-8")):
+        if entry["type"] not in ours and not entry["type"].startswith("sentence_transformers."):
+            raise ValueError(f"{path} names the module {entry['type']}, which may run any code; it is not loaded.")
+        kind = ours.get(entry["type"]) or import_from_string(entry["type"])
+        modules.append(kind.load(str(folder), subfolder=entry["path"], local_files_only=True))
+    config = json.loads((Path(folder) / "config_sentence_transformers.json").read_text("utf-8"))
+    names = ("prompts", "default_prompt_name", "similarity_fn_name", "max_active_dims")
+    return SparseEncoder(modules=modules, device=device, **{name: config.get(name) for name in names})

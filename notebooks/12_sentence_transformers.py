@@ -1,0 +1,153 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Latent Terms in sentence-transformers
+#
+# A `SentenceTransformer` in a folder becomes a `SparseEncoder`, its rows become the documents of a BM25 index, and the
+# trainer of sentence-transformers trains the autoencoder of another.
+#
+# | | |
+# |---|---|
+# | *Reads* | a part of the built-in collection `pydoc`; the packaged model and its retriever, a folder |
+# | *Writes* | `sentence_transformers` (.csv, .json) |
+# | *Paper item* | none; the modules are those of sentence-transformers' pull request 3796 |
+# | *Runtime* | about a minute on two cores |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+n_queries, n_docs = 40, 200
+n_steps = 40
+
+# %%
+import tempfile
+from dataclasses import asdict
+
+import pandas as pd
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+    SparseEncoderTrainingArguments,
+)
+
+from lib import BM25Index, LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
+from lib.baselines import dense_search
+from lib.builtin.minilm import default_retriever
+from lib.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
+from lib.experiments import figures_folder, provenance
+from lib.losses import TokenReconstructionLoss
+from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.ranking import top_k
+from lib.report import save_results
+
+_, folder = default_retriever()  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
+pydoc = load_collection("pydoc/test")
+query_ids, queries = pydoc.query_ids[:n_queries], pydoc.query_texts[:n_queries]
+qrels = {query: pydoc.qrels[query] for query in query_ids}
+judged = {doc for relevant in qrels.values() for doc in relevant}
+rows = sorted(range(len(pydoc.doc_ids)), key=lambda row: pydoc.doc_ids[row] not in judged)[:n_docs]
+doc_ids, docs = [pydoc.doc_ids[row] for row in rows], [pydoc.doc_texts[row] for row in rows]
+print(f"{len(docs)} documents, {len(queries)} queries; the retriever is in {folder}")
+
+# %% [markdown]
+# ## 1. From a folder to a BM25 search
+# The packaged autoencoder was trained on the final token states of this retriever, so it fits behind it.
+
+# %%
+model = LatentTerms.from_pretrained(encoder=TokenEncoder(folder, dtype="float32"))
+encoder = to_sparse_encoder(model)
+doc_terms = term_matrix(encoder.encode_document(docs))
+query_terms = term_matrix(encoder.encode_query(queries))
+index = BM25Index.build(doc_terms, doc_ids, **asdict(model.bm25))
+ranking = index.search(query_terms, query_ids, k=100)
+evaluate(ranking, qrels, ["nDCG@10"])
+
+# %% [markdown]
+# `encoder` is an ordinary `SparseEncoder` of three modules:
+
+# %%
+for module in encoder:
+    print(type(module).__name__, module.get_embedding_dimension())
+
+# %% [markdown]
+# Of itself it ranks by the dot product, which has no place for how rare a latent is or how long a text. The dense
+# retriever's own ranking is the cosine. (So few queries show the way, not who is better; `20_retrieval` compares.)
+
+# %%
+scores = (query_terms @ doc_terms.T).toarray()
+best = [top_k(row, 100) for row in scores]
+dense = SentenceTransformer(folder)
+systems = {
+    "dense retriever, cosine": dense_search(dense.encode(docs), doc_ids, dense.encode(queries), query_ids),
+    "SparseEncoder, dot product": Ranking(
+        query_ids, [[doc_ids[i] for i in at] for at in best], [row[at] for row, at in zip(scores, best, strict=True)]
+    ),
+    "SparseEncoder, BM25": ranking,
+}
+results = pd.DataFrame([{"system": name} | evaluate(run, qrels, ["nDCG@10"]) for name, run in systems.items()])
+origin = provenance(profile, retriever=model.encoder.config, documents=n_docs, queries=n_queries)
+save_results(results, figures_folder(profile), "sentence_transformers", origin)
+results.round(3)
+
+# %% [markdown]
+# ## 2. Saved, loaded, and turned back
+# It is saved as any `SparseEncoder`, with safetensors only. `SparseEncoder(path, trust_remote_code=True)` loads it:
+# sentence-transformers wants the flag for modules of other packages. `load_sparse_encoder` does without it.
+
+# %%
+with tempfile.TemporaryDirectory() as path:
+    encoder.save_pretrained(path)
+    loaded = load_sparse_encoder(path)
+    back = from_sparse_encoder(loaded, bm25=model.bm25)
+print("the same rows:", abs(term_matrix(loaded.encode_document(docs[:8])) - doc_terms[:8]).max() < 1e-5)
+print(back)
+
+# %% [markdown]
+# ## 3. Training an autoencoder with `SparseEncoderTrainer`
+# The loss rebuilds token states; the retriever in front stays as it is. Real training takes millions of tokens
+# (`10_train_sae` does it several times faster); a few steps on docstrings show that the loss falls.
+
+# %%
+transformer = SentenceTransformer(folder)[0]
+transformer.max_seq_length = 64
+sae = SparseAutoEncoderTokenEncoder(transformer.get_embedding_dimension(), 1_024, k=16, normalize_input=False)
+untrained = SparseEncoder(modules=[transformer, sae, SparseTokenPooling(1_024, "sum_sqrt")])
+texts = Dataset.from_dict({"text": load_collection("pydoc/train").doc_texts[: 8 * n_steps]})
+with tempfile.TemporaryDirectory() as path:
+    arguments = SparseEncoderTrainingArguments(
+        path,
+        learning_rate=3e-3,
+        max_steps=n_steps,
+        per_device_train_batch_size=8,
+        logging_steps=n_steps // 8,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    loss = TokenReconstructionLoss(untrained)
+    trainer = SparseEncoderTrainer(untrained, arguments, train_dataset=texts, loss=loss)
+    trainer.train()
+pd.DataFrame(trainer.state.log_history)[["step", "fvu", "auxk"]].dropna().round(3)
+
+# %% [markdown]
+# What was trained this way ranks with BM25 too: `from_sparse_encoder` gives a `LatentTerms`, with `encode_documents`
+# and `index`.
+
+# %%
+trained = from_sparse_encoder(untrained)
+trained_index = trained.index(trained.encode_documents(docs), doc_ids)
+evaluate(trained_index.search(trained.encode_queries(queries), query_ids, k=100), qrels, ["nDCG@10"])

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from conftest import TEXTS
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+    SparseEncoderTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.modules import Normalize
+from torch.testing import assert_close
+
+from lib.activations import activation_of
+from lib.kernels import Weights, reference_loss
+from lib.losses import TokenReconstructionLoss
+from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINED = [text for text in TEXTS if text.strip()]
+
+
+def make(folder, **settings) -> SparseEncoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        sae = SparseAutoEncoderTokenEncoder(**({"input_dim": 32, "hidden_dim": 48, "k": 4, "k_aux": 16} | settings))
+    return SparseEncoder(
+        modules=[SentenceTransformer(folder)[0], sae, SparseTokenPooling(48, "sum_sqrt")], device="cpu"
+    )
+
+
+def states(encoder: SparseEncoder) -> torch.Tensor:
+    """The normalised token states of the texts, one text at a time: [n, 32] without padding."""
+    encoder.eval()
+    with torch.no_grad():
+        tokens = [encoder[0](encoder.preprocess([text]))["token_embeddings"][0] for text in TRAINED]
+    return encoder[1].normalize(torch.cat(tokens))
+
+
+@pytest.mark.parametrize("dead", [0, 5, 40])
+def test_the_loss_and_its_gradients_are_those_of_the_trainer_of_this_package(sentence_folder, dead):
+    encoder = make(sentence_folder)
+    loss = TokenReconstructionLoss(encoder, auxk=0.5, dead_tokens=10)
+    loss.silent[:dead] = 11
+    sae, x = encoder[1], states(encoder)
+    encoder.train()
+    parts = loss([encoder.preprocess(TRAINED)])
+    sum(parts.values()).backward()
+    named = {name: weight.detach().clone().requires_grad_() for name, weight in sae.named_parameters()}
+    weights = Weights(named["W_enc"].T, named["b_enc"], named["W_dec"], named["b_pre"])
+    mask = torch.arange(48) < dead
+    expected = reference_loss(x, weights, activation_of("topk", 4), x.mean(dim=0), mask, 0.5)
+    expected.backward()
+    assert_close(sum(parts.values()), expected)
+    assert bool(parts["auxk"] > 0) == (dead > 0)
+    for name, weight in sae.named_parameters():
+        assert_close(weight.grad, named[name].grad, atol=1e-5, rtol=1e-4)
+    assert all(weight.grad is None for weight in encoder[0].parameters())
+
+
+def test_latents_die_by_tokens_not_by_steps(sentence_folder):
+    encoder = make(sentence_folder)
+    loss = TokenReconstructionLoss(encoder, dead_tokens=1)
+    n = len(states(encoder))
+    encoder.train()
+    features = encoder.preprocess(TRAINED)
+    loss([dict(features)])
+    active = loss.silent == 0
+    assert 0 < active.sum() < 48
+    assert (loss.silent[~active] == n).all()  # padding is not counted
+    loss([dict(features), dict(features)])
+    assert (loss.silent[~active] == 3 * n).all()
+    encoder.eval()
+    loss([dict(features)])
+    assert (loss.silent[~active] == 3 * n).all()  # evaluation changes nothing
+
+
+def test_evaluation_gives_the_loss_of_training(sentence_folder):
+    encoder = make(sentence_folder)
+    loss = TokenReconstructionLoss(encoder, auxk=0)
+    found = []
+    for mode in (True, False):
+        encoder.train(mode)
+        found.append(loss([encoder.preprocess(TRAINED)])["fvu"])
+    assert_close(*found)  # so there is no dropout in training either
+    assert encoder[0].training is False
+
+
+def test_the_trainer_lowers_the_loss(sentence_folder, tmp_path):
+    encoder = make(sentence_folder)
+    before = {name: weight.clone() for name, weight in encoder[0].named_parameters()}
+    arguments = SparseEncoderTrainingArguments(
+        tmp_path,
+        max_steps=30,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        logging_steps=10,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    texts = Dataset.from_dict({"text": TRAINED})
+    trainer = SparseEncoderTrainer(
+        encoder, arguments, train_dataset=texts, eval_dataset=texts, loss=TokenReconstructionLoss(encoder)
+    )
+    first = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.5 * first
+    assert [entry["fvu"] for entry in trainer.state.log_history if "fvu" in entry]
+    assert all(torch.equal(weight, before[name]) for name, weight in encoder[0].named_parameters())
+    encoder.save_pretrained(str(tmp_path / "model"))
+    assert "TokenReconstructionLoss" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_models_that_cannot_be_trained(sentence_folder):
+    for settings, message in (({"has_decoder": False}, "has no decoder"), ({"frozen": True}, "autoencoder is frozen")):
+        with pytest.raises(ValueError, match=message):
+            TokenReconstructionLoss(make(sentence_folder, **settings))
+    stock = SparseEncoder(modules=[SentenceTransformer(sentence_folder)[0], Normalize()])
+    with pytest.raises(ValueError, match=r"no SparseAutoEncoderTokenEncoder among its modules \(Transformer, Normal"):
+        TokenReconstructionLoss(stock)
+    with pytest.raises(ValueError, match="auxk is -1"):
+        TokenReconstructionLoss(make(sentence_folder), auxk=-1)
+    with pytest.raises(ValueError, match="dead_tokens is 0"):
+        TokenReconstructionLoss(make(sentence_folder), dead_tokens=0)

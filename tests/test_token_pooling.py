@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+from test_modules import BOUNDS, LENGTHS, WIDTH, K, N, draw, padded
+from torch.testing import assert_close
+
+from lib.modules import MissingFeatureError, SparseTokenPooling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STRATEGIES = ["sum", "max", "max_log1p", "sum_sqrt"]
+LATENTS = torch.arange(N * K).view(N, K) * 7 % 5 + torch.arange(K) * 5  # few, so that tokens share some
+VALUES = draw(N, K).relu()  # half are 0: not active
+
+
+def features(form: str) -> dict[str, torch.Tensor]:
+    """The same 15 tokens of 4 texts in one of four forms; padding has latents and activations of its own."""
+    if form in ("left", "right"):
+        values, indices = padded(VALUES, form), padded(LATENTS.float(), form)
+        indices = indices["token_embeddings"].long().clamp(max=WIDTH - 1)
+        return {
+            "token_sparse_values": values["token_embeddings"],
+            "token_sparse_indices": indices,
+            "attention_mask": values["attention_mask"],
+        }
+    lead = (1,) if form == "packed-3" else ()
+    return {
+        "token_sparse_values": VALUES.view(*lead, N, K),
+        "token_sparse_indices": LATENTS.view(*lead, N, K),
+        "cu_seq_lens_q": BOUNDS,
+    }
+
+
+FORMS = ["left", "right", "packed-2", "packed-3"]
+
+
+def by_hand(strategy: str, left_out: int = 0) -> np.ndarray:
+    """One text, one token, one latent at a time, without the first `left_out` tokens of each text."""
+    rows = np.zeros((len(LENGTHS), WIDTH))
+    for row, start, end in zip(rows, BOUNDS[:-1].tolist(), BOUNDS[1:].tolist(), strict=True):
+        for token in range(start + left_out, end):
+            for value, latent in zip(VALUES[token].tolist(), LATENTS[token].tolist(), strict=True):
+                row[latent] = row[latent] + value if strategy.startswith("sum") else max(row[latent], value)
+    return {"max_log1p": np.log1p, "sum_sqrt": np.sqrt}.get(strategy, np.asarray)(rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows_are_those_of_the_equations(strategy, form):
+    given = features(form)
+    rows = SparseTokenPooling(WIDTH, strategy)(given)["sentence_embedding"]
+    assert rows.dtype == torch.float32
+    np.testing.assert_allclose(rows, by_hand(strategy), atol=1e-6)
+    sparse = SparseTokenPooling(WIDTH, strategy, sparse_rows=True)(given)["sentence_embedding"]
+    assert sparse.is_sparse
+    cells = sparse.indices()[0] * WIDTH + sparse.indices()[1]
+    assert (cells.diff() > 0).all()  # coalesced, as it says
+    assert torch.equal(sparse.to_dense(), rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 2, torch.tensor([2]), torch.tensor([2, 2, 2, 2]), 50])
+def test_a_prompt_is_left_out_where_that_is_asked_for(form, length):
+    given = features(form) | {"prompt_length": length}
+    n = int(torch.as_tensor(length).flatten()[0])
+    pooling = SparseTokenPooling(WIDTH, include_prompt=False)
+    np.testing.assert_allclose(pooling(given)["sentence_embedding"], by_hand("sum", left_out=n), atol=1e-6)
+    pooling.include_prompt = True
+    np.testing.assert_allclose(pooling(given)["sentence_embedding"], by_hand("sum"), atol=1e-6)
+
+
+def test_an_attention_mask_is_not_changed_and_may_be_missing():
+    given = features("left") | {"prompt_length": 2}
+    mask = given["attention_mask"].clone()
+    SparseTokenPooling(WIDTH, include_prompt=False)(given)
+    assert torch.equal(given["attention_mask"], mask)
+    values = draw(2, 3, K).relu()
+    indices = torch.zeros(2, 3, K, dtype=torch.int64)
+    rows = SparseTokenPooling(WIDTH)({"token_sparse_values": values, "token_sparse_indices": indices})
+    assert_close(rows["sentence_embedding"][:, 0], values.sum(dim=(1, 2)))
+
+
+def test_special_tokens_alone_make_an_empty_row_and_may_be_left_out():
+    # texts of 5, 2, 7 and 1 tokens, of which the first and the last are special: the second and fourth are blank
+    for form in FORMS:
+        rows = SparseTokenPooling(WIDTH, special_tokens=(1, 1))(features(form))["sentence_embedding"]
+        expected = by_hand("sum")
+        expected[[1, 3]] = 0
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        pooling = SparseTokenPooling(WIDTH, special_tokens=(1, 1), include_special=False)
+        inner = pooling(features(form))["sentence_embedding"].numpy()
+        ends = [(0, 4), (7, 13)]  # of the two texts that are not blank
+        for row, at in zip((0, 2), ends, strict=True):
+            for token in at:
+                np.add.at(inner[row], LATENTS[token].numpy(), VALUES[token].numpy())
+        np.testing.assert_allclose(inner, expected, atol=1e-6)
+        given = features(form) | {"prompt_length": 4}
+        rows = SparseTokenPooling(WIDTH, special_tokens=(1, 1))(given)["sentence_embedding"]
+        expected[0] = 0  # of its five tokens, four are the prompt's, and the last is special
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def test_sparse_rows_never_make_the_dense_ones():
+    width = 10**13  # dense, four rows would be 160 TB
+    given = features("packed-2")
+    given["token_sparse_indices"] = LATENTS + width - WIDTH
+    rows = SparseTokenPooling(width, "sum_sqrt", sparse_rows=True)(given)["sentence_embedding"]
+    assert rows.shape == (4, width)
+    row, column = rows.indices()
+    found = np.zeros((4, WIDTH))
+    found[row, column - (width - WIDTH)] = rows.values()
+    np.testing.assert_allclose(found, by_hand("sum_sqrt"), atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradients_are_those_of_the_dense_form(strategy):
+    given = features("right")
+    values = given["token_sparse_values"].clone().requires_grad_()
+    rows = SparseTokenPooling(WIDTH, strategy)(given | {"token_sparse_values": values})["sentence_embedding"]
+    (rows * draw(4, WIDTH)).sum().backward()
+    found, values.grad = values.grad, None
+    z = torch.zeros(4, 7, WIDTH).scatter(2, given["token_sparse_indices"], values)
+    z = z * given["attention_mask"][:, :, None]
+    pooled = z.amax(dim=1) if strategy.startswith("max") else z.sum(dim=1)
+    active = pooled > 0
+    pooled = {"max_log1p": torch.log1p, "sum_sqrt": torch.sqrt}.get(strategy, torch.clone)(pooled[active])
+    (pooled * draw(4, WIDTH)[active]).sum().backward()
+    assert_close(found, values.grad * (values > 0))
+
+
+def test_half_precision_is_summed_in_float32():
+    n = 3_000  # bfloat16 itself would stop at 256
+    given = {
+        "token_sparse_values": torch.ones(1, n, 1, dtype=torch.bfloat16),
+        "token_sparse_indices": torch.zeros(1, n, 1, dtype=torch.int64),
+    }
+    rows = SparseTokenPooling(2)(given)["sentence_embedding"]
+    assert (rows.dtype, rows.tolist()) == (torch.float32, [[3_000.0, 0.0]])
+
+
+def test_no_tokens_at_all_and_nan():
+    empty = torch.zeros(2, 0, K)
+    given = {"token_sparse_values": empty, "token_sparse_indices": empty.long()}
+    assert not SparseTokenPooling(WIDTH)(given)["sentence_embedding"].any()
+    given = features("packed-2")
+    given["token_sparse_values"] = torch.where(torch.arange(N)[:, None] == 0, torch.nan, VALUES)
+    rows = SparseTokenPooling(WIDTH)(given)["sentence_embedding"]
+    assert rows.isnan().any(dim=1).tolist() == [True, False, False, False]  # seen, not dropped
+
+
+def test_save_and_load(tmp_path):
+    pooling = SparseTokenPooling(WIDTH, "sum_sqrt", False, "v", "i", True, (1, 2), False)
+    pooling.save(tmp_path)
+    loaded = SparseTokenPooling.load(str(tmp_path))
+    assert loaded.get_config_dict() == pooling.get_config_dict()
+    assert loaded.get_embedding_dimension() == WIDTH
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "embedding_dimension must be a positive integer, got 0"),
+        ((WIDTH, "mean"), "pooling_strategy must be one of: 'sum', 'max', 'max_log1p', 'sum_sqrt', got 'mean'"),
+        ((WIDTH, "sum", True, "v", "i", False, (1,)), r"special_tokens must be two integers .* got \(1,\)"),
+    ],
+)
+def test_settings_that_make_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SparseTokenPooling(*arguments)
+
+
+def test_features_that_make_no_sense():
+    pooling, given = SparseTokenPooling(WIDTH), features("right")
+    for form in ("right", "packed-2"):
+        for key in ("token_sparse_values", "token_sparse_indices"):
+            less = {name: tensor for name, tensor in features(form).items() if name != key}
+            with pytest.raises(MissingFeatureError, match=f"lack '{key}', which SparseAutoEncoderTokenEncoder makes"):
+                pooling(less)
+    flat = {"token_sparse_values": VALUES, "token_sparse_indices": LATENTS}
+    with pytest.raises(ValueError, match=r"to be \[B, T, K\]; got \(15, 3\)\. Flattened tokens need cu_seq_lens_q"):
+        pooling(flat)
+    with pytest.raises(ValueError, match="as cu_seq_lens_q ends at 15 tokens"):
+        pooling({"token_sparse_values": VALUES[1:], "token_sparse_indices": LATENTS, "cu_seq_lens_q": BOUNDS})
+    with pytest.raises(ValueError, match="they must be equal"):
+        pooling(given | {"token_sparse_indices": given["token_sparse_indices"][..., :2]})
+    with pytest.raises(ValueError, match=r"run from 0 to 24; of embedding_dimension 24 they are 0 to 23"):
+        pooling(
+            given
+            | {"token_sparse_indices": given["token_sparse_indices"].clamp(max=0) + WIDTH * (torch.arange(K) == 1)}
+        )
+    with pytest.raises(ValueError, match="max_active_dims is 5, and SparseEncoder cuts only dense rows"):
+        SparseTokenPooling(WIDTH, sparse_rows=True)(given, max_active_dims=5)
