@@ -52,6 +52,7 @@ ROAD = [
     "conversion",
     "baselines",
     "measures",
+    "agreement",
     "tuning",
     "vocabulary",
     "benchmarks",
@@ -61,7 +62,12 @@ ROAD = [
     "benchmarks.grown",
     "benchmarks.search",
     "experiments",
+    "readings",
+    "sweeps",
+    "sweep_inputs",
+    "sweep_studies",
     "report",
+    "report_sweeps",
     "__main__",
     "__init__",
 ]
@@ -69,6 +75,7 @@ NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
     *("benchmarks.search", "experiments", "__main__", "losses", "conversion"),
+    *("readings", "sweeps", "sweep_inputs", "sweep_studies"),
     *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }
 

@@ -1,0 +1,362 @@
+"""Figures and sentences of the studies that train autoencoders, from the tables that they wrote; it computes nothing.
+
+Every difference is to the table's baseline. One that Holm's correction leaves at p >= 0.05 is called "not told apart".
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from lib.report import COLOURS, SIGNIFICANT, STYLE, save_figure, save_results
+from lib.storage import replacing
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
+READOUTS = {"latent terms": COLOURS["latent terms"], "SPLADE-style": COLOURS["dense"]}
+SAME = 0.7  # least cosine at which two latents are called the same, as in Paulo and Belrose (arXiv 2501.16615)
+KINDS = {
+    "firings": ("all firings", "#E69F00"),
+    "latents": ("latents", "#D55E00"),
+    "every run": ("in every run", "#009E73"),
+    "chance": ("by chance", "#999999"),
+}
+
+
+def save_study(
+    folder: Path,
+    origin: Mapping,
+    tables: Mapping[str, pd.DataFrame],
+    values: pd.DataFrame,
+    figures: Mapping[str, Figure],
+) -> None:
+    """Write a study: NAME.csv and NAME.json of each table, `values` beside the first, NAME.png and NAME.pdf."""
+    for name, table in tables.items():
+        save_results(table, folder, name, origin)
+    with replacing(folder / f"{next(iter(tables))}_per_query.csv") as path:
+        values.to_csv(path, index=False, float_format="%.5g")
+    for name, figure in figures.items():
+        save_figure(figure, folder, name)
+
+
+def layers_figure(summary: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 of each layer in both readouts, a panel a collection, and what is left unexplained of the states."""
+    names = list(dict.fromkeys(summary["collection"]))
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(names) + 1, figsize=(2.3 * (len(names) + 1), 2.6))
+        for axes, name in zip(panels, names, strict=False):
+            rows = summary[summary["collection"] == name]
+            ends = [_band(axes, own, "layer", READOUTS[readout]) for readout, own in rows.groupby("readout")]
+            _label(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
+            axes.set(title=name, xlabel="layer", ylim=(0, None))
+        panels[0].set_ylabel("nDCG@10, 95 % interval")
+        ends = []
+        for name, colour in zip(names, PALETTE, strict=False):
+            rows = summary[(summary["collection"] == name) & (summary["readout"] == "latent terms")]
+            panels[-1].plot(rows["layer"], rows["fvu"], marker=".", color=colour)
+            ends.append((rows["fvu"].iloc[-1], name, colour))
+        panels[-1].set(title="reconstruction", xlabel="layer", ylabel="FVU of the documents", ylim=(0, None))
+        _label(panels[-1], ends)
+        for axes in panels:
+            axes.set_xticks(sorted(set(summary["layer"])))
+            axes.title.set_fontsize(9)
+    return figure
+
+
+def width_k_figure(summary: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 (above) and FVU (below) against the width (left) and k (right), a line a collection."""
+    names = list(dict.fromkeys(summary["collection"]))
+    baseline = summary[summary["difference"].isna()].iloc[0]
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(2, 2, figsize=(6.4, 4.4), sharex="col", sharey="row")
+        for column, (field, other) in enumerate((("width", "k"), ("k", "width"))):
+            above, below = panels[:, column]
+            rows = summary[summary[other] == baseline[other]].sort_values(field)
+            ends = []
+            for name, colour in zip(names, PALETTE, strict=False):
+                own = rows[rows["collection"] == name]
+                ends.append((_band(above, own, field, colour), name, colour))
+                below.plot(own[field], own["fvu"], marker=".", color=colour)
+            _log2_ticks(below, rows[field])
+            if column:
+                _label(above, ends)
+            above.set_title(f"{other} = {baseline[other]:,}", fontsize=9)
+            below.set_xlabel({"width": "width (latents)", "k": "k (latents a token)"}[field])
+        panels[0, 0].set(ylabel="nDCG@10, 95 % interval", ylim=(0, None))
+        panels[1, 0].set(ylabel="FVU of the documents", ylim=(0, None))
+    return figure
+
+
+def ablations_figure(summary: pd.DataFrame) -> Figure:
+    """Draw by how much each change moves nDCG@10, with its 95 % interval; filled where it is told apart from 0."""
+    changed = summary[summary["difference"].notna()]
+    return _forest(
+        changed, "difference", ("difference_low", "difference_high"), "difference in nDCG@10 to the baseline"
+    )
+
+
+def retrieval_training_figure(summary: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 of each model with its 95 % interval; filled where it is told apart from the retriever."""
+    return _forest(summary, "mean", ("low", "high"), "nDCG@10, 95 % interval")
+
+
+def _forest(table: pd.DataFrame, value: str, ends: tuple[str, str], title: str) -> Figure:
+    """Draw a row a variant and a panel a collection."""
+    names, variants = (list(dict.fromkeys(table[column])) for column in ("collection", "variant"))
+    places = dict(zip(variants, range(len(variants)), strict=True))
+    with plt.rc_context(STYLE):
+        size = (1.7 + 2.0 * len(names), 0.9 + 0.2 * len(variants))
+        figure, panels = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+        for axes, name, colour in zip(panels[0], names, PALETTE, strict=False):
+            rows = table[table["collection"] == name]
+            y, told = rows["variant"].map(places), rows["p_holm"] < SIGNIFICANT
+            axes.hlines(y, rows[ends[0]], rows[ends[1]], color=colour, linewidth=1.2)
+            axes.scatter(rows[value], y, s=22, color=np.where(told, colour, "white"), edgecolor=colour, zorder=3)
+            if value == "difference":
+                axes.axvline(0, color="#999999", linewidth=0.8, zorder=0)
+            else:
+                axes.set_xlim(0, None)
+            axes.set_title(name, fontsize=9)
+            axes.grid(axis="y", color="#eeeeee")
+            axes.set_axisbelow(True)
+        panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=8)
+        panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
+        figure.supxlabel(f"{title} (filled: p < {SIGNIFICANT}, Holm-corrected)", fontsize=8.5)
+    return figure
+
+
+def surface_figure(surface: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 over k1 and b less that of the paper's constants, a panel a collection; the best is framed."""
+    names = list(dict.fromkeys(surface["collection"]))
+    most = max(1e-9, surface["difference"].abs().max())
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(names), figsize=(1.4 + 2.4 * len(names), 2.9), squeeze=False)
+        for axes, name in zip(panels[0], names, strict=True):
+            rows = surface[surface["collection"] == name]
+            table = rows.pivot(index="k1", columns="b", values="difference")
+            image = axes.imshow(table, cmap="PuOr", vmin=-most, vmax=most, origin="lower", aspect="auto")
+            axes.set_xticks(range(len(table.columns)), [f"{b:g}" for b in table.columns])
+            axes.set_yticks(range(len(table.index)), [f"{k1:g}" for k1 in table.index])
+            for (i, j), value in np.ndenumerate(table.to_numpy()):
+                text = f"{1000 * value:+.0f}" if round(1000 * value) else "0"
+                colour = "white" if abs(value) > 0.6 * most else "black"
+                axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color=colour)
+            best = np.unravel_index(table.to_numpy().argmax(), table.shape)
+            axes.add_patch(plt.Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, linewidth=1.6))
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel("b")
+            axes.spines[:].set_visible(False)
+        panels[0, 0].set_ylabel("k1")
+        bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
+        bar.set_label("nDCG@10 less that at\nk1 = 8, b = 0.7 (× 1000 inside)", fontsize=8)
+    return figure
+
+
+def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 of each seed, the share of latents that recur by the least cosine, and how far rankings agree."""
+    names = list(dict.fromkeys(summary["collection"]))
+    places = np.arange(len(names))
+    with plt.rc_context(STYLE):
+        figure, (quality, latents, rankings) = plt.subplots(1, 3, figsize=(8.4, 2.8))
+        runs = summary[summary["seed"].notna()]
+        for at, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
+            rows = runs[runs["collection"] == name]
+            x = at + np.linspace(-0.25, 0.25, len(rows))
+            quality.vlines(x, rows["low"], rows["high"], color=colour, linewidth=0.9)
+            quality.plot(x, rows["mean"], "o", markersize=3.5, color=colour)
+        quality.set(ylabel="nDCG@10, 95 % interval", ylim=(0, None), title="a dot a seed")
+        for kind, (_, colour) in KINDS.items():
+            curve = recurring[recurring["kind"] == kind]
+            latents.plot(curve["cosine"], curve["share"], color=colour)
+            latents.fill_between(curve["cosine"], curve["lowest"], curve["highest"], color=colour, alpha=0.2, lw=0)
+        _key(latents, KINDS.values())
+        latents.axvline(SAME, color="#999999", linewidth=0.8, linestyle=":")
+        latents.set(xlabel="least cosine of decoder rows", ylabel="share that recurs", ylim=(0, 1.02), xlim=(0, 1))
+        latents.set_title("latents in another run")
+        pairs = (("two seeds", "#D55E00"), ("seed 0 and lexical BM25", "#999999"))
+        for (pair, colour), marker in zip(pairs, "os", strict=True):
+            rows = agreement[agreement["pair"] == pair].set_index("collection").loc[names]
+            rankings.vlines(places, rows["low"], rows["high"], color=colour, linewidth=1.2)
+            rankings.plot(places, rows["mean"], marker, color=colour, markersize=5)
+        _key(rankings, pairs)
+        rankings.set(ylabel="rank-biased overlap, top 10", ylim=(0, 1.05), title="rankings")
+        for axes in (quality, rankings):
+            axes.set_xticks(places, [name.replace("/test", "").replace("/", "/\n") for name in names], fontsize=7.5)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        for axes in (quality, latents, rankings):
+            axes.title.set_fontsize(9)
+    return figure
+
+
+def _band(axes: Axes, rows: pd.DataFrame, field: str, colour: str) -> float:
+    """Draw means against `field` with their intervals as a band; return the last mean."""
+    axes.plot(rows[field], rows["mean"], marker=".", color=colour)
+    axes.fill_between(rows[field], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+    return rows["mean"].iloc[-1]
+
+
+def _label(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
+    """Write the name of each line (end, name, colour) beside its end, moved apart where two would overlap."""
+    low, high = axes.get_ylim()
+    step, before = 0.09 * (high - low), -np.inf
+    for y, name, colour in sorted(ends):
+        before = max(y, before + step)
+        axes.annotate(
+            name,
+            (1.0, before),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=8,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _key(axes: Axes, entries: Iterable[tuple[str, str]]) -> None:
+    """Write names in their colours, one below the other, in the upper right corner."""
+    for row, (name, colour) in enumerate(entries):
+        axes.text(
+            0.98, 0.97 - 0.08 * row, name, color=colour, fontsize=8, ha="right", va="top", transform=axes.transAxes
+        )
+
+
+def _log2_ticks(axes: Axes, values: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    ticks = sorted(set(values))
+    axes.set_xticks(ticks, [f"{tick // 1024}k" if tick >= 1024 and tick % 1024 == 0 else str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def layers_in_words(summary: pd.DataFrame) -> str:
+    """Say, of each collection, which layer is best in either readout and which are told apart from the final one."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        final = rows[rows["difference"].isna()].iloc[0]
+        by_readout = {readout: own.set_index("layer") for readout, own in rows.groupby("readout")}
+        latent, splade = by_readout["latent terms"], by_readout["SPLADE-style"]
+        best, best_splade = latent["mean"].idxmax(), splade["mean"].idxmax()
+        lines.append(
+            f"{name}: latent terms of the final layer ({final['layer']}) have nDCG@10 {_interval(final)}. The best "
+            f"layer is {best} with {_interval(latent.loc[best])}. {_told_apart(latent, 'Layers')} "
+            f"Read as SPLARE does, the best layer is {best_splade} with {_interval(splade.loc[best_splade])}, and the "
+            f"final layer is {_difference(splade.loc[final['layer']])}. The lowest FVU has layer "
+            f"{latent['fvu'].idxmin()}."
+        )
+    return "\n".join(lines)
+
+
+def width_k_in_words(summary: pd.DataFrame, trend: pd.DataFrame) -> str:
+    """Say by how much nDCG@10 changes with each doubling of the width and of k, and which sizes are told apart."""
+    lines, nouns = [], {"width": "the width", "k": "k"}
+    for name, rows in summary.groupby("collection", sort=False):
+        baseline = rows[rows["difference"].isna()].iloc[0]
+        parts = [f"{name}: nDCG@10 is {_interval(baseline)} at width {baseline['width']:,}, k {baseline['k']}."]
+        for field, other in (("width", "k"), ("k", "width")):
+            slope = trend[(trend["collection"] == name) & (trend["field"] == field)].iloc[0]
+            verdict = "no trend is told" if slope["low"] <= 0 <= slope["high"] else "a trend"
+            parts.append(
+                f"Each doubling of {nouns[field]}, from {slope['smallest']:,} to {slope['largest']:,}, changes it by "
+                f"{slope['slope']:+.4f} [{slope['low']:+.4f}, {slope['high']:+.4f}]: {verdict}."
+            )
+            own = rows[rows[other] == baseline[other]].set_index(field)
+            parts.append(_told_apart(own, {"width": "Widths", "k": "Values of k"}[field]))
+        lines.append(" ".join(parts))
+    return "\n".join(lines)
+
+
+def ablations_in_words(summary: pd.DataFrame, surface: pd.DataFrame) -> str:
+    """Say which changes are told apart from the baseline, next to what another seed does, and what k1 and b move."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        changed = rows[rows["difference"].notna()].set_index("variant")
+        told = changed[changed["p_holm"] < SIGNIFICANT].sort_values("difference")
+        worse = [f"{variant} {_signed(row)}" for variant, row in told[told["difference"] < 0].iterrows()]
+        better = [f"{variant} {_signed(row)}" for variant, row in told[told["difference"] > 0].iloc[::-1].iterrows()]
+        grid = surface[surface["collection"] == name].sort_values("mean")
+        best = grid.iloc[-1]
+        gain = f"{best['difference']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
+        lines.append(
+            f"{name}: of {len(changed)} changes, {len(changed) - len(told)} are not told apart from the baseline "
+            f"({_interval(rows[rows['difference'].isna()].iloc[0])}). Worse: {', '.join(worse) or 'none'}. Better: "
+            f"{', '.join(better) or 'none'}. Another seed alone: {_signed(changed.loc['seed: 1'])}. Over k1 and b "
+            f"nDCG@10 is {grid['mean'].iloc[0]:.3f} to {best['mean']:.3f}; the best of the {len(grid)} points, k1 = "
+            f"{best['k1']:g}, b = {best['b']:g}, is {gain} from the paper's, but it was chosen on "
+            f"these queries."
+        )
+    return "\n".join(lines)
+
+
+def retrieval_training_in_words(summary: pd.DataFrame) -> str:
+    """Say how far the models that never learned to retrieve, and words, are from the retriever."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        rows = rows.set_index("variant")
+        others = [
+            f"{variant} {_interval(row)}, {_difference(row)}"
+            for variant, row in rows.drop(index="retriever").iterrows()
+        ]
+        lines.append(f"{name}: the retriever has nDCG@10 {_interval(rows.loc['retriever'])}; {'; '.join(others)}.")
+    return "\n".join(lines)
+
+
+def seeds_in_words(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> str:
+    """Say how far runs that differ in the seed only agree in quality, latents and rankings."""
+    shares = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")
+    lines = [
+        f"At a cosine of {SAME} or more, {_share(shares.loc['latents'])} of the latents of a run recur in another "
+        f"(pairs of runs: lowest and highest), {_share(shares.loc['every run'])} in every other run, and "
+        f"{_share(shares.loc['firings'])} of the firings are of latents that recur; with random directions in the "
+        f"place of the other run it would be {shares.loc['chance', 'share']:.1%}."
+    ]
+    pairs = agreement.set_index(["collection", "pair"])
+    for name, rows in summary.groupby("collection", sort=False):
+        runs = rows[rows["seed"].notna()]
+        told = int((runs["p_holm"] < SIGNIFICANT).sum())
+        half = (runs["high"] - runs["low"]).mean() / 2
+        both = [pairs.loc[(name, pair)] for pair in ("two seeds", "seed 0 and lexical BM25")]
+        lines.append(
+            f"{name}: nDCG@10 over {len(runs)} seeds is {runs['mean'].mean():.3f}, standard deviation "
+            f"{runs['mean'].std():.4f}, from {runs['mean'].min():.3f} to {runs['mean'].max():.3f} (the choice of "
+            f"queries alone leaves ±{half:.3f}); {told} of {len(runs) - 1} seeds are told apart from seed 0. The "
+            f"top tens of two seeds have a rank-biased overlap of {_interval(both[0])}, those of a seed and lexical "
+            f"BM25 of {_interval(both[1])}."
+        )
+    return "\n".join(lines)
+
+
+def _told_apart(rows: pd.DataFrame, what: str) -> str:
+    """Say which rows, named by their index, differ from the baseline in which direction."""
+    others = rows[rows["difference"].notna()].sort_index()
+    told = others["p_holm"] < SIGNIFICANT
+    kinds = {
+        "worse than the baseline": others[told & (others["difference"] < 0)],
+        "better than the baseline": others[told & (others["difference"] > 0)],
+        "not told apart from the baseline": others[~told],
+    }
+    parts = [f"{kind}: {', '.join(f'{at:,}' for at in own.index)}" for kind, own in kinds.items() if len(own)]
+    return f"{what} {'; '.join(parts)}."
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _signed(row: pd.Series) -> str:
+    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+
+
+def _difference(row: pd.Series) -> str:
+    """Say what the test against the baseline says of a row."""
+    if not row["p_holm"] < SIGNIFICANT:
+        return f"not told apart from it ({_signed(row)})"
+    return f"{'better' if row['difference'] > 0 else 'worse'} ({_signed(row)})"
+
+
+def _share(row: pd.Series) -> str:
+    return f"{row['share']:.1%} ({row['lowest']:.1%} to {row['highest']:.1%})"

@@ -1,0 +1,303 @@
+"""What the sweeps run on: sizes by profile, the text for training, collections or samples of them, and retrievers."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
+from lib.checks import check_choice, check_count
+from lib.collection import Collection, load_collection
+from lib.corpus import GivenText, LocalText, StreamedText
+from lib.encoder import TokenEncoder
+from lib.experiments import Store
+from lib.storage import digest_json
+from lib.training import TrainingConfig
+
+TEXT = "LATENT_TERMS_TEXT"  # the environment variable
+_TOKENS_A_WORD = 1.2  # at least, of English prose in WordPiece; about 1.3 as it was counted
+PLAIN_MODELS = {  # what a retriever was before it learned to retrieve
+    RETRIEVER_NAME: "nreimers/MiniLM-L6-H384-uncased",
+    "nthakur/contriever-base-msmarco": "google-bert/bert-base-uncased",
+}
+
+
+@dataclass(frozen=True)
+class SweepSize:
+    """How large the sweeps of a profile are.
+
+    Attributes
+    ----------
+    model : str, optional
+        The retriever, as `TokenEncoder` knows it.
+    text : str
+        "pydoc", or "hf:DATASET,CONFIGURATION"; the folder that LATENT_TERMS_TEXT names comes before it.
+    collections : tuple of str
+    n_ablated : int
+        How many of them, the first, are those of the ablations, which read each with several encoders.
+    n_docs, n_queries : int, optional
+        Of a sample of each collection; None is all.
+    tokens : int
+        Distinct token states that an autoencoder is trained on.
+    epochs, batch_tokens, dead_tokens : int
+        As in `TrainingConfig`.
+    width, k : int
+        Of every autoencoder but those of the study of widths and k.
+    widths, ks : tuple of int
+        Of that study: each width with `k`, each k with `width`.
+    layers : tuple of int
+    n_seeds : int
+    """
+
+    model: str | None
+    text: str
+    collections: tuple[str, ...]
+    n_ablated: int
+    n_docs: int | None
+    n_queries: int | None
+    tokens: int
+    epochs: int
+    batch_tokens: int
+    dead_tokens: int
+    width: int
+    k: int
+    widths: tuple[int, ...]
+    ks: tuple[int, ...]
+    layers: tuple[int, ...]
+    n_seeds: int
+
+    @property
+    def config(self) -> TrainingConfig:
+        """How an autoencoder is trained if nothing else is said."""
+        return TrainingConfig(
+            self.width, self.k, self.epochs, batch_tokens=self.batch_tokens, dead_tokens=self.dead_tokens
+        )
+
+
+SIZES = {
+    "smoke": SweepSize(
+        model=None,
+        text="pydoc",
+        collections=("pydoc/test", "limit/1000"),
+        n_ablated=1,
+        n_docs=120,
+        n_queries=40,
+        tokens=16_000,
+        epochs=2,
+        batch_tokens=512,
+        dead_tokens=8_000,
+        width=256,
+        k=8,
+        widths=(128, 256, 512),
+        ks=(4, 8, 16),
+        layers=(0, 2, 4, 6),
+        n_seeds=3,
+    ),
+    "laptop": SweepSize(
+        model=None,
+        text="pydoc",
+        collections=("cranfield", "cisi", "beir/scifact/test"),
+        n_ablated=2,
+        n_docs=None,
+        n_queries=None,
+        tokens=400_000,
+        epochs=2,
+        batch_tokens=2_048,
+        dead_tokens=200_000,
+        width=2_048,
+        k=16,
+        widths=(1_024, 2_048, 4_096, 8_192, 16_384),
+        ks=(4, 8, 16, 32, 64),
+        layers=(0, 1, 2, 3, 4, 5, 6),
+        n_seeds=5,
+    ),
+    "paper": SweepSize(
+        model="nthakur/contriever-base-msmarco",
+        text="hf:HuggingFaceFW/fineweb-edu,sample-10BT",
+        collections=("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test"),
+        n_ablated=3,
+        n_docs=None,
+        n_queries=None,
+        tokens=10_000_000,
+        epochs=3,
+        batch_tokens=4_096,
+        dead_tokens=1_000_000,
+        width=32_768,
+        k=16,
+        widths=(4_096, 8_192, 16_384, 32_768, 65_536),
+        ks=(4, 8, 16, 32, 64),
+        layers=(0, 2, 4, 6, 8, 10, 12),
+        n_seeds=5,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every study of a profile starts from.
+
+    Attributes
+    ----------
+    size : SweepSize
+    encoder : TokenEncoder
+        The retriever, at its final layer.
+    corpus : LocalText, StreamedText or GivenText
+        What autoencoders are trained on.
+    text : str
+        What that is, in words.
+    collections : tuple of Collection
+    """
+
+    size: SweepSize
+    encoder: TokenEncoder
+    corpus: Iterable[str]
+    text: str
+    collections: tuple[Collection, ...]
+
+    @property
+    def ablated(self) -> tuple[Collection, ...]:
+        """The collections of the ablations."""
+        return self.collections[: self.size.n_ablated]
+
+    @property
+    def origin(self) -> dict:
+        """What the provenance of results should state, JSON-able."""
+        return {
+            "retriever": self.encoder.identity,
+            "training_text": {"what": self.text, **self.corpus.identity},
+            "size": asdict(self.size),
+            "training": asdict(self.size.config.resolved()),
+            "collections": [collection.identity for collection in self.collections],
+        }
+
+
+def setting(profile: str, store: Store | None = None) -> Setting:
+    """Return what the studies of a profile start from: its size, retriever, text and collections.
+
+    `store` keeps how long the text is, see `training_text`.
+
+    Raises
+    ------
+    ValueError
+        For a profile without a size, an unknown collection, and a LATENT_TERMS_TEXT without text.
+    """
+    size = SIZES[check_choice(profile, SIZES, "profile")]
+    collections = tuple(load_collection(name) for name in size.collections)
+    if size.n_docs is not None:
+        collections = tuple(sample_collection(c, size.n_docs, size.n_queries) for c in collections)
+    corpus, text = training_text(size, store or Store())
+    return Setting(size, TokenEncoder(size.model, max_length=256), corpus, text, collections)
+
+
+def training_text(size: SweepSize, store: Store) -> tuple[Iterable[str], str]:
+    """Return the text that autoencoders are trained on, and what it is.
+
+    Of the files that LATENT_TERMS_TEXT names, as `LocalText` reads them, a random share is drawn that is a little more
+    than `size.tokens`, so that the states are of all files; their words are counted once. The docstrings of `pydoc` are
+    read without its queries.
+    """
+    if source := os.environ.get(TEXT):
+        whole = LocalText(source)
+        counted = store.get("words", whole.identity, lambda: {"n": np.array([sum(map(_count_words, whole))])})
+        words = int(counted["n"][0])
+        share = min(1.0, size.tokens / (_TOKENS_A_WORD * words))
+        return LocalText(source, fraction=share), f"a random {share:.2%} of the files that {TEXT} names"
+    if size.text.startswith("hf:"):
+        dataset, _, name = size.text.removeprefix("hf:").partition(",")
+        return StreamedText(dataset, name or None), f"the first of {size.text.removeprefix('hf:')}"
+    return shuffled(load_collection("pydoc/train").doc_texts), "pydoc's docstrings in random order, no queries"
+
+
+def _count_words(passage: str) -> int:
+    return len(passage.split())
+
+
+def shuffled(texts: Iterable[str], seed: int = 0) -> GivenText:
+    """Return texts in a random order, so that the first tokens of them are of all."""
+    texts = list(texts)
+    return GivenText([texts[i] for i in np.random.default_rng(seed).permutation(len(texts))])
+
+
+def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed: int = 0) -> Collection:
+    """Return a smaller collection: random queries, the documents judged for them, and others up to `n_docs`.
+
+    Its name ends with the number of its documents. The smaller it is, the easier: compare no sample with the whole.
+    """
+    check_count(n_docs, "n_docs"), check_count(n_queries, "n_queries")
+    rng = np.random.default_rng(seed)
+    kept = sorted(rng.permutation(len(collection.query_ids))[:n_queries].tolist())
+    query_ids = [collection.query_ids[i] for i in kept]
+    qrels = {query: collection.qrels[query] for query in query_ids}
+    wanted = {doc for judged in qrels.values() for doc in judged}
+    others = [doc for doc in collection.doc_ids if doc not in wanted]
+    n_others = max(0, n_docs - len(wanted))
+    wanted |= {others[i] for i in rng.permutation(len(others))[:n_others]}
+    docs = [(d, t) for d, t in zip(collection.doc_ids, collection.doc_texts, strict=True) if d in wanted]
+    return replace(
+        collection,
+        name=f"{collection.name}-{len(docs)}",
+        doc_ids=[doc for doc, _ in docs],
+        doc_texts=[text for _, text in docs],
+        query_ids=query_ids,
+        query_texts=[collection.query_texts[i] for i in kept],
+        qrels=qrels,
+    )
+
+
+def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
+    """Return an encoder with the settings of another, but for the changes: arguments of `TokenEncoder`."""
+    settings = encoder.config | changes
+    model = settings.pop("model")
+    return TokenEncoder(None if model == RETRIEVER_NAME else model, **settings, device=str(encoder.device))
+
+
+def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
+    """Return a retriever of the same architecture, tokenizer and settings, with the random weights it began with.
+
+    It is kept in a folder of the store.
+    """
+    folder = store.folder / f"untrained-{digest_json([encoder.identity, seed])[:16]}"
+    if not folder.exists():
+        from sentence_transformers import SentenceTransformer  # slow to import, as in `TokenEncoder`
+
+        place = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
+        model = SentenceTransformer(place, device="cpu", local_files_only=Path(place).is_dir())
+        backbone = model[0].auto_model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # forgotten at the end of the block
+            fresh = type(backbone)(backbone.config)
+        backbone.load_state_dict(fresh.state_dict())
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            model.save(str(temporary), create_model_card=False)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return like(encoder, model=str(folder))
+
+
+def plain_language_model(encoder: TokenEncoder) -> TokenEncoder:
+    """Return the language model that a retriever was trained from, with the same settings; its text vectors are means.
+
+    Raises
+    ------
+    ValueError
+        If it is not known what that was.
+    OSError
+        If it is neither on disk nor to be had from a hub.
+    """
+    if encoder.name not in PLAIN_MODELS:
+        raise ValueError(f"What {encoder.name} was trained from is not known; known are {', '.join(PLAIN_MODELS)}.")
+    name = PLAIN_MODELS[encoder.name]
+    try:
+        return like(encoder, model=name)
+    except OSError as error:  # so transformers reports a hub that it cannot reach
+        raise OSError(
+            f"{name}, which {encoder.name} was trained from, cannot be loaded ({str(error).splitlines()[0]}). "
+            f"Run once where the Hugging Face hub can be reached: hf download {name}."
+        ) from error

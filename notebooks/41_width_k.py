@@ -1,0 +1,77 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does it matter how many latents there are, and how many a token may have?
+#
+# Autoencoders of several widths at one k, and of several k at one width, are trained on the same states; each
+# collection is read once for all of them. All see equally many tokens, so a wide one is less well trained than a narrow
+# one.
+#
+# | | |
+# |---|---|
+# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Writes* | `width_k` (csv, json, png, pdf), `width_k_trend` (csv, json), `width_k_per_query.csv` |
+# | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 right |
+# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+
+# %%
+import pandas as pd
+
+from lib.experiments import figures_folder, provenance
+from lib.report_sweeps import save_study, width_k_figure, width_k_in_words
+from lib.sweep_inputs import setting
+from lib.sweep_studies import widths_and_ks
+
+pd.set_option("display.width", 200)
+sweeps = setting(profile.name)
+print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
+sweeps.size
+
+# %% [markdown]
+# ## Every size
+# nDCG@10 has a 95 % bootstrap interval over queries. Differences are to the width and k of the other studies, with
+# their intervals and the p of a two-sided paired randomisation test, `p_holm` after Holm's correction over all variants
+# of a collection.
+
+# %%
+swept, trend = widths_and_ks(sweeps)
+swept.summary.drop(columns=["n_docs", "n_queries", "variant", "p"]).round(4)
+
+# %% [markdown]
+# ## The trend
+# The least-squares slope of each query's nDCG@10 on the logarithm of the size, averaged over queries: what a doubling
+# brings.
+
+# %%
+trend.round(4)
+
+# %% [markdown]
+# ## The figure
+
+# %%
+tables = {"width_k": swept.summary, "width_k_trend": trend}
+figures = {"width_k": width_k_figure(swept.summary)}
+origin = provenance(profile, **sweeps.origin)
+save_study(figures_folder(profile), origin, tables, swept.values, figures)
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(width_k_in_words(swept.summary, trend))

@@ -1,0 +1,75 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does another seed give another vocabulary, and another ranking?
+#
+# The same autoencoder is trained from other random weights and in another order of the same states. Compared are
+# nDCG@10, the latents (a latent recurs in another run if some decoder row there has a cosine of 0.7 or more with its
+# own; the curve shows every threshold) and the ten best documents (rank-biased overlap, p = 0.9).
+#
+# | | |
+# |---|---|
+# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Writes* | `seeds` (csv, json, png, pdf), `seeds_recurrence`, `seeds_agreement` (csv, json), `seeds_per_query.csv` |
+# | *Paper item* | five seeds of Latent Terms (arXiv 2605.29384); Paulo and Belrose (arXiv 2501.16615) |
+# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+
+# %%
+import pandas as pd
+
+from lib.experiments import figures_folder, provenance
+from lib.report_sweeps import save_study, seeds_figure, seeds_in_words
+from lib.sweep_inputs import setting
+from lib.sweep_studies import seeds
+
+pd.set_option("display.width", 200)
+sweeps = setting(profile.name)
+print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
+sweeps.size
+
+# %% [markdown]
+# ## Quality
+# nDCG@10 has a 95 % bootstrap interval over queries. Differences are to seed 0, with their intervals and the p of a
+# two-sided paired randomisation test, `p_holm` after Holm's correction over all variants of a collection.
+
+# %%
+swept, recurring, agreement = seeds(sweeps)
+swept.summary.drop(columns=["n_docs", "n_queries", "p"]).round(4)
+
+# %% [markdown]
+# ## Rankings
+# Mean over queries and pairs of runs, with the interval over queries.
+
+# %%
+agreement.round(4)
+
+# %% [markdown]
+# ## The figure
+
+# %%
+tables = {"seeds": swept.summary, "seeds_recurrence": recurring, "seeds_agreement": agreement}
+figures = {"seeds": seeds_figure(swept.summary, recurring, agreement)}
+origin = provenance(profile, **sweeps.origin)
+save_study(figures_folder(profile), origin, tables, swept.values, figures)
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(seeds_in_words(swept.summary, recurring, agreement))

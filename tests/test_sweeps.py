@@ -1,0 +1,382 @@
+"""Sweeps: one pass for all variants, nothing computed twice, and the same numbers as the plain road gives."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import lib.sweep_inputs
+import lib.sweeps
+from lib.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
+from lib.collection import Collection
+from lib.corpus import GivenText
+from lib.encoder import TokenEncoder
+from lib.experiments import Store
+from lib.index import BM25Index
+from lib.measures import evaluate
+from lib.ranking import Ranking
+from lib.readings import Reading, pooled_terms
+from lib.retriever import LatentTerms
+from lib.sweep_inputs import (
+    SIZES,
+    Setting,
+    SweepSize,
+    like,
+    plain_language_model,
+    sample_collection,
+    training_text,
+    untrained,
+)
+from lib.sweep_studies import (
+    ablations,
+    bm25_surface,
+    layers,
+    retrieval_training,
+    seeds,
+    slope_a_doubling,
+    widths_and_ks,
+)
+from lib.sweeps import Recipe, Variant, autoencoders, inner_product_search, sweep
+from lib.terms import apply_phi
+from lib.training import TrainingConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NOUNS = ["cat", "dog", "cow", "mat", "house", "tree", "river", "stone", "bird", "fish"]
+VERBS = ["sat", "ran", "saw", "ate", "swam", "sang"]
+DOCS = [f"the {a} {VERBS[i % 6]} on a {b} ." for i, a in enumerate(NOUNS) for b in NOUNS[i + 1 : i + 3]]
+CONFIG = TrainingConfig(width=24, k=3, epochs=1, batch_tokens=16, buffer_batches=2, dead_tokens=32)
+
+
+def make_collection(name="little", queries=("cat on a dog", "the river", "a bird sang")) -> Collection:
+    ids = [f"d{i}" for i in range(len(DOCS))]
+    qrels = {f"q{i}": {f"d{3 * i}": 1} for i in range(len(queries))}
+    return Collection(name, "test", ids, DOCS, list(qrels), list(queries), qrels, "folder")
+
+
+@pytest.fixture
+def recipe(tiny_encoder):
+    return Recipe(tiny_encoder, GivenText(DOCS), 96, CONFIG)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def forbid(monkeypatch, owner, name):
+    def refuse(*_, **__):
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(owner, name, refuse)
+
+
+def test_a_sweep_gives_what_the_plain_road_gives(recipe, tiny_encoder, store, monkeypatch):
+    passes = []
+    whole = TokenEncoder.stream_layers
+    monkeypatch.setattr(
+        TokenEncoder,
+        "stream_layers",
+        lambda self, texts, *rest, **kw: passes.append(1) or whole(self, texts, *rest, **kw),
+    )
+    first = replace(recipe, encoder=tiny_encoder.at(1))
+    variants = {
+        "final": Variant(recipe),
+        "layer 1": Variant(first),
+        "layer 1, count": Variant(first, pooling="count", phi="identity"),
+        "final, inner product": Variant(recipe, pooling="max", phi="log1p", scoring=None),
+    }
+    collection = make_collection()
+    swept = sweep(variants, "final", [collection], store)
+    assert len(passes) == 3  # the training text, the documents, the queries: each once for both layers
+    for name, variant in variants.items():
+        model = LatentTerms(variant.recipe.encoder, swept.autoencoders[name], variant.pooling, variant.phi)
+        docs, queries = model.encode_documents(DOCS), model.encode_queries(collection.query_texts)
+        pooled = swept.documents["little/test", name].terms
+        np.testing.assert_array_equal(apply_phi(pooled, variant.phi).toarray(), docs.toarray())
+        if variant.scoring is not None:
+            ranking = BM25Index.build(docs, collection.doc_ids).search(queries, collection.query_ids, 10)
+            assert swept.rankings["little/test", name].doc_ids == ranking.doc_ids
+            expected = evaluate(ranking, collection.qrels, ["nDCG@10"])["nDCG@10"]
+            assert swept.summary.set_index("variant").loc[name, "mean"] == pytest.approx(expected)
+    assert swept.autoencoders["final"] is swept.autoencoders["final, inner product"]
+    assert swept.values.shape == (3, 2 + 4)
+
+
+def test_nothing_is_computed_again(recipe, store, monkeypatch):
+    variants = {"a": Variant(recipe), "b": Variant(replace(recipe, config=replace(CONFIG, seed=1)))}
+    first = sweep(variants, "a", [make_collection()], store)
+    forbid(monkeypatch, TokenEncoder, "stream_layers")
+    forbid(monkeypatch, lib.sweeps, "train")
+    forbid(monkeypatch, lib.sweeps, "cache_states")
+    again = sweep(variants | {"c": Variant(recipe, phi="identity")}, "a", [make_collection()], store)
+    pd.testing.assert_frame_equal(first.values, again.values.drop(columns="c"))
+
+
+def test_only_what_is_missing_or_damaged_is_read_again(recipe, store, monkeypatch):
+    (sae,) = autoencoders([recipe], store)
+    readings = [Reading(recipe.encoder, sae, pooling) for pooling in ("sum", "max")]
+    before = [pooled.terms.toarray() for pooled in pooled_terms(readings, DOCS, "document", "digest", store)]
+    damaged, *_ = store.folder.glob("pooled-*/data-*.npy")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    made = []
+    whole = lib.readings.read_texts
+    monkeypatch.setattr(lib.readings, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
+    with pytest.warns(UserWarning, match="truncated or altered"):
+        after = [pooled.terms.toarray() for pooled in pooled_terms(readings, DOCS, "document", "digest", store)]
+    assert made == [1]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    pooled_terms(readings, DOCS, "document", "another digest", store)
+    assert made == [1, 2]
+
+
+def test_a_killed_sweep_keeps_what_it_trained(recipe, store, monkeypatch):
+    recipes = [replace(recipe, config=replace(CONFIG, seed=seed)) for seed in (0, 1)]
+    whole, calls = lib.sweeps.train, []
+
+    def killed(source, config, **kw):
+        calls.append(config.seed)
+        if config.seed == 1 and len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(source, config, **kw)
+
+    monkeypatch.setattr(lib.sweeps, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        autoencoders(recipes, store)
+    first, second = autoencoders(recipes, store)
+    assert calls == [0, 1, 1]
+    assert not torch.equal(first.W_enc, second.W_enc)
+    assert not list(store.folder.glob("sae-*/checkpoints"))
+
+
+def test_fewer_tokens_are_the_first_of_the_same_states(recipe, store):
+    few, all_of_them = autoencoders([replace(recipe, tokens=32), recipe], store)
+    assert few.metadata["distinct_tokens"] == 32
+    assert all_of_them.metadata["distinct_tokens"] == 96
+    assert len(list(store.folder.glob("states-*"))) == 1
+
+
+def test_what_is_read_is_counted(recipe, store):
+    (sae,) = autoencoders([recipe], store)
+    (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
+    states = torch.cat([block.states for block in recipe.encoder.stream(DOCS)])
+    codes = sae.encode(states)
+    left = (states - sae.decode(codes)).square().sum() / (states - states.mean(dim=0)).square().sum()
+    assert pooled.fvu == pytest.approx(left.item(), rel=1e-4)
+    expected = np.bincount(codes.indices[codes.values > 0].numpy(), minlength=sae.width)
+    np.testing.assert_array_equal(pooled.firings, expected)
+
+
+def test_another_reader_shares_the_autoencoder(recipe, store):
+    other = like(recipe.encoder, special_tokens=False)
+    variants = {"a": Variant(recipe), "b": Variant(recipe, reader=other)}
+    swept = sweep(variants, "a", [make_collection()], store)
+    assert swept.autoencoders["a"] is swept.autoencoders["b"]
+    assert swept.documents["little/test", "b"].firings.sum() < swept.documents["little/test", "a"].firings.sum()
+
+
+def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
+    forbid(monkeypatch, lib.sweeps, "autoencoders")
+    with pytest.raises(ValueError, match=r"The baseline is 'b', the variants are \['a'\]"):
+        sweep({"a": Variant(recipe)}, "b", [make_collection()], store)
+    with pytest.raises(ValueError, match="little/test has one judged query"):
+        sweep(dict.fromkeys("ab", Variant(recipe)), "a", [make_collection(queries=("cat",))], store)
+
+
+def test_inner_product_search_is_exact():
+    docs = np.array([[1, 0, 2], [0, 3, 0], [1, 0, 2], [0, 0, 0]], np.float32)
+    queries = np.array([[1, 1, 0], [0, 0, 0]], np.float32)
+    sparse = [lib.readings.csr_array(matrix) for matrix in (docs, queries)]
+    ranking = inner_product_search(sparse[0], list("abcd"), sparse[1], ["q", "empty"], 3)
+    # q: a 1, b 3, c 1, d 0; of a and c the earlier one first
+    assert ranking["q"] == [("b", 3.0), ("a", 1.0), ("c", 1.0)]
+    assert ranking["empty"] == [("a", 0.0), ("b", 0.0), ("c", 0.0)]
+
+
+def test_splades_pooling_is_the_maximum_of_the_logarithms():
+    indices, values = np.array([[0], [0], [1]]), np.array([[1.0], [3.0], [2.0]], np.float32)
+    pooled = lib.readings.pool(indices, values, np.array([0, 3]), 2, "max")
+    np.testing.assert_allclose(apply_phi(pooled, "log1p").toarray(), [[np.log1p(3), np.log1p(2)]], rtol=1e-6)
+
+
+def test_slope_a_doubling():
+    # 0.1 more with each doubling; flat; and by hand for 0, 0, 3 at log2 = 0, 1, 2: (-1 * 0 + 1 * 3) / 2
+    values = np.array([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [0.0, 0.0, 3.0]])
+    np.testing.assert_allclose(slope_a_doubling(values, (1, 2, 4)), [0.1, 0, 1.5], atol=1e-12)
+
+
+def test_a_sample_keeps_its_queries_answerable():
+    collection = make_collection()
+    sample = sample_collection(collection, 5, 2)
+    assert sample.full_name == "little-5/test"
+    assert len(sample.doc_ids) == 5 and len(sample.query_ids) == 2
+    assert all(set(judged) <= set(sample.doc_ids) for judged in sample.qrels.values())
+    assert sample.doc_texts == [DOCS[int(doc[1:])] for doc in sample.doc_ids]
+    assert sample_collection(collection, 5, 2).doc_ids == sample.doc_ids
+    assert len(sample_collection(collection, 1, 3).doc_ids) == 3  # judged documents stay
+
+
+def test_the_text_is_the_folder_that_the_variable_names(tmp_path, store, monkeypatch):
+    (tmp_path / "a.txt").write_text("one two three four\n" * 100)
+    monkeypatch.setenv("LATENT_TERMS_TEXT", str(tmp_path))
+    size = replace(SIZES["smoke"], tokens=120)
+    for _ in range(2):  # counted, and then from the store
+        corpus, what = training_text(size, store)
+    # 400 words, at least 1.2 tokens each: 120 / 480 of the passages
+    assert corpus.fraction == pytest.approx(0.25)
+    assert "25.00%" in what and str(tmp_path) not in json.dumps(corpus.identity)
+    monkeypatch.delenv("LATENT_TERMS_TEXT")
+    monkeypatch.setattr(lib.sweep_inputs, "load_collection", lambda name: make_collection())
+    assert "pydoc" in training_text(size, store)[1]
+    assert training_text(SIZES["paper"], store)[0].dataset == "HuggingFaceFW/fineweb-edu"
+
+
+def test_untrained_is_the_same_but_for_the_weights(tiny_encoder, store, monkeypatch):
+    other = untrained(tiny_encoder, store)
+    ours, theirs = tiny_encoder.identity, other.identity
+    assert {name for name in ours if ours[name] != theirs[name]} == {"model", "weights"}
+    forbid(monkeypatch, torch.random, "fork_rng")
+    assert untrained(tiny_encoder, store).identity == theirs
+    assert not list(store.folder.glob(".*"))
+
+
+def test_untrained_leaves_the_generator_alone(tiny_encoder, tmp_path):
+    before = torch.random.get_rng_state()
+    weights = [untrained(tiny_encoder, Store(tmp_path / name)).identity["weights"] for name in "ab"]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert weights[0] == weights[1]
+
+
+def test_a_plain_language_model_that_is_not_known(tiny_encoder):
+    with pytest.raises(ValueError, match=r"was trained from is not known; known are sentence-transformers/all-MiniLM"):
+        plain_language_model(tiny_encoder)
+
+
+def test_rank_biased_overlap_by_hand():
+    assert rank_biased_overlap("abc", "abc") == pytest.approx(1)
+    assert rank_biased_overlap("abc", "xyz") == 0
+    # p = .5, agreement 0 and 1: 1 * .25 + 1 * (.5 * 0 + .25 * 1) = .5
+    assert rank_biased_overlap("ab", "ba", 0.5) == pytest.approx(0.5)
+    # agreement 1 and 1/2: .5 * .25 + (.5 * 1 + .25 * .5) = .75
+    assert rank_biased_overlap("ab", "ac", 0.5) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="have 2 and 1 documents"):
+        rank_biased_overlap("ab", "a")
+    with pytest.raises(ValueError, match=r"p is 1\.0"):
+        rank_biased_overlap("ab", "ab", 1.0)
+
+
+def test_ranking_agreement_is_a_mean_over_pairs_and_queries():
+    def run(*rows):
+        return Ranking([f"q{i}" for i in range(len(rows))], [list(row) for row in rows], [np.zeros(2)] * len(rows))
+
+    runs = [run("ab", "ab"), run("ab", "xy"), run("ab", "ab")]
+    # q0: 1, 1, 1; q1: 0, 1, 0
+    assert ranking_agreement(runs)["mean"] == pytest.approx((1 + 1 / 3) / 2)
+    with pytest.raises(ValueError, match="at least two runs"):
+        ranking_agreement(runs[:1])
+
+
+def test_best_cosines():
+    cosines = best_cosines(np.array([[2, 0], [1, 1]], np.float32), np.array([[0, 5], [3, 0]], np.float32))
+    np.testing.assert_allclose(cosines, [1, np.sqrt(0.5)], rtol=1e-6)
+    with pytest.raises(ValueError, match="Row 1 of the directions is 0"):
+        best_cosines(np.array([[1, 0], [0, 0]], np.float32), np.eye(2, dtype=np.float32))
+
+
+def test_recurrence_of_latents():
+    # of run a, latents 0 and 1 recur in b; latent 2 is opposite to one, which is another latent; 3 never fires
+    a = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+    b = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]], np.float32)
+    table = recurrence([a, b], [np.array([6, 1, 1, 0]), np.array([1, 1, 2])])
+    at = table[np.isclose(table["cosine"], 0.7)].set_index("kind")
+    # a: 2 of 3 (7 of 8 firings); b: 2 of 3 (2 of 4 firings)
+    assert at.loc["latents", "share"] == pytest.approx(2 / 3)
+    assert at.loc["firings", ["share", "lowest", "highest"]].tolist() == pytest.approx(
+        [(7 / 8 + 1 / 2) / 2, 1 / 2, 7 / 8]
+    )
+    assert at.loc["every run", "share"] == pytest.approx(2 / 3)
+    assert (table[table["cosine"] == 0].groupby("kind")["share"].max() > 0.6).all()
+
+
+def tiny_setting(encoder, **changes) -> Setting:
+    size = SweepSize(None, "pydoc", (), 2, None, None, 96, 1, 16, 32, 24, 4, (12, 24), (2, 4), (0, 1, 3), 3)
+    collections = (make_collection(), make_collection("other", ("dog", "a stone")))
+    return Setting(replace(size, **changes), encoder, GivenText(DOCS), "test documents", collections)
+
+
+def test_study_of_layers(tiny_encoder, store):
+    summary = layers(tiny_setting(tiny_encoder), store).summary
+    assert len(summary) == 2 * 3 * 2
+    assert set(zip(summary["layer"], summary["readout"], strict=True)) == {
+        (layer, readout) for layer in (0, 1, 3) for readout in ("latent terms", "SPLADE-style")
+    }
+    baseline = summary[summary["difference"].isna()]
+    assert set(baseline["variant"]) == {"latent terms, layer 3"} and len(baseline) == 2
+    same = summary.groupby(["collection", "layer"])["fvu"].nunique()
+    assert (same == 1).all()  # both readouts of a layer read the same codes
+
+
+def test_study_of_widths_and_ks(tiny_encoder, store):
+    swept, trend = widths_and_ks(tiny_setting(tiny_encoder), store)
+    of_one = swept.summary[swept.summary["collection"] == "little/test"]
+    assert set(zip(of_one["width"], of_one["k"], strict=True)) == {(24, 4), (12, 4), (24, 2)}
+    means = of_one.set_index(["width", "k"])["mean"]
+    rows = trend[trend["collection"] == "little/test"].set_index("field")
+    # one doubling, so the slope is the difference
+    assert rows.loc["width", "slope"] == pytest.approx(means[24, 4] - means[12, 4])
+    assert rows.loc["k", "slope"] == pytest.approx(means[24, 4] - means[24, 2])
+
+
+def test_study_of_ablations(tiny_encoder, store):
+    setting = tiny_setting(tiny_encoder, n_ablated=1)
+    swept = ablations(setting, store)
+    summary = swept.summary
+    assert set(summary["collection"]) == {"little/test"}
+    assert {"pooling", "φ", "idf", "scoring", "dtype of search", "seed", "activation", "AuxK"} < set(summary["factor"])
+    assert {"normalisation", "tokens", "text", "special tokens"} < set(summary["factor"])
+    assert summary.groupby("collection")["p_holm"].count().eq(summary["variant"].nunique() - 1).all()
+    surface = bm25_surface(setting, swept, store)
+    paper = surface[(surface["k1"] == 8) & (surface["b"] == 0.7)].set_index("collection")
+    baseline = summary[summary["variant"] == "baseline"].set_index("collection")
+    assert (paper["difference"] == 0).all()
+    np.testing.assert_allclose(paper["mean"], baseline.loc[paper.index, "mean"], rtol=1e-6)
+    assert (surface["low"] <= surface["difference"] + 1e-12).all()
+
+
+def test_study_of_retrieval_training(tiny_encoder, store):
+    swept, note = retrieval_training(tiny_setting(tiny_encoder), store)
+    variants = ["retriever", "its token embeddings", "the same, untrained", "lexical BM25"]
+    assert list(dict.fromkeys(swept.summary["variant"])) == variants
+    assert note.startswith("Left out is the plain language model")
+    assert swept.summary.set_index("variant").loc["lexical BM25", "fvu"].isna().all()
+
+
+def test_study_of_seeds(tiny_encoder, store):
+    swept, recurring, agreement = seeds(tiny_setting(tiny_encoder), store)
+    assert swept.summary["seed"].dropna().nunique() == 3
+    assert set(recurring["kind"]) == {"latents", "firings", "every run", "chance"}
+    assert len(agreement) == 2 * 2 and agreement["mean"].between(0, 1).all()
+
+
+def test_a_setting_says_where_results_come_from(tiny_encoder):
+    origin = json.loads(json.dumps(tiny_setting(tiny_encoder).origin))
+    assert origin["training_text"]["what"] == "test documents"
+    assert [collection["name"] for collection in origin["collections"]] == ["little", "other"]
+
+
+@pytest.mark.parametrize("profile", SIZES)
+def test_sizes_fit_together(profile):
+    size = SIZES[profile]
+    assert size.width in size.widths and size.k in size.ks
+    for width in size.widths:
+        replace(size.config, width=width)
+    for k in size.ks:
+        replace(size.config, k=k)
+    assert size.tokens // 16 >= size.batch_tokens or profile == "smoke"
+    assert size.dead_tokens < size.tokens * size.epochs  # else no latent would ever be dead, and AuxK never used
+    assert 1 <= size.n_ablated <= len(size.collections)
+    assert max(size.layers) in (6, 12)  # the final layer is the baseline
