@@ -55,6 +55,7 @@ ROAD = [
     "agreement",
     "tuning",
     "vocabulary",
+    "families",
     "benchmarks",
     "benchmarks.peers",
     "benchmarks.training",
@@ -66,8 +67,14 @@ ROAD = [
     "sweeps",
     "sweep_inputs",
     "sweep_studies",
+    "studies",
+    "features",
+    "beyond",
+    "latency",
     "report",
     "report_sweeps",
+    "report_studies",
+    "report_latency",
     "__main__",
     "__init__",
 ]
@@ -75,7 +82,7 @@ NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
     *("benchmarks.search", "experiments", "__main__", "losses", "conversion"),
-    *("readings", "sweeps", "sweep_inputs", "sweep_studies"),
+    *("readings", "sweeps", "sweep_inputs", "sweep_studies", "studies", "features", "beyond", "latency"),
     *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }
 

@@ -1,0 +1,281 @@
+"""What the paper leaves open: settings of the ranking, each chosen on training queries and frozen before the test."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from lib.baselines import ANALYZER, LexicalBM25
+from lib.collection import Collection, load_collection
+from lib.experiments import EncodedCollection, RetrievalConfig, Store, encode_collection
+from lib.index import BM25Index
+from lib.pruning import drop_frequent, prune
+from lib.ranking import Ranking, top_k
+from lib.retriever import LatentTerms
+from lib.studies import MEASURE, origin_of, summarise, values_of
+from lib.terms import PHIS, apply_phi
+from lib.tuning import check_training
+from lib.weighting import PAPER
+
+DEPTH = 200  # documents of each ranking that a fusion sees
+BASE, PAPERS, WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
+_RAW = {"sqrt": np.square, "log1p": np.expm1, "identity": lambda weights: weights}
+
+
+class Setting(NamedTuple):
+    """How to rank: BM25's constants, and what is done to the weights before and to the ranking after.
+
+    `idf_power` is the exponent of idf, `query_power` that of a query's weights; latents in more than a share
+    `max_share` of the documents go; a document and a query keep the share `doc_mass` and `query_mass` of their weights;
+    `words` is the weight of lexical BM25 in the fusion, 0 for none.
+    """
+
+    k1: float
+    b: float
+    idf: str
+    phi: str = "sqrt"
+    idf_power: float = 1.0
+    query_power: float = 1.0
+    max_share: float = 1.0
+    doc_mass: float = 1.0
+    query_mass: float = 1.0
+    words: float = 0.0
+
+
+def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
+    """Return what is tried, the changes of a setting under the name of the idea.
+
+    Parameters
+    ----------
+    base : Setting
+    scale : mapping of str to float
+        How large weights are on average under each phi, relative to the base's; k1 is sought around its product.
+    """
+    others = [phi for phi in scale if phi != base.phi]
+    k1s = [(phi, round(base.k1 * scale[phi] * factor, 3)) for phi in others for factor in (0.5, 1, 2)]
+    return {
+        "another phi": [{"phi": phi, "k1": k1} for phi, k1 in k1s],
+        "another idf": [{"idf": form} for form in ("robertson", "robertson-clipped") if form != base.idf],
+        "idf to a power": [{"idf_power": power} for power in (0.5, 1.5, 2.0)],
+        "query weights to a power": [{"query_power": power} for power in (0.5, 1.5, 2.0)],
+        "no universal latents": [{"max_share": share} for share in (0.5, 0.3, 0.2, 0.1)],
+        "pruned documents": [{"doc_mass": mass} for mass in (0.95, 0.9, 0.8)],
+        "pruned queries": [{"query_mass": mass} for mass in (0.95, 0.9, 0.8)],
+        WORDS: [{"words": weight} for weight in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
+    }
+
+
+def weighted_fusion(first: Ranking, second: Ranking, weight: float, k: int) -> Ranking:
+    """Fuse two rankings by (1 - weight) s1 / max(s1) + weight s2 / max(s2), maxima by query, missing scores 0.
+
+    A convex combination of scores (Bruch, Gai and Ingber, ACM TOIS 42, 2023), both with the least score 0, as BM25's.
+    Equal scores are ordered by first appearance.
+
+    Raises
+    ------
+    ValueError
+        For rankings of different queries and a weight that is not from 0 to 1.
+    """
+    if first.query_ids != second.query_ids:
+        raise ValueError("the rankings are of different queries; search the same ones in the same order.")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight is {weight}; it must be from 0 to 1.")
+    docs, scores = [], []
+    for query_id in first.query_ids:
+        fused: dict[str, float] = {}
+        for ranking, share in ((first, 1 - weight), (second, weight)):
+            found = [(doc, score) for doc, score in ranking[query_id] if score > 0]
+            for doc, score in found:
+                fused[doc] = fused.get(doc, 0.0) + share * score / found[0][1]
+        own, names = np.array(list(fused.values())), list(fused)
+        best = top_k(own, k)
+        docs.append([names[position] for position in best])
+        scores.append(own[best])
+    return Ranking(first.query_ids, docs, scores)
+
+
+def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str) -> tuple[csr_array, csr_array]:
+    """Return the term matrices as `setting` wants them; `phi` is the one that they have. idf_power comes later."""
+    if setting.phi != phi:
+        docs, queries = (apply_phi(_map(matrix, _RAW[phi]), setting.phi) for matrix in (docs, queries))
+    if setting.max_share < 1:
+        docs = drop_frequent(docs, setting.max_share)
+    if setting.doc_mass < 1:
+        docs = prune(docs, mass=setting.doc_mass)
+    if setting.query_mass < 1:
+        queries = prune(queries, mass=setting.query_mass)
+    if setting.query_power != 1:
+        queries = _map(queries, lambda weights: weights**setting.query_power)
+    return docs, queries
+
+
+def _map(matrix: csr_array, function: Callable[[np.ndarray], np.ndarray]) -> csr_array:
+    return csr_array((function(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def rank(
+    model: LatentTerms, collection: Collection, encoded: EncodedCollection, setting: Setting, lexical: Callable
+) -> Ranking:
+    """Rank a collection as `setting` says, `DEPTH` documents a query; `lexical()` gives the words' ranking."""
+    docs, queries = change_terms(encoded.doc_terms, encoded.query_terms, setting, model.phi)
+    index = BM25Index.build(docs, collection.doc_ids, k1=setting.k1, b=setting.b, idf=setting.idf)
+    if setting.idf_power != 1:  # the index multiplies by idf once; a power of a negative one has no meaning
+        factors = np.maximum(index.idf, 1e-9) ** (setting.idf_power - 1)
+        queries = csr_array((queries.data * factors[queries.indices], queries.indices, queries.indptr), queries.shape)
+    ranking = index.search(queries, collection.query_ids, DEPTH if setting.words else 11)
+    return weighted_fusion(ranking, lexical(), setting.words, 11) if setting.words else ranking
+
+
+class _Bench:
+    """One collection to try settings on; what was tried is in the store."""
+
+    def __init__(self, model: LatentTerms, collection: Collection, store: Store):
+        self.model, self.collection, self.store = model, collection, store
+        self.encoded = encode_collection(model, collection, store)
+        self.lexical = cache(self._lexical)
+
+    def _lexical(self) -> Ranking:
+        config, own = RetrievalConfig(), self.collection
+        words = LexicalBM25(own.doc_texts, own.doc_ids, k1=config.lexical_k1, b=config.lexical_b)
+        return words.search(own.query_texts, own.query_ids, DEPTH)
+
+    def values(self, setting: Setting) -> np.ndarray:
+        def make() -> dict[str, np.ndarray]:
+            ranking = rank(self.model, self.collection, self.encoded, setting, self.lexical)
+            return {"values": values_of(ranking, self.collection, [MEASURE])[0]}
+
+        key = {"model": self.model.identity, "collection": self.collection.identity, "setting": setting._asdict()}
+        return self.store.get("beyond", key | {"measure": MEASURE, "depth": DEPTH, "analyzer": ANALYZER}, make)[
+            "values"
+        ]
+
+
+def choose(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str, Setting], pd.DataFrame]:
+    """Choose a setting for each idea, and one for all ideas in turn, by nDCG@10 averaged over training collections.
+
+    Returns
+    -------
+    dict of str to Setting
+        The base under "as tuned", each idea's best if it is better than the base, and "all together", where each idea
+        in turn changes what those before it left, if that is better.
+    DataFrame
+        One row a setting tried: idea, the setting's fields, nDCG@10 on each training collection, and their mean.
+    """
+    rows, names = [], [bench.collection.full_name for bench in benches]
+
+    def score(idea: str, setting: Setting) -> float:
+        own = [bench.values(setting).mean() for bench in benches]
+        rows.append({"idea": idea, **setting._asdict(), **dict(zip(names, own, strict=True)), "mean": np.mean(own)})
+        return rows[-1]["mean"]
+
+    start = together = score(BASE, base)
+    found, joint = {BASE: base}, base
+    for idea, changes in ideas(base, _scales(benches[0])).items():
+        tried = {base._replace(**change): score(idea, base._replace(**change)) for change in changes}
+        best = max(tried, key=tried.__getitem__)
+        if tried[best] > start:
+            found[idea] = best
+        if joint == base:
+            joint, together = max([(best, tried[best]), (joint, together)], key=lambda pair: pair[1])
+            continue
+        for change in changes:
+            setting = joint._replace(**change)
+            if (value := score(TOGETHER, setting)) > together:
+                joint, together = setting, value
+    return found | {TOGETHER: joint}, pd.DataFrame(rows)
+
+
+def _scales(bench: _Bench) -> dict[str, float]:
+    """Return the mean weight of the documents under each phi, over that under the model's own."""
+    weights = bench.encoded.doc_terms.data.astype(np.float64)
+    raw = _RAW[bench.model.phi](weights)
+    return {phi: float(function(raw).mean() / weights.mean()) for phi, function in PHIS.items()}
+
+
+def beyond_study(
+    model: LatentTerms,
+    training: Iterable[str],
+    names: Iterable[str],
+    n_queries: int | None = None,
+    store: Store | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Choose settings on training queries, then measure each once on the test collections.
+
+    Parameters
+    ----------
+    training, names : iterable of str
+        Collections to choose on (splits "train" or "dev") and to measure on.
+    n_queries : int, optional
+        Training queries of each collection, at most.
+
+    Returns
+    -------
+    DataFrame
+        One row a collection and system: nDCG@10 as `studies.summarise` gives it against the model's own constants; the
+        last rows, "mean of the collections", have intervals of queries resampled within each and no test.
+    DataFrame
+        What was tried on the training queries, as `choose`, and whether it was `chosen`.
+    dict
+        What the provenance of the two should state; the chosen settings among it.
+
+    Raises
+    ------
+    ValueError
+        As `tuning.check_training`, and for a collection that is both trained and measured on.
+    """
+    store, train = store or Store(), [load_collection(name) for name in training]
+    tests = [load_collection(name) for name in names]
+    check_training(train)
+    for collection in tests:
+        if collection.split in (None, *{own.split for own in train}) and collection.name in {own.name for own in train}:
+            raise ValueError(
+                f"{collection.full_name} has queries that were chosen on; measure on others, such as /test."
+            )
+    base = Setting(**asdict(model.bm25), phi=model.phi)
+    chosen, tried = choose([_Bench(model, _first(collection, n_queries), store) for collection in train], base)
+    fields = list(Setting._fields)
+    tried["chosen"] = [Setting(*row) in chosen.values() for row in tried[fields].itertuples(index=False)]
+    systems = chosen | {PAPERS: base._replace(**asdict(PAPER))}
+    tables, found = [], []
+    for collection in tests:
+        bench = _Bench(model, collection, store)
+        found.append({system: bench.values(setting) for system, setting in systems.items()})
+        tables.append(summarise(found[-1], BASE).assign(collection=collection.full_name))
+    tables.append(_averaged(found).assign(collection="mean of the collections"))
+    table = pd.concat(tables, ignore_index=True)
+    settings = {system: setting._asdict() for system, setting in systems.items()}
+    origin = origin_of(model, tests, training=[own.identity for own in train], settings=settings, n_queries=n_queries)
+    return table[["collection", *table.columns.drop("collection")]], tried, origin
+
+
+def _first(collection: Collection, n: int | None) -> Collection:
+    """Return the collection with its first `n` queries."""
+    if n is None or n >= len(collection.query_ids):
+        return collection
+    ids = collection.query_ids[:n]
+    qrels = {query: collection.qrels[query] for query in ids}
+    return replace(collection, query_ids=ids, query_texts=collection.query_texts[:n], qrels=qrels)
+
+
+def _averaged(found: list[dict[str, np.ndarray]], n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Return each system's mean over the collections and its difference from the base, queries resampled in each."""
+    rng = np.random.default_rng(seed)
+    picks = [rng.integers(len(values[BASE]), size=(n_resamples, len(values[BASE]))) for values in found]
+    means, draws = {}, {}
+    for system in found[0]:
+        means[system] = np.mean([values[system].mean() for values in found])
+        own = [values[system][pick].mean(axis=1) for values, pick in zip(found, picks, strict=True)]
+        draws[system] = np.mean(own, axis=0)
+    rows = []
+    for system, mean in means.items():
+        low, high = np.quantile(draws[system], [0.025, 0.975])
+        row = {"system": system, "mean": mean, "low": low, "high": high}
+        if system != BASE:
+            row["difference"] = mean - means[BASE]
+            row["difference_low"], row["difference_high"] = np.quantile(draws[system] - draws[BASE], [0.025, 0.975])
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,220 @@
+"""Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
+
+from lib.baselines import LexicalBM25, analyze, dense_search
+from lib.benchmarks.encoding import spread
+from lib.benchmarks.grown import draws, encode_sentences, sentences_of
+from lib.benchmarks.search import SEISMIC, Corpus, Engine, faiss_dense, grown_corpus, latencies, ours, seismic
+from lib.checks import check_choice
+from lib.collection import Collection, load_collection
+from lib.engines.local import SeismicEngine
+from lib.experiments import EncodedCollection, Store, encode_collection
+from lib.index import BM25Index
+from lib.pruning import prune
+from lib.ranking import Ranking
+from lib.retriever import LatentTerms
+from lib.studies import MEASURE, values_of
+
+DEPTH = 100  # documents that a timed query returns
+N_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class LatencySize:
+    """How large the timing is: documents whose sentences are taken, documents grown, queries asked, turns."""
+
+    texts: int
+    n_docs: int
+    n_queries: int
+    repeats: int
+
+
+SIZES = {"smoke": LatencySize(150, 4_000, 10, 1), "laptop": LatencySize(1_500, 100_000, 50, 3)}
+
+
+class Setting(NamedTuple):
+    """What a point of the figure is: a kind, and how many latents of a document and of a query are kept, 0 for all."""
+
+    kind: str
+    doc_top: int = 0
+    query_top: int = 0
+
+
+PRUNED = (
+    Setting("exact"),
+    *(Setting("documents pruned", top) for top in (400, 200, 100, 50)),
+    *(Setting("queries pruned", 0, top) for top in (80, 40, 20, 10)),
+    *(Setting("both pruned", *tops) for tops in ((400, 80), (200, 40), (100, 20), (50, 10))),
+)
+HEAP_FACTORS = (0.9, 0.7, 0.5)
+
+
+def _kept(matrix: csr_array, top: int) -> csr_array:
+    return prune(matrix, top=top) if top else matrix
+
+
+def rankings(
+    model: LatentTerms, collection: Collection, encoded: EncodedCollection, folder: Path
+) -> dict[Setting, Ranking]:
+    """Rank a collection with every setting of the figure.
+
+    Pruned documents are indexed with the constants of the model; with Seismic installed, its approximate search too.
+    """
+    doc_ids, query_ids = collection.doc_ids, collection.query_ids
+    found = {}
+    for setting in PRUNED:
+        index = model.index(_kept(encoded.doc_terms, setting.doc_top), doc_ids)
+        found[setting] = index.search(_kept(encoded.query_terms, setting.query_top), query_ids, 11)
+    if find_spec("seismic"):
+        engine = SeismicEngine(model.index(encoded.doc_terms, doc_ids), **SEISMIC)
+        for number, factor in enumerate(HEAP_FACTORS):
+            found[Setting("Seismic", number)] = engine.search(
+                encoded.query_terms, query_ids, min(11, len(doc_ids)), heap_factor=factor
+            )
+    dense = dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, 11)
+    found[Setting("dense, every document")] = dense
+    if find_spec("faiss"):
+        found[Setting("dense, HNSW")] = dense  # on some thousand documents it finds what the flat search finds
+    found[Setting("lexical BM25")] = LexicalBM25(collection.doc_texts, doc_ids).search(
+        collection.query_texts, query_ids, 11
+    )
+    return found
+
+
+def quality(model: LatentTerms, names: Sequence[str], store: Store | None = None, seed: int = 0) -> pd.DataFrame:
+    """Return kind, doc_top, query_top and nDCG@10: the mean over collections of each one's mean over its queries.
+
+    low and high are its 95 % bootstrap interval: queries are drawn within each collection.
+    """
+    values: dict[Setting, list[np.ndarray]] = {}
+    for name in names:
+        collection = load_collection(name)
+        encoded = encode_collection(model, collection, store)
+        with tempfile.TemporaryDirectory() as folder:
+            for setting, ranking in rankings(model, collection, encoded, Path(folder)).items():
+                values.setdefault(setting, []).append(values_of(ranking, collection, [MEASURE])[0])
+    rows = []
+    for setting, parts in values.items():
+        rng = np.random.default_rng(seed)
+        drawn = [part[rng.integers(len(part), size=(N_RESAMPLES, len(part)))].mean(axis=1) for part in parts]
+        low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+        rows.append({**setting._asdict(), MEASURE: np.mean([part.mean() for part in parts]), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> tuple[BM25Index, csr_array]:
+    """Return the same grown documents as words, indexed with k1 = 1.2 and b = 0.75, and queries as words.
+
+    Parameters
+    ----------
+    texts : list of str
+        The sentences.
+    starts : np.ndarray, int64
+        As in `Sentences`.
+    queries : list of str
+    n_docs : int
+    """
+    words = analyze(texts)
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(word for text in words for word in text))}
+    sentences, asked = (_counts(side, numbers) for side in (words, analyze(queries)))
+    index = BM25Index.build(
+        (picked @ sentences for picked in draws(starts, n_docs)), [f"d{i}" for i in range(n_docs)], k1=1.2, b=0.75
+    )
+    return index, asked
+
+
+def _counts(texts: list[list[str]], numbers: dict[str, int]) -> csr_array:
+    known = [[numbers[word] for word in text if word in numbers] for text in texts]
+    indptr = np.cumsum([0, *map(len, known)])
+    columns = np.array([number for text in known for number in text], np.int64)
+    return csr_array((np.ones(len(columns), np.float32), columns, indptr), shape=(len(texts), len(numbers)))
+
+
+def _dense_flat(corpus: Corpus) -> Engine:
+    """Return the inner products of a query with every embedding, one thread."""
+    doc_ids = np.array(corpus.index.doc_ids)
+
+    def find(row: int, k: int) -> list[str]:
+        with threadpool_limits(1):
+            scores = corpus.embeddings @ corpus.query_embeddings[row]
+        best = np.argpartition(-scores, min(k, len(scores) - 1))[:k]
+        return doc_ids[best[np.argsort(-scores[best])]].tolist()
+
+    return Engine(find, corpus.embeddings.nbytes, "")
+
+
+def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFrame, dict]:
+    """Return kind, doc_top, query_top and the latency of a query (median_ms, p95_ms), one thread, 100 documents.
+
+    Returns
+    -------
+    table : DataFrame
+    facts : dict
+        n_docs, and the postings of an average document and of what an average query reads.
+    """
+    real = load_collection(name)
+    texts = spread(real.doc_texts, size.texts)
+    sentences = encode_sentences(model, texts)
+    queries = real.query_texts[: size.n_queries]
+    corpus, _ = grown_corpus(model, sentences, queries, size.n_docs)
+    split = [sentence for text in texts for sentence in sentences_of(text)]
+    words, asked = word_corpus(split, sentences.starts, queries, size.n_docs)
+    made: dict[Setting, Callable[[], Engine]] = {
+        setting: lambda setting=setting: ours(_pruned(model, corpus, setting), 1) for setting in PRUNED
+    }
+    made[Setting("dense, every document")] = lambda: _dense_flat(corpus)
+    made[Setting("lexical BM25")] = lambda: ours(corpus._replace(index=words, queries=asked), 1)
+    if find_spec("faiss"):
+        made[Setting("dense, HNSW")] = lambda: faiss_dense(corpus, hnsw=True)
+    if find_spec("seismic"):
+        engine = SeismicEngine(corpus.index, **SEISMIC)
+        for number, factor in enumerate(HEAP_FACTORS):
+            made[Setting("Seismic", number)] = lambda factor=factor: seismic(engine, corpus, factor)
+    frames = []
+    for setting, make in made.items():  # one at a time: twelve indexes at once would not fit a small machine
+        frame = latencies({"": make()}, len(queries), DEPTH, size.repeats)[["median_ms", "p95_ms"]]
+        frames.append(frame.assign(**setting._asdict()))
+    facts = {
+        "n_docs": size.n_docs,
+        "postings_per_document": corpus.index.n_postings / size.n_docs,
+        "postings_per_query": float(corpus.index.df[corpus.queries.indices].sum() / len(queries)),
+    }
+    return pd.concat(frames, ignore_index=True), facts
+
+
+def _pruned(model: LatentTerms, corpus: Corpus, setting: Setting) -> Corpus:
+    queries = _kept(corpus.queries, setting.query_top)
+    if not setting.doc_top:
+        return corpus._replace(queries=queries)
+    return corpus._replace(
+        index=model.index(_kept(corpus.terms, setting.doc_top), corpus.index.doc_ids), queries=queries
+    )
+
+
+def latency_study(
+    model: LatentTerms, names: Sequence[str], profile: str, store: Store | None = None
+) -> tuple[pd.DataFrame, dict]:
+    """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from the first.
+
+    Returns
+    -------
+    table : DataFrame
+        kind, doc_top, query_top, nDCG@10, low, high, median_ms, p95_ms.
+    facts : dict
+        What the provenance should state, and see `timings`.
+    """
+    size = SIZES[check_choice(profile, SIZES, "profile")]
+    table, facts = timings(model, names[0], size)
+    table = quality(model, names, store).merge(table, on=list(Setting._fields))
+    return table, {"collections": list(names), "grown from": names[0], "model": model.identity, **facts}

@@ -1,0 +1,100 @@
+"""The figure of latency against quality, and what it says in words; it reads a table and computes nothing."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.report import COLOURS, STYLE
+
+LINES = {
+    "documents pruned": (COLOURS["latent terms, tuned"], "o", "doc_top"),
+    "queries pruned": (COLOURS["latent terms + lexical"], "s", "query_top"),
+    "both pruned": (COLOURS["latent terms"], "D", "doc_top"),
+    "Seismic": ("#CC79A7", "^", None),
+}
+POINTS = {
+    "dense, every document": COLOURS["dense"],
+    "dense, HNSW": COLOURS["dense + lexical"],
+    "lexical BM25": COLOURS["lexical BM25"],
+}
+
+
+def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
+    """Draw nDCG@10 against milliseconds a query: a line from exact search along each way of pruning, points for others.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `latency.latency_study` gives it.
+    n_docs : int
+        Documents of the corpus that was timed.
+    """
+    exact = table[table["kind"] == "exact"].iloc[0]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.6))
+        axes.axhspan(exact["low"], exact["high"], color="#eeeeee", zorder=0)
+        for kind, (colour, marker, named) in LINES.items():
+            rows = table[table["kind"] == kind]
+            if rows.empty:
+                continue
+            x, y = ([*([exact[c]] if named else []), *rows[c]] for c in ("median_ms", "nDCG@10"))
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2)
+            last = rows.iloc[-1]
+            text = f"{kind}\n(down to {last[named]})" if named else kind
+            axes.annotate(
+                text,
+                (x[-1], y[-1]),
+                (-5, -3),
+                textcoords="offset points",
+                color=colour,
+                fontsize=7.5,
+                ha="right",
+                va="top",
+            )
+        axes.plot(exact["median_ms"], exact["nDCG@10"], "*", color="black", markersize=11)
+        axes.annotate(
+            "latent terms, exact",
+            (exact["median_ms"], exact["nDCG@10"]),
+            (4, 7),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+        )
+        for kind, colour in POINTS.items():
+            for _, row in table[table["kind"] == kind].iterrows():
+                axes.plot(row["median_ms"], row["nDCG@10"], "P", color=colour, markersize=8)
+                axes.annotate(
+                    kind,
+                    (row["median_ms"], row["nDCG@10"]),
+                    (6, -3),
+                    textcoords="offset points",
+                    color=colour,
+                    fontsize=8,
+                )
+        axes.set_xscale("log")
+        axes.margins(x=0.18, y=0.12)
+        axes.set_xlabel(f"milliseconds a query, {n_docs:,} documents, one thread")
+        axes.set_ylabel("nDCG@10, mean of the collections")
+    return figure
+
+
+def latency_in_words(table: pd.DataFrame) -> str:
+    """Say what pruning saves and costs, and how exact search compares with dense search."""
+    exact = table[table["kind"] == "exact"].iloc[0]
+    dense = table[table["kind"] == "dense, every document"].iloc[0]
+    lines = [
+        f"Exact search takes {exact['median_ms']:.2f} ms, reading every embedding {dense['median_ms']:.2f}; nDCG@10 is "
+        f"{exact['nDCG@10']:.3f} ({exact['low']:.3f} to {exact['high']:.3f}) and {dense['nDCG@10']:.3f} "
+        f"({dense['low']:.3f} to {dense['high']:.3f})."
+    ]
+    within = table[table["kind"].str.endswith("pruned") & (table["nDCG@10"] >= exact["low"])]
+    if len(within):
+        best = within.loc[within["median_ms"].idxmin()]
+        lines.append(
+            f"The fastest pruning whose mean lies within the interval of exact search is '{best['kind']}' "
+            f"({best['doc_top'] or 'all'} latents a document, {best['query_top'] or 'all'} a query): "
+            f"{best['median_ms']:.2f} ms, {best['nDCG@10']:.3f}."
+        )
+    else:
+        lines.append("No pruning that was tried keeps the mean within the interval of exact search.")
+    return "\n".join(lines)

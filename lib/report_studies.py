@@ -1,0 +1,393 @@
+"""Figures and sentences of the studies, out of the tables that they wrote; nothing is computed here but a look-up."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lib.report import COLOURS, SIGNIFICANT, STYLE
+
+LATENT, WORD = COLOURS["latent terms"], COLOURS["lexical BM25"]
+VOCABULARY_COLOURS = {"latents": LATENT, "words": "#555555"}
+PUBLISHED_ZIPF = 1.02  # the exponent that Latent Terms (arXiv 2605.29384) is said to report; known at second hand
+PLAUSIBLE = 0.1  # Clauset et al. (2009) rule a power law out below this p
+
+
+def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Figure:
+    """Draw one collection's rank-frequency curves with the fitted tails, and every collection's exponents.
+
+    Parameters
+    ----------
+    fits, curves : DataFrame
+        "zipf" and "zipf_curves" of `studies.zipf_study`.
+    collection : str
+        The one whose curves are drawn.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), width_ratios=(3, 2))
+        own = fits[fits["collection"] == collection].set_index("vocabulary")
+        for name, curve in curves[curves["collection"] == collection].groupby("vocabulary", sort=False):
+            fit, colour = own.loc[name], VOCABULARY_COLOURS[name]
+            left.loglog(curve["rank"], curve["frequency"], color=colour, linewidth=1.6)
+            f = np.geomspace(fit["xmin"], curve["frequency"].max(), 50)
+            law = ((f - 0.5) / (fit["xmin"] - 0.5)) ** (-1 / fit["exponent"])  # P(X >= f)
+            left.loglog(fit["n_tail"] * law, f, "--", color="black", lw=0.9)
+            at, place = (2, "above right") if name == "latents" else (3, "below left")
+            at = curve.iloc[at * len(curve) // 5]
+            _beside(left, f"{name} ({fit['n_terms']:,})", at["rank"], at["frequency"], colour, place)
+        left.set(xlim=(0.8, None), xlabel="rank", ylabel="occurrences", title=f"{collection}; dashed: the fitted tail")
+        left.title.set_fontsize(8.5)
+        _exponents(right, fits)
+    return figure
+
+
+PLACES = {
+    "above right": {"xytext": (5, 4)},
+    "above left": {"xytext": (-5, 4), "ha": "right"},
+    "below left": {"xytext": (-5, -5), "ha": "right", "va": "top"},
+    "below right": {"xytext": (5, -5), "va": "top"},
+}
+
+
+def _beside(axes: Axes, text: str, x: float, y: float, colour: str, place: str) -> None:
+    """Label a line beside a point of it."""
+    axes.annotate(text, (x, y), textcoords="offset points", color=colour, fontsize=8.5, **PLACES[place])
+
+
+def _exponents(axes: Axes, fits: pd.DataFrame) -> None:
+    names = list(dict.fromkeys(fits["collection"]))
+    for offset, (vocabulary, rows) in zip((-0.12, 0.12), fits.groupby("vocabulary", sort=False), strict=True):
+        rows, colour = rows.set_index("collection").loc[names], VOCABULARY_COLOURS[vocabulary]
+        y = np.arange(len(names)) + offset
+        axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.4)
+        faces = [colour if p >= PLAUSIBLE else "white" for p in rows["p"]]
+        axes.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3, label=vocabulary)
+        axes.annotate(
+            vocabulary,
+            (rows["high"].iloc[0], y[0]),
+            (4, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontsize=8,
+        )
+    axes.axvline(PUBLISHED_ZIPF, color="black", linewidth=0.8, linestyle=":")
+    axes.text(PUBLISHED_ZIPF, -0.55, " published", fontsize=7.5, va="center")
+    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.set_xlabel("Zipf exponent, 95 % interval\n(hollow: power law rejected)")
+    axes.margins(x=0.2)
+
+
+def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, collection: str) -> Figure:
+    """Draw vocabulary growth and document frequency of one collection, and the postings a query reads of each.
+
+    Parameters are the tables of `studies.zipf_study`, as in `zipf_figure`.
+    """
+    with plt.rc_context(STYLE):
+        figure, (heaps, head, cost) = plt.subplots(1, 3, figsize=(7.2, 2.6))
+        for name, rows in growth[growth["collection"] == collection].groupby("vocabulary", sort=False):
+            colour, last = VOCABULARY_COLOURS[name], rows.iloc[len(rows) // 3]
+            heaps.loglog(rows["n_docs"], rows["n_terms"], color=colour)
+            _beside(
+                heaps,
+                name,
+                last["n_docs"],
+                last["n_terms"],
+                colour,
+                "above left" if name == "latents" else "below right",
+            )
+        heaps.set(xlabel="documents", ylabel="terms that occur")
+        for name, rows in curves[curves["collection"] == collection].groupby("vocabulary", sort=False):
+            head.plot(rows["rank"], 100 * rows["df_share"], color=VOCABULARY_COLOURS[name])
+            at = rows.iloc[len(rows) // 2]
+            _beside(head, name, at["rank"], 100 * at["df_share"], VOCABULARY_COLOURS[name], "above right")
+        head.set(xlabel="rank", ylabel="% of the documents", xscale="log", ylim=(0, None))
+        names = list(dict.fromkeys(fits["collection"]))
+        for name, rows in fits.groupby("vocabulary", sort=False):
+            rows, y = rows.set_index("collection").loc[names], np.arange(len(names))
+            cost.scatter(100 * rows["query_share"], y, color=VOCABULARY_COLOURS[name], s=22)
+            cost.hlines(y, 100 * rows["share_low"], 100 * rows["share_high"], color=VOCABULARY_COLOURS[name])
+        cost.set_yticks(np.arange(len(names)), names, fontsize=7.5)
+        cost.set_ylim(len(names) - 0.5, -0.5)
+        cost.set(xlabel="% of all postings\nthat a query reads", xlim=(0, None))
+    return figure
+
+
+def zipf_in_words(fits: pd.DataFrame) -> str:
+    """Answer whether the latents are a Zipfian vocabulary, in words out of the table "zipf"."""
+    lines = []
+    for name, rows in fits.groupby("collection", sort=False):
+        rows = rows.set_index("vocabulary")
+        latents, words = rows.loc["latents"], rows.loc["words"]
+        lines.append(
+            f"{name}: latents' exponent {_interval(latents, 'exponent', 'low', 'high', 2)} over the "
+            f"{latents['n_tail']:,} most frequent of {latents['n_terms']:,} ({latents['tail_share']:.0%} of all "
+            f"occurrences), {_law(latents['p'])}; words' {_interval(words, 'exponent', 'low', 'high', 2)} over "
+            f"{words['n_tail']:,} of {words['n_terms']:,}, {_law(words['p'])}. In one document only are "
+            f"{latents['n_once'] / latents['n_terms']:.1%} of the latents and {words['n_once'] / words['n_terms']:.0%} "
+            f"of the words; in more than half of them {latents['n_frequent']:,} latents and {words['n_frequent']:,} "
+            f"words. A query reads {latents['query_share']:.1%} of the latents' postings, "
+            f"{words['query_share']:.1%} of the words'."
+        )
+    latents = fits[fits["vocabulary"] == "latents"]
+    kept = latents["p"] >= PLAUSIBLE
+    covers = (latents["low"] <= PUBLISHED_ZIPF) & (latents["high"] >= PUBLISHED_ZIPF)
+    lines.append(
+        f"In {kept.sum()} of {len(latents)} collections the frequent latents are compatible with a power law, in "
+        f"{covers.sum()} the interval of its exponent holds the published {PUBLISHED_ZIPF}; the law is one of the "
+        f"frequent latents only, a median of {(latents['n_tail'] / latents['n_terms']).median():.0%} of them."
+    )
+    return "\n".join(lines)
+
+
+def _law(p: float) -> str:
+    return f"{'compatible with' if p >= PLAUSIBLE else 'not'} a power law (p = {p:.2f})"
+
+
+def _interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:
+    return f"{row[mean]:.{digits}f} ({row[low]:.{digits}f} to {row[high]:.{digits}f})"
+
+
+PRUNING_STYLES = {
+    "document top": ("#0072B2", "o", "largest weights of a document"),
+    "document mass": ("#009E73", "s", "share of a document's mass"),
+    "document frequency": ("#D55E00", "^", "no frequent latents"),
+    "query top": ("#CC79A7", "v", "largest weights of a query"),
+    "query mass": ("#E69F00", "D", "share of a query's mass"),
+}
+
+
+def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) -> Figure:
+    """Draw nDCG@10 against postings stored and against postings read, and the lengths of the posting lists.
+
+    Parameters
+    ----------
+    table, lengths : DataFrame
+        As `studies.pruning_study` returns them.
+    collection : str
+        The one that is drawn.
+    """
+    own = table[table["collection"] == collection]
+    whole = own[own["kind"] == "none"].iloc[0]
+    with plt.rc_context(STYLE):
+        figure, (stored, read, lists) = plt.subplots(1, 3, figsize=(7.2, 2.9))
+        for axes, x, label in (
+            (stored, "postings_share", "% of postings stored"),
+            (read, "query_share", "% of postings read"),
+        ):
+            for kind, (colour, marker, name) in PRUNING_STYLES.items():
+                rows = own[own["kind"] == kind].sort_values(x)
+                if len(rows) and (rows[x] < 1).any():
+                    x_values = 100 * np.append(rows[x], 1)
+                    axes.plot(x_values, np.append(rows["mean"], whole["mean"]), color=colour, linewidth=1)
+                    axes.scatter(100 * rows[x], rows["mean"], s=16, marker=marker, color=colour, label=name, zorder=3)
+            axes.axhspan(whole["low"], whole["high"], color="#EEEEEE", zorder=0)
+            axes.axhline(whole["mean"], color="black", linewidth=0.7, linestyle=":")
+            axes.set(xlabel=label, ylabel="nDCG@10")
+        for (kind, value), rows in lengths[lengths["collection"] == collection].groupby(["kind", "value"], sort=False):
+            lists.loglog(rows["rank"], rows["df"], linewidth=1.4, color=_shade(value, kind))
+            name, share = ("all", 0.45) if kind == "none" else (f"top {value:.0f}", 0.75 if value < 400 else 0.6)
+            at, place = rows.iloc[int(share * len(rows))], "above right" if kind == "none" else "below left"
+            _beside(lists, name, at["rank"], at["df"], _shade(value, kind), place)
+        lists.set(xlabel="latent, by rank", ylabel="documents in its list")
+        handles, labels = read.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=7.5)
+    return figure
+
+
+def _shade(value: float, kind: str) -> str:
+    return "#000000" if kind == "none" else {100: "#56B4E9", 400: "#0072B2"}[int(value)]
+
+
+def pruning_in_words(table: pd.DataFrame) -> str:
+    """Answer what can be left out at no significant loss, in words out of the table of `studies.pruning_study`."""
+    lines = []
+    for name, own in table.groupby("collection", sort=False):
+        pruned, parts = own[own["kind"] != "none"], []
+        free = pruned[~((pruned["difference"] < 0) & (pruned["p_holm"] < SIGNIFICANT))]
+        for cost, what in (("postings_share", "stored"), ("query_share", "read by a query")):
+            if len(free):
+                best = free.loc[free[cost].idxmin()]
+                parts.append(
+                    f"the fewest postings {what} without a significant loss are {best[cost]:.0%} "
+                    f"({best['kind']} {best['value']:g}: {best['difference']:+.3f}, "
+                    f"{best['difference_low']:+.3f} to {best['difference_high']:+.3f})"
+                )
+        better = pruned[(pruned["difference"] > 0) & (pruned["p_holm"] < SIGNIFICANT)]
+        gain = "; ".join(f"{row.kind} {row.value:g} ({row.difference:+.3f})" for row in better.itertuples())
+        parts.append(f"significantly better than no pruning: {gain or 'none'}")
+        whole = own[own["kind"] == "none"].iloc[0]
+        lines.append(f"{name} (nDCG@10 {_interval(whole, 'mean', 'low', 'high')}): {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+# Recall on the official LIMIT with 50,000 documents: Latent Terms (arXiv 2605.29384), known at second hand.
+PUBLISHED_LIMIT = pd.DataFrame(
+    [
+        ("BM25", 0.944, 0.949, 0.965, 0.995),
+        ("Contriever", 0.021, 0.027, 0.053, 0.125),
+        ("Contriever + latent terms", 0.414, 0.510, 0.730, 0.929),
+        ("GTE-ModernColBERT", 0.843, 0.857, 0.872, 0.880),
+        ("GTE-ModernColBERT + latent terms", 0.799, 0.832, 0.892, 0.978),
+    ],
+    columns=["published, 50,000 documents", "R@10", "R@20", "R@100", "R@1000"],
+)
+
+
+def limit_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return recall on LIMIT with its interval, one row a size and system, one column a measure, as text."""
+    cells = table.assign(cell=[_interval(row, "mean", "low", "high") for _, row in table.iterrows()])
+    wide = cells.pivot(index=["n_docs", "system"], columns="measure", values="cell")
+    order = table[["n_docs", "system"]].drop_duplicates()
+    return wide.loc[pd.MultiIndex.from_frame(order), list(dict.fromkeys(table["measure"]))].reset_index()
+
+
+def limit_figure(table: pd.DataFrame) -> Figure:
+    """Draw recall against the number of documents, a panel for R@10 and R@100, lines labelled at their ends."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True)
+        for axes, measure in zip(panels, ("R@10", "R@100"), strict=True):
+            ends = {}
+            for system, rows in table[table["measure"] == measure].groupby("system", sort=False):
+                axes.plot(rows["n_docs"], rows["mean"], marker="o", markersize=3.5, color=COLOURS[system])
+                axes.fill_between(rows["n_docs"], rows["low"], rows["high"], color=COLOURS[system], alpha=0.2, lw=0)
+                ends[system] = rows["mean"].iloc[-1]
+            for system, y in _apart(ends, 0.075).items():
+                at = {"xy": (1.02, y), "xycoords": ("axes fraction", "data"), "va": "center"}
+                axes.annotate(system, color=COLOURS[system], fontsize=8, **at)
+            axes.set(xscale="log", xlabel="documents", ylabel=measure, ylim=(0, 1.03))
+            axes.yaxis.set_tick_params(labelleft=True)
+    return figure
+
+
+def _apart(heights: dict[str, float], least: float) -> dict[str, float]:
+    """Return the heights of labels, moved up where two would stand on each other."""
+    placed: dict[str, float] = {}
+    for name in sorted(heights, key=heights.__getitem__):
+        placed[name] = max(heights[name], max(placed.values(), default=-least) + least)
+    return placed
+
+
+def limit_in_words(table: pd.DataFrame) -> str:
+    """Answer how recall on LIMIT decays, in words out of the table of `studies.limit_study`."""
+    sizes, lines = sorted(set(table["n_docs"])), []
+    rows = table.set_index(["n_docs", "measure", "system"])
+    for measure in ("R@10", "R@100"):
+        first = next(size for size in sizes if size > int(measure[2:]))
+        for system in dict.fromkeys(table["system"]):
+            start, end = rows.loc[(first, measure, system)], rows.loc[(sizes[-1], measure, system)]
+            later = f", {_interval(end, 'mean', 'low', 'high')} among {sizes[-1]:,}" if first < sizes[-1] else ""
+            lines.append(f"{measure}, {system}: {_interval(start, 'mean', 'low', 'high')} among {first:,}{later}.")
+    for name in ("latent terms", "latent terms, tuned"):
+        row = rows.loc[(sizes[-1], "R@100", name)]
+        told = "significantly" if row["p_holm"] < SIGNIFICANT else "not significantly"
+        lines.append(
+            f"Among {sizes[-1]:,} documents R@100 of {name} differs from dense by {row['difference']:+.3f} "
+            f"({row['difference_low']:+.3f} to {row['difference_high']:+.3f}), {told} (p = {row['p_holm']:.2g})."
+        )
+    return "\n".join(lines)
+
+
+FAMILY_COLOURS = {"lexical": "#0072B2", "narrow": "#009E73", "broad": "#D55E00"}
+KINDS = {"only": "only", "without": "without", "without as many": "without as many\nothers, drawn"}
+
+
+def contribution_figure(table: pd.DataFrame) -> Figure:
+    """Draw the change in nDCG@10 with one family of latents only, without it, and without as many others.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `features.family_study`: a mark is a collection, a bar its 95 % interval.
+    """
+    names = list(dict.fromkeys(table["collection"]))
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.2 + 0.12 * len(names)), sharex=True, sharey=True)
+        for axes, (family, colour) in zip(panels, FAMILY_COLOURS.items(), strict=True):
+            for number, kind in enumerate(KINDS):
+                rows = table[(table["family"] == family) & (table["kind"] == kind)].set_index("collection").loc[names]
+                y = number + (np.arange(len(names)) - (len(names) - 1) / 2) * 0.7 / len(names)
+                axes.hlines(y, rows["difference_low"], rows["difference_high"], color=colour, linewidth=1)
+                axes.scatter(rows["difference"], y, s=10, color=colour)
+            axes.axvline(0, color="black", linewidth=0.7)
+            axes.set_title(family, color=colour, fontsize=9)
+            axes.set_yticks(range(len(KINDS)), KINDS.values(), fontsize=8)
+            axes.set_ylim(len(KINDS) - 0.4, -0.6)
+        panels[1].set_xlabel("change in nDCG@10, a mark a collection")
+    return figure
+
+
+def families_in_words(agreement: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Answer what kinds of latents there are and which the ranking needs, out of the tables of `features`."""
+    row = agreement[agreement["half"] == 0.5].iloc[0]
+    shares = ", ".join(
+        f"{family} {row[f'{family}_first']:.0%} ({row[f'{family}_second']:.0%})" for family in FAMILY_COLOURS
+    )
+    lines = [
+        f"Of {row['n_latents']:,.0f} latents with enough evidence, by the first rule (by the second): {shares}; "
+        f"{row['n_rare']:,.0f} are too rare to say. The rules agree on {row['agreement']:.0%}, kappa "
+        f"{_interval(row, 'kappa', 'low', 'high', 2)}; on lexical against the rest kappa is {row['kappa_lexical']:.2f}."
+    ]
+    for name, own in table.groupby("collection", sort=False):
+        rows = own.set_index(["kind", "family"])
+        parts = [
+            f"without {family} {_change(rows.loc[('without', family)])}, without as many others "
+            f"{_change(rows.loc[('without as many', family)])}, {family} alone {rows.loc[('only', family), 'mean']:.3f}"
+            for family in FAMILY_COLOURS
+        ]
+        lines.append(
+            f"{name}, nDCG@10 {_interval(rows.loc[('all', 'all')], 'mean', 'low', 'high')}: {'; '.join(parts)}."
+        )
+    return "\n".join(lines)
+
+
+def _change(row: pd.Series) -> str:
+    star = "*" if row["p_holm"] < SIGNIFICANT else ""
+    return f"{row['difference']:+.3f}{star} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+
+
+MEAN = "mean of the collections"
+
+
+def beyond_figure(table: pd.DataFrame) -> Figure:
+    """Draw each system's difference from the tuned constants: the mean of the collections, and every collection.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `beyond.beyond_study`.
+    """
+    own = table[table["difference"].notna()]
+    systems = list(dict.fromkeys(own["system"]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 0.9 + 0.36 * len(systems)))
+        for y, system in enumerate(systems):
+            rows = own[own["system"] == system].set_index("collection")
+            single, mean = rows.drop(index=MEAN), rows.loc[MEAN]
+            axes.scatter(single["difference"], np.full(len(single), y + 0.18), s=12, color="#999999", zorder=2)
+            axes.hlines(y - 0.1, mean["difference_low"], mean["difference_high"], color=LATENT, linewidth=2)
+            axes.scatter(mean["difference"], y - 0.1, s=30, color=LATENT, zorder=3)
+        axes.axvline(0, color="black", linewidth=0.7)
+        axes.set_yticks(range(len(systems)), systems, fontsize=8)
+        axes.set_ylim(len(systems) - 0.5, -0.5)
+        axes.set_xlabel("change in nDCG@10 from the tuned constants\n(grey: each collection)")
+    return figure
+
+
+def beyond_in_words(table: pd.DataFrame) -> str:
+    """Answer what improves on the tuned constants, in words out of the table of `beyond.beyond_study`."""
+    lines, singles = [], table[table["collection"] != MEAN]
+    for row in table[(table["collection"] == MEAN) & table["difference"].notna()].itertuples():
+        own = singles[singles["system"] == row.system]
+        told = own["p_holm"] < SIGNIFICANT
+        better, worse = (told & (own["difference"] > 0)).sum(), (told & (own["difference"] < 0)).sum()
+        verdict = (
+            "helps" if row.difference_low > 0 else "hurts" if row.difference_high < 0 else "makes no clear difference"
+        )
+        lines.append(
+            f"{row.system} {verdict}: {row.difference:+.3f} ({row.difference_low:+.3f} to {row.difference_high:+.3f}) "
+            f"on average; significantly better on {better} and worse on {worse} of {len(own)} collections."
+        )
+    return "\n".join(lines)

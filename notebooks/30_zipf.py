@@ -1,0 +1,85 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Do latents occur as the words of a language do?
+#
+# Zipf: the r-th most frequent word occurs about 1/r as often as the first. Heaps: the more text, the more words,
+# without end. Both decide what an inverted index costs. Here the latents of each collection stand beside its words.
+#
+# | | |
+# |---|---|
+# | *Reads* | the collections of the profile, the packaged model |
+# | *Writes* | `zipf` (csv, json, png, pdf), `zipf_curves`, `zipf_growth` (csv, json), `zipf_cost` (png, pdf) |
+# | *Paper item* | the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
+# | *Runtime* | `smoke` under a minute, `laptop` about four, on two cores, with the collections encoded |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+collections = profile.collections
+n_resamples = 50 if profile.name == "smoke" else 250
+
+# %%
+import pandas as pd
+
+from lib import LatentTerms
+from lib.experiments import figures_folder, provenance
+from lib.report import save_figure, save_results
+from lib.report_studies import cost_figure, zipf_figure, zipf_in_words
+from lib.studies import zipf_study
+
+pd.set_option("display.width", 200)
+model = LatentTerms.from_pretrained()
+tables, origin = zipf_study(model, collections, n_resamples)
+fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growth"]
+
+# %% [markdown]
+# ## Rank and frequency
+# An occurrence of a latent is a token of a document in which it is active; words are those of lexical BM25's analyzer
+# (stemmed, without 33 stop words). The exponent is fitted by maximum likelihood to the frequent terms, from the
+# frequency `xmin` on that fits best (Clauset, Shalizi and Newman 2009): a line through points on logarithmic axes would
+# weigh the rare terms most and could not say that it does not fit. Interval and p are from resampled vocabularies, each
+# fitted anew; p below 0.1 rejects the power law.
+
+# %%
+fits[["collection", "vocabulary", "n_terms", "exponent", "low", "high", "xmin", "n_tail", "tail_share", "p"]].round(3)
+
+# %%
+figure = zipf_figure(fits, curves, fits["collection"].iloc[0])
+
+# %% [markdown]
+# ## Growth, head and tail, and what a query costs
+# `heaps` is the exponent of vocabulary growth at the collection's size: the share of terms that one document alone has.
+# A vocabulary without such a tail is used up, and every further document lengthens its posting lists instead.
+
+# %%
+cost = ["collection", "vocabulary", "heaps", "n_once", "n_frequent", "postings", "query_terms", "query_postings"]
+fits[[*cost, "query_share"]].round(3)
+
+# %%
+cost_drawn = cost_figure(fits, curves, growth, fits["collection"].iloc[0])
+
+# %%
+folder = figures_folder(profile)
+for name, table in tables.items():
+    save_results(table, folder, name, provenance(profile, **origin))
+save_figure(figure, folder, "zipf")
+save_figure(cost_drawn, folder, "zipf_cost")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(zipf_in_words(fits))

@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What kinds of latents are there, and which of them does the ranking need?
+#
+# Some latents stand for one word, some for a few, some for a topic that many words touch. The rule below sorts them; a
+# second, independent one says how far to trust it; then the ranking is done with and without each family.
+#
+# | | |
+# |---|---|
+# | *Reads* | the collections of the profile, the packaged model |
+# | *Writes* | `features`, `families`, `family_contributions` (csv, json), `family_contributions` (png, pdf) |
+# | *Paper item* | the analysis of latents in Latent Terms (arXiv 2605.29384) |
+# | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+smoke = profile.name == "smoke"
+collections = profile.collections[:1] if smoke else profile.collections
+n_texts = 1500  # documents of the first collection whose activations the first rule counts
+n_contexts = 300 if smoke else 1500  # other documents, in which the second rule looks
+query_number = 3
+
+# %%
+import numpy as np
+import pandas as pd
+
+from lib import LatentTerms, load_collection
+from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
+from lib.families import by_word, group_words
+from lib.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
+from lib.report import save_figure, save_results
+from lib.report_studies import contribution_figure, families_in_words
+from lib.vocabulary import top_tokens
+
+pd.set_option("display.max_colwidth", 90)
+model = LatentTerms.from_pretrained()
+collection = load_collection(collections[0])
+tokens = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
+word_of, words = group_words(tokens)
+
+# %% [markdown]
+# ## The rule, and a second one
+# *First rule*: sum a latent's activation over the tokens of some documents, word by word (the forms of a word count as
+# one). If one word makes up half of it, the latent is *lexical*; if five words do, it is *narrow*; else *broad*.
+#
+# *Second rule*: in other documents, look only at the place of each document where the latent is strongest, at most 20
+# documents. The same limits, on the number of places instead of the activation. A latent with fewer than 10 places is
+# *rare* and in no family. The two rules share neither documents nor evidence: one weighs the mass, the other the peaks.
+
+# %%
+mass = by_word(latent_tokens(model, collection.doc_texts[:n_texts]), word_of, len(words))
+contexts = strongest_contexts(model, collection.doc_texts[n_texts : n_texts + n_contexts])
+places = by_word(place_counts(contexts, model.sae.width, len(tokens)), word_of, len(words))
+agreement, first, second = family_agreement(mass, places)
+agreement.round(3)
+
+# %%
+pd.crosstab(pd.Series(first, name="first rule"), pd.Series(second, name="second rule"))
+
+# %% [markdown]
+# ## Some of each: top words, and where they are strongest
+
+
+# %%
+def meaning(latent: int) -> str:
+    return ", ".join(f"{word} {share:.0%}" for word, share in top_tokens(mass, latent, words, 5))
+
+
+rows = []
+for family in ("lexical", "narrow", "broad"):
+    own = np.flatnonzero((first == family) & (second == family))
+    for latent in np.random.default_rng(0).choice(own, min(3, len(own)), replace=False):
+        rows += [(family, latent, meaning(latent), text) for text in contexts_of(contexts, latent, tokens, 2)]
+pd.DataFrame(rows, columns=["family", "latent", "top words", "strongest contexts"])
+
+# %% [markdown]
+# ## What fires for a query
+
+# %%
+encoded = encode_collection(model, collection)
+index = model.index(encoded.doc_terms, collection.doc_ids)
+query = encoded.query_terms[[query_number]]
+weights = query.data * index.idf[query.indices]
+order = np.argsort(-weights)[:12]
+print(collection.query_texts[query_number])
+found = [
+    (j, first[j], round(float(w), 2), meaning(j)) for j, w in zip(query.indices[order], weights[order], strict=True)
+]
+pd.DataFrame(found, columns=["latent", "family", "weight x idf", "top words"])
+
+# %% [markdown]
+# ## What each family contributes
+# The ranking with one family only, without it, and as a control without as many latents drawn at random. Intervals are
+# over queries; p is against all latents, corrected for the number of systems (Holm).
+
+# %%
+table, origin = family_study(model, collections, first)
+shown = ["collection", "family", "kind", "n_latents", "postings_share", "mean", "low", "high", "difference", "p_holm"]
+table[shown].round(3)
+
+# %%
+figure = contribution_figure(table)
+
+# %%
+folder = figures_folder(profile)
+origin |= {"n_texts": n_texts, "n_contexts": n_contexts, "rules_on": collection.full_name}
+features = pd.DataFrame({"latent": np.arange(len(first)), "first_rule": first, "second_rule": second})
+features["top_words"] = [" ".join(word for word, _ in top_tokens(mass, j, words, 5)) for j in features["latent"]]
+save_results(features, folder, "features", provenance(profile, **origin))
+save_results(agreement, folder, "families", provenance(profile, **origin))
+save_results(table, folder, "family_contributions", provenance(profile, **origin))
+save_figure(figure, folder, "family_contributions")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(families_in_words(agreement, table))

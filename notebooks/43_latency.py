@@ -1,0 +1,64 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How much quality does a millisecond buy?
+#
+# Exact search over latent terms reads every posting of a query's hundreds of latents. Pruned documents or queries have
+# fewer. Each way of searching is a point: how long a query takes on a large corpus, and how well it ranks real
+# collections.
+#
+# | | |
+# |---|---|
+# | *Reads* | the collections of the profile, the packaged model |
+# | *Writes* | `latency` (csv, json, png, pdf) |
+# | *Paper item* | Figure 5 of SPLARE (arXiv 2603.13277) |
+# | *Runtime* | `smoke` about a minute, `laptop` about ten, on two cores, with the collections encoded |
+#
+# The corpus that is timed is grown: each document takes its sentences from two real ones (`lib/benchmarks/grown.py`),
+# so that latents keep their frequencies. Nobody judged it, so the quality is that of the real collections. With
+# `pip install -e .[bench,engines]` Seismic and HNSW take part.
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+collections = profile.collections[:1] if profile.name == "smoke" else profile.collections
+
+# %%
+from lib import LatentTerms
+from lib.experiments import figures_folder, provenance
+from lib.latency import latency_study
+from lib.report import save_figure, save_results
+from lib.report_latency import latency_figure, latency_in_words
+
+model = LatentTerms.from_pretrained()
+table, facts = latency_study(model, collections, profile.name)
+table.round(3)
+
+# %% [markdown]
+# Up is better, left is faster. The grey band is the interval of exact search over queries.
+
+# %%
+figure = latency_figure(table, facts["n_docs"])
+
+# %%
+folder = figures_folder(profile)
+save_results(table, folder, "latency", provenance(profile, **facts))
+save_figure(figure, folder, "latency")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(latency_in_words(table))
