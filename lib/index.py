@@ -355,3 +355,20 @@ class BM25Index:
             b=manifest["b"],
             idf=manifest["idf"],
         )
+
+    def save_to_hub(
+        self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None
+    ) -> str:
+        """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
+        from lib.hub import upload  # here, since it is slow to import
+
+        return upload(self.save, repo_id, revision=revision, token=token, private=private, message="Save the index")
+
+    @classmethod
+    def load_from_hub(
+        cls, repo_id: str, *, revision: str | None = None, token: str | None = None, verify: bool = True
+    ) -> "BM25Index":
+        """Download what `save_to_hub` uploaded and `load` it; for the errors of the hub see `hub.find_folder`."""
+        from lib.hub import find_folder
+
+        return cls.load(find_folder(repo_id, "index.json", revision=revision, token=token), verify=verify)

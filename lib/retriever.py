@@ -12,6 +12,7 @@ from scipy.sparse import csr_array, vstack
 from lib.builtin.minilm import MODEL_FOLDER, RETRIEVER_NAME
 from lib.checks import check_choice
 from lib.encoder import TokenEncoder
+from lib.hub import find_folder, upload
 from lib.index import BM25Index
 from lib.sae import FORMAT_VERSION, SparseAutoencoder
 from lib.storage import digest_arrays, load_folder, save_folder
@@ -163,6 +164,19 @@ class LatentTerms:
         writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
         save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: str = "float32",
+        revision: str | None = None,
+        token: str | None = None,
+        private: bool | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository on the Hugging Face hub; see `hub.upload`."""
+        settings = {"revision": revision, "token": token, "private": private}
+        return upload(lambda folder: self.save_pretrained(folder, dtype), repo_id, **settings, message="Save the model")
+
     @classmethod
     def from_pretrained(
         cls,
@@ -171,18 +185,23 @@ class LatentTerms:
         encoder: TokenEncoder | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> "LatentTerms":
-        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 8,192 latents).
+        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 16,384 latents).
 
         A folder of a time before `bm25` was saved has the paper's constants.
 
         Parameters
         ----------
         folder : str or Path, optional
+            Or the id of a repository on the hub, of which nothing is executed.
         encoder : TokenEncoder, optional
             Used instead of the one that the folder names; that one is found in its folder or on the hub.
         dtype, device : str, optional
             What the encoder computes in and where, as in `TokenEncoder`.
+        revision, token : str, optional
+            Of a repository on the hub.
 
         Raises
         ------
@@ -194,7 +213,10 @@ class LatentTerms:
         """
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
-        manifest, files = load_folder(MODEL_FOLDER if folder is None else folder, "latent_terms.json", FORMAT_VERSION)
+        found = find_folder(
+            MODEL_FOLDER if folder is None else folder, "latent_terms.json", revision=revision, token=token
+        )
+        manifest, files = load_folder(found, "latent_terms.json", FORMAT_VERSION)
         sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
         if encoder is None:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}

@@ -14,6 +14,7 @@ LIB = Path(__file__).parent.parent / "lib"
 ROAD = [
     "checks",
     "storage",
+    "hub",
     "builtin",
     "builtin.limit_words",
     "builtin.limit",
@@ -24,6 +25,7 @@ ROAD = [
     "corpus",
     "encoder",
     "sae",
+    "sae_formats",
     "selection",
     "kernels",
     "activations",
@@ -50,6 +52,7 @@ ROAD = [
     "modules",
     "losses",
     "conversion",
+    "evaluators",
     "baselines",
     "measures",
     "agreement",
@@ -81,7 +84,8 @@ ROAD = [
 NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
-    *("benchmarks.search", "experiments", "__main__", "losses", "conversion"),
+    *("benchmarks.search", "experiments", "__main__", "losses", "conversion", "evaluators"),
+    "sae_formats",
     *("readings", "sweeps", "sweep_inputs", "sweep_studies", "studies", "features", "beyond", "latency"),
     *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }

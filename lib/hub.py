@@ -1,0 +1,167 @@
+"""Folders from and to the Hugging Face hub: what `LatentTerms` and `BM25Index` save, by repository id.
+
+A repository is downloaded as files and read as any other folder: JSON, safetensors and npy, with checksums. Nothing of
+it is executed, and only files of these kinds are fetched.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+PATTERNS = ["*.json", "*.safetensors", "*.npy"]  # what our folders are made of
+
+
+def find_folder(
+    place: str | Path, manifest_name: str, *, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """Return `place` if it is a folder, else the folder with the files of the hub repository of that id.
+
+    Parameters
+    ----------
+    place : str or Path
+        A folder, or an id such as "organisation/name". A folder of that name counts first; a `Path` is never looked
+        for on the hub.
+    manifest_name : str
+        The file that every such repository has, for example "index.json".
+    revision : str, optional
+        Branch, tag or commit; None is the main branch.
+    token : str or bool, optional
+        None is the one saved on this machine, False none at all.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither such a folder nor such a repository or revision, and for a repository without the manifest.
+    PermissionError
+        If the repository is gated and the token does not open it.
+    ValueError
+        If a revision is given for a folder.
+    ConnectionError
+        If the hub cannot be reached, or is not to be (HF_HUB_OFFLINE), and the files are not on this machine.
+    """
+    if Path(place).is_dir():
+        if revision is not None:
+            raise ValueError(f"revision is {revision!r}, but {place} is a folder and has none; leave it out.")
+        return Path(place)
+    if not _may_be_id(place):
+        raise FileNotFoundError(f"There is no folder {place}; give one that was saved by this package, or a hub id.")
+    at = place if revision is None else f"{place} at revision {revision!r}"
+    try:
+        folder = Path(huggingface_hub.snapshot_download(place, revision=revision, token=token, allow_patterns=PATTERNS))
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"{at} is gated on the hub; ask for access there and pass a token that has it."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"The hub has {place}, but no revision {revision!r}; look it up there.") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is neither a folder nor a hub repository {place} that this token may read; look the id up, or pass "
+            "the token of a private repository."
+        ) from error
+    except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
+        raise ConnectionError(
+            f"{at} is no folder, not on this machine, and the hub cannot be reached ({error}). Connect, unset "
+            "HF_HUB_OFFLINE, or copy the folder here and give its path."
+        ) from error
+    if not (folder / manifest_name).is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
+        raise FileNotFoundError(f"{at} has no {manifest_name} (it has {found}); give what push_to_hub made.")
+    return folder
+
+
+def upload(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    message: str,
+) -> str:
+    """Save into a new folder and upload it, in one commit; return the address of the commit.
+
+    The repository is made if it is not there. The files of an earlier upload, which are named after their digests, are
+    removed in the same commit; all others stay, so a model, its index and a README.md can share a repository.
+
+    Parameters
+    ----------
+    save : callable
+        Writes the folder it is given.
+    repo_id : str
+        Such as "organisation/name".
+    revision : str, optional
+        A branch, made if it is not there; None is the main branch.
+    token : str or bool, optional
+        One that may write; None is the one saved on this machine.
+    private : bool, optional
+        For a repository that is made; None is what the account or organisation has set.
+    message : str
+        Of the commit.
+
+    Raises
+    ------
+    ValueError
+        For an id that is none.
+    PermissionError
+        If the token is missing or may not write there.
+    ConnectionError
+        If the hub cannot be reached, or is not to be (HF_HUB_OFFLINE).
+    """
+    if not _may_be_id(repo_id):
+        raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")
+    with TemporaryDirectory() as folder:
+        save(Path(folder))
+        try:
+            huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True)
+            if revision is not None:
+                huggingface_hub.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+            commit = huggingface_hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                token=token,
+                revision=revision,
+                commit_message=message,
+                delete_patterns=_earlier(Path(folder)),
+            )
+        except (LocalTokenNotFoundError, RepositoryNotFoundError) as error:
+            raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
+        except HfHubHTTPError as error:
+            if error.response.status_code in (401, 403):
+                raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
+            raise ConnectionError(f"The hub did not take {repo_id} ({error}); mend what it says, or retry.") from error
+        except (HTTPError, ConnectionError) as error:
+            raise ConnectionError(
+                f"The hub cannot be reached ({error}). Connect, or unset HF_HUB_OFFLINE, and push again."
+            ) from error
+    return str(commit.commit_url)
+
+
+def _earlier(folder: Path) -> list[str]:
+    """Return patterns of the names that the files of `folder` had in earlier saves."""
+    split = (re.fullmatch(r"(.+-)[0-9a-f]{12}(\.\w+)", path.name) for path in sorted(folder.iterdir()))
+    return [match[1] + "[0-9a-f]" * 12 + match[2] for match in split if match]
+
+
+def _may_be_id(place: str | Path) -> bool:
+    """Whether it has the form of an id on the hub, "organisation/name"."""
+    if not isinstance(place, str) or place.count("/") != 1:
+        return False
+    try:
+        huggingface_hub.utils.validate_repo_id(place)
+    except HFValidationError:
+        return False
+    return True

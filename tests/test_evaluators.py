@@ -1,0 +1,226 @@
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sparse_encoder.evaluation import (
+    SparseInformationRetrievalEvaluator,
+    SparseNanoBEIREvaluator,
+)
+
+from lib.conversion import term_matrix, to_sparse_encoder
+from lib.evaluators import LatentTermsSearch, MTEBSearch
+from lib.measures import evaluate
+from lib.retriever import LatentTerms
+from lib.weighting import BM25Constants
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CORPUS = {
+    "d0": "the old cat sat on a red mat .",
+    "d1": "a bird sang in the tree and the river ran , the fish swam",
+    "d2": "two cows : zebra",
+    "d3": "the big dog ran and ran . " * 5,
+    "d4": "is the stone old ?",
+    "d5": "a small house",
+    "d6": "",
+}
+QUERIES = {"q0": "a cat on a mat", "q1": "small house ?", "q2": "the fish swam in the river", "q3": "old stone"}
+RELEVANT = {"q0": {"d0"}, "q1": {"d5", "d4"}, "q2": {"d1"}, "q3": {"d4"}}
+TEXTS, ASKED = list(CORPUS.values()), list(QUERIES.values())
+QRELS = {query: dict.fromkeys(docs, 1) for query, docs in RELEVANT.items()}
+BM25 = BM25Constants(k1=1.5, b=0.4)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder, tiny_sae):
+    return LatentTerms(tiny_encoder, tiny_sae, bm25=BM25)
+
+
+@pytest.fixture(scope="module")
+def ranking(model):
+    """What this package itself ranks, all documents of each query."""
+    index = model.index(model.encode_documents(TEXTS), list(CORPUS))
+    return index.search(model.encode_queries(ASKED), list(QUERIES), len(CORPUS))
+
+
+def scores_of(ranking) -> np.ndarray:
+    return np.array([[dict(ranking[query])[doc] for doc in CORPUS] for query in QUERIES])
+
+
+def evaluator(**settings):
+    return SparseInformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT, write_csv=False, **settings)
+
+
+def test_rows_and_scores_are_those_of_this_package(model, ranking):
+    search = LatentTermsSearch(model)
+    queries, documents = search.encode_query(ASKED), search.encode_document(TEXTS)
+    assert queries.is_sparse
+    assert queries.dtype == torch.float32
+    assert (term_matrix(queries) != model.encode_queries(ASKED)).nnz == 0
+    assert (term_matrix(documents) != model.encode_documents(TEXTS)).nnz == 0
+    scores = search.similarity(queries, documents)
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores, scores_of(ranking), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(search.similarity(queries.to_dense(), documents.to_dense()), scores, rtol=0, atol=0)
+    assert (queries.to_dense() @ documents.to_dense().T - scores).abs().max() > 0.1  # BM25 is no dot product
+
+
+def test_their_evaluator_measures_what_ours_does(model, ranking):
+    scorer = evaluator(name="tiny")
+    found = scorer(LatentTermsSearch(model))
+    expected = evaluate(ranking, QRELS, ["nDCG@10", "R@1", "R@3", "P@1"])
+    assert scorer.primary_metric == "tiny_bm25_ndcg@10"
+    assert found["tiny_bm25_ndcg@10"] == pytest.approx(expected["nDCG@10"], abs=1e-6)
+    assert found["tiny_bm25_recall@3"] == pytest.approx(expected["R@3"], abs=1e-6)
+    assert found["tiny_bm25_precision@1"] == pytest.approx(expected["P@1"], abs=1e-6)
+    rows = model.encode_documents(TEXTS)
+    assert found["tiny_corpus_active_dims"] == pytest.approx(np.diff(rows.indptr).mean())
+
+
+def test_other_constants_give_other_scores(model):
+    search = LatentTermsSearch(model, BM25Constants(k1=0.5, b=1.0))
+    queries, documents = search.encode_query(ASKED), search.encode_document(TEXTS)
+    theirs = LatentTermsSearch(model).similarity(queries, documents)
+    assert (search.similarity(queries, documents) - theirs).abs().max() > 0.01
+    assert "k1=0.5" in repr(search)
+
+
+def test_a_corpus_in_parts_is_refused_and_whole_again_is_not(model):
+    search = LatentTermsSearch(model)
+    with pytest.raises(ValueError, match=r"the corpus comes in parts, .* Set corpus_chunk_size to at least the number"):
+        evaluator(corpus_chunk_size=4)(search)
+    whole = evaluator(corpus_chunk_size=len(CORPUS))
+    assert whole(search) == whole(search)
+
+
+def test_nano_beir_scores_each_corpus_with_its_own_statistics(model):
+    names = {"msmarco": list(CORPUS), "nq": ["d0", "d1", "d4", "d5"]}
+
+    class Local(SparseNanoBEIREvaluator):
+        def _load_dataset(self, name, **settings):
+            settings = {key: value for key, value in settings.items() if key != "truncate_dim"}
+            corpus = {doc: CORPUS[doc] for doc in names[name]}
+            human = self._get_human_readable_name(name)
+            return SparseInformationRetrievalEvaluator(QUERIES, corpus, RELEVANT, name=human, **settings)
+
+    found = Local(list(names), write_csv=False)(LatentTermsSearch(model))
+    for name, docs in names.items():
+        index = model.index(model.encode_documents([CORPUS[doc] for doc in docs]), docs)
+        own = index.search(model.encode_queries(ASKED), list(QUERIES), 10)
+        key = next(key for key in found if name.upper() in key.upper() and key.endswith("_bm25_ndcg@10"))
+        assert found[key] == pytest.approx(evaluate(own, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-6)
+    assert "NanoBEIR_mean_bm25_ndcg@10" in found
+
+
+def test_a_sparse_encoder_is_scored_the_same(model):
+    encoder = to_sparse_encoder(model)
+    search = LatentTermsSearch(encoder, BM25)
+    ours = evaluator()(LatentTermsSearch(model))
+    theirs = evaluator()(search)
+    assert theirs["bm25_ndcg@10"] == pytest.approx(ours["bm25_ndcg@10"], abs=1e-6)
+    assert search.model_card_data is encoder.model_card_data
+    assert evaluator()(encoder)["dot_ndcg@10"] > 0  # as it is scored without
+    few = search.encode_document(TEXTS, max_active_dims=2)
+    assert np.diff(term_matrix(few).indptr).max() == 2
+
+
+def test_max_active_dims_keeps_the_largest_weights(model):
+    few = LatentTermsSearch(model).encode_document(TEXTS, max_active_dims=3)
+    rows = model.encode_documents(TEXTS).toarray()
+    assert np.diff(term_matrix(few).indptr).max() == 3
+    np.testing.assert_allclose(few.to_dense().max(dim=1).values, rows.max(axis=1))
+
+
+def test_what_would_be_ignored_is_refused(model):
+    search = LatentTermsSearch(model)
+    with pytest.raises(ValueError, match=r"a LatentTerms has the prompts of its encoder. Set query_prompt of its"):
+        evaluator(query_prompt="query: ")(search)
+    with pytest.raises(ValueError, match="Rows are sparse tensors on the CPU"):
+        search.encode_query(["a cat"], convert_to_sparse_tensor=False)
+    with pytest.raises(TypeError, match=r"texts is a single str; pass a list of str"):
+        search.encode_query("a cat")
+    with pytest.raises(TypeError, match="model is a dict; pass a LatentTerms or a SparseEncoder"):
+        LatentTermsSearch({})
+    with pytest.raises(TypeError, match=r"bm25 is \(8, 0.7\) \(tuple\)"):
+        LatentTermsSearch(model, (8, 0.7))
+
+
+def corpus_rows() -> list[dict]:
+    return [{"id": doc, "title": "", "text": text} for doc, text in CORPUS.items()]
+
+
+def query_rows() -> list[dict]:
+    return [{"id": query, "text": text} for query, text in QUERIES.items()]
+
+
+class TestMTEBSearch:
+    def test_ranks_as_this_package_does(self, model, ranking):
+        search = MTEBSearch(model, "me/tiny")
+        search.index(corpus_rows(), encode_kwargs={"batch_size": 4}, num_proc=None)
+        found = search.search(query_rows(), top_k=3, encode_kwargs={}, num_proc=None)
+        assert found == {query: dict(ranking.top(3)[query]) for query in QUERIES}
+        assert {type(score) for scores in found.values() for score in scores.values()} == {float}
+
+    def test_joins_titles_and_instructions(self, model):
+        search = MTEBSearch(model, "me/tiny")
+        search.index([{"id": "a", "title": "the old cat", "text": "sat"}, {"id": "b", "text": "two cows"}])
+        found = search.search([{"id": "q", "text": "cat", "instruction": "old or new"}], top_k=2)
+        index = model.index(model.encode_documents(["the old cat\nsat", "two cows"]), ["a", "b"])
+        assert found["q"] == dict(index.search_one(model.encode_queries(["cat old or new"])))
+
+    def test_ranks_only_given_candidates_with_the_statistics_of_all(self, model, ranking):
+        search = MTEBSearch(model, "me/tiny")
+        search.index(corpus_rows())
+        candidates = {query: ["d4", "d0", "d2"] for query in QUERIES}
+        found = search.search(query_rows(), top_k=2, top_ranked=candidates)
+        for query in QUERIES:
+            expected = [(doc, score) for doc, score in ranking[query] if doc in candidates[query]]
+            assert found[query] == dict(expected[:2])
+
+    def test_refuses(self, model):
+        with pytest.raises(ValueError, match="There is no index yet; call index"):
+            MTEBSearch(model, "me/tiny").search(query_rows(), top_k=3)
+        with pytest.raises(ValueError, match="name is 'tiny'; mteb wants an organisation and a model"):
+            MTEBSearch(model, "tiny")
+
+
+def test_a_local_task_of_mteb_is_measured_as_here(model, ranking):
+    import mteb
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models.models_protocols import SearchProtocol
+
+    class LocalTask(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="LocalTask",
+            description="A few sentences.",
+            reference=None,
+            dataset={"path": "none", "revision": "none"},
+            type="Retrieval",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+            date=("2024-01-01", "2024-01-01"),
+            domains=["Written"],
+            task_subtypes=[],
+            license="cc-by-4.0",
+            annotations_creators="derived",
+            dialect=[],
+            sample_creation="created",
+            bibtex_citation="",
+        )
+
+        def load_data(self, **settings):
+            corpus, queries = Dataset.from_list(corpus_rows()), Dataset.from_list(query_rows())
+            split = {"corpus": corpus, "queries": queries, "relevant_docs": QRELS, "top_ranked": None}
+            self.dataset = {"default": {"test": split}}
+            self.data_loaded = True
+
+    search = MTEBSearch(model, "me/tiny")
+    assert isinstance(search, SearchProtocol)
+    assert search.mteb_model_meta.name == "me/tiny"
+    result = mteb.evaluate(search, LocalTask(), cache=None, show_progress_bar=False, co2_tracker=False)
+    (scores,) = result.task_results[0].scores["test"]
+    assert scores["ndcg_at_10"] == pytest.approx(evaluate(ranking, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-5)
+    assert result.model_name == "me/tiny"

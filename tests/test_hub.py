@@ -1,0 +1,223 @@
+"""The hub is a folder here: `huggingface_hub`'s own calls are replaced, so nothing is sent anywhere."""
+
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from scipy.sparse import csr_array
+
+from lib.hub import find_folder, upload
+from lib.index import BM25Index
+from lib.retriever import LatentTerms
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def response(status: int = 404):
+    """What an error of the hub is made of, without the hub's http client."""
+    return SimpleNamespace(status_code=status, headers={}, request=SimpleNamespace(url="", method="GET"), text="")
+
+
+class FakeHub:
+    """Repositories as folders `<root>/<id>/<revision>`, and a record of the calls."""
+
+    def __init__(self, root: Path):
+        self.root, self.calls = root, []
+
+    def snapshot_download(self, repo_id, *, revision=None, token=None, allow_patterns):
+        self.calls.append(("download", repo_id, revision, token))
+        if not (self.root / repo_id).is_dir():
+            raise RepositoryNotFoundError("404", response=response())
+        there = self.root / repo_id / (revision or "main")
+        if not there.is_dir():
+            raise RevisionNotFoundError("404", response=response())
+        cache = self.root / "cache" / repo_id / (revision or "main")
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        for path in there.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                (cache / path.name).symlink_to(path)  # as the real cache has it
+        return str(cache)
+
+    def create_repo(self, repo_id, *, token=None, private=None, exist_ok=False):
+        assert exist_ok
+        self.calls.append(("create", repo_id, private, token))
+        (self.root / repo_id / "main").mkdir(parents=True, exist_ok=True)
+
+    def create_branch(self, repo_id, *, branch, token=None, exist_ok=False):
+        assert exist_ok
+        (self.root / repo_id / branch).mkdir(exist_ok=True)
+
+    def upload_folder(self, *, repo_id, folder_path, token, revision, commit_message, delete_patterns):
+        self.calls.append(("upload", repo_id, revision, token))
+        there = self.root / repo_id / (revision or "main")
+        new = {path.name for path in Path(folder_path).iterdir()}
+        for path in there.iterdir():
+            if path.name not in new and any(fnmatch(path.name, pattern) for pattern in delete_patterns):
+                path.unlink()
+        shutil.copytree(folder_path, there, dirs_exist_ok=True)
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{commit_message}")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> FakeHub:
+    fake = FakeHub(tmp_path / "hub")
+    fake.root.mkdir()
+    for name in ("snapshot_download", "create_repo", "create_branch", "upload_folder"):
+        monkeypatch.setattr(huggingface_hub, name, getattr(fake, name))
+    return fake
+
+
+def index_of(*weights: float) -> BM25Index:
+    return BM25Index.build(csr_array(np.array([[*weights], [0.5] * len(weights)], np.float32)), ["a", "b"])
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(hub, tiny_encoder, tiny_sae):
+    model = LatentTerms(tiny_encoder, tiny_sae, "max", "log1p")
+    address = model.push_to_hub("me/model", token="secret", private=True)
+    assert address == "https://hub/me/model/commit/Save the model"
+    assert hub.calls == [("create", "me/model", True, "secret"), ("upload", "me/model", None, "secret")]
+    again = LatentTerms.from_pretrained("me/model", encoder=tiny_encoder, token="secret")
+    assert hub.calls[-1] == ("download", "me/model", None, "secret")
+    assert again.config == model.config
+    assert (again.encode_queries(["the old cat"]) != model.encode_queries(["the old cat"])).nnz == 0
+
+
+def test_an_index_of_a_branch_is_read_by_revision(hub):
+    index_of(1, 2).save_to_hub("me/index")
+    index_of(1, 2, 3).save_to_hub("me/index", revision="wide")
+    assert BM25Index.load_from_hub("me/index").width == 2
+    assert BM25Index.load_from_hub("me/index", revision="wide", verify=False).width == 3
+
+
+def test_an_upload_replaces_its_own_files_only(hub, tiny_encoder, tiny_sae):
+    model, there = LatentTerms(tiny_encoder, tiny_sae), hub.root / "me/both" / "main"
+    upload(model.save_pretrained, "me/both", message="Model")
+    (there / "README.md").write_text("mine")
+    (there / "other-0123456789ab.json").write_text("{}")
+    beside = names(there)
+    upload(index_of(1, 2).save, "me/both", message="Index")
+    first = names(there)
+    upload(index_of(1, 7).save, "me/both", message="Another index")
+    second = names(there)
+    assert beside < first
+    assert beside < second
+    assert len(first) == len(second)
+    assert first != second
+    folder = find_folder("me/both", "index.json")
+    assert BM25Index.load(folder).explain(csr_array(np.array([[0, 1]], np.float32)), "a")[0].impact > 0
+    assert LatentTerms.from_pretrained(folder, encoder=tiny_encoder).config == model.config
+    assert "README.md" not in names(folder)  # only what is read is fetched
+
+
+def test_code_in_a_repository_is_neither_fetched_nor_run(hub):
+    upload(index_of(1, 2).save, "me/index", message="First")
+    for name in ("modeling.py", "weights.pkl", "pytorch_model.bin"):
+        (hub.root / "me/index/main" / name).write_text("raise SystemExit('run')")
+    folder = find_folder("me/index", "index.json")
+    assert not {"modeling.py", "weights.pkl", "pytorch_model.bin"} & names(folder)
+    assert len(BM25Index.load(folder)) == 2
+
+
+def test_a_file_altered_on_the_hub_is_noticed(hub):
+    upload(index_of(1, 2).save, "me/index", message="First")
+    impacts = next((hub.root / "me/index/main").glob("impacts-*.npy"))
+    impacts.write_bytes(impacts.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ValueError, match="truncated or altered"):
+        BM25Index.load(find_folder("me/index", "index.json"))
+
+
+def test_a_folder_counts_before_the_hub(hub, tmp_path, monkeypatch):
+    index_of(1, 2).save(tmp_path / "me" / "index")
+    monkeypatch.chdir(tmp_path)
+    assert find_folder("me/index", "index.json") == Path("me/index")
+    assert find_folder(tmp_path / "me" / "index", "index.json") == tmp_path / "me" / "index"
+    assert hub.calls == []
+    with pytest.raises(ValueError, match="revision is 'v1', but me/index is a folder and has none"):
+        find_folder("me/index", "index.json", revision="v1")
+
+
+@pytest.mark.parametrize("place", ["missing", "./me/index", "/no/such/folder", "a/b/c", "me/in dex", Path("me/index")])
+def test_what_cannot_be_an_id_is_never_asked_for(hub, place):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*; give one that was saved .* or a hub id"):
+        find_folder(place, "index.json")
+    with pytest.raises(ValueError, match="it must be an organisation and a name, such as 'me/my-terms'"):
+        upload(index_of(1).save, place, message="New")
+    assert hub.calls == []
+
+
+def test_what_the_hub_does_not_have(hub):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub repository me/index that this token may"):
+        find_folder("me/index", "index.json")
+    upload(index_of(1, 2).save, "me/index", message="First")
+    with pytest.raises(FileNotFoundError, match="The hub has me/index, but no revision 'v9'"):
+        find_folder("me/index", "index.json", revision="v9")
+    with pytest.raises(FileNotFoundError, match=r"me/index has no latent_terms.json \(it has .*index.json"):
+        find_folder("me/index", "latent_terms.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (
+            GatedRepoError("gated", response=response(403)),
+            PermissionError,
+            "me/index is gated on the hub; ask for access there",
+        ),
+        (LocalEntryNotFoundError("offline"), ConnectionError, "the hub cannot be reached .*unset HF_HUB_OFFLINE"),
+        (OfflineModeIsEnabled("offline"), ConnectionError, "the hub cannot be reached"),
+        (HfHubHTTPError("500", response=response(500)), ConnectionError, "the hub cannot be reached"),
+        (ConnectionResetError("reset"), ConnectionError, "the hub cannot be reached"),
+    ],
+)
+def test_a_download_that_fails_says_why(hub, monkeypatch, error, expected, message):
+    def fail(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(expected, match=message):
+        find_folder("me/index", "index.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (LocalTokenNotFoundError("no token"), PermissionError, "cannot be written .*; pass a token that may"),
+        (RepositoryNotFoundError("404", response=response()), PermissionError, "cannot be written"),
+        (HfHubHTTPError("403", response=response(403)), PermissionError, "cannot be written"),
+        (HfHubHTTPError("500", response=response(500)), ConnectionError, "The hub did not take me/index"),
+        (OfflineModeIsEnabled("offline"), ConnectionError, "The hub cannot be reached .*unset HF_HUB_OFFLINE"),
+    ],
+)
+def test_an_upload_that_fails_says_why(hub, monkeypatch, error, expected, message):
+    def fail(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", fail)
+    with pytest.raises(expected, match=message):
+        upload(index_of(1, 2).save, "me/index", message="First")
+
+
+def test_without_a_network_the_real_calls_end_in_our_errors(tmp_path):
+    # HF_HUB_OFFLINE is set for all tests, so the library itself refuses before it connects
+    with pytest.raises(ConnectionError, match=r"the hub cannot be reached .*unset HF_HUB_OFFLINE"):
+        find_folder("nobody-at-all/nothing-at-all", "index.json")
+    with pytest.raises(ConnectionError, match=r"The hub cannot be reached .*unset HF_HUB_OFFLINE"):
+        upload(index_of(1, 2).save, "nobody-at-all/nothing-at-all", token="none", message="First")

@@ -1,0 +1,281 @@
+"""Folders in the layouts of SAELens and sparsify, written by hand; `parity_sae_formats.py` has the libraries' own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib.sae import SparseAutoencoder
+from lib.sae_formats import read_saelens, read_sparsify, write_saelens
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+D, WIDTH, K = 5, 20, 3
+PLAIN = {
+    "d_in": D,
+    "d_sae": WIDTH,
+    "dtype": "float32",
+    "device": "cpu",
+    "apply_b_dec_to_input": True,
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+}
+SPARSIFY = {
+    "activation": "topk",
+    "expansion_factor": 32,
+    "normalize_decoder": True,
+    "num_latents": WIDTH,
+    "k": K,
+    "multi_topk": False,
+    "skip_connection": False,
+    "transcode": False,
+    "d_in": D,
+}
+SAELENS = {  # name to what makes it differ from PLAIN
+    "topk": {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": False},
+    "topk that rescales": {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True},
+    "topk of raw input": {
+        "architecture": "topk",
+        "k": K,
+        "rescale_acts_by_decoder_norm": True,
+        "apply_b_dec_to_input": False,
+    },
+    "topk of before rescaling": {"architecture": "topk", "k": K},
+    "jumprelu": {"architecture": "jumprelu"},
+    "jumprelu of raw input": {"architecture": "jumprelu", "apply_b_dec_to_input": False},
+    "batchtopk": {"architecture": "batchtopk", "k": 2.6, "rescale_acts_by_decoder_norm": True},
+    "standard": {"architecture": "standard"},
+}
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def states(n: int = 300) -> torch.Tensor:
+    return draw(n, D, seed=9)
+
+
+def tensors_of(architecture: str) -> dict[str, torch.Tensor]:
+    tensors = {
+        "W_enc": draw(D, WIDTH, seed=1),
+        "b_enc": draw(WIDTH, seed=2),
+        "W_dec": draw(WIDTH, D, seed=3) * torch.linspace(0.2, 2, WIDTH)[:, None],
+        "b_dec": draw(D, seed=4),
+    }
+    if architecture == "jumprelu":
+        tensors["threshold"] = draw(WIDTH, seed=5)  # some below 0
+    if architecture == "batchtopk":
+        tensors["topk_threshold"] = torch.tensor(0.8, dtype=torch.float64)
+    return tensors
+
+
+def saelens_folder(folder, name: str = "topk", *, metadata=None, drop=(), **changes):
+    config = PLAIN | SAELENS[name] | changes
+    config["metadata"] = {"sae_lens_version": "6.54.12", "sae_lens_training_version": None} | (metadata or {})
+    folder.mkdir(exist_ok=True)
+    (folder / "cfg.json").write_text(json.dumps({key: value for key, value in config.items() if key not in drop}))
+    save_file(tensors_of(config["architecture"]), folder / "sae_weights.safetensors")
+    return folder
+
+
+def sparsify_folder(folder, *, dtype=torch.float32, **changes):
+    tensors = tensors_of("topk")
+    named = {"encoder.weight": tensors["W_enc"].T.contiguous(), "encoder.bias": tensors["b_enc"]}
+    named |= {"W_dec": tensors["W_dec"], "b_dec": tensors["b_dec"]}
+    folder.mkdir(exist_ok=True)
+    (folder / "cfg.json").write_text(json.dumps(SPARSIFY | changes))
+    save_file({key: tensor.to(dtype) for key, tensor in named.items()}, folder / "sae.safetensors")
+    return folder
+
+
+def dense(sae: SparseAutoencoder, h: torch.Tensor) -> np.ndarray:
+    codes = sae.encode(h)
+    return torch.zeros(len(h), sae.width).scatter(1, codes.indices, codes.values).numpy()
+
+
+def expected_saelens(name: str, h: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [n, width] and states [n, d] as SAELens defines them, in float64."""
+    config = PLAIN | SAELENS[name]
+    t = {key: value.double().numpy() for key, value in tensors_of(config["architecture"]).items()}
+    h = h.double().numpy()
+    norms = np.linalg.norm(t["W_dec"], axis=1) if config.get("rescale_acts_by_decoder_norm") else np.ones(WIDTH)
+    pre = ((h - t["b_dec"] * config["apply_b_dec_to_input"]) @ t["W_enc"] + t["b_enc"]) * norms
+    if config["architecture"] == "topk":
+        active = pre >= np.sort(pre, axis=1)[:, -K, None]
+    else:
+        active = pre > t.get("threshold", t.get("topk_threshold", 0.0))
+    codes = np.maximum(pre, 0) * active
+    return codes, (codes / norms) @ t["W_dec"] + t["b_dec"]
+
+
+@pytest.mark.parametrize("name", SAELENS)
+def test_saelens_folders_encode_and_decode_as_defined(tmp_path, name):
+    given = None if SAELENS[name]["architecture"] in ("topk", "batchtopk") else 4
+    sae, h = read_saelens(saelens_folder(tmp_path / "sae", name), k=given), states()
+    codes, reconstructed = expected_saelens(name, h)
+    assert 0 < np.count_nonzero(codes) < codes.size
+    np.testing.assert_allclose(dense(sae, h), codes, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(sae.decode(sae.encode(h)).numpy(), reconstructed, rtol=0, atol=1e-5)
+    assert sae.k == {"topk": K, "batchtopk": 3}.get(SAELENS[name]["architecture"], 4)
+    assert sae.metadata["saelens"]["d_sae"] == WIDTH
+
+
+def test_a_latent_that_writes_nothing_is_read_where_norms_are_folded(tmp_path):
+    folder = saelens_folder(tmp_path / "sae", "topk that rescales")
+    tensors = load_file(folder / "sae_weights.safetensors")
+    tensors["W_dec"][7] = 0
+    save_file(tensors, folder / "sae_weights.safetensors")
+    assert (dense(read_saelens(folder), states())[:, 7] == 0).all()
+
+
+def test_k_of_thresholds_is_given_or_found_where_saelens_keeps_it(tmp_path):
+    folder = saelens_folder(tmp_path / "sae", "jumprelu")
+    with pytest.raises(ValueError, match=r"jumprelu SAE and does not say how many latents .* give it as k"):
+        read_saelens(folder)
+    details = {"training_architecture_details": {"k": 7.4}}
+    folder = saelens_folder(tmp_path / "sae", "jumprelu", metadata=details)
+    assert read_saelens(folder).k == 7
+    assert read_saelens(folder, k=5).k == 5
+    with pytest.raises(ValueError, match=r"k is 5, but .* is a topk SAE with its own; read it, then use with_k"):
+        read_saelens(saelens_folder(tmp_path / "other"), k=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sparsify_folders_encode_as_defined(tmp_path, dtype):
+    sae, h = read_sparsify(sparsify_folder(tmp_path / "layers.5", dtype=dtype)), states()
+    t = {key: value.to(dtype).double().numpy() for key, value in tensors_of("topk").items()}
+    pre = np.maximum((h.double().numpy() - t["b_dec"]) @ t["W_enc"] + t["b_enc"], 0)
+    codes = pre * (pre >= np.sort(pre, axis=1)[:, -K, None])
+    np.testing.assert_allclose(dense(sae, h), codes, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(sae.decode(sae.encode(h)).numpy(), codes @ t["W_dec"] + t["b_dec"], rtol=0, atol=1e-5)
+    assert sae.metadata == {"sparsify": SPARSIFY}
+
+
+def test_sparsify_gives_the_number_of_latents_as_a_multiple_of_d(tmp_path):
+    assert read_sparsify(sparsify_folder(tmp_path, num_latents=0, expansion_factor=4)).width == WIDTH
+    with pytest.raises(ValueError, match=r"says d_in and num_latents are \(5, 40\), the weights have \(5, 20\)"):
+        read_sparsify(sparsify_folder(tmp_path, num_latents=0, expansion_factor=8))
+
+
+def ours(jumprelu: bool) -> SparseAutoencoder:
+    tensors = tensors_of("topk")
+    weights = {"W_enc": tensors["W_enc"].T, "b_enc": tensors["b_enc"], "W_dec": tensors["W_dec"]}
+    threshold = draw(WIDTH, seed=5).abs() if jumprelu else None
+    return SparseAutoencoder(**weights, b_pre=tensors["b_dec"], k=K, metadata={"run": {"seed": 1}}, threshold=threshold)
+
+
+@pytest.mark.parametrize("jumprelu", [False, True])
+def test_what_is_written_as_saelens_is_read_back_the_same(tmp_path, jumprelu):
+    sae = ours(jumprelu)
+    write_saelens(sae, tmp_path / "sae", metadata={"model_name": "a retriever", "hook_name": "layer 6"})
+    again = read_saelens(tmp_path / "sae")
+    assert (again.k, again.metadata, again.activation) == (sae.k, sae.metadata, sae.activation)
+    assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in sae.tensors().items())
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    assert config["metadata"]["model_name"] == "a retriever"
+    assert set(SAELENS[config["architecture"]]) | set(PLAIN) | {"metadata"} == set(config)
+    assert {path.name for path in (tmp_path / "sae").iterdir()} == {"cfg.json", "sae_weights.safetensors"}
+    with pytest.raises(FileExistsError, match=r"cfg\.json exists; give a new folder"):
+        write_saelens(sae, tmp_path / "sae")
+
+
+def test_a_write_that_fails_leaves_no_configuration(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"a part")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("lib.sae_formats.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_saelens(ours(False), tmp_path / "sae")
+    assert not list((tmp_path / "sae").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm'; only 'none' can be read. Fold"),
+        ({"normalize_activations": "expected_average_only_in"}, "only 'none' can be read"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations 'hook_z'; only 'none' can be read"),
+        ({"drop": ("apply_b_dec_to_input",)}, "does not say apply_b_dec_to_input"),
+        ({"drop": ("k",)}, "does not say k"),
+        ({"k": WIDTH + 1}, "cannot be read: k is 21, more than the width 20"),
+        ({"k": 2.5}, "cannot be read: k is 2.5"),
+        ({"d_sae": 40}, r"says d_in and d_sae are \(5, 40\), the weights have \(5, 20\)"),
+        ({"metadata": {"sae_lens_version": "5.3.0"}}, "saved by SAELens 5.3.0; .* from version 6 on. Load it with"),
+        ({"metadata": {"sae_lens_version": None}}, "saved by SAELens None"),
+        ({"drop": ("metadata",)}, "does not say metadata"),
+    ],
+)
+def test_what_saelens_would_encode_otherwise_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_saelens(saelens_folder(tmp_path / "sae", **changes))
+
+
+@pytest.mark.parametrize("architecture", ["gated", "abstopk", "matching_pursuit", "jumprelu_transcoder"])
+def test_other_architectures_of_saelens_are_refused(tmp_path, architecture):
+    with pytest.raises(ValueError, match=f"architecture is '{architecture}'; choose one of 'topk', 'jumprelu'"):
+        read_saelens(saelens_folder(tmp_path / "sae", architecture=architecture))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "groupmax"}, "activation 'groupmax'; only 'topk' can be read. Train with"),
+        ({"transcode": True}, "transcode True; only False can be read"),
+        ({"skip_connection": True}, "skip_connection True"),
+        ({"signed": True}, "signed True; only False can be read. Its codes may be negative"),
+        ({"d_in": 6}, r"says d_in and num_latents are \(6, 20\)"),
+    ],
+)
+def test_what_sparsify_would_encode_otherwise_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_sparsify(sparsify_folder(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("read", "make", "name"),
+    [
+        (read_saelens, saelens_folder, "sae_weights.safetensors"),
+        (read_sparsify, sparsify_folder, "sae.safetensors"),
+    ],
+)
+class TestDamagedFolders:
+    def test_that_are_not_there(self, tmp_path, read, make, name):
+        with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing; give one that holds cfg.json"):
+            read(tmp_path / "missing")
+        make(tmp_path / "layers.3")
+        with pytest.raises(FileNotFoundError, match=r"has no cfg.json \(it holds layers.3\); give the folder of one"):
+            read(tmp_path)
+
+    def test_that_lack_safetensors(self, tmp_path, read, make, name):
+        folder = make(tmp_path / "sae")
+        (folder / name).rename(folder / "sae.pt")
+        with pytest.raises(FileNotFoundError, match=f"has no {name} .*sae.pt.*; only safetensors are read"):
+            read(folder)
+
+    def test_that_are_cut(self, tmp_path, read, make, name):
+        folder = make(tmp_path / "sae")
+        (folder / name).write_bytes((folder / name).read_bytes()[:-8])
+        with pytest.raises(ValueError, match=f"{name} is not a whole safetensors file"):
+            read(folder)
+        (folder / "cfg.json").write_text("{")
+        with pytest.raises(ValueError, match=r"cfg.json is not JSON"):
+            read(folder)
+        (folder / "cfg.json").write_text("[]")
+        with pytest.raises(ValueError, match=r"cfg.json holds a list, not an object"):
+            read(folder)
+
+    def test_with_other_tensors(self, tmp_path, read, make, name):
+        folder = make(tmp_path / "sae")
+        tensors = load_file(folder / name)
+        save_file({key: tensor for key, tensor in tensors.items() if key != "W_dec"}, folder / name)
+        with pytest.raises(ValueError, match=r"holds the tensors .*; they must be .*W_dec"):
+            read(folder)
+        save_file(tensors | {"scaling_factor": torch.ones(WIDTH)}, folder / name)
+        with pytest.raises(ValueError, match="scaling_factor"):
+            read(folder)
+        save_file(tensors | {"b_dec": torch.full((D,), torch.nan)}, folder / name)
+        with pytest.raises(ValueError, match="cannot be read: b_pre holds NaN"):
+            read(folder)
