@@ -53,6 +53,7 @@ ROAD = [
     "losses",
     "conversion",
     "evaluators",
+    "distributed",
     "baselines",
     "measures",
     "agreement",
@@ -85,7 +86,7 @@ NEED_TORCH = {
     *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
     *("benchmarks.search", "experiments", "__main__", "losses", "conversion", "evaluators"),
-    "sae_formats",
+    *("sae_formats", "distributed"),
     *("readings", "sweeps", "sweep_inputs", "sweep_studies", "studies", "features", "beyond", "latency"),
     *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }
