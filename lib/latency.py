@@ -1,10 +1,8 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,15 +30,19 @@ N_RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class LatencySize:
-    """How large the timing is: documents whose sentences are taken, documents grown, queries asked, turns."""
+    """How large the timing is: documents whose sentences are taken, documents grown, queries asked, turns.
+
+    `heap_factors` are those that Seismic, if it is installed, searches with; it takes long to build, () is without it.
+    """
 
     texts: int
     n_docs: int
     n_queries: int
     repeats: int
+    heap_factors: tuple[float, ...] = ()
 
 
-SIZES = {"smoke": LatencySize(150, 4_000, 10, 1), "laptop": LatencySize(1_500, 100_000, 50, 3)}
+SIZES = {"smoke": LatencySize(150, 4_000, 10, 1), "laptop": LatencySize(1_500, 100_000, 50, 3, (0.9, 0.7, 0.5))}
 
 
 class Setting(NamedTuple):
@@ -57,7 +59,6 @@ PRUNED = (
     *(Setting("queries pruned", 0, top) for top in (80, 40, 20, 10)),
     *(Setting("both pruned", *tops) for tops in ((400, 80), (200, 40), (100, 20), (50, 10))),
 )
-HEAP_FACTORS = (0.9, 0.7, 0.5)
 
 
 def _kept(matrix: csr_array, top: int) -> csr_array:
@@ -65,7 +66,7 @@ def _kept(matrix: csr_array, top: int) -> csr_array:
 
 
 def rankings(
-    model: LatentTerms, collection: Collection, encoded: EncodedCollection, folder: Path
+    model: LatentTerms, collection: Collection, encoded: EncodedCollection, heap_factors: Sequence[float]
 ) -> dict[Setting, Ranking]:
     """Rank a collection with every setting of the figure.
 
@@ -76,9 +77,9 @@ def rankings(
     for setting in PRUNED:
         index = model.index(_kept(encoded.doc_terms, setting.doc_top), doc_ids)
         found[setting] = index.search(_kept(encoded.query_terms, setting.query_top), query_ids, 11)
-    if find_spec("seismic"):
+    if heap_factors and find_spec("seismic"):
         engine = SeismicEngine(model.index(encoded.doc_terms, doc_ids), **SEISMIC)
-        for number, factor in enumerate(HEAP_FACTORS):
+        for number, factor in enumerate(heap_factors):
             found[Setting("Seismic", number)] = engine.search(
                 encoded.query_terms, query_ids, min(11, len(doc_ids)), heap_factor=factor
             )
@@ -92,7 +93,13 @@ def rankings(
     return found
 
 
-def quality(model: LatentTerms, names: Sequence[str], store: Store | None = None, seed: int = 0) -> pd.DataFrame:
+def quality(
+    model: LatentTerms,
+    names: Sequence[str],
+    heap_factors: Sequence[float] = (),
+    store: Store | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return kind, doc_top, query_top and nDCG@10: the mean over collections of each one's mean over its queries.
 
     low and high are its 95 % bootstrap interval: queries are drawn within each collection.
@@ -101,9 +108,8 @@ def quality(model: LatentTerms, names: Sequence[str], store: Store | None = None
     for name in names:
         collection = load_collection(name)
         encoded = encode_collection(model, collection, store)
-        with tempfile.TemporaryDirectory() as folder:
-            for setting, ranking in rankings(model, collection, encoded, Path(folder)).items():
-                values.setdefault(setting, []).append(values_of(ranking, collection, [MEASURE])[0])
+        for setting, ranking in rankings(model, collection, encoded, heap_factors).items():
+            values.setdefault(setting, []).append(values_of(ranking, collection, [MEASURE])[0])
     rows = []
     for setting, parts in values.items():
         rng = np.random.default_rng(seed)
@@ -177,9 +183,9 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     made[Setting("lexical BM25")] = lambda: ours(corpus._replace(index=words, queries=asked), 1)
     if find_spec("faiss"):
         made[Setting("dense, HNSW")] = lambda: faiss_dense(corpus, hnsw=True)
-    if find_spec("seismic"):
+    if size.heap_factors and find_spec("seismic"):
         engine = SeismicEngine(corpus.index, **SEISMIC)
-        for number, factor in enumerate(HEAP_FACTORS):
+        for number, factor in enumerate(size.heap_factors):
             made[Setting("Seismic", number)] = lambda factor=factor: seismic(engine, corpus, factor)
     frames = []
     for setting, make in made.items():  # one at a time: twelve indexes at once would not fit a small machine
@@ -216,5 +222,5 @@ def latency_study(
     """
     size = SIZES[check_choice(profile, SIZES, "profile")]
     table, facts = timings(model, names[0], size)
-    table = quality(model, names, store).merge(table, on=list(Setting._fields))
+    table = quality(model, names, size.heap_factors, store).merge(table, on=list(Setting._fields))
     return table, {"collections": list(names), "grown from": names[0], "model": model.identity, **facts}

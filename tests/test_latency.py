@@ -45,7 +45,7 @@ def test_the_study_has_every_setting_once(model, collection, tmp_path):
 
 
 def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path):
-    once, twice = (quality(model, ["tiny"] * n, Store(tmp_path)) for n in (1, 2))
+    once, twice = (quality(model, ["tiny"] * n, store=Store(tmp_path)) for n in (1, 2))
     np.testing.assert_allclose(once["nDCG@10"], twice["nDCG@10"])
     assert ((twice["high"] - twice["low"]) < (once["high"] - once["low"]) + 1e-9).all()
     exact = once[once["kind"] == "exact"].iloc[0]
