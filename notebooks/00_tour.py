@@ -39,7 +39,8 @@ from IPython.display import display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
 from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
-from lib.report import rank_frequency_figure, save_figure, save_results, thin
+from lib.report.common import save_figure, save_results
+from lib.report.vocabulary import rank_frequency_figure, thin
 from lib.vocabulary import rank_frequency, top_tokens, word_counts
 
 collection = load_collection(collection_name)

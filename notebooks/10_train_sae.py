@@ -43,7 +43,8 @@ from lib import load_collection
 from lib.corpus import GivenText
 from lib.encoder import TokenEncoder
 from lib.experiments import Store, figures_folder, provenance
-from lib.report import plot_training, save_figure, save_results
+from lib.report.common import save_figure, save_results
+from lib.report.training import plot_training
 from lib.states import cache_states
 from lib.trainer import TrainingStopped, train
 from lib.training import TrainingConfig

@@ -52,7 +52,7 @@ from lib.experiments import figures_folder, provenance
 from lib.losses import TokenReconstructionLoss
 from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.ranking import top_k
-from lib.report import save_results
+from lib.report.common import save_results
 
 _, folder = default_retriever()  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
 pydoc = load_collection("pydoc/test")

@@ -40,7 +40,8 @@ import pandas as pd
 
 from lib import LatentTerms
 from lib.experiments import figures_folder, provenance, retrieval_table
-from lib.report import latex_table, retrieval_figure, save_figure, save_results, wide_table
+from lib.report.common import latex_table, save_figure, save_results
+from lib.report.retrieval import retrieval_figure, wide_table
 from lib.storage import replacing
 
 model = LatentTerms.from_pretrained()

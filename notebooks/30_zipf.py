@@ -36,9 +36,9 @@ import pandas as pd
 
 from lib import LatentTerms
 from lib.experiments import figures_folder, provenance
-from lib.report import save_figure, save_results
-from lib.report_studies import cost_figure, zipf_figure, zipf_in_words
-from lib.studies import zipf_study
+from lib.report.common import save_figure, save_results
+from lib.report.model import cost_figure, zipf_figure, zipf_in_words
+from lib.studies.model import zipf_study
 
 pd.set_option("display.width", 200)
 model = LatentTerms.from_pretrained()

@@ -40,10 +40,10 @@ import pandas as pd
 
 from lib import LatentTerms, load_collection
 from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
-from lib.families import by_word, group_words
-from lib.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
-from lib.report import save_figure, save_results
-from lib.report_studies import contribution_figure, families_in_words
+from lib.report.common import save_figure, save_results
+from lib.report.model import contribution_figure, families_in_words
+from lib.studies.families import by_word, group_words
+from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.vocabulary import top_tokens
 
 pd.set_option("display.max_colwidth", 90)

@@ -17,7 +17,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `layers` (csv, json, png, pdf), `layers_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 left |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
@@ -34,9 +34,9 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report_sweeps import layers_figure, layers_in_words, save_study
-from lib.sweep_inputs import setting
-from lib.sweep_studies import layers
+from lib.report.autoencoders import layers_figure, layers_in_words, save_study
+from lib.studies.autoencoders import layers
+from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)
 sweeps = setting(profile.name)

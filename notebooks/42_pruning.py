@@ -37,9 +37,9 @@ import pandas as pd
 
 from lib import LatentTerms
 from lib.experiments import figures_folder, provenance
-from lib.report import save_figure, save_results
-from lib.report_studies import pruning_figure, pruning_in_words
-from lib.studies import PRUNINGS, pruning_study
+from lib.report.common import save_figure, save_results
+from lib.report.model import pruning_figure, pruning_in_words
+from lib.studies.model import PRUNINGS, pruning_study
 
 pd.set_option("display.width", 200)
 model = LatentTerms.from_pretrained()

@@ -38,9 +38,9 @@ collections = profile.collections[:1] if profile.name == "smoke" else profile.co
 # %%
 from lib import LatentTerms
 from lib.experiments import figures_folder, provenance
-from lib.latency import latency_study
-from lib.report import save_figure, save_results
-from lib.report_latency import latency_figure, latency_in_words
+from lib.report.common import save_figure, save_results
+from lib.report.latency import latency_figure, latency_in_words
+from lib.studies.latency import latency_study
 
 model = LatentTerms.from_pretrained()
 table, facts = latency_study(model, collections, profile.name)

@@ -16,7 +16,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `ablations` (csv, json, png, pdf), `ablations_k1_b` (csv, json, png, pdf), `ablations_per_query.csv` |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
@@ -33,9 +33,9 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report_sweeps import ablations_figure, ablations_in_words, save_study, surface_figure
-from lib.sweep_inputs import setting
-from lib.sweep_studies import ablations, bm25_surface
+from lib.report.autoencoders import ablations_figure, ablations_in_words, save_study, surface_figure
+from lib.studies.autoencoders import ablations, bm25_surface
+from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)
 sweeps = setting(profile.name)

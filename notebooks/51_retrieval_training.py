@@ -17,7 +17,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `retrieval_training` (csv, json, png, pdf), `retrieval_training_per_query.csv` |
 # | *Paper item* | Latent Terms (arXiv 2605.29384), BERT against Contriever |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
@@ -34,9 +34,9 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report_sweeps import retrieval_training_figure, retrieval_training_in_words, save_study
-from lib.sweep_inputs import setting
-from lib.sweep_studies import retrieval_training
+from lib.report.autoencoders import retrieval_training_figure, retrieval_training_in_words, save_study
+from lib.studies.autoencoders import retrieval_training
+from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)
 sweeps = setting(profile.name)

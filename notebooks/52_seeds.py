@@ -17,7 +17,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.sweep_inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `seeds` (csv, json, png, pdf), `seeds_recurrence`, `seeds_agreement` (csv, json), `seeds_per_query.csv` |
 # | *Paper item* | five seeds of Latent Terms (arXiv 2605.29384); Paulo and Belrose (arXiv 2501.16615) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
@@ -34,9 +34,9 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report_sweeps import save_study, seeds_figure, seeds_in_words
-from lib.sweep_inputs import setting
-from lib.sweep_studies import seeds
+from lib.report.autoencoders import save_study, seeds_figure, seeds_in_words
+from lib.studies.autoencoders import seeds
+from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)
 sweeps = setting(profile.name)

@@ -38,10 +38,10 @@ n_queries = 200 if smoke else None  # training queries of each collection
 import pandas as pd
 
 from lib import LatentTerms
-from lib.beyond import beyond_study
 from lib.experiments import figures_folder, provenance
-from lib.report import save_figure, save_results
-from lib.report_studies import beyond_figure, beyond_in_words
+from lib.report.common import save_figure, save_results
+from lib.report.model import beyond_figure, beyond_in_words
+from lib.studies.beyond import beyond_study
 
 pd.set_option("display.width", 200)
 model = LatentTerms.from_pretrained()

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from conftest import TEXTS
 
-import lib.latency
+import lib.studies.latency
 from lib.collection import Collection
 from lib.experiments import Store
-from lib.latency import PRUNED, LatencySize, Setting, latency_study, quality, word_corpus
-from lib.report_latency import latency_figure, latency_in_words
+from lib.report.latency import latency_figure, latency_in_words
 from lib.retriever import LatentTerms
+from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, word_corpus
 
 DOCS = [f"{text}. Here is more of it. And an end!" for text in TEXTS if text.strip()]
 
@@ -20,9 +20,9 @@ def collection(monkeypatch) -> Collection:
     doc_ids, query_ids = ([f"{kind}{i}" for i in range(len(DOCS))] for kind in "dq")
     qrels = {query_id: {doc_id: 1} for query_id, doc_id in zip(query_ids, doc_ids, strict=True)}
     made = Collection("tiny", "test", doc_ids, DOCS, query_ids, [text[:20] for text in DOCS], qrels, source="folder")
-    monkeypatch.setattr(lib.latency, "load_collection", lambda name: made)
-    monkeypatch.setattr(lib.latency, "find_spec", lambda name: None)
-    monkeypatch.setitem(lib.latency.SIZES, "smoke", LatencySize(5, 40, 2, 1))
+    monkeypatch.setattr(lib.studies.latency, "load_collection", lambda name: made)
+    monkeypatch.setattr(lib.studies.latency, "find_spec", lambda name: None)
+    monkeypatch.setitem(lib.studies.latency.SIZES, "smoke", LatencySize(5, 40, 2, 1))
     return made
 
 

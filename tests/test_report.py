@@ -9,23 +9,19 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report import (
+from lib.report.common import latex_table, markdown_table, save_figure, save_results
+from lib.report.retrieval import (
     BEGIN,
     END,
     TEST_COLLECTIONS,
-    latex_table,
-    markdown_table,
-    plot_training,
-    rank_frequency_figure,
     readme_results,
     results_in_words,
     retrieval_figure,
-    save_figure,
-    save_results,
-    thin,
     update_readme,
     wide_table,
 )
+from lib.report.training import plot_training
+from lib.report.vocabulary import rank_frequency_figure, thin
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report_studies import (
+from lib.report.model import (
     MEAN,
     PUBLISHED_LIMIT,
     beyond_figure,

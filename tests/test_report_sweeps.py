@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report_sweeps import (
+from lib.report.autoencoders import (
     ablations_figure,
     ablations_in_words,
     layers_figure,

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from lib.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
 from lib.collection import Collection
 from lib.experiments import Store, encode_collection
-from lib.families import FAMILIES
-from lib.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.measures import evaluate
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
-from lib.studies import (
+from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
+from lib.studies.families import FAMILIES
+from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
+from lib.studies.model import (
     LIMIT_MEASURES,
     UNPRUNED,
     Pruning,
@@ -102,7 +102,7 @@ def test_the_pruning_study_takes_what_it_has_from_the_store(model, collections, 
     assert own["difference"].isna().tolist() == [True, False, False]
     assert lengths["df"].max() <= 60
     assert set(origin) == {"model", "bm25", "collections", "prunings"}
-    monkeypatch.setattr("lib.studies.prune_terms", None)
+    monkeypatch.setattr("lib.studies.model.prune_terms", None)
     pd.testing.assert_frame_equal(pruning_study(model, ["a/test", "b/test"], prunings, Store(tmp_path))[0], table)
 
 

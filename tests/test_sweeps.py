@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-import lib.sweep_inputs
-import lib.sweeps
-from lib.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
+import lib.studies.inputs
+import lib.studies.sweeps
 from lib.collection import Collection
 from lib.corpus import GivenText
 from lib.encoder import TokenEncoder
@@ -18,9 +17,18 @@ from lib.experiments import Store
 from lib.index import BM25Index
 from lib.measures import evaluate
 from lib.ranking import Ranking
-from lib.readings import Reading, pooled_terms
 from lib.retriever import LatentTerms
-from lib.sweep_inputs import (
+from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
+from lib.studies.autoencoders import (
+    ablations,
+    bm25_surface,
+    layers,
+    retrieval_training,
+    seeds,
+    slope_a_doubling,
+    widths_and_ks,
+)
+from lib.studies.inputs import (
     SIZES,
     Setting,
     SweepSize,
@@ -30,16 +38,8 @@ from lib.sweep_inputs import (
     training_text,
     untrained,
 )
-from lib.sweep_studies import (
-    ablations,
-    bm25_surface,
-    layers,
-    retrieval_training,
-    seeds,
-    slope_a_doubling,
-    widths_and_ks,
-)
-from lib.sweeps import Recipe, Variant, autoencoders, inner_product_search, sweep
+from lib.studies.readings import Reading, pooled_terms
+from lib.studies.sweeps import Recipe, Variant, autoencoders, inner_product_search, sweep
 from lib.terms import apply_phi
 from lib.training import TrainingConfig
 
@@ -110,8 +110,8 @@ def test_nothing_is_computed_again(recipe, store, monkeypatch):
     variants = {"a": Variant(recipe), "b": Variant(replace(recipe, config=replace(CONFIG, seed=1)))}
     first = sweep(variants, "a", [make_collection()], store)
     forbid(monkeypatch, TokenEncoder, "stream_layers")
-    forbid(monkeypatch, lib.sweeps, "train")
-    forbid(monkeypatch, lib.sweeps, "cache_states")
+    forbid(monkeypatch, lib.studies.sweeps, "train")
+    forbid(monkeypatch, lib.studies.sweeps, "cache_states")
     again = sweep(variants | {"c": Variant(recipe, phi="identity")}, "a", [make_collection()], store)
     pd.testing.assert_frame_equal(first.values, again.values.drop(columns="c"))
 
@@ -123,8 +123,8 @@ def test_only_what_is_missing_or_damaged_is_read_again(recipe, store, monkeypatc
     damaged, *_ = store.folder.glob("pooled-*/data-*.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     made = []
-    whole = lib.readings.read_texts
-    monkeypatch.setattr(lib.readings, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
+    whole = lib.studies.readings.read_texts
+    monkeypatch.setattr(lib.studies.readings, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
     with pytest.warns(UserWarning, match="truncated or altered"):
         after = [pooled.terms.toarray() for pooled in pooled_terms(readings, DOCS, "document", "digest", store)]
     assert made == [1]
@@ -136,7 +136,7 @@ def test_only_what_is_missing_or_damaged_is_read_again(recipe, store, monkeypatc
 
 def test_a_killed_sweep_keeps_what_it_trained(recipe, store, monkeypatch):
     recipes = [replace(recipe, config=replace(CONFIG, seed=seed)) for seed in (0, 1)]
-    whole, calls = lib.sweeps.train, []
+    whole, calls = lib.studies.sweeps.train, []
 
     def killed(source, config, **kw):
         calls.append(config.seed)
@@ -144,7 +144,7 @@ def test_a_killed_sweep_keeps_what_it_trained(recipe, store, monkeypatch):
             raise KeyboardInterrupt
         return whole(source, config, **kw)
 
-    monkeypatch.setattr(lib.sweeps, "train", killed)
+    monkeypatch.setattr(lib.studies.sweeps, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         autoencoders(recipes, store)
     first, second = autoencoders(recipes, store)
@@ -180,7 +180,7 @@ def test_another_reader_shares_the_autoencoder(recipe, store):
 
 
 def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
-    forbid(monkeypatch, lib.sweeps, "autoencoders")
+    forbid(monkeypatch, lib.studies.sweeps, "autoencoders")
     with pytest.raises(ValueError, match=r"The baseline is 'b', the variants are \['a'\]"):
         sweep({"a": Variant(recipe)}, "b", [make_collection()], store)
     with pytest.raises(ValueError, match="little/test has one judged query"):
@@ -190,7 +190,7 @@ def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
 def test_inner_product_search_is_exact():
     docs = np.array([[1, 0, 2], [0, 3, 0], [1, 0, 2], [0, 0, 0]], np.float32)
     queries = np.array([[1, 1, 0], [0, 0, 0]], np.float32)
-    sparse = [lib.readings.csr_array(matrix) for matrix in (docs, queries)]
+    sparse = [lib.studies.readings.csr_array(matrix) for matrix in (docs, queries)]
     ranking = inner_product_search(sparse[0], list("abcd"), sparse[1], ["q", "empty"], 3)
     # q: a 1, b 3, c 1, d 0; of a and c the earlier one first
     assert ranking["q"] == [("b", 3.0), ("a", 1.0), ("c", 1.0)]
@@ -199,7 +199,7 @@ def test_inner_product_search_is_exact():
 
 def test_splades_pooling_is_the_maximum_of_the_logarithms():
     indices, values = np.array([[0], [0], [1]]), np.array([[1.0], [3.0], [2.0]], np.float32)
-    pooled = lib.readings.pool(indices, values, np.array([0, 3]), 2, "max")
+    pooled = lib.studies.readings.pool(indices, values, np.array([0, 3]), 2, "max")
     np.testing.assert_allclose(apply_phi(pooled, "log1p").toarray(), [[np.log1p(3), np.log1p(2)]], rtol=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_the_text_is_the_folder_that_the_variable_names(tmp_path, store, monkeyp
     assert corpus.fraction == pytest.approx(0.25)
     assert "25.00%" in what and str(tmp_path) not in json.dumps(corpus.identity)
     monkeypatch.delenv("LATENT_TERMS_TEXT")
-    monkeypatch.setattr(lib.sweep_inputs, "load_collection", lambda name: make_collection())
+    monkeypatch.setattr(lib.studies.inputs, "load_collection", lambda name: make_collection())
     assert "pydoc" in training_text(size, store)[1]
     assert training_text(SIZES["paper"], store)[0].dataset == "HuggingFaceFW/fineweb-edu"
 

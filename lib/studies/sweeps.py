@@ -19,10 +19,10 @@ from lib.experiments import Store
 from lib.index import BM25Index
 from lib.measures import bootstrap_interval, compare, per_query
 from lib.ranking import Ranking, top_k
-from lib.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.sae import SparseAutoencoder
 from lib.states import StoredStates, cache_states
 from lib.storage import digest_json
+from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.terms import apply_phi
 from lib.trainer import train
 from lib.training import TrainingConfig

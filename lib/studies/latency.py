@@ -22,7 +22,7 @@ from lib.index import BM25Index
 from lib.pruning import prune
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
-from lib.studies import MEASURE, values_of
+from lib.studies.model import MEASURE, values_of
 
 DEPTH = 100  # documents that a timed query returns
 N_RESAMPLES = 2_000

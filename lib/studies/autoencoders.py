@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.agreement import ranking_agreement, recurrence
 from lib.baselines import LexicalBM25
 from lib.collection import Collection
 from lib.encoder import TokenEncoder
 from lib.experiments import Store
 from lib.measures import bootstrap_interval
 from lib.ranking import Ranking
-from lib.readings import Reading, pooled_terms
-from lib.sweep_inputs import Setting, like, plain_language_model, shuffled, untrained
-from lib.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
+from lib.studies.agreement import ranking_agreement, recurrence
+from lib.studies.inputs import Setting, like, plain_language_model, shuffled, untrained
+from lib.studies.readings import Reading, pooled_terms
+from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
 from lib.terms import apply_phi, check_weights
 from lib.tuning import B_GRID, K1_GRID, ndcg_on_grid
 from lib.weighting import PAPER, BM25Constants

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report import COLOURS, SIGNIFICANT, STYLE
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE
 
 LATENT, WORD = COLOURS["latent terms"], COLOURS["lexical BM25"]
 VOCABULARY_COLOURS = {"latents": LATENT, "words": "#555555"}

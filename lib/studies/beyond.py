@@ -16,7 +16,7 @@ from lib.index import BM25Index
 from lib.pruning import drop_frequent, prune
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
-from lib.studies import MEASURE, origin_of, summarise, values_of
+from lib.studies.model import MEASURE, origin_of, summarise, values_of
 from lib.terms import PHIS, apply_phi
 from lib.tuning import check_training
 from lib.weighting import PAPER

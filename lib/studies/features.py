@@ -9,10 +9,10 @@ from scipy.sparse import coo_array, csr_array
 
 from lib.collection import Collection, load_collection
 from lib.experiments import EncodedCollection, Store, encode_collection
-from lib.families import FAMILIES, HALF, families, kappa, strongest
 from lib.retriever import LatentTerms
 from lib.storage import digest_arrays, digest_json
-from lib.studies import MEASURE, origin_of, summarise, values_of
+from lib.studies.families import FAMILIES, HALF, families, kappa, strongest
+from lib.studies.model import MEASURE, origin_of, summarise, values_of
 
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare
 HALVES = (0.3, HALF, 0.7)  # the rules' limit, and two others to see how much hangs on it

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report import COLOURS, STYLE
+from lib.report.common import COLOURS, STYLE
 
 LINES = {
     "documents pruned": (COLOURS["latent terms, tuned"], "o", "doc_top"),

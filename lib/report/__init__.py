@@ -1,0 +1,1 @@
+"""Results to figures, tables and sentences. These rooms read what the studies wrote and never import torch."""

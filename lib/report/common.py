@@ -1,0 +1,63 @@
+"""What every report uses: one style, Markdown and LaTeX tables, figures and results written whole."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.storage import replacing
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = {
+    "lexical BM25": "#999999",
+    "dense": "#0072B2",
+    "latent terms": "#D55E00",
+    "latent terms, tuned": "#009E73",
+    "dense + lexical": "#56B4E9",
+    "latent terms + lexical": "#E69F00",
+}
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+}
+SIGNIFICANT = 0.05
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Return a frame as a Markdown table."""
+    header = [list(table.columns), ["---"] * len(table.columns)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [*header, *table.to_numpy().tolist()])
+
+
+def latex_table(table: pd.DataFrame) -> str:
+    """Return a frame as a LaTeX tabular (booktabs)."""
+    alignment = "l" + "r" * (len(table.columns) - 1)
+    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "†": r"$^\dagger$"})
+    rows = [" & ".join(str(cell).translate(escape) for cell in row) + r" \\" for row in table.to_numpy().tolist()]
+    header = " & ".join(column.translate(escape) for column in table.columns) + r" \\"
+    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write NAME.png and NAME.pdf, atomically and without a date in them, so that equal figures are equal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+        with replacing(folder / f"{name}.{ending}") as path:
+            figure.savefig(path, format=ending, metadata=metadata)
+
+
+def save_results(frame: pd.DataFrame, folder: Path, name: str, provenance: Mapping) -> None:
+    """Write NAME.csv and, with where it came from, NAME.json, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{name}.csv") as path:
+        frame.to_csv(path, index=False, float_format="%.6g")
+    with replacing(folder / f"{name}.json") as path:
+        path.write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")

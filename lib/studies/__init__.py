@@ -1,0 +1,1 @@
+"""The studies behind the figures, each from collections and models to frames that `lib.report` draws."""
