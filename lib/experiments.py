@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,16 +16,19 @@ from scipy.sparse import csr_array, vstack
 from lib.baselines import ANALYZER, LexicalBM25, dense_search, reciprocal_rank_fusion
 from lib.checks import check_choice, repeats
 from lib.collection import Collection, load_collection
+from lib.encoder import TokenStates
 from lib.index import BM25Index
-from lib.measures import bootstrap_interval, compare, per_query
-from lib.ranking import Ranking
+from lib.late_interaction import MaxSim
+from lib.measures import compare, per_query, summarise
+from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
-from lib.storage import digest_json, load_folder, save_folder
+from lib.storage import digest_json
+from lib.store import Store
 from lib.tuning import MEASURE, check_training, tune_bm25
 from lib.vocabulary import latent_token_matrix
 from lib.weighting import PAPER, BM25Constants
 
-STORE_VERSION = 1
+SHARD = 16_384  # documents that are kept together
 
 
 @dataclass(frozen=True)
@@ -116,46 +118,6 @@ def _commit() -> str:
         return "unknown: not a git checkout"
 
 
-class Store:
-    """Arrays kept on disk under a key of everything that decides them, so that nothing is computed twice.
-
-    Entries are written atomically; a killed run continues behind the last whole one. A damaged entry is made again.
-
-    Parameters
-    ----------
-    folder : str or Path, optional
-        None is the environment variable LATENT_TERMS_CACHE, else `~/.cache/latent-terms`.
-    """
-
-    def __init__(self, folder: str | Path | None = None):
-        self.folder = Path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
-
-    def get(self, stage: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Return the arrays of `stage` under `key`, memory-mapped; made and kept if they are not there yet."""
-        folder = self.folder / f"{stage}-{digest_json(key)[:16]}"
-        if not folder.exists():
-            self._put(folder, key, make())
-        try:
-            _, files = load_folder(folder, "entry.json", STORE_VERSION)
-        except ValueError as error:
-            warnings.warn(f"{error} It is computed again.", stacklevel=2)
-            self._put(folder, key, make())
-            _, files = load_folder(folder, "entry.json", STORE_VERSION)
-        return {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in files.items()}
-
-    def _put(self, folder: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
-        writers = {f"{name}.npy": _npy_writer(array) for name, array in arrays.items()}
-        save_folder(folder, "entry.json", STORE_VERSION, {"key": key}, writers)
-
-
-def _npy_writer(array: np.ndarray) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    return write
-
-
 @dataclass(frozen=True)
 class EncodedCollection:
     """A collection as a model sees it.
@@ -168,6 +130,8 @@ class EncodedCollection:
         The retriever's own embeddings, from the same pass.
     firings : np.ndarray, int64 [width]
         In how many document tokens each latent is active.
+    late : Ranking or None
+        Late interaction over the same token states, if it was asked for.
     """
 
     doc_terms: csr_array
@@ -175,22 +139,57 @@ class EncodedCollection:
     doc_embeddings: np.ndarray
     query_embeddings: np.ndarray
     firings: np.ndarray
+    late: Ranking | None = None
 
 
-def encode_collection(model: LatentTerms, collection: Collection, store: Store | None = None) -> EncodedCollection:
-    """Encode the documents and queries of a collection, or take them from the store."""
+def encode_collection(
+    model: LatentTerms, collection: Collection, store: Store | None = None, late: int | None = None
+) -> EncodedCollection:
+    """Encode the documents and queries of a collection, or take them from the store.
+
+    With `late`, so many documents are ranked for each query by late interaction, in the same pass over the documents.
+    Every 16,384 documents are kept on their own, so that a killed run continues behind them.
+    """
     store = store or Store()
-    sides = {}
-    for kind, texts, digest in (
-        ("document", collection.doc_texts, collection.identity["documents_sha256"]),
-        ("query", collection.query_texts, collection.identity["queries_sha256"]),
-    ):
-        key = {"model": model.identity, "kind": kind, "texts": digest}
-        sides[kind] = store.get("encoded", key, lambda kind=kind, texts=texts: _encode(model, texts, kind))
-    docs, queries = (_csr(sides[kind], model.sae.width) for kind in ("document", "query"))
-    return EncodedCollection(
-        docs, queries, sides["document"]["embeddings"], sides["query"]["embeddings"], sides["document"]["firings"]
+    key = {"model": model.identity, "kind": "query", "texts": collection.identity["queries_sha256"]}
+    queries = store.get("encoded", key, lambda: _encode(model, collection.query_texts, "query"))
+    shards = range(0, len(collection.doc_texts), SHARD)
+    found = [_encoded_documents(model, collection, store, late, first) for first in shards]
+    docs, best = zip(*found, strict=True)
+    ranking = None
+    if late is not None:
+        positions, scores = (np.concatenate([part[name] for part in best], axis=1) for name in ("docs", "scores"))
+        order = [top_k(row, late) for row in scores]
+        doc_ids = [[collection.doc_ids[i] for i in row[own]] for row, own in zip(positions, order, strict=True)]
+        ranking = Ranking(collection.query_ids, doc_ids, [row[own] for row, own in zip(scores, order, strict=True)])
+    doc_terms, query_terms = (
+        vstack([_csr(part, model.sae.width) for part in parts], format="csr") for parts in (docs, [queries])
     )
+    embeddings = np.concatenate([part["embeddings"] for part in docs])
+    firings = sum(part["firings"] for part in docs)
+    return EncodedCollection(doc_terms, query_terms, embeddings, queries["embeddings"], firings, ranking)
+
+
+def _encoded_documents(
+    model: LatentTerms, collection: Collection, store: Store, late: int | None, first: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return a shard of documents, those from `first` on, encoded, and which of them late interaction finds best."""
+    texts = collection.doc_texts[first : first + SHARD]
+    digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
+    where = {"first": first} if len(collection.doc_texts) > SHARD else {}
+    made: list[dict[str, np.ndarray]] = []  # the documents, where late interaction had to read them
+
+    def rank_late() -> dict[str, np.ndarray]:
+        best = MaxSim(model.encoder.stream(collection.query_texts, "query"), late)
+        made.append(_encode(model, texts, "document", best.add))
+        return {"docs": first + best.docs, "scores": best.scores}
+
+    best = {}
+    if late is not None:
+        key = {"encoder": model.encoder.identity, "texts": digests, "k": late, **where}
+        best = store.get("late-interaction", key, rank_late)
+    key = {"model": model.identity, "kind": "document", "texts": digests[0], **where}
+    return store.get("encoded", key, lambda: made.pop() if made else _encode(model, texts, "document")), best
 
 
 def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
@@ -199,9 +198,15 @@ def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
     )
 
 
-def _encode(model: LatentTerms, texts: list[str], kind: str) -> dict[str, np.ndarray]:
+def _encode(
+    model: LatentTerms, texts: list[str], kind: str, see: Callable[[TokenStates], None] | None = None
+) -> dict[str, np.ndarray]:
+    """Encode texts; `see` is shown every block of token states on the way."""
     terms, embeddings, firings = [], [], np.zeros(model.sae.width, np.int64)
-    for block in model.stream(texts, kind):
+    for states in model.encoder.stream(texts, kind):
+        if see:
+            see(states)
+        block = model.encode_states(states)
         terms.append(block.terms)
         embeddings.append(block.embeddings)
         firings += block.firings
@@ -236,7 +241,7 @@ def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = No
 def retrieval_systems(
     collection: Collection, encoded: EncodedCollection, tuned: BM25Constants, config: RetrievalConfig | None = None
 ) -> dict[str, Ranking]:
-    """Rank a collection with each system of the retrieval table.
+    """Rank a collection with each system of the retrieval table; late interaction where `encoded` has it.
 
     Latent terms are ranked with the constants of `config` and with `tuned`, those recommended for the model. A query's
     own document (ArguAna) is left out, and a fusion counts only documents that share a term with the query.
@@ -252,6 +257,8 @@ def retrieval_systems(
         "latent terms": latent.search(encoded.query_terms, query_ids, k),
         "latent terms, tuned": latent_tuned.search(encoded.query_terms, query_ids, k),
     }
+    if encoded.late is not None:
+        rankings["late interaction"] = encoded.late
     rankings = {name: ranking.exclude(collection.self_matches).top(config.depth) for name, ranking in rankings.items()}
     matching = {name: rankings[name].above(0) for name in ("lexical BM25", "latent terms")} | {
         "dense": rankings["dense"]
@@ -293,14 +300,15 @@ def retrieval_table(
             raise ValueError(f"{collection.full_name} has one judged query; comparing systems takes at least two.")
     summary, values = [], []
     for collection in collections:
-        encoded = encode_collection(model, collection, store)
+        encoded = encode_collection(model, collection, store, late=config.depth + 1)
         rankings = retrieval_systems(collection, encoded, model.bm25, config)
         frames = {system: per_query(ranking, collection.qrels, config.measures) for system, ranking in rankings.items()}
         label = {"collection": collection.full_name}
         values += [frame.assign(system=system, **label) for system, frame in frames.items()]
         counts = label | {"n_docs": len(collection.doc_ids), "n_queries": len(collection.qrels)}
         summary += [
-            _summarise(frames, measure, config.seed).assign(measure=measure, **counts) for measure in config.measures
+            summarise(frames, "dense", measure, config.seed).assign(measure=measure, **counts)
+            for measure in config.measures
         ]
     first = ["collection", "n_docs", "n_queries", "measure", "system"]
     table = pd.concat(summary, ignore_index=True)
@@ -313,18 +321,6 @@ def retrieval_table(
         "lexical analyzer": ANALYZER,
     }
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin
-
-
-def _summarise(frames: dict[str, pd.DataFrame], measure: str, seed: int) -> pd.DataFrame:
-    """Return mean, interval and test against dense for each system, one measure of one collection."""
-    tests = compare(frames, "dense", measure, seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
-    tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
-    rows = []
-    for system, frame in frames.items():
-        values = frame.loc[frame["measure"] == measure, "value"].to_numpy()
-        low, high = bootstrap_interval(values, seed=seed)
-        rows.append({"system": system, "mean": values.mean(), "low": low, "high": high})
-    return pd.DataFrame(rows).join(tests, on="system")
 
 
 def tune(

@@ -144,6 +144,34 @@ def compare(
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
+def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, seed: int = 0) -> pd.DataFrame:
+    """Return each system's mean with its interval, and the paired test against the baseline, of one measure.
+
+    Parameters
+    ----------
+    frames, baseline, measure, seed
+        As in `compare`.
+
+    Returns
+    -------
+    DataFrame
+        One row a system: system; mean, low, high (95 % bootstrap interval over queries); and difference,
+        difference_low, difference_high, p and p_holm as in `compare`, missing for the baseline.
+
+    Raises
+    ------
+    ValueError
+        As `compare`.
+    """
+    tests = compare(frames, baseline, measure, seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
+    tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
+    rows = []
+    for system, frame in frames.items():
+        values = frame.loc[frame["measure"] == measure, "value"].to_numpy()
+        rows.append((system, values.mean(), *bootstrap_interval(values, seed=seed)))
+    return pd.DataFrame(rows, columns=["system", "mean", "low", "high"]).join(tests, on="system")
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Return Holm's step-down adjusted p-values, `max_{j <= i} min(1, (m - j + 1) p_(j))`.
 

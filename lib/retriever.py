@@ -6,12 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array, vstack
 
 from lib.builtin.minilm import MODEL_FOLDER, RETRIEVER_NAME
 from lib.checks import check_choice
-from lib.encoder import TokenEncoder
+from lib.encoder import TokenEncoder, TokenStates
 from lib.hub import find_folder, upload
 from lib.index import BM25Index
 from lib.sae import FORMAT_VERSION, SparseAutoencoder
@@ -112,13 +111,14 @@ class LatentTerms:
     ) -> Iterator[EncodedTexts]:
         """Yield the encoded texts a few at a time, in order, so that a corpus need never be in memory."""
         blocks = self.encoder.stream(texts, kind, progress=progress)
-        return (self._encode_block(block.states, block.offsets, block.pooled) for block in blocks)
+        return (self.encode_states(block) for block in blocks)
 
-    def _encode_block(self, states: torch.Tensor, offsets: np.ndarray, embeddings: np.ndarray) -> EncodedTexts:
-        indices, values = (tensor.cpu().numpy() for tensor in self.sae.encode(states))
-        terms = apply_phi(pool(indices, values, offsets, self.sae.width, self.pooling), self.phi)
+    def encode_states(self, block: TokenStates) -> EncodedTexts:
+        """Return what `stream` makes of a block of the encoder's token states."""
+        indices, values = (tensor.cpu().numpy() for tensor in self.sae.encode(block.states))
+        terms = apply_phi(pool(indices, values, block.offsets, self.sae.width, self.pooling), self.phi)
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
-        return EncodedTexts(terms, embeddings, firings)
+        return EncodedTexts(terms, block.pooled, firings)
 
     def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> BM25Index:
         """Return `BM25Index.build(doc_terms, doc_ids)` with the constants recommended for this model, `bm25`.

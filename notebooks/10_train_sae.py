@@ -42,10 +42,11 @@ import torch
 from lib import load_collection
 from lib.corpus import GivenText
 from lib.encoder import TokenEncoder
-from lib.experiments import Store, figures_folder, provenance
+from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.training import plot_training
 from lib.states import cache_states
+from lib.store import Store
 from lib.trainer import TrainingStopped, train
 from lib.training import TrainingConfig
 from lib.vocabulary import latent_token_matrix, top_tokens

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+import lib.experiments
 from lib.baselines import dense_search
 from lib.collection import load_collection
 from lib.experiments import (
     PROFILES,
-    Store,
     current_profile,
     encode_collection,
     figures_folder,
@@ -19,7 +19,9 @@ from lib.experiments import (
     retrieval_systems,
     retrieval_table,
 )
+from lib.late_interaction import late_interaction_search
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.weighting import BM25Constants
 
 
@@ -101,10 +103,55 @@ def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypa
     np.testing.assert_array_equal(first.doc_terms.toarray(), model.encode_documents(collection.doc_texts).toarray())
     assert first.doc_terms[[2]].nnz == 0  # d3 is empty
     assert first.firings.sum() > 0
-    monkeypatch.setattr(model, "stream", None)  # a second encoding would call it
+    monkeypatch.setattr(model, "encode_states", None)  # a second encoding would call it
     again = encode_collection(model, collection, store)
     np.testing.assert_array_equal(again.query_terms.toarray(), first.query_terms.toarray())
     np.testing.assert_array_equal(again.doc_embeddings, first.doc_embeddings)
+
+
+def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folder, tmp_path, monkeypatch):
+    collection, store, kinds = load_collection(str(beir_folder)), Store(tmp_path / "store"), []
+    stream = model.encoder.stream
+
+    def count(texts, kind="document", **settings):
+        kinds.append(kind)
+        return stream(texts, kind, **settings)
+
+    monkeypatch.setattr(model.encoder, "stream", count)
+    encoded = encode_collection(model, collection, store, late=3)
+    assert kinds.count("document") == 1
+    sides = (collection.doc_texts, collection.doc_ids, collection.query_texts, collection.query_ids)
+    alone = late_interaction_search(model.encoder, *sides, k=3)
+    assert encoded.late.doc_ids == alone.doc_ids
+    kinds.clear()
+    assert encode_collection(model, collection, store, late=3).late.doc_ids == alone.doc_ids
+    np.testing.assert_array_equal(encode_collection(model, collection, store).doc_embeddings, encoded.doc_embeddings)
+    assert not kinds  # all of it is kept
+
+
+def test_shards_of_a_collection_make_the_whole_and_are_kept_one_by_one(model, beir_folder, tmp_path, monkeypatch):
+    collection = load_collection(str(beir_folder))
+    whole = encode_collection(model, collection, Store(tmp_path / "whole"), late=2)
+    monkeypatch.setattr(lib.experiments, "SHARD", 3)
+    store, encode = Store(tmp_path / "store"), model.encode_states
+
+    def cut_short(block):
+        if len(block.offsets) == 2:  # the second shard: one document
+            raise KeyboardInterrupt
+        return encode(block)
+
+    monkeypatch.setattr(model, "encode_states", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        encode_collection(model, collection, store, late=2)
+    kept = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
+    assert len(kept) == 3  # the queries, and the first three documents twice
+    monkeypatch.setattr(model, "encode_states", encode)
+    sharded = encode_collection(model, collection, store, late=2)
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}.items()
+    assert sharded.late.doc_ids == whole.late.doc_ids
+    np.testing.assert_allclose(sharded.doc_terms.toarray(), whole.doc_terms.toarray(), atol=1e-4)
+    np.testing.assert_array_equal(sharded.firings, whole.firings)
+    assert sharded.doc_embeddings.shape == whole.doc_embeddings.shape
 
 
 def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
@@ -122,7 +169,7 @@ def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
 
 
 def test_retrieval_table_refuses_before_it_encodes(model, beir_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "stream", None)
+    monkeypatch.setattr(model, "encode_states", None)
     with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
         retrieval_table(model, [str(beir_folder), str(beir_folder)])
     with pytest.raises(ValueError, match="Unknown collection 'nowhere'"):

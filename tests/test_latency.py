@@ -7,9 +7,9 @@ from conftest import TEXTS
 
 import lib.studies.latency
 from lib.collection import Collection
-from lib.experiments import Store
 from lib.report.latency import latency_figure, latency_in_words
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, word_corpus
 
 DOCS = [f"{text}. Here is more of it. And an end!" for text in TEXTS if text.strip()]

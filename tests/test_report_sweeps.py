@@ -49,17 +49,19 @@ def of_layers():
         ("SPLADE-style", 3, 0.45, -0.05, 0.04),
         ("SPLADE-style", 6, 0.47, -0.03, 0.6),
     ]
-    return summary_of(
+    summary = summary_of(
         [
             {"variant": f"{r}, layer {x}", "readout": r, "layer": x, "mean": m, "difference": d, "p_holm": p}
             for r, x, m, d, p in rows
         ]
     )
+    exponent = 0.8 + 0.1 * summary["layer"]
+    return summary.assign(exponent=exponent, exponent_low=exponent - 0.05, exponent_high=exponent + 0.05)
 
 
 def test_layers(of_layers):
     figure = layers_figure(of_layers)
-    assert [axes.get_title() for axes in figure.axes] == [*NAMES, "reconstruction"]
+    assert [axes.get_title() for axes in figure.axes] == [*NAMES, "reconstruction", "Zipf's law"]
     drawn = {tuple(np.round(line.get_ydata(), 6)) for line in figure.axes[0].lines}
     assert drawn == {(0.2, 0.52, 0.5), (0.1, 0.45, 0.47)}
     labels = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
@@ -70,7 +72,8 @@ def test_layers(of_layers):
         "little/test: latent terms of the final layer (6) have nDCG@10 0.500 [0.400, 0.600]. The best layer is 3 with "
         "0.520 [0.420, 0.620]. Layers worse than the baseline: 0; not told apart from the baseline: 3. Read as SPLARE "
         "does, the best layer is 6 with 0.470 [0.370, 0.570], and the final layer is not told apart from it (-0.030 "
-        "[-0.050, -0.010]). The lowest FVU has layer 3."
+        "[-0.050, -0.010]). The lowest FVU has layer 3. Zipf's exponent is 0.80 to 1.40 over the layers, 1.40 "
+        "[1.35, 1.45] at the final one."
     )
     assert len(words) == 2
 

@@ -8,10 +8,11 @@ import pytest
 from scipy.sparse import csr_array
 
 from lib.collection import Collection
-from lib.experiments import Store, encode_collection
+from lib.experiments import encode_collection
 from lib.measures import evaluate
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
 from lib.studies.families import FAMILIES
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
@@ -23,7 +24,7 @@ from lib.studies.model import (
     prune_terms,
     pruning_study,
     query_postings,
-    summarise,
+    summary_of,
     zipf_study,
 )
 
@@ -55,13 +56,13 @@ def collections(monkeypatch):
         f"{name}/{split}": small_collection(name, split, seed=seed)
         for seed, (name, split) in enumerate([("a", "train"), ("b", "train"), ("a", "test"), ("b", "test")])
     }
-    for room in ("studies", "features", "beyond"):
-        monkeypatch.setattr(f"lib.{room}.load_collection", found.__getitem__)
+    for room in ("model", "features", "beyond"):
+        monkeypatch.setattr(f"lib.studies.{room}.load_collection", found.__getitem__)
     return found
 
 
 def test_summarise_is_against_the_baseline():
-    table = summarise({"a": np.array([0.0, 1, 0, 1] * 5), "b": np.array([1.0, 1, 0, 1] * 5)}, "a")
+    table = summary_of({"a": np.array([0.0, 1, 0, 1] * 5), "b": np.array([1.0, 1, 0, 1] * 5)}, "a")
     assert table["mean"].tolist() == [0.5, 0.75]
     assert table["difference"].tolist()[1] == 0.25
     assert np.isnan(table["p_holm"][0])
@@ -129,7 +130,7 @@ def test_the_zipf_study_counts_words_and_latents(model, collections, tmp_path, m
 
 def test_limit_measures_each_system_at_each_size(model, tmp_path):
     table, _ = limit_study(model, ["limit/46/20", "limit/60/20"], Store(tmp_path))
-    assert len(table) == 2 * len(LIMIT_MEASURES) * 4
+    assert len(table) == 2 * len(LIMIT_MEASURES) * 5
     rows = table.set_index(["n_docs", "measure", "system"]).sort_index()
     # all 46 documents are among the first 100, so recall is 1 by counting
     assert (rows.loc[(46, "R@100"), "mean"] == 1).all()

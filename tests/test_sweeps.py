@@ -13,11 +13,11 @@ import lib.studies.sweeps
 from lib.collection import Collection
 from lib.corpus import GivenText
 from lib.encoder import TokenEncoder
-from lib.experiments import Store
 from lib.index import BM25Index
 from lib.measures import evaluate
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
 from lib.studies.autoencoders import (
     ablations,
@@ -42,6 +42,7 @@ from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, Variant, autoencoders, inner_product_search, sweep
 from lib.terms import apply_phi
 from lib.training import TrainingConfig
+from lib.vocabulary import fit_zipf
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -318,6 +319,14 @@ def test_study_of_layers(tiny_encoder, store):
     assert set(baseline["variant"]) == {"latent terms, layer 3"} and len(baseline) == 2
     same = summary.groupby(["collection", "layer"])["fvu"].nunique()
     assert (same == 1).all()  # both readouts of a layer read the same codes
+    assert summary["exponent"].isna().all()  # 24 latents are too few for a fit
+
+
+def test_layers_have_the_exponent_of_their_firings(tiny_encoder, store):
+    swept = layers(tiny_setting(tiny_encoder, width=96, layers=(1, 3)), store)
+    for _, row in swept.summary.iterrows():
+        fit = fit_zipf(swept.documents[row["collection"], row["variant"]].firings, 100)
+        assert (row["exponent"], row["exponent_low"], row["exponent_high"]) == fit[:3]
 
 
 def test_study_of_widths_and_ks(tiny_encoder, store):

@@ -10,10 +10,11 @@ from scipy.sparse import csr_array, random_array
 import lib.experiments
 import lib.tuning
 from lib.collection import Collection, load_collection
-from lib.experiments import Store, encode_collection, tune
+from lib.experiments import encode_collection, tune
 from lib.index import BM25Index
 from lib.measures import evaluate, per_query
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
 from lib.weighting import IDFS, PAPER, BM25Constants
 

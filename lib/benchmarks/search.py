@@ -309,8 +309,8 @@ def table(
     n_queries: int,
     peers_to: int,
     repeats: int,
-) -> pd.DataFrame:
-    """Return a row for each size, k and engine: latency, recall, seconds to build, bytes a document.
+) -> Iterator[pd.DataFrame]:
+    """Yield, size by size, a row for each k and engine: latency, recall, seconds to build, bytes a document.
 
     The corpora are grown from `n_texts` documents of the collection. Up to `peers_to` documents all engines take part,
     above only this package.
@@ -318,8 +318,8 @@ def table(
     real = load_collection(collection)
     sentences = encode_sentences(model, spread(real.doc_texts, n_texts))
     queries = real.query_texts[: check_count(n_queries, "n_queries")]
-    frames = []
     for size in sizes:
+        frames = []
         corpus, seconds = grown_corpus(model, sentences, queries, size)
         with tempfile.TemporaryDirectory() as folder:
             made = list(engines(corpus, Path(folder), size <= peers_to))
@@ -338,7 +338,7 @@ def table(
                 frame = latencies(taking_part, len(queries), k, repeats).merge(shown, on="engine")
                 touched = corpus.index.df[corpus.queries.indices].sum() / len(queries)
                 frames.append(frame.assign(n_docs=size, postings_per_query=touched))
-    return pd.concat(frames, ignore_index=True)
+        yield pd.concat(frames, ignore_index=True)
 
 
 def main() -> None:
@@ -356,11 +356,14 @@ def main() -> None:
     args = parser.parse_args()
     model = LatentTerms.from_pretrained(args.model)
     load = os.getloadavg()[0]
-    result = table(model, args.collection, args.texts, args.sizes, args.k, args.queries, args.peers_to, args.repeats)
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
-    print(result.round(3).to_string(index=False, na_rep=""))
-    if args.out:
-        result.to_csv(args.out, index=False)
+    settings = (args.sizes, args.k, args.queries, args.peers_to, args.repeats)
+    done = []
+    for frame in table(model, args.collection, args.texts, *settings):
+        print(frame.round(3).to_string(index=False, na_rep=""), flush=True)
+        done.append(frame)
+        if args.out:  # what is measured is kept, even if a larger size does not fit
+            pd.concat(done, ignore_index=True).to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

@@ -44,23 +44,30 @@ def save_study(
 
 
 def layers_figure(summary: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 of each layer in both readouts, a panel a collection, and what is left unexplained of the states."""
+    """Draw nDCG@10 of each layer in both readouts, a panel a collection; FVU and Zipf's exponent in two more."""
     names = list(dict.fromkeys(summary["collection"]))
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(names) + 1, figsize=(2.3 * (len(names) + 1), 2.6))
+        figure, panels = plt.subplots(1, len(names) + 2, figsize=(2.1 * (len(names) + 2), 2.6))
         for axes, name in zip(panels, names, strict=False):
             rows = summary[summary["collection"] == name]
             ends = [_band(axes, own, "layer", READOUTS[readout]) for readout, own in rows.groupby("readout")]
             _label(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
             axes.set(title=name, xlabel="layer", ylim=(0, None))
         panels[0].set_ylabel("nDCG@10, 95 % interval")
-        ends = []
-        for name, colour in zip(names, PALETTE, strict=False):
-            rows = summary[(summary["collection"] == name) & (summary["readout"] == "latent terms")]
-            panels[-1].plot(rows["layer"], rows["fvu"], marker=".", color=colour)
-            ends.append((rows["fvu"].iloc[-1], name, colour))
-        panels[-1].set(title="reconstruction", xlabel="layer", ylabel="FVU of the documents", ylim=(0, None))
-        _label(panels[-1], ends)
+        latent = summary[summary["readout"] == "latent terms"]
+        for axes, column in zip(panels[-2:], ("fvu", "exponent"), strict=True):
+            ends = []
+            for name, colour in zip(names, PALETTE, strict=False):
+                rows = latent[latent["collection"] == name]
+                axes.plot(rows["layer"], rows[column], marker=".", color=colour)
+                if column == "exponent":
+                    low, high = rows["exponent_low"], rows["exponent_high"]
+                    axes.fill_between(rows["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
+                ends.append((rows[column].iloc[-1], name, colour))
+            axes.set(xlabel="layer", ylim=(0, None))
+            _label(axes, ends)
+        panels[-2].set(title="reconstruction", ylabel="FVU of the documents")
+        panels[-1].set(title="Zipf's law", ylabel="exponent, 95 % interval")
         for axes in panels:
             axes.set_xticks(sorted(set(summary["layer"])))
             axes.title.set_fontsize(9)
@@ -246,7 +253,9 @@ def layers_in_words(summary: pd.DataFrame) -> str:
             f"layer is {best} with {_interval(latent.loc[best])}. {_told_apart(latent, 'Layers')} "
             f"Read as SPLARE does, the best layer is {best_splade} with {_interval(splade.loc[best_splade])}, and the "
             f"final layer is {_difference(splade.loc[final['layer']])}. The lowest FVU has layer "
-            f"{latent['fvu'].idxmin()}."
+            f"{latent['fvu'].idxmin()}. Zipf's exponent is {latent['exponent'].min():.2f} to "
+            f"{latent['exponent'].max():.2f} over the layers, {final['exponent']:.2f} "
+            f"[{final['exponent_low']:.2f}, {final['exponent_high']:.2f}] at the final one."
         )
     return "\n".join(lines)
 

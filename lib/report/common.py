@@ -13,6 +13,7 @@ from lib.storage import replacing
 COLOURS = {
     "lexical BM25": "#999999",
     "dense": "#0072B2",
+    "late interaction": "#CC79A7",
     "latent terms": "#D55E00",
     "latent terms, tuned": "#009E73",
     "dense + lexical": "#56B4E9",

@@ -11,20 +11,22 @@ from scipy.sparse import csr_array
 from lib.baselines import LexicalBM25
 from lib.collection import Collection
 from lib.encoder import TokenEncoder
-from lib.experiments import Store
 from lib.measures import bootstrap_interval
 from lib.ranking import Ranking
+from lib.store import Store
 from lib.studies.agreement import ranking_agreement, recurrence
 from lib.studies.inputs import Setting, like, plain_language_model, shuffled, untrained
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
 from lib.terms import apply_phi, check_weights
 from lib.tuning import B_GRID, K1_GRID, ndcg_on_grid
+from lib.vocabulary import LEAST_TAIL, fit_zipf
 from lib.weighting import PAPER, BM25Constants
 
 LATENT, SPLADE = "latent terms", "SPLADE-style"
 BASELINE = "baseline"
 LEXICAL = "lexical BM25"
+N_REFITS = 100  # for the interval of an exponent
 
 
 def _recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
@@ -45,7 +47,9 @@ def _labelled(swept: Swept, labels: dict[str, dict]) -> Swept:
 def layers(setting: Setting, store: Store | None = None) -> Swept:
     """Read every layer twice: as latent terms (sum, sqrt, BM25) and as SPLARE does (max, log1p, inner product).
 
-    The baseline is the final layer as latent terms. The summary's columns beyond `Swept` are layer and readout.
+    The baseline is the final layer as latent terms. The summary's columns beyond `Swept` are layer and readout, and
+    behind the others Zipf's exponent of how often latents fire in the documents, with its 95 % interval: exponent,
+    exponent_low, exponent_high, empty where too few latents occur for `fit_zipf`.
     """
     readouts = {LATENT: {}, SPLADE: {"pooling": "max", "phi": "log1p", "scoring": None}}
     variants, labels = {}, {}
@@ -56,7 +60,22 @@ def layers(setting: Setting, store: Store | None = None) -> Swept:
             variants[name] = Variant(recipe, **how)
             labels[name] = {"layer": layer, "readout": readout}
     baseline = f"{LATENT}, layer {setting.encoder.layer}"
-    return _labelled(sweep(variants, baseline, setting.collections, store), labels)
+    swept = _labelled(sweep(variants, baseline, setting.collections, store), labels)
+    return swept._replace(summary=swept.summary.assign(**_exponents(swept, labels)))
+
+
+def _exponents(swept: Swept, labels: dict[str, dict]) -> dict[str, list[float]]:
+    """Return the exponents of the summary's rows; both readouts of a layer fire alike, so they share a fit."""
+    fits: dict[tuple[str, int], tuple[float, float, float]] = {}
+    rows = []
+    for collection, variant in zip(swept.summary["collection"], swept.summary["variant"], strict=True):
+        key = collection, labels[variant]["layer"]
+        if key not in fits:
+            firings = swept.documents[collection, variant].firings
+            enough = (firings > 0).sum() >= LEAST_TAIL and len(np.unique(firings[firings > 0])) > 1
+            fits[key] = fit_zipf(firings, N_REFITS)[:3] if enough else (np.nan,) * 3
+        rows.append(fits[key])
+    return dict(zip(("exponent", "exponent_low", "exponent_high"), map(list, zip(*rows, strict=True)), strict=True))
 
 
 def widths_and_ks(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame]:

@@ -11,12 +11,13 @@ from scipy.sparse import csr_array
 
 from lib.baselines import ANALYZER, LexicalBM25
 from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, RetrievalConfig, Store, encode_collection
+from lib.experiments import EncodedCollection, RetrievalConfig, encode_collection
 from lib.index import BM25Index
 from lib.pruning import drop_frequent, prune
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
-from lib.studies.model import MEASURE, origin_of, summarise, values_of
+from lib.store import Store
+from lib.studies.model import MEASURE, origin_of, summary_of, values_of
 from lib.terms import PHIS, apply_phi
 from lib.tuning import check_training
 from lib.weighting import PAPER
@@ -215,7 +216,7 @@ def beyond_study(
     Returns
     -------
     DataFrame
-        One row a collection and system: nDCG@10 as `studies.summarise` gives it against the model's own constants; the
+        One row a collection and system: nDCG@10 as `measures.summarise` gives it against the model's own constants; the
         last rows, "mean of the collections", have intervals of queries resampled within each and no test.
     DataFrame
         What was tried on the training queries, as `choose`, and whether it was `chosen`.
@@ -244,7 +245,7 @@ def beyond_study(
     for collection in tests:
         bench = _Bench(model, collection, store)
         found.append({system: bench.values(setting) for system, setting in systems.items()})
-        tables.append(summarise(found[-1], BASE).assign(collection=collection.full_name))
+        tables.append(summary_of(found[-1], BASE).assign(collection=collection.full_name))
     tables.append(_averaged(found).assign(collection="mean of the collections"))
     table = pd.concat(tables, ignore_index=True)
     settings = {system: setting._asdict() for system, setting in systems.items()}

@@ -8,11 +8,12 @@ import pandas as pd
 from scipy.sparse import coo_array, csr_array
 
 from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, Store, encode_collection
+from lib.experiments import EncodedCollection, encode_collection
 from lib.retriever import LatentTerms
 from lib.storage import digest_arrays, digest_json
+from lib.store import Store
 from lib.studies.families import FAMILIES, HALF, families, kappa, strongest
-from lib.studies.model import MEASURE, origin_of, summarise, values_of
+from lib.studies.model import MEASURE, origin_of, summary_of, values_of
 
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare
 HALVES = (0.3, HALF, 0.7)  # the rules' limit, and two others to see how much hangs on it
@@ -155,7 +156,7 @@ def family_study(
             )
             values[" ".join(name)] = arrays["values"]
             shares.append(arrays["postings"].item() / encoded.doc_terms.nnz)
-        table = summarise(values, "all all").drop(columns="system")
+        table = summary_of(values, "all all").drop(columns="system")
         table[["kind", "family"]] = list(kept)
         table["n_latents"] = [mask.sum() for mask in kept.values()]
         tables.append(table.assign(postings_share=shares, collection=collection.full_name))

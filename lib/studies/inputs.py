@@ -15,8 +15,8 @@ from lib.checks import check_choice, check_count
 from lib.collection import Collection, load_collection
 from lib.corpus import GivenText, LocalText, StreamedText
 from lib.encoder import TokenEncoder
-from lib.experiments import Store
 from lib.storage import digest_json
+from lib.store import Store
 from lib.training import TrainingConfig
 
 TEXT = "LATENT_TERMS_TEXT"  # the environment variable

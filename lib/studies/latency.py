@@ -17,11 +17,12 @@ from lib.benchmarks.search import SEISMIC, Corpus, Engine, faiss_dense, grown_co
 from lib.checks import check_choice
 from lib.collection import Collection, load_collection
 from lib.engines.local import SeismicEngine
-from lib.experiments import EncodedCollection, Store, encode_collection
+from lib.experiments import EncodedCollection, encode_collection
 from lib.index import BM25Index
 from lib.pruning import prune
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
+from lib.store import Store
 from lib.studies.model import MEASURE, values_of
 
 DEPTH = 100  # documents that a timed query returns

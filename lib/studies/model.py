@@ -14,18 +14,19 @@ from scipy.sparse import csr_array
 from lib.baselines import ANALYZER, LexicalBM25, analyze, dense_search
 from lib.checks import check_choice
 from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, RetrievalConfig, Store, encode_collection
+from lib.experiments import EncodedCollection, RetrievalConfig, encode_collection
 from lib.index import BM25Index
-from lib.measures import bootstrap_interval, compare, per_query
+from lib.measures import bootstrap_interval, per_query, summarise
 from lib.pruning import drop_frequent, prune
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
 from lib.storage import digest_arrays
+from lib.store import Store
 from lib.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
 
 MEASURE = "nDCG@10"
 LIMIT_MEASURES = ("R@10", "R@20", "R@100", "R@1000")
-LIMIT_SYSTEMS = ("lexical BM25", "dense", "latent terms", "latent terms, tuned")
+LIMIT_SYSTEMS = ("lexical BM25", "dense", "late interaction", "latent terms", "latent terms, tuned")
 FREQUENT = 0.5  # a term is universal in a collection if more than this share of the documents has it
 
 
@@ -54,31 +55,16 @@ def values_of(ranking: Ranking, collection: Collection, measures: Sequence[str])
     return frame["value"].to_numpy().reshape(len(measures), len(collection.query_ids))
 
 
-def summarise(values: Mapping[str, np.ndarray], baseline: str, seed: int = 0) -> pd.DataFrame:
-    """Return mean, interval and paired test against a baseline for each system, one measure of one collection.
+def summary_of(values: Mapping[str, np.ndarray], baseline: str) -> pd.DataFrame:
+    """Return `measures.summarise` of one measure of one collection.
 
-    Parameters
-    ----------
-    values : dict from system to np.ndarray, float64 [n_queries]
-        The same queries in the same order.
-    baseline : str
-    seed : int
-        Of the bootstrap and of the randomisation test.
-
-    Returns
-    -------
-    DataFrame
-        system, mean, low, high (95 % bootstrap interval over queries), difference, difference_low, difference_high, p
-        and p_holm as `measures.compare`; the baseline's own differences are missing.
+    `values` are each system's, float64 [n_queries], of the same queries in the same order.
     """
     frames = {
-        system: pd.DataFrame({"query_id": np.arange(len(own)), "measure": "value", "value": own})
+        system: pd.DataFrame({"query_id": np.arange(len(own)), "measure": MEASURE, "value": own})
         for system, own in values.items()
     }
-    tests = compare(frames, baseline, "value", seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
-    tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
-    rows = [(system, own.mean(), *bootstrap_interval(own, seed=seed)) for system, own in values.items()]
-    return pd.DataFrame(rows, columns=["system", "mean", "low", "high"]).join(tests, on="system")
+    return summarise(frames, baseline, MEASURE)
 
 
 class Vocabulary(NamedTuple):
@@ -221,7 +207,7 @@ def pruning_study(
         encoded = encode_collection(model, collection, store)
         found = [_pruned(model, collection, encoded, own, store) for own in prunings]
         values = {str(number): arrays["values"] for number, arrays in enumerate(found)}
-        table = summarise(values, str(list(prunings).index(UNPRUNED))).drop(columns="system")
+        table = summary_of(values, str(list(prunings).index(UNPRUNED))).drop(columns="system")
         label = {"collection": collection.full_name}
         table[["kind", "value"]] = list(prunings)
         table["postings"] = [arrays["df"].sum() for arrays in found]
@@ -286,7 +272,7 @@ def limit_study(model: LatentTerms, names: Sequence[str], store: Store | None = 
     for collection, values in zip(collections, found, strict=True):
         for number, measure in enumerate(LIMIT_MEASURES):
             own = {system: values[system][number] for system in LIMIT_SYSTEMS}
-            table = summarise(own, "dense").assign(n_docs=len(collection.doc_ids), measure=measure)
+            table = summary_of(own, "dense").assign(n_docs=len(collection.doc_ids), measure=measure)
             kept = [_kept(found[0][system][number], own[system]) for system in table["system"]]
             table[["kept", "kept_low", "kept_high"]] = kept
             rows.append(table)
@@ -299,11 +285,11 @@ def _limit_values(model: LatentTerms, collection: Collection, store: Store) -> d
     config = RetrievalConfig(depth=1000, measures=LIMIT_MEASURES)
 
     def make() -> dict[str, np.ndarray]:
-        rankings = _limit_rankings(model, collection, encode_collection(model, collection, store), config)
+        rankings = _limit_rankings(model, collection, encode_collection(model, collection, store, config.depth), config)
         return {system: values_of(ranking, collection, LIMIT_MEASURES) for system, ranking in rankings}
 
     key = {"model": model.identity, "collection": collection.identity, "retrieval": asdict(config)}
-    return store.get("limit", key | {"tuned": asdict(model.bm25), "analyzer": ANALYZER}, make)
+    return store.get("limit", key | {"tuned": asdict(model.bm25), "analyzer": ANALYZER, "systems": LIMIT_SYSTEMS}, make)
 
 
 def _limit_rankings(
@@ -314,10 +300,11 @@ def _limit_rankings(
     lexical = LexicalBM25(collection.doc_texts, doc_ids, k1=config.lexical_k1, b=config.lexical_b)
     yield LIMIT_SYSTEMS[0], lexical.search(collection.query_texts, query_ids, k)
     yield LIMIT_SYSTEMS[1], dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)
+    yield LIMIT_SYSTEMS[2], encoded.late
     paper = BM25Index.build(encoded.doc_terms, doc_ids, k1=config.k1, b=config.b, idf=config.idf)
-    yield LIMIT_SYSTEMS[2], paper.search(encoded.query_terms, query_ids, k)
+    yield LIMIT_SYSTEMS[3], paper.search(encoded.query_terms, query_ids, k)
     tuned = model.index(encoded.doc_terms, doc_ids)
-    yield LIMIT_SYSTEMS[3], tuned.search(encoded.query_terms, query_ids, k)
+    yield LIMIT_SYSTEMS[4], tuned.search(encoded.query_terms, query_ids, k)
 
 
 def _kept(first: np.ndarray, now: np.ndarray, n_resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:

@@ -8,9 +8,9 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from lib.encoder import TokenEncoder
-from lib.experiments import Store
 from lib.sae import SparseAutoencoder
 from lib.storage import digest_arrays, digest_json
+from lib.store import Store
 from lib.terms import pool
 
 T = TypeVar("T")

@@ -15,13 +15,13 @@ from scipy.sparse import csr_array
 from lib.checkpoints import Checkpoints
 from lib.collection import Collection
 from lib.encoder import TokenEncoder
-from lib.experiments import Store
 from lib.index import BM25Index
-from lib.measures import bootstrap_interval, compare, per_query
+from lib.measures import per_query, summarise
 from lib.ranking import Ranking, top_k
 from lib.sae import SparseAutoencoder
 from lib.states import StoredStates, cache_states
 from lib.storage import digest_json
+from lib.store import Store
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.terms import apply_phi
 from lib.trainer import train
@@ -162,7 +162,12 @@ def sweep(
         own |= others(collection)
         frames = {variant: per_query(ranking, collection.qrels, [MEASURE]) for variant, ranking in own.items()}
         seen = dict(zip(variants, docs, strict=True))
-        summary.append(summarise(frames, baseline).join(_facts(seen), on="variant").assign(**_counts(collection)))
+        summary.append(
+            summarise(frames, baseline, MEASURE)
+            .rename(columns={"system": "variant"})
+            .join(_facts(seen), on="variant")
+            .assign(**_counts(collection))
+        )
         values += [frame.assign(variant=variant, collection=name) for variant, frame in frames.items()]
         rankings |= {(name, variant): ranking for variant, ranking in own.items()}
         documents |= {(name, variant): pooled for variant, pooled in seen.items()}
@@ -237,18 +242,6 @@ def inner_product_search(
             found.append([doc_ids[position] for position in best])
             scores.append(row[best])
     return Ranking(query_ids, found, scores)
-
-
-def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, seed: int = 0) -> pd.DataFrame:
-    """Return nDCG@10 of each variant with its interval, and the paired test against the baseline; see `Swept`."""
-    tests = compare(frames, baseline, MEASURE, seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
-    tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
-    rows = []
-    for variant, frame in frames.items():
-        values = frame["value"].to_numpy()
-        low, high = bootstrap_interval(values, seed=seed)
-        rows.append({"variant": variant, "mean": values.mean(), "low": low, "high": high})
-    return pd.DataFrame(rows).join(tests, on="variant")
 
 
 def _counts(collection: Collection) -> dict:
