@@ -12,15 +12,26 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lib.checks import check_count, check_ids
-from lib.postings import BLOCK_ROWS, Block, blocks_in, cut, joined, post, reweigh, save_parts, weigh
+from lib.frequent import LARGE, Rows, frequent_latents, parts_in, rows_of, writers
+from lib.postings import (
+    BLOCK_ROWS,
+    Block,
+    block_sizes,
+    cut,
+    document_frequency,
+    joined,
+    post,
+    reweigh,
+    save_parts,
+    weigh,
+)
 from lib.ranking import Ranking
 from lib.search import Best, Query, search
 from lib.storage import load_folder, save_folder
 from lib.terms import check_weights
 from lib.weighting import IDFS, BM25Constants, saturation
 
-FORMAT_VERSION = 3
-POSTINGS = ("docs.npy", "impacts.npy")  # the large files
+FORMAT_VERSION = 4
 
 
 class Contribution(NamedTuple):
@@ -64,15 +75,22 @@ class BM25Index:
         k1: float,
         b: float,
         idf: str,
+        rows: list[Rows] | None = None,
     ):
         self._blocks = blocks
         self.doc_ids = doc_ids
         self.lengths, self.average_length = lengths, average_length
-        self.df = np.sum([np.diff(block.indptr) for block in blocks], axis=0)
+        self.df = document_frequency(blocks)
         self.k1, self.b, self.idf_form = k1, b, idf
         self.width = len(self.df)
         self.idf = IDFS[idf](self.df.astype(np.float64), len(doc_ids)).astype(np.float32)
         self._position = {doc_id: position for position, doc_id in enumerate(doc_ids)}
+        frequent = frequent_latents(self.df, len(doc_ids))
+        self._row_of = np.full(self.width, -1)
+        self._row_of[frequent] = np.arange(len(frequent))
+        sizes = block_sizes(len(doc_ids))
+        self._rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
+        self._parts = list(zip(blocks, self._rows, strict=True))
 
     def __len__(self) -> int:
         return len(self.doc_ids)
@@ -213,7 +231,7 @@ class BM25Index:
         queries = self._check_queries(queries)
         query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
         found = self._search(queries, k, allow, deny, threads)
-        doc_ids = [[self.doc_ids[position] for position in best.docs] for best in found]
+        doc_ids = [[self.doc_ids[position] for position in best.docs.tolist()] for best in found]
         return Ranking(query_ids, doc_ids, [best.scores for best in found])
 
     def search_one(
@@ -230,7 +248,7 @@ class BM25Index:
         `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
         """
         (best,) = self._search(self._check_query(query, "search_one"), k, allow, deny, threads)
-        return [(self.doc_ids[position], float(score)) for position, score in zip(*best, strict=True)]
+        return [(self.doc_ids[doc], score) for doc, score in zip(best.docs.tolist(), best.scores.tolist(), strict=True)]
 
     def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
         k = check_count(k, "k")
@@ -240,8 +258,12 @@ class BM25Index:
         for row in range(queries.shape[0]):
             own = slice(queries.indptr[row], queries.indptr[row + 1])
             latents = queries.indices[own].astype(np.int64)
-            rows.append(Query(latents, queries.data[own] * self.idf[latents]))
-        return search(self._blocks, len(self), rows, k, allowed, threads)
+            numbers = self._row_of[latents]
+            order = np.argsort(numbers >= 0, kind="stable")  # rare latents first
+            weights = queries.data[own] * self.idf[latents]
+            others = float(np.abs(weights[numbers < 0]).sum()) * (self.k1 + 1)  # no impact is above k1 + 1
+            rows.append(Query(latents[order], weights[order], numbers[numbers >= 0], others))
+        return search(self._parts, len(self), rows, k, allowed, threads)
 
     def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
         if allow is None and deny is None:
@@ -312,14 +334,12 @@ class BM25Index:
             "n_docs": len(self),
             "width": self.width,
         }
-        writers = {
+        files = {
             "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
             "lengths.npy": lambda path: save_parts(path, [self.lengths]),
-            "indptr.npy": lambda path: save_parts(path, [block.indptr for block in self._blocks]),
-            "docs.npy": lambda path: save_parts(path, [block.docs for block in self._blocks]),
-            "impacts.npy": lambda path: save_parts(path, [block.impacts for block in self._blocks]),
+            **writers(self._parts),
         }
-        save_folder(folder, "index.json", FORMAT_VERSION, content, writers)
+        save_folder(folder, "index.json", FORMAT_VERSION, content, files)
 
     @classmethod
     def load(cls, folder: str | Path, *, verify: bool = True) -> "BM25Index":
@@ -339,13 +359,13 @@ class BM25Index:
         ValueError
             If a file is missing, truncated, altered, or of a newer format.
         """
-        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else POSTINGS)
+        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else LARGE)
         try:
-            arrays = {name: np.load(files[name], mmap_mode="r", allow_pickle=False) for name in POSTINGS}
-            indptr, lengths = (np.load(files[name], allow_pickle=False) for name in ("indptr.npy", "lengths.npy"))
-            blocks = blocks_in(indptr, *arrays.values(), manifest["width"])
+            lengths = np.load(files["lengths.npy"], allow_pickle=False)
+            parts = parts_in(files, len(lengths), manifest["width"])
         except (ValueError, EOFError) as error:  # not even of the right size
             raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
+        blocks, rows = map(list, zip(*parts, strict=True))
         return cls(
             blocks,
             json.loads(files["doc_ids.json"].read_text("utf-8")),
@@ -354,6 +374,7 @@ class BM25Index:
             k1=manifest["k1"],
             b=manifest["b"],
             idf=manifest["idf"],
+            rows=rows,
         )
 
     def save_to_hub(

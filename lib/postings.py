@@ -111,6 +111,16 @@ def cut(of_documents: np.ndarray, room: int | None = None) -> list[np.ndarray]:
     return np.split(of_documents, range(room or BLOCK_ROWS, len(of_documents), BLOCK_ROWS))
 
 
+def block_sizes(n_docs: int) -> list[int]:
+    """Return how many documents each block has."""
+    return [min(BLOCK_ROWS, n_docs - first) for first in range(0, n_docs, BLOCK_ROWS)]
+
+
+def document_frequency(blocks: list[Block]) -> np.ndarray:
+    """Return in how many documents each latent occurs, int64 [width]."""
+    return np.sum([np.diff(block.indptr) for block in blocks], axis=0)
+
+
 def joined(first: Block, n_first: int, second: Block, n_second: int) -> Block:
     """Return the block of one block's documents and then another's."""
     return block_of(vstack([first.matrix(n_first), second.matrix(n_second)], format="csc"))

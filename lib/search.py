@@ -1,27 +1,38 @@
-"""Compiled search of blocks of postings: every posting of a query's latents is read once, term at a time.
+"""Compiled search of blocks of postings, term at a time and exact.
 
-Blocks are small enough for their scores to stay in the cache. Each document's score is added up within its block,
-latent after latent, so it is the same to the bit whatever the number of threads and the blocks that each is given.
+Blocks are small enough for their scores to stay in the cache. Postings of rare latents are read once each; what
+frequent ones add is estimated from rows of bytes, and computed for the documents that can still be among the best.
+Each document's score is added up within its block, rare latents first, so it is the same to the bit as in a plain loop,
+whatever the number of threads and the blocks that each is given.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from lib.frequent import MOST, Rows, add_rows, complete, error_bound
 from lib.postings import BLOCK_ROWS, Block
 
 _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
 
 
 class Query(NamedTuple):
-    """A query's latents, int64, ascending, and what each counts: its weight times idf, float32."""
+    """A query's latents, int64, and what each counts: its weight times idf, float32.
+
+    Frequent latents stand behind the others; `rows`, int64, are the numbers of theirs. What the others add to a score
+    is at most `others`.
+    """
 
     latents: np.ndarray
     weights: np.ndarray
+    rows: np.ndarray
+    others: float
 
 
 class Best(NamedTuple):
@@ -42,14 +53,14 @@ def add_postings(indptr, docs, impacts, latents, weights, n_docs, scores):
 
 
 @njit(cache=True, nogil=True)
-def keep_best(scores, allowed, first, best_scores, best_docs, count):
-    """Offer a block's documents to a heap of the best, whose root is the worst of them; return how many it holds.
+def keep_best(scores, docs, allowed, first, best_scores, best_docs, count):
+    """Offer documents of a block to a heap of the best, whose root is the worst of them; return how many it holds.
 
-    Documents come in their order, so of equal scores the earlier one is in the heap already, and stays. `first` is the
+    They come in their order, so of equal scores the earlier one is in the heap already, and stays. `first` is the
     position of the block's first document; `allowed`, bool [n_docs of the block], or empty where all are.
     """
     k = len(best_scores)
-    for doc in range(len(scores)):
+    for doc in docs:
         score = scores[doc]
         if count == k and score <= best_scores[0]:
             continue
@@ -83,19 +94,55 @@ def keep_best(scores, allowed, first, best_scores, best_docs, count):
     return count
 
 
+@njit(cache=True, nogil=True)
+def score_likely(block, rows, query, weight_of, allowed, k, worst, scores, estimates, likely):
+    """Score a block's documents that may be among the k best, write them to `likely`, and return how many they are.
+
+    `weight_of` is as in `complete`; `scores` and `estimates`, float32 [n_docs], are written to. `worst` is the score of
+    the worst of the k best of other blocks, minus infinity where there are not so many.
+    """
+    latents, weights, numbers, others = query
+    scales, n_docs, n_rare = rows[1], len(scores), len(latents) - len(numbers)
+    add_postings(*block, latents[:n_rare], weights[:n_rare], n_docs, scores)
+    factors = np.empty(len(numbers), np.float32)
+    for i in range(len(numbers)):
+        factors[i] = weights[n_rare + i] * scales[numbers[i]]
+    estimates[:] = scores
+    add_rows(rows[0], factors, numbers, estimates)
+    margin = error_bound(factors, others)
+    least = worst - margin
+    if worst == -np.inf:
+        candidates = estimates[allowed] if len(allowed) else estimates
+        if len(candidates) > k:
+            least = np.partition(candidates, len(candidates) - k)[len(candidates) - k] - 2 * margin
+    count = 0
+    for doc in range(n_docs):
+        if estimates[doc] >= least:
+            likely[count] = doc
+            count += 1
+    complete(likely[:count], *rows[2:], weight_of, scores)
+    return count
+
+
 def search_blocks(
-    blocks: Sequence[Block], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
+    blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return the k best documents of the blocks `numbers`, in no particular order."""
-    scores = np.empty(_BUFFER, np.float32)
+    scores, estimates = np.empty(_BUFFER, np.float32), np.empty(BLOCK_ROWS, np.float32)
+    likely, weight_of = np.empty(BLOCK_ROWS, np.int64), np.zeros(MOST, np.float32)
+    weight_of[query.rows] = query.weights[len(query.weights) - len(query.rows) :]
     best_scores, best_docs = np.empty(k, np.float32), np.empty(k, np.int64)
     count, every = 0, np.empty(0, bool)
     for number in numbers:
         first = number * BLOCK_ROWS
         own = min(BLOCK_ROWS, n_docs - first)
-        add_postings(*blocks[number], *query, own, scores)
         mask = every if allowed is None else allowed[first : first + own]
-        count = keep_best(scores[:own], mask, first, best_scores, best_docs, count)
+        worst = best_scores[0] if count == k else np.float32(-np.inf)
+        block, rows = blocks[number]
+        n_likely = score_likely(
+            tuple(block), tuple(rows), tuple(query), weight_of, mask, k, worst, scores[:own], estimates[:own], likely
+        )
+        count = keep_best(scores, likely[:n_likely], mask, first, best_scores, best_docs, count)
     return Best(best_docs[:count], best_scores[:count])
 
 
@@ -106,8 +153,14 @@ def merge(parts: Sequence[Best], k: int) -> Best:
     return Best(docs[order], scores[order])
 
 
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads that stay: to start them takes longer than to search a small index. A fork has none of them."""
+    return ThreadPoolExecutor(threads)
+
+
 def search(
-    blocks: Sequence[Block],
+    blocks: Sequence[tuple[Block, Rows]],
     n_docs: int,
     queries: Sequence[Query],
     k: int,
@@ -120,7 +173,7 @@ def search(
 
     Parameters
     ----------
-    blocks : sequence of Block
+    blocks : sequence of (Block, Rows)
         Of BLOCK_ROWS documents each, the last one of the rest.
     n_docs : int
     queries : sequence of Query
@@ -138,9 +191,5 @@ def search(
     def run(job: tuple[Query, range]) -> Best:
         return search_blocks(blocks, n_docs, job[0], k, allowed, job[1])
 
-    if threads == 1:
-        found = list(map(run, jobs))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(run, jobs))
+    found = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
     return [merge(found[start : start + n_parts], k) for start in range(0, len(found), n_parts)]

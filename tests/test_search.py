@@ -9,7 +9,9 @@ from scipy.sparse import csr_array
 import lib.index
 import lib.postings
 import lib.search
+from lib.frequent import MOST, add_rows, complete, error_bound, rows_of
 from lib.index import BM25Index
+from lib.postings import block_of
 from lib.ranking import top_k
 
 
@@ -18,18 +20,20 @@ def ids(n: int, prefix: str = "d") -> list[str]:
 
 
 def terms(n: int, width: int, seed: int, values: int) -> csr_array:
-    """Small integers, so that many documents have equal scores."""
+    """Small integers, so that many documents have equal scores; every other latent is rare."""
     rng = np.random.default_rng(seed)
-    return csr_array(rng.integers(0, values, (n, width)) * rng.integers(0, 2, (n, width)), dtype=np.float32)
+    there = rng.random((n, width)) < np.where(np.arange(width) % 2, 0.5, 0.06)
+    return csr_array(rng.integers(0, values, (n, width)) * there, dtype=np.float32)
 
 
 def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
-    """Add up postings latent after latent in float32, with numpy."""
+    """Add up postings latent after latent in float32, with numpy: first of latents that few documents have."""
     scores = np.zeros(len(index), np.float32)
     rows = lib.postings.BLOCK_ROWS
+    in_order = sorted(zip(query.indices, query.data, strict=True), key=lambda item: index.df[item[0]] * 8 >= len(index))
     for number, block in enumerate(index._blocks):
         own = scores[number * rows :]
-        for latent, weight in zip(query.indices, query.data, strict=True):
+        for latent, weight in in_order:
             postings = slice(block.indptr[latent], block.indptr[latent + 1])
             own[block.docs[postings]] += np.float32(weight * index.idf[latent]) * block.impacts[postings]
     return scores
@@ -69,6 +73,32 @@ def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_quer
             kept = [position for position in top_k(scores, n) if allowed[position]][:k]
             assert filtered.doc_ids[row] == denied.doc_ids[row] == [index.doc_ids[position] for position in kept]
             np.testing.assert_array_equal(filtered.scores[row], scores[kept])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    n_frequent=st.integers(0, 11),
+    spread=st.sampled_from([1.0, 1e-3, 1e3]),
+    sign=st.sampled_from([1, -1]),
+    seed=st.integers(0, 10_000),
+)
+def test_an_estimate_errs_by_less_than_the_bound(n, n_frequent, spread, sign, seed):
+    rng = np.random.default_rng(seed)
+    dense = rng.random((n, n_frequent), np.float32) ** 3 * spread * (rng.random((n, n_frequent)) < 0.6)
+    rows = rows_of(block_of(csr_array(dense.astype(np.float32))), np.arange(n_frequent), n)
+    weights = sign * rng.random(n_frequent, np.float32)
+    others = rng.random(n, np.float32)
+    estimates, numbers = others.copy(), np.arange(n_frequent)
+    factors = weights * rows.scales
+    add_rows(rows.rows, factors, numbers, estimates)
+    scores, weight_of = others.copy(), np.zeros(MOST, np.float32)
+    weight_of[:n_frequent] = weights
+    complete(np.arange(n), rows.indptr, rows.numbers, rows.impacts, weight_of, scores)
+    np.testing.assert_allclose(scores, others + dense.astype(np.float32) @ weights, rtol=1e-4, atol=1e-4 * spread)
+    bound = error_bound(factors, 1.0)
+    assert np.abs(estimates - scores).max() <= bound
+    assert bound <= np.abs(weights).sum() * dense.max(initial=0) / 400 + 1e-3 * (1 + spread)  # and says something
 
 
 @pytest.fixture

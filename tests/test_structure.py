@@ -38,6 +38,7 @@ ROAD = [
     "pruning",
     "weighting",
     "postings",
+    "frequent",
     "ranking",
     "late_interaction",
     "search",

@@ -102,7 +102,7 @@ def ours(corpus: Corpus, threads: int | None) -> Engine:
 
 
 def _index_bytes(index: BM25Index) -> int:
-    return sum(part.nbytes for block in index._blocks for part in block)
+    return sum(array.nbytes for part in index._parts for half in part for array in half)
 
 
 def ours_pruned(corpus: Corpus) -> Engine:
