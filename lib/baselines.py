@@ -1,4 +1,4 @@
-"""What latent terms are compared with: lexical BM25, exact dense search and the fusion of rankings; torch-free."""
+"""What latent terms are compared with: lexical BM25, exact inner products and the fusion of rankings; torch-free."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,9 +8,11 @@ import bm25s
 import numpy as np
 import rank_bm25
 import Stemmer
+from scipy.sparse import csr_array
 
 from lib.checks import check_count, check_ids, check_texts
 from lib.ranking import Ranking, top_k
+from lib.terms import check_weights
 
 ANALYZER = (
     r"lower case; words (?u)\b\w\w+\b; without bm25s's 33 English stop words; Snowball English stemmer (PyStemmer)"
@@ -195,8 +197,8 @@ def dense_search(
     TypeError
         For ids that are not `str`, and for `k` or `block` that is not an integer.
     ValueError
-        For embeddings that are not two-dimensional, of different widths or not finite, no documents, ids that repeat
-        or do not match in number, and `k` or `block` below 1.
+        For embeddings that are not two-dimensional, of different widths or of none, or not finite, no documents, ids
+        that repeat or do not match in number, and `k` or `block` below 1.
     """
     docs = _check_embeddings(doc_embeddings, "doc_embeddings")
     queries = _check_embeddings(query_embeddings, "query_embeddings")
@@ -208,6 +210,46 @@ def dense_search(
     doc_ids, query_ids = check_ids(doc_ids, len(docs), "doc_ids"), check_ids(query_ids, len(queries), "query_ids")
     k, block = check_count(k, "k"), check_count(block, "block")
     rows = (row for start in range(0, len(queries), block) for row in queries[start : start + block] @ docs.T)
+    return _rank(rows, doc_ids, query_ids, k)
+
+
+def inner_product_search(
+    doc_terms: csr_array,
+    doc_ids: Iterable[str],
+    query_terms: csr_array,
+    query_ids: Iterable[str],
+    k: int = 100,
+    block: int = 64,
+) -> Ranking:
+    """Return the `k` documents of largest inner product per query of term matrices: exact, ties by document order.
+
+    This is how SPLARE (arXiv 2603.13277) ranks: over `LatentTerms(encoder, sae, pooling="max", phi="log1p")`, since
+    log(1 + max_t z_t) = max_t log(1 + z_t). Documents that share no latent with the query score 0.
+
+    Parameters
+    ----------
+    doc_terms, query_terms : csr_array, float32 [n_docs, width] and [n_queries, width]
+        Of one model.
+    doc_ids, query_ids, k, block
+        As in `dense_search`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dense_search`, and for matrices that are not sparse and weights that are negative or not finite.
+    """
+    docs, queries = check_weights(doc_terms, "doc_terms"), check_weights(query_terms, "query_terms")
+    if docs.shape[1] != queries.shape[1]:
+        widths = f"{queries.shape[1]}, doc_terms {docs.shape[1]}"
+        raise ValueError(f"query_terms has width {widths}; encode both with the same model.")
+    if not docs.shape[0]:
+        raise ValueError("doc_terms has no rows; a search needs at least one document.")
+    doc_ids = check_ids(doc_ids, docs.shape[0], "doc_ids")
+    query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
+    k, block = check_count(k, "k"), check_count(block, "block")
+    columns = docs.T.tocsr()
+    starts = range(0, queries.shape[0], block)
+    rows = (row for start in starts for row in (queries[start : start + block] @ columns).toarray())
     return _rank(rows, doc_ids, query_ids, k)
 
 
@@ -278,6 +320,8 @@ def _check_embeddings(embeddings: np.ndarray, what: str) -> np.ndarray:
     embeddings = np.asarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2:
         raise ValueError(f"{what} has shape {embeddings.shape}; it must have two dimensions, (rows, width).")
+    if not embeddings.shape[1]:  # as late-interaction models have it, and every score would be 0
+        raise ValueError(f"{what} has width 0, so its model embeds no texts; rank with late_interaction_search.")
     if not np.isfinite(embeddings).all():
         row = int((~np.isfinite(embeddings)).any(axis=1).argmax())
         raise ValueError(f"{what} holds NaN or infinity in row {row}; embeddings must be finite. Repair the encoder.")

@@ -50,7 +50,9 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     """Return a `SparseEncoder` whose `encode_document` and `encode_query` give the rows of `model`.
 
     The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
-    `model.bm25`.
+    `model.bm25`. Its `max_active_dims` is None, so rows are whole; `encode(texts, max_active_dims=n)` keeps the n
+    largest weights of a text, and n in the place of the autoencoder's k. A text of blanks has an empty row here; there
+    it has terms if the tokenizer makes tokens of blanks.
 
     Parameters
     ----------
@@ -64,13 +66,20 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     Raises
     ------
     ValueError
-        For a pooling and phi that `SparseTokenPooling` does not have, for a k with a Top-K autoencoder, and if a few
-        texts show that the rows differ.
+        For a pooling and phi that `SparseTokenPooling` does not have, for chunks of long texts and late-interaction
+        models, which `SparseEncoder` does not have, for a k with a Top-K autoencoder, and if a few texts show that the
+        rows differ.
     """
     if (strategy := STRATEGIES.get((model.pooling, model.phi))) is None:
         known = ", ".join(f"{pooling} with {phi}" for pooling, phi in STRATEGIES)
         raise ValueError(f"pooling is {model.pooling!r} with phi {model.phi!r}; SparseTokenPooling has {known}.")
     encoder, sae = model.encoder, model.sae
+    if encoder.late_interaction:
+        raise ValueError(
+            f"{encoder.name} is a late-interaction model; SparseEncoder reads the states of a Transformer."
+        )
+    if encoder.long_texts != "cut":
+        raise ValueError(f"long_texts is {encoder.long_texts!r}, SparseEncoder cuts; load the model with 'cut'.")
     folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
     device = str(encoder.device)
     transformer = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())[0].float()
@@ -84,6 +93,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         SparseTokenPooling(
             sae.width,
             strategy,
+            encoder.include_prompt,
             sparse_rows=sparse_rows,
             special_tokens=_special_tokens(encoder.tokenizer),
             include_special=encoder.special_tokens,
@@ -147,8 +157,6 @@ def from_sparse_encoder(encoder: SparseEncoder, *, bm25: BM25Constants = PAPER) 
     if encoder.max_active_dims is not None:
         raise ValueError(f"max_active_dims is {encoder.max_active_dims}; set it to None and prune with lib.pruning.")
     prompts = {kind: encoder.prompts.get(kind) or "" for kind in ("query", "document")}
-    if not pooling.include_prompt and any(prompts.values()):
-        raise ValueError("include_prompt is False, but LatentTerms counts a prompt's tokens; set it to True.")
     place = transformer.config.name_or_path
     retriever = TokenEncoder(
         None if place == default_retriever()[1] else place,
@@ -156,6 +164,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, bm25: BM25Constants = PAPER) 
         special_tokens=pooling.include_special,
         query_prompt=prompts["query"],
         document_prompt=prompts["document"],
+        include_prompt=pooling.include_prompt,
         max_length=transformer.max_seq_length,
         dtype=str(encoder.dtype).removeprefix("torch."),
         device=str(encoder.device),

@@ -4,6 +4,7 @@ A repository is downloaded as files and read as any other folder: JSON, safetens
 it is executed, and only files of these kinds are fetched.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,8 @@ def upload(
     Raises
     ------
     ValueError
-        For an id that is none.
+        For an id that is none, and for a model whose retriever is a folder of this machine, where others cannot read
+        it.
     PermissionError
         If the token is missing or may not write there.
     ConnectionError
@@ -125,6 +127,7 @@ def upload(
         raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")
     with TemporaryDirectory() as folder:
         save(Path(folder))
+        _check_retriever(Path(folder))
         try:
             huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True)
             if revision is not None:
@@ -148,6 +151,20 @@ def upload(
                 f"The hub cannot be reached ({error}). Connect, or unset HF_HUB_OFFLINE, and push again."
             ) from error
     return str(commit.commit_url)
+
+
+def _check_retriever(folder: Path) -> None:
+    """Raise a ValueError if the model saved in `folder`, if there is one, names a retriever that only we have."""
+    manifest = folder / "latent_terms.json"
+    if not manifest.is_file():
+        return
+    name = json.loads(manifest.read_text("utf-8"))["encoder"]["model"]
+    if Path(name).is_absolute() or Path(name).is_dir():
+        raise ValueError(
+            f"The retriever of this model is the folder {name}, which nobody else has; it must be a hub id. Upload it "
+            f"(SentenceTransformer({name!r}).push_to_hub('me/retriever')), load the model with "
+            "encoder=TokenEncoder('me/retriever'), and push that."
+        )
 
 
 def _earlier(folder: Path) -> list[str]:

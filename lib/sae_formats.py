@@ -6,16 +6,17 @@ SAELens and sparsify each keep a `cfg.json` beside the weights. Their encoders a
     z = ReLU(TopK(pre)),  TopK(ReLU(pre)),  or  ReLU(pre) [pre > threshold]
 
 which are the two forms of `SparseAutoencoder` with b_pre = b_dec, after W_enc b_dec is added to b_enc in the second
-case. What would encode otherwise (inputs that are normalised, transcoders, other activations) is refused.
+case. The token autoencoders of sentence-transformers' pull request 3796 have the first form in one file. What would
+encode otherwise (inputs that are normalised, transcoders, other activations) is refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from lib.checks import check_choice
 from lib.sae import SparseAutoencoder
@@ -23,6 +24,7 @@ from lib.storage import replacing
 
 CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"
+CHECKPOINT_WEIGHTS = "model.safetensors"
 SAELENS_VERSION = "6.54.12"  # whose layout is written
 _SAME = {"W_enc", "b_enc", "W_dec", "b_dec"}
 _SAELENS_TENSORS = {
@@ -127,6 +129,64 @@ def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     return _checked(folder, sizes, weights, _entry(folder, config, "k"), {"sparsify": config}, "num_latents")
 
 
+def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoencoder:
+    """Read a token autoencoder in the layout of sentence-transformers' pull request 3796, which `lib.modules` writes.
+
+    That is one safetensors file with W_enc [d, width], b_enc, b_pre, W_dec [width, d] and, of jumprelu, theta; its
+    configuration is JSON under the key "config" of the file's metadata, or a `config.json` beside it. Codes are
+    computed in float32, whatever the weights are stored in.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, or a folder with `model.safetensors`.
+    k : int, optional
+        Latents a token has, on average with theta: there it is needed, as the k of such a file is a limit that
+        `SparseAutoencoder` does not have. Without theta it is needed only where the file does not say.
+
+    Returns
+    -------
+    SparseAutoencoder
+        `metadata["checkpoint"]` is the whole configuration.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is missing.
+    ValueError
+        For a file that is not safetensors, tensors that are missing or unknown, sizes that the configuration
+        contradicts, a k that is missing or out of place, and an autoencoder that scales each state by its own norm,
+        as all do whose configuration lacks `normalize_input`, which is this package's: `SparseAutoencoder` reads
+        states as they are.
+    """
+    path = Path(path) / CHECKPOINT_WEIGHTS if Path(path).is_dir() else Path(path)
+    tensors, facts = _read_file(path)
+    beside = path.with_name("config.json")
+    config = _object(
+        facts.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}"), f"The configuration of {path}"
+    )
+    if config.get("normalize_input", True):
+        raise ValueError(
+            f"{path} scales each state by its own norm, and SparseAutoencoder reads states as they are. Read it with "
+            "lib.modules.SparseAutoEncoderTokenEncoder.from_checkpoint, put that into a SparseEncoder, and rank the "
+            "rows of lib.conversion.term_matrix with BM25Index; or train with normalize_input=False."
+        )
+    named = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if config.get("variant") == "jumprelu" else set())
+    tensors = _only(path, tensors, named, unused={"data_mean", "rms_scale"})
+    weights = {"W_enc": tensors.pop("W_enc").T, **tensors}
+    if "theta" in weights:
+        weights["threshold"] = weights.pop("theta").clamp(min=0)  # below 0, the ReLU decides
+    known = None if "threshold" in weights else config.get("k")
+    if known is not None and k is not None:
+        raise ValueError(f"k is {k}, but {path} has its own, {known}; read it, then use with_k.")
+    if known is None and k is None:
+        raise ValueError(f"{path} does not say how many latents a token has; look it up or measure it, and give k.")
+    sae = _made(path, weights, known if k is None else k, {"checkpoint": config})
+    said = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
+    _check_sizes(said, sae, f"The configuration of {path} says input_dim and hidden_dim")
+    return sae
+
+
 def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mapping | None = None) -> None:
     """Write `cfg.json` and `sae_weights.safetensors` as SAELens 6 reads them; `read_saelens` gives the same back.
 
@@ -187,13 +247,18 @@ def _read_config(folder: str | Path) -> tuple[Path, dict]:
     if not (folder / CONFIG).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise FileNotFoundError(f"{folder} has no {CONFIG} (it holds {found}); give the folder of one autoencoder.")
+    return folder, _object((folder / CONFIG).read_text("utf-8"), str(folder / CONFIG))
+
+
+def _object(text: str, source: str) -> dict:
+    """Return a JSON object; a ValueError that names its source for other text."""
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is not JSON ({error}); copy or download the folder again.") from error
+        raise ValueError(f"{source} is not JSON ({error}); copy or download it again.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG} holds a {type(config).__name__}, not an object; give one autoencoder's.")
-    return folder, config
+        raise ValueError(f"{source} holds a {type(config).__name__}, not an object; give one autoencoder's.")
+    return config
 
 
 def _entry(folder: Path, config: Mapping, key: str):
@@ -215,19 +280,31 @@ def _check_plain(folder: Path, config: Mapping, plain: Mapping[str, tuple], opti
 
 def _read_tensors(path: Path, names: set[str]) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file in float32; a ValueError unless they are `names`."""
+    return _only(path, _read_file(path)[0], names)
+
+
+def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return tensors and metadata of a safetensors file."""
     if not path.is_file():
-        found = ", ".join(sorted(other.name for other in path.parent.iterdir())[:10])
+        found = ", ".join(sorted(other.name for other in path.parent.glob("*"))[:10]) or "nothing"
         raise FileNotFoundError(f"{path.parent} has no {path.name} (it holds {found}); only safetensors are read.")
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or download it again.") from error
-    if set(tensors) != names:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); a pickle is not read. Copy or download it again."
+        ) from error
+
+
+def _only(path: Path, tensors: dict, names: set[str], unused: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """Return the tensors called `names` in float32; a ValueError unless they and `unused` ones are all there are."""
+    if set(tensors) - set(unused) != names:
         raise ValueError(
             f"{path} holds the tensors {', '.join(sorted(tensors))}; they must be {', '.join(sorted(names))}, as its "
-            f"{CONFIG} says. Save it again with the library that made it."
+            "configuration says. Save it again with the library that made it."
         )
-    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    return {name: tensors[name].to(torch.float32) for name in sorted(names)}
 
 
 def _fold_norms(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -259,14 +336,19 @@ def _k_of(folder: Path, config: Mapping, saved: Mapping, architecture: str, give
 
 
 def _checked(folder: Path, config: Mapping, weights: dict, k: int, metadata: dict, width: str) -> SparseAutoencoder:
-    try:
-        sae = SparseAutoencoder(**weights, k=k, metadata=metadata)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
+    sae = _made(folder, weights, k, metadata)
     said = (_entry(folder, config, "d_in"), _entry(folder, config, width))
-    if said != (sae.d, sae.width):
-        raise ValueError(
-            f"{folder / CONFIG} says d_in and {width} are {said}, the weights have {(sae.d, sae.width)}; take both "
-            "files from the same save."
-        )
+    _check_sizes(said, sae, f"{folder / CONFIG} says d_in and {width}")
     return sae
+
+
+def _made(source: Path, weights: dict, k: int, metadata: dict) -> SparseAutoencoder:
+    try:
+        return SparseAutoencoder(**weights, k=k, metadata=metadata)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} cannot be read: {error}") from error
+
+
+def _check_sizes(said: tuple[int, int], sae: SparseAutoencoder, who: str) -> None:
+    if said != (sae.d, sae.width):
+        raise ValueError(f"{who} are {said}, the weights have {(sae.d, sae.width)}; take both from the same save.")

@@ -73,7 +73,7 @@ class StoredStates:
         """Everything that decides the states, JSON-able."""
         if self._identity is not None:
             return self._identity
-        parts = {f"{i:06}": part.contiguous().view(torch.uint8).numpy() for i, part in enumerate(self._parts)}
+        parts = {f"{i:06}": part.cpu().contiguous().view(torch.uint8).numpy() for i, part in enumerate(self._parts)}
         return {"states": digest_arrays(parts)}
 
     def read(self, start: int, stop: int) -> list[torch.Tensor]:
@@ -176,7 +176,7 @@ class EncodedStates:
 
     def __init__(self, text: TrainingText, layer: int):
         self._text, self._layer = text, layer
-        self.n, self.d = text.n, text.encoder.d
+        self.n, self.d = text.n, text.encoder.at(layer).d
 
     @cached_property
     def identity(self) -> dict:
@@ -248,8 +248,9 @@ def cache_states(
     folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
     text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
-    _check_space(folder, paths, text.n * encoder.d * 2)
-    there = min(_whole(paths[layer], text.ends, encoder.d) for layer in layers)
+    sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
+    _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
+    there = min(_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
     with tqdm(total=text.n, disable=None, unit="token", unit_scale=True, desc="encode") as bar:
         bar.update(int(text.ends[there - 1]) if there else 0)
         for number, chunk in enumerate(text.chunks(layers, there), there):
@@ -275,9 +276,8 @@ def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
     return len(paths)
 
 
-def _check_space(folder: Path, paths: dict[int, list[Path]], bytes_a_layer: int) -> None:
+def _check_space(folder: Path, paths: dict[int, list[Path]], total: int) -> None:
     there = sum(path.stat().st_size for files in paths.values() for path in files if path.exists())
-    total = bytes_a_layer * len(paths)
     free = shutil.disk_usage(folder).free
     print(
         f"States of {len(paths)} layer(s): {total / 1e9:.2f} GB in {folder}, {there / 1e9:.2f} GB are there.",

@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | *Reads* | a part of the built-in collection `pydoc`; the packaged model and its retriever, a folder |
-# | *Writes* | `sentence_transformers` (.csv, .json) |
+# | *Writes* | `sentence_transformers`, `prompts` (.csv, .json) |
 # | *Paper item* | none; the modules are those of sentence-transformers' pull request 3796 |
 # | *Runtime* | about a minute on two cores |
 
@@ -28,7 +28,7 @@ from lib.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
-n_queries, n_docs = 40, 200
+n_queries, n_docs = 40, 150
 n_steps = 40
 
 # %%
@@ -151,3 +151,34 @@ pd.DataFrame(trainer.state.log_history)[["step", "fvu", "auxk"]].dropna().round(
 trained = from_sparse_encoder(untrained)
 trained_index = trained.index(trained.encode_documents(docs), doc_ids)
 evaluate(trained_index.search(trained.encode_queries(queries), query_ids, k=100), qrels, ["nDCG@10"])
+
+# %% [markdown]
+# ## 4. A prompt, and whether its tokens are pooled
+# Many retrievers were trained with a prompt before each text. `TokenEncoder` takes it from the model's configuration
+# or from you, and with `include_prompt=False` reads it but leaves its tokens out of the terms: of what comes before the
+# text, nothing is counted. This retriever was trained without prompts; the table shows how much either choice changes.
+
+
+# %%
+def searched(**settings) -> dict:
+    prompted = LatentTerms(TokenEncoder(folder, dtype="float32", **settings), model.sae, bm25=model.bm25)
+    texts = prompted.encode_documents(docs) if "document_prompt" in settings else doc_terms  # of section 1
+    questions = prompted.encode_queries(queries)
+    found = prompted.index(texts, doc_ids).search(questions, query_ids, k=100)
+    counts = {"latents_per_doc": texts.nnz / len(docs), "latents_per_query": questions.nnz / len(queries)}
+    return counts | evaluate(found, qrels, ["nDCG@10"])
+
+
+short = {"query_prompt": "query: ", "document_prompt": "passage: "}
+long = {"query_prompt": "Instruct: Given a question, find the docstring that answers it. Query: "}
+effect = [{"prompt": "none", "pooled": "", **searched()}]
+for name, prompts in {"query: / passage: ": short, "an instruction before queries": long}.items():
+    for pooled in (True, False):
+        effect.append({"prompt": name, "pooled": pooled, **searched(**prompts, include_prompt=pooled)})
+effect = pd.DataFrame(effect)
+save_results(effect, figures_folder(profile), "prompts", origin)
+effect.round(3)
+
+# %% [markdown]
+# A long instruction fills a short query with latents of its own unless they are left out. (Forty queries again: the
+# table shows what the parameter does, not which prompt is best.)

@@ -9,8 +9,17 @@ import rank_bm25
 from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
-from lib.baselines import ANALYZER, LexicalBM25, OkapiBM25, analyze, dense_search, reciprocal_rank_fusion
+from lib.baselines import (
+    ANALYZER,
+    LexicalBM25,
+    OkapiBM25,
+    analyze,
+    dense_search,
+    inner_product_search,
+    reciprocal_rank_fusion,
+)
 from lib.ranking import Ranking
 
 ENGINES = pytest.mark.parametrize("engine", [LexicalBM25, OkapiBM25])
@@ -186,6 +195,7 @@ def test_the_block_changes_nothing_beyond_rounding():
     [
         ({"doc_embeddings": np.ones(2)}, ValueError, r"doc_embeddings has shape \(2,\); it must have two dimensions"),
         ({"query_embeddings": np.ones((1, 3))}, ValueError, "query_embeddings has width 3, doc_embeddings 2"),
+        ({"doc_embeddings": np.ones((2, 0))}, ValueError, "doc_embeddings has width 0.* late_interaction_search"),
         ({"doc_embeddings": [[0, 1], [np.nan, 1]]}, ValueError, "doc_embeddings holds NaN or infinity in row 1"),
         ({"query_embeddings": [[np.inf, 1]]}, ValueError, "query_embeddings holds NaN or infinity in row 0"),
         ({"doc_embeddings": np.ones((0, 2)), "doc_ids": []}, ValueError, "doc_embeddings has no rows"),
@@ -206,6 +216,34 @@ def test_dense_search_refuses(changes, error, message):
     }
     with pytest.raises(error, match=message):
         dense_search(**good | changes)
+
+
+def test_inner_product_search_is_exact():
+    docs = csr_array(np.array([[1, 0, 2], [0, 3, 0], [1, 0, 2], [0, 0, 0]], np.float32))
+    queries = csr_array(np.array([[1, 1, 0], [0, 0, 0]], np.float32))
+    for block in (1, 64):
+        ranking = inner_product_search(docs, list("abcd"), queries, ["q", "empty"], 3, block)
+        # q: a 1, b 3, c 1, d 0; of a and c the earlier one first
+        assert ranking["q"] == [("b", 3.0), ("a", 1.0), ("c", 1.0)]
+        assert ranking["empty"] == [("a", 0.0), ("b", 0.0), ("c", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"doc_terms": np.ones((2, 2))}, TypeError, "doc_terms is a ndarray; pass a scipy.sparse array"),
+        ({"query_terms": csr_array(np.ones((1, 3)))}, ValueError, "query_terms has width 3, doc_terms 2"),
+        ({"query_terms": csr_array([[0.0, -1.0]])}, ValueError, "query_terms holds -1.0 in row 0"),
+        ({"doc_terms": csr_array((0, 2)), "doc_ids": []}, ValueError, "doc_terms has no rows"),
+        ({"doc_ids": ["a"]}, ValueError, "doc_ids holds 1 ids for 2 rows"),
+        ({"k": 0}, ValueError, "k is 0"),
+    ],
+)
+def test_inner_product_search_refuses(changes, error, message):
+    good = {"doc_terms": csr_array(np.ones((2, 2))), "doc_ids": ["a", "b"]}
+    good |= {"query_terms": csr_array(np.ones((1, 2))), "query_ids": ["q"]}
+    with pytest.raises(error, match=message):
+        inner_product_search(**good | changes)
 
 
 def ranked(*docs: str, query_ids: str = "q") -> Ranking:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Weight
 from lib.conversion import STRATEGIES, from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
 from lib.encoder import TokenEncoder
 from lib.index import BM25Index
+from lib.pruning import prune
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
 from lib.weighting import BM25Constants
@@ -51,6 +54,17 @@ def test_prompts_layer_length_and_special_tokens_go_there_and_back(sentence_fold
     assert back.encoder.config == encoder.config
 
 
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_a_prompt_that_is_not_counted_goes_there_and_back(sentence_folder, tiny_sae, special_tokens):
+    settings = {"query_prompt": "query : ", "document_prompt": "the title : ", "special_tokens": special_tokens}
+    encoder = TokenEncoder(sentence_folder, dtype="float32", include_prompt=False, **settings)
+    model = LatentTerms(encoder, tiny_sae)
+    back = there_and_back(model)
+    assert back.encoder.config == encoder.config
+    counted = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", **settings), tiny_sae)
+    assert (counted.encode_queries(TEXTS) != model.encode_queries(TEXTS)).nnz
+
+
 def test_other_architectures(modernbert_folder, plain_folder, tiny_sae):
     for folder in (modernbert_folder, plain_folder):
         there_and_back(LatentTerms(TokenEncoder(folder, dtype="float32"), tiny_sae))
@@ -84,10 +98,31 @@ def test_a_saved_encoder_becomes_a_model_that_ranks(tiny_encoder, tiny_sae, tmp_
     assert rankings[0].doc_ids == rankings[1].doc_ids
 
 
+@pytest.mark.parametrize("top", [1, 5])
+def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
+    model = LatentTerms(tiny_encoder, tiny_sae)
+    encoder = to_sparse_encoder(model)
+    assert encoder.max_active_dims is None
+    all_k = LatentTerms(tiny_encoder, tiny_sae.with_k(top))  # of the library: the limit is that of a token, too
+    for rows in (encoder.encode_document(TEXTS, max_active_dims=top), encoder.encode(TEXTS, max_active_dims=top)):
+        found = term_matrix(rows)
+        assert 0 < np.diff(found.indptr).max() <= top
+        expected = prune(all_k.encode_documents(TEXTS), top=top)
+        np.testing.assert_allclose(found.toarray(), expected.toarray(), atol=1e-5)
+    assert_equal_rows(model, encoder)  # the limit was of one call
+
+
 def test_what_a_sparse_encoder_cannot_say(tiny_encoder, tiny_sae):
     for pooling, phi in (("count", "sqrt"), ("sum", "log1p")):
         with pytest.raises(ValueError, match=f"pooling is '{pooling}' with phi '{phi}'; SparseTokenPooling has sum"):
             to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae, pooling, phi))
+    late = copy.copy(tiny_encoder)
+    late.late_interaction = True
+    with pytest.raises(ValueError, match="is a late-interaction model; SparseEncoder reads the states of a Transf"):
+        to_sparse_encoder(LatentTerms(late, tiny_sae))
+    chunked = TokenEncoder(tiny_encoder.name, dtype="float32", long_texts="chunk")
+    with pytest.raises(ValueError, match="long_texts is 'chunk', SparseEncoder cuts; load the model with 'cut'"):
+        to_sparse_encoder(LatentTerms(chunked, tiny_sae))
     with pytest.raises(ValueError, match="k is 3, the autoencoder is Top-K with k = 4; use its with_k"):
         to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae), k=3)
 
@@ -102,11 +137,6 @@ def test_what_latent_terms_cannot_say(made, sentence_folder, tiny_encoder):
     with pytest.raises(ValueError, match="max_active_dims is 5; set it to None"):
         from_sparse_encoder(made)
     made.max_active_dims = None
-    made.set_pooling_include_prompt(False)
-    made.prompts["query"] = "query : "
-    with pytest.raises(ValueError, match="include_prompt is False, but LatentTerms counts a prompt's tokens"):
-        from_sparse_encoder(made)
-    made.set_pooling_include_prompt(True)
     for name, wrong, message in (
         ("normalize_input", True, "normalize_input is True: each state is scaled"),
         ("W_dec", None, "has no decoder"),

@@ -102,7 +102,7 @@ def test_one_pass_gives_several_layers(tiny_encoder, monkeypatch):
     ],
 )
 def test_bad_layers_are_refused_before_any_work(tiny_encoder, monkeypatch, layers, error, message):
-    monkeypatch.setattr(tiny_encoder, "_tokenize", forbid)
+    monkeypatch.setattr(tiny_encoder, "_windows", forbid)
     with pytest.raises(error, match=message):
         tiny_encoder.stream_layers(["the cat"], layers)
 
@@ -213,7 +213,7 @@ def test_a_forward_pass_stays_within_the_budget(sentence_folder, monkeypatch):
     encoder = TokenEncoder(sentence_folder, dtype="float32", batch_tokens=100)
     sizes, forward = [], encoder._forward
     monkeypatch.setattr(
-        encoder, "_forward", lambda ids, layers: sizes.append([len(i) for i in ids]) or forward(ids, layers)
+        encoder, "_forward", lambda batch, *rest: sizes.append([len(p.ids) for p in batch]) or forward(batch, *rest)
     )
     blocks = list(encoder.stream(TEXTS * 40))
     assert sum(map(len, sizes)) == 40 * len(TEXTS)
@@ -290,7 +290,7 @@ def forbid(*_args, **_kwargs):
 )
 def test_bad_texts_are_refused_before_any_work(tiny_encoder, monkeypatch, texts, error, message):
     monkeypatch.setattr(tiny_encoder, "_forward", forbid)
-    monkeypatch.setattr(tiny_encoder, "_tokenize", forbid)
+    monkeypatch.setattr(tiny_encoder, "_windows", forbid)
     with pytest.raises(error, match=message):
         tiny_encoder.stream(texts)
 

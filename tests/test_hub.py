@@ -1,5 +1,6 @@
 """The hub is a folder here: `huggingface_hub`'s own calls are replaced, so nothing is sent anywhere."""
 
+import copy
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -85,19 +86,40 @@ def index_of(*weights: float) -> BM25Index:
     return BM25Index.build(csr_array(np.array([[*weights], [0.5] * len(weights)], np.float32)), ["a", "b"])
 
 
+@pytest.fixture
+def public_encoder(tiny_encoder):
+    """The tiny encoder as if it had come from the hub."""
+    encoder = copy.copy(tiny_encoder)
+    encoder.name = "me/retriever"
+    return encoder
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_model_goes_to_the_hub_and_comes_back(hub, tiny_encoder, tiny_sae):
-    model = LatentTerms(tiny_encoder, tiny_sae, "max", "log1p")
+def test_a_model_goes_to_the_hub_and_comes_back(hub, public_encoder, tiny_sae):
+    model = LatentTerms(public_encoder, tiny_sae, "max", "log1p")
     address = model.push_to_hub("me/model", token="secret", private=True)
     assert address == "https://hub/me/model/commit/Save the model"
     assert hub.calls == [("create", "me/model", True, "secret"), ("upload", "me/model", None, "secret")]
-    again = LatentTerms.from_pretrained("me/model", encoder=tiny_encoder, token="secret")
+    again = LatentTerms.from_pretrained("me/model", encoder=public_encoder, token="secret")
     assert hub.calls[-1] == ("download", "me/model", None, "secret")
     assert again.config == model.config
     assert (again.encode_queries(["the old cat"]) != model.encode_queries(["the old cat"])).nnz == 0
+
+
+def test_a_model_that_only_this_machine_can_load_is_not_uploaded(hub, tiny_encoder, tiny_sae, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=rf"the folder {tiny_encoder.name}, which nobody else has; .* hub id\. Upload"):
+        LatentTerms(tiny_encoder, tiny_sae).push_to_hub("me/model")
+    (tmp_path / "here/retriever").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    other = copy.copy(tiny_encoder)
+    for name in ("/on/another/disk", "here/retriever"):
+        other.name = name
+        with pytest.raises(ValueError, match=f"the folder {name}, which nobody else has"):
+            LatentTerms(other, tiny_sae).push_to_hub("me/model")
+    assert hub.calls == []
 
 
 def test_an_index_of_a_branch_is_read_by_revision(hub):
@@ -107,8 +129,8 @@ def test_an_index_of_a_branch_is_read_by_revision(hub):
     assert BM25Index.load_from_hub("me/index", revision="wide", verify=False).width == 3
 
 
-def test_an_upload_replaces_its_own_files_only(hub, tiny_encoder, tiny_sae):
-    model, there = LatentTerms(tiny_encoder, tiny_sae), hub.root / "me/both" / "main"
+def test_an_upload_replaces_its_own_files_only(hub, public_encoder, tiny_sae):
+    model, there = LatentTerms(public_encoder, tiny_sae), hub.root / "me/both" / "main"
     upload(model.save_pretrained, "me/both", message="Model")
     (there / "README.md").write_text("mine")
     (there / "other-0123456789ab.json").write_text("{}")
@@ -123,7 +145,7 @@ def test_an_upload_replaces_its_own_files_only(hub, tiny_encoder, tiny_sae):
     assert first != second
     folder = find_folder("me/both", "index.json")
     assert BM25Index.load(folder).explain(csr_array(np.array([[0, 1]], np.float32)), "a")[0].impact > 0
-    assert LatentTerms.from_pretrained(folder, encoder=tiny_encoder).config == model.config
+    assert LatentTerms.from_pretrained(folder, encoder=public_encoder).config == model.config
     assert "README.md" not in names(folder)  # only what is read is fetched
 
 

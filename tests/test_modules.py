@@ -198,8 +198,9 @@ def test_features_that_make_no_sense():
             module({"input_ids": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="have size 9, this autoencoder reads size 8"):
         module({"token_embeddings": draw(N, 9)})
-    with pytest.raises(ValueError, match=r"\[B, T, D\]; got \(8,\)"):
-        module({"token_embeddings": draw(D)})
+    for shape in ((D,), (9,), (1, 2, 3, D)):
+        with pytest.raises(ValueError, match=rf"\[B, T, D\]; got \({shape[0]},"):
+            module({"token_embeddings": draw(*shape)})
     with pytest.raises(ValueError, match=r"flattened token_embeddings to be rank 2; got \(2, 15, 8\)"):
         module({"token_embeddings": draw(2, N, D), "cu_seq_lens_q": BOUNDS})
     with pytest.raises(ValueError, match="as cu_seq_lens_q ends at 15 tokens"):
@@ -239,6 +240,9 @@ def test_from_checkpoint(tmp_path):
     assert (loaded.k, loaded.variant, loaded.rms_scale, loaded.W_dec) == (2, "jumprelu", 0.25, None)
     assert torch.equal(loaded.theta, tensors["theta"])
     assert loaded.W_enc.requires_grad
+    save_file(tensors, bare, {"config": json.dumps({"k": 2, "rms_scale": None})})
+    assert SparseAutoEncoderTokenEncoder.from_checkpoint(bare).rms_scale == 0.25
+    assert SparseAutoEncoderTokenEncoder.from_checkpoint(bare, rms_scale=2.0).rms_scale == 2.0
     save_file(tensors, bare)
     with pytest.raises(ValueError, match="does not say how many latents a token may have; give k"):
         SparseAutoEncoderTokenEncoder.from_checkpoint(bare)

@@ -323,7 +323,7 @@ def forbid(*_args, **_kwargs):
 )
 def test_bad_texts_are_refused_before_any_work(model, monkeypatch, method, texts, message):
     monkeypatch.setattr(model.encoder, "_forward", forbid)
-    monkeypatch.setattr(model.encoder, "_tokenize", forbid)
+    monkeypatch.setattr(model.encoder, "_windows", forbid)
     with pytest.raises(TypeError, match=message):
         getattr(model, method)(texts)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.sae import SparseAutoencoder
-from lib.sae_formats import read_saelens, read_sparsify, write_saelens
+from lib.sae_formats import read_checkpoint, read_saelens, read_sparsify, write_saelens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 D, WIDTH, K = 5, 20, 3
@@ -164,6 +164,75 @@ def ours(jumprelu: bool) -> SparseAutoencoder:
     weights = {"W_enc": tensors["W_enc"].T, "b_enc": tensors["b_enc"], "W_dec": tensors["W_dec"]}
     threshold = draw(WIDTH, seed=5).abs() if jumprelu else None
     return SparseAutoencoder(**weights, b_pre=tensors["b_dec"], k=K, metadata={"run": {"seed": 1}}, threshold=threshold)
+
+
+def checkpoint(path, tensors=(), **changes):
+    """A file in the layout of pull request 3796 with its configuration in its metadata."""
+    config = {"input_dim": D, "hidden_dim": WIDTH, "k": K, "normalize_input": False} | changes
+    given = tensors_of("jumprelu")
+    named = {"W_enc": given["W_enc"], "b_enc": given["b_enc"], "b_pre": given["b_dec"], "W_dec": given["W_dec"]}
+    if config.get("variant") == "jumprelu":
+        named["theta"] = given["threshold"]
+    said = json.dumps({key: value for key, value in config.items() if value is not None})
+    save_file(named | dict(tensors), path, {"config": said})
+    return path
+
+
+@pytest.mark.parametrize("variant", ["standard", "jumprelu"])
+def test_checkpoints_of_the_modules_encode_as_defined(tmp_path, variant):
+    path, h = checkpoint(tmp_path / "sae.safetensors", variant=variant), states()
+    sae = read_checkpoint(path, k=4 if variant == "jumprelu" else None)
+    t = {key: value.double().numpy() for key, value in tensors_of("jumprelu").items()}
+    pre = (h.double().numpy() - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
+    active = pre >= np.sort(pre, axis=1)[:, -K, None] if variant == "standard" else pre > t["threshold"]
+    codes = np.maximum(pre, 0) * active
+    np.testing.assert_allclose(dense(sae, h), codes, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(sae.decode(sae.encode(h)).numpy(), codes @ t["W_dec"] + t["b_dec"], rtol=0, atol=1e-5)
+    assert (sae.k, sae.metadata["checkpoint"]["hidden_dim"]) == (K if variant == "standard" else 4, WIDTH)
+
+
+def test_a_folder_of_the_module_is_read(tmp_path):
+    from lib.modules import SparseAutoEncoderTokenEncoder
+
+    module = SparseAutoEncoderTokenEncoder(D, WIDTH, K, normalize_input=False)
+    module.data_mean = draw(D, seed=8)  # saved, but without the normalisation nothing reads it
+    module.save(tmp_path)
+    values, indices = module.encode_tokens(states())
+    codes = read_checkpoint(tmp_path).encode(states())
+    assert torch.equal(codes.indices, indices)
+    torch.testing.assert_close(codes.values, values.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize_input": None}, "scales each state by its own norm, .*from_checkpoint, put that into a SparseEnc"),
+        ({"normalize_input": True}, "scales each state by its own norm"),
+        ({"k": None}, "does not say how many latents a token has; .* give k"),
+        ({"variant": "jumprelu"}, "does not say how many latents a token has"),  # there, k is a limit
+        ({"k": WIDTH + 1}, "cannot be read: k is 21, more than the width 20"),
+        ({"hidden_dim": 40}, r"says input_dim and hidden_dim are \(5, 40\), the weights have \(5, 20\)"),
+        (
+            {"tensors": {"theta": torch.ones(WIDTH)}},
+            "holds the tensors .*theta.*; they must be W_dec, W_enc, b_enc",
+        ),
+        ({"tensors": {"b_pre": torch.ones(D + 1)}}, r"cannot be read: b_pre has shape \(6,\)"),
+    ],
+)
+def test_checkpoints_that_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(checkpoint(tmp_path / "sae.safetensors", **changes))
+
+
+def test_checkpoints_that_are_no_safetensors_or_say_k_twice(tmp_path):
+    path = checkpoint(tmp_path / "sae.safetensors")
+    with pytest.raises(ValueError, match=r"k is 5, but .* has its own, 3; read it, then use with_k"):
+        read_checkpoint(path, k=5)
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors \(it holds sae.safetensors\); only safete"):
+        read_checkpoint(tmp_path)
+    torch.save(load_file(path), tmp_path / "sae.pt")
+    with pytest.raises(ValueError, match=r"is not a whole safetensors file .*; a pickle is not read"):
+        read_checkpoint(tmp_path / "sae.pt")
 
 
 @pytest.mark.parametrize("jumprelu", [False, True])

@@ -24,6 +24,7 @@ ROAD = [
     "sources",
     "collection",
     "corpus",
+    "backbones",
     "encoder",
     "sae",
     "sae_formats",
@@ -92,7 +93,18 @@ ROAD = [
     "__init__",
 ]
 NEED_TORCH = {
-    *("encoder", "sae", "selection", "kernels", "activations", "states", "training", "checkpoints", "trainer"),
+    *(
+        "backbones",
+        "encoder",
+        "sae",
+        "selection",
+        "kernels",
+        "activations",
+        "states",
+        "training",
+        "checkpoints",
+        "trainer",
+    ),
     *("retriever", "benchmarks.peers", "benchmarks.training", "benchmarks.encoding", "benchmarks.grown"),
     *("benchmarks.search", "experiments", "__main__", "losses", "conversion", "evaluators"),
     *("sae_formats", "distributed", "late_interaction"),

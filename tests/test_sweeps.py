@@ -39,7 +39,7 @@ from lib.studies.inputs import (
     untrained,
 )
 from lib.studies.readings import Reading, pooled_terms
-from lib.studies.sweeps import Recipe, Variant, autoencoders, inner_product_search, sweep
+from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
 from lib.terms import apply_phi
 from lib.training import TrainingConfig
 from lib.vocabulary import fit_zipf
@@ -186,16 +186,6 @@ def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
         sweep({"a": Variant(recipe)}, "b", [make_collection()], store)
     with pytest.raises(ValueError, match="little/test has one judged query"):
         sweep(dict.fromkeys("ab", Variant(recipe)), "a", [make_collection(queries=("cat",))], store)
-
-
-def test_inner_product_search_is_exact():
-    docs = np.array([[1, 0, 2], [0, 3, 0], [1, 0, 2], [0, 0, 0]], np.float32)
-    queries = np.array([[1, 1, 0], [0, 0, 0]], np.float32)
-    sparse = [lib.studies.readings.csr_array(matrix) for matrix in (docs, queries)]
-    ranking = inner_product_search(sparse[0], list("abcd"), sparse[1], ["q", "empty"], 3)
-    # q: a 1, b 3, c 1, d 0; of a and c the earlier one first
-    assert ranking["q"] == [("b", 3.0), ("a", 1.0), ("c", 1.0)]
-    assert ranking["empty"] == [("a", 0.0), ("b", 0.0), ("c", 0.0)]
 
 
 def test_splades_pooling_is_the_maximum_of_the_logarithms():

@@ -98,6 +98,15 @@ def warn_of_another_origin(trained_on: Mapping[str, str], found: Mapping[str, st
         )
 
 
+def config_of(module: Module) -> dict[str, Any]:
+    """Return the configuration of a module: its `config_keys`, and of its `own_settings` those that are not as usual.
+
+    The first are the keys of pull request 3796, so its modules load what is saved with no setting of ours.
+    """
+    ours = {key: getattr(module, key) for key, usual in module.own_settings.items() if getattr(module, key) != usual}
+    return {key: getattr(module, key) for key in module.config_keys} | ours
+
+
 def write_config(module: Module, folder: str | Path) -> Path:
     """Write a module's configuration to `folder`, which is made if there is none, in one step; return the folder."""
     folder = Path(folder)

@@ -16,6 +16,7 @@ from lib.modules.features import (
     check_dimension,
     check_fits,
     check_k,
+    config_of,
     feature,
     origin_of,
     unpacked,
@@ -68,7 +69,8 @@ class SparseAutoEncoderTokenEncoder(Module):
     trained_on : mapping, optional
         Name and fingerprint of what it was trained to read; `SparseEncoder` warns where it reads something else.
     checkpoint_format_version : int
-        Kept with the configuration.
+        Kept with the configuration. `normalize_input` and `trained_on`, which the pull request does not have, are
+        kept only where they are not the default, so that its module loads what this one saves.
 
     Attributes
     ----------
@@ -87,9 +89,9 @@ class SparseAutoEncoderTokenEncoder(Module):
 
     config_keys = [  # noqa: RUF012
         *("input_dim", "hidden_dim", "k", "variant", "output_format", "replace_token_embeddings"),
-        *("has_decoder", "k_aux", "frozen", "rms_scale", "token_batch_size", "normalize_input"),
-        *("trained_on", "checkpoint_format_version"),
+        *("checkpoint_format_version", "has_decoder", "k_aux", "frozen", "rms_scale", "token_batch_size"),
     ]
+    own_settings = {"normalize_input": True, "trained_on": None}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
 
     def __init__(
@@ -221,13 +223,13 @@ class SparseAutoEncoderTokenEncoder(Module):
         maker = "the Transformer before SparseAutoEncoderTokenEncoder"
         embeddings = feature(features, "token_embeddings", maker)
         k = check_k(self.k if max_active_dims is None else max_active_dims, self.hidden_dim)
-        self._check_size(embeddings)
         if "cu_seq_lens_q" in features:
             tokens = unpacked(features, "token_embeddings", maker)
         elif embeddings.ndim in (2, 3):
-            tokens = embeddings.reshape(-1, self.input_dim)
+            tokens = embeddings.flatten(0, -2)
         else:
             raise ValueError(f"Expected padded token_embeddings to be [B, T, D]; got {tuple(embeddings.shape)}.")
+        self._check_size(tokens)
         x = self._normalized(tokens)
         values, indices = self._encode(x, k)
         if self.training and self.W_dec is not None:
@@ -253,6 +255,10 @@ class SparseAutoEncoderTokenEncoder(Module):
         card.add_tags(["token-sae", "latent-terms"])
         if "Token SAE" not in card.model_type:
             card.model_type = f"Token SAE {card.model_type}"
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what `load` needs but the weights, JSON-able."""
+        return config_of(self)
 
     def get_embedding_dimension(self) -> int:
         """Return the width."""
@@ -333,9 +339,10 @@ class SparseAutoEncoderTokenEncoder(Module):
         text = metadata.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
         settings = dict(zip(("input_dim", "hidden_dim"), tensors["W_enc"].shape, strict=True))
         settings |= {"variant": "jumprelu" if "theta" in tensors else "standard", "has_decoder": "W_dec" in tensors}
+        known = {*cls.config_keys, *cls.own_settings}
+        settings |= {key: value for key, value in json.loads(text).items() if key in known}
         if "rms_scale" in tensors:
             settings["rms_scale"] = float(tensors.pop("rms_scale"))
-        settings |= {key: value for key, value in json.loads(text).items() if key in cls.config_keys}
         settings |= {"frozen": frozen, **kwargs}
         if "k" not in settings:
             raise ValueError(f"{path} does not say how many latents a token may have; give k, for example k=16.")

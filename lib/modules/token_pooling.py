@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from lib.modules.features import check_dimension, check_fits, feature, unpacked, write_config
+from lib.modules.features import check_dimension, check_fits, config_of, feature, unpacked, write_config
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -58,7 +58,8 @@ class SparseTokenPooling(Module):
         How many tokens the tokenizer puts before and after every text. A text with no other tokens, but for a
         prompt's, has an empty row, as in `lib.retriever.LatentTerms`. (0, 0) is not to look.
     include_special : bool
-        Whether these tokens count.
+        Whether these tokens count. This and the two before it, which the pull request does not have, are saved only
+        where they are not the default.
 
     Raises
     ------
@@ -68,8 +69,8 @@ class SparseTokenPooling(Module):
 
     config_keys = [  # noqa: RUF012
         *("embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"),
-        *("sparse_rows", "special_tokens", "include_special"),
     ]
+    own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
     POOLING_STRATEGIES = ("sum", "max", "max_log1p", "sum_sqrt")
 
@@ -172,6 +173,10 @@ class SparseTokenPooling(Module):
     def on_model_ready(self, model: torch.nn.Sequential) -> None:
         """Check that the module before it has as many latents; called by `SparseEncoder`."""
         check_fits(model, self, self.embedding_dimension)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what `load` needs, JSON-able."""
+        return config_of(self)
 
     def get_embedding_dimension(self) -> int:
         """Return the width."""

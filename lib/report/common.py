@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -51,7 +52,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png and NAME.pdf, atomically and without a date in them, so that equal figures are equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        with replacing(folder / f"{name}.{ending}") as path:
+        with plt.rc_context(STYLE), replacing(folder / f"{name}.{ending}") as path:
             figure.savefig(path, format=ending, metadata=metadata)
 
 

@@ -186,11 +186,11 @@ def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) 
             axes.axhspan(whole["low"], whole["high"], color="#EEEEEE", zorder=0)
             axes.axhline(whole["mean"], color="black", linewidth=0.7, linestyle=":")
             axes.set(xlabel=label, ylabel="nDCG@10")
-        for (kind, value), rows in lengths[lengths["collection"] == collection].groupby(["kind", "value"], sort=False):
-            lists.loglog(rows["rank"], rows["df"], linewidth=1.4, color=_shade(value, kind))
-            name, share = ("all", 0.45) if kind == "none" else (f"top {value:.0f}", 0.75 if value < 400 else 0.6)
-            at, place = rows.iloc[int(share * len(rows))], "above right" if kind == "none" else "below left"
-            _beside(lists, name, at["rank"], at["df"], _shade(value, kind), place)
+        kept = lengths[lengths["collection"] == collection].groupby(["kind", "value"], sort=False)
+        for number, ((kind, value), rows) in enumerate(kept):
+            colour, name = _shade(value, kind), "all" if kind == "none" else f"top {value:.0f}"
+            lists.loglog(rows["rank"], rows["df"], linewidth=1.4, color=colour)
+            lists.text(0.04, 0.04 + 0.1 * number, name, color=colour, transform=lists.transAxes)
         lists.set(xlabel="latent, by rank", ylabel="documents in its list")
         handles, labels = read.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=7.5)

@@ -5,11 +5,11 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from lib.backbones import load
 from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
 from lib.checks import check_choice, check_count
 from lib.collection import Collection, load_collection
@@ -259,18 +259,18 @@ def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
     """Return a retriever of the same architecture, tokenizer and settings, with the random weights it began with.
 
-    It is kept in a folder of the store.
+    So has a projection behind the Transformer. It is kept in a folder of the store.
     """
     folder = store.folder / f"untrained-{digest_json([encoder.identity, seed])[:16]}"
     if not folder.exists():
-        from sentence_transformers import SentenceTransformer  # slow to import, as in `TokenEncoder`
-
-        place = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
-        model = SentenceTransformer(place, device="cpu", local_files_only=Path(place).is_dir())
+        model = load(default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name, "cpu")
         backbone = model[0].auto_model
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # forgotten at the end of the block
             fresh = type(backbone)(backbone.config)
+            for part in (part for module in list(model)[1:] for part in module.modules()):
+                if isinstance(part, torch.nn.Linear):
+                    part.reset_parameters()
         backbone.load_state_dict(fresh.state_dict())
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.sparse import csr_array
 
+from lib.baselines import inner_product_search
 from lib.checkpoints import Checkpoints
 from lib.collection import Collection
 from lib.encoder import TokenEncoder
 from lib.index import BM25Index
 from lib.measures import per_query, summarise
-from lib.ranking import Ranking, top_k
+from lib.ranking import Ranking
 from lib.sae import SparseAutoencoder
 from lib.states import StoredStates, cache_states
 from lib.storage import digest_json
@@ -30,7 +31,6 @@ from lib.weighting import PAPER, BM25Constants
 
 MEASURE, CUTOFF = "nDCG@10", 10
 STORED = "bfloat16"  # what training states are kept in
-_QUERIES = 64  # scored against all documents at once
 
 
 @dataclass(frozen=True)
@@ -228,20 +228,6 @@ def rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, v
         index = BM25Index.build(docs, collection.doc_ids, **asdict(variant.scoring))
         ranking = index.search(queries, collection.query_ids, CUTOFF + 1)
     return ranking.exclude(collection.self_matches).top(CUTOFF)
-
-
-def inner_product_search(
-    docs: csr_array, doc_ids: list[str], queries: csr_array, query_ids: list[str], k: int
-) -> Ranking:
-    """Return the k documents of largest inner product with each query, ties in the order of the documents."""
-    found, scores = [], []
-    columns = docs.T.tocsr()
-    for start in range(0, queries.shape[0], _QUERIES):
-        for row in (queries[start : start + _QUERIES] @ columns).toarray():
-            best = top_k(row, k)
-            found.append([doc_ids[position] for position in best])
-            scores.append(row[best])
-    return Ranking(query_ids, found, scores)
 
 
 def _counts(collection: Collection) -> dict:

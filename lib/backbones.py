@@ -1,0 +1,268 @@
+"""A retriever as its own configuration describes it: what loads it, its prompts, and how it reads a text."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # of each kind, the first found
+LONG_TEXTS = ("cut", "chunk")
+_MULTI_VECTOR = ("MultiVectorEncoder", "ColBERT")  # what sentence-transformers and PyLate call the model type
+_PROBE = "Is this text read as the model reads it?"
+
+
+class Passage(NamedTuple):
+    """What a model reads at once: a text, or a chunk of a long one.
+
+    Attributes
+    ----------
+    ids : np.ndarray, int64 [n]
+    attended : np.ndarray, bool [n]
+        False for tokens that attend to the others unseen: most models' query expansion.
+    kept : np.ndarray, int64
+        The positions of those whose states are given out.
+    """
+
+    ids: np.ndarray
+    attended: np.ndarray
+    kept: np.ndarray
+
+
+def load(folder: str, device: str | None):
+    """Load a `SentenceTransformer`, or a `MultiVectorEncoder` where the configuration is a late-interaction model's.
+
+    Those are the folders of sentence-transformers' `MultiVectorEncoder`, of PyLate and of Stanford's ColBERT. Nothing
+    in a folder is executed.
+
+    Raises
+    ------
+    ValueError
+        If the first module is no Transformer with token states, if the model merges tokens, and if it makes other
+        tokens of a text than `Reader`.
+    """
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer  # slow to import
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
+
+    local = Path(folder).is_dir()
+    model_type = _json(folder, "config_sentence_transformers.json", local).get("model_type")
+    architectures = _json(folder, "config.json", local).get("architectures") or []
+    multi_vector = model_type in _MULTI_VECTOR or "HF_ColBERT" in architectures
+    loaded = (MultiVectorEncoder if multi_vector else SentenceTransformer)(
+        folder, device=device, local_files_only=local
+    )
+    if not isinstance(loaded[0], Transformer):
+        raise ValueError(f"{folder} begins with a {type(loaded[0]).__name__}; only a Transformer has token states.")
+    merging = [type(module).__name__ for module in loaded if isinstance(module, BaseTokenPooling)]
+    if merging:
+        raise ValueError(f"{folder} merges tokens ({', '.join(merging)}); save it without that module.")
+    if multi_vector or _find(folder, "modules.json", local):  # otherwise nothing says how it was trained to be read
+        check_reading(loaded)
+    return loaded.eval()
+
+
+def _find(folder: str, name: str, local: bool) -> str | None:
+    from sentence_transformers.util import load_file_path
+
+    return load_file_path(folder, name, local_files_only=local)
+
+
+def _json(folder: str, name: str, local: bool) -> dict:
+    path = _find(folder, name, local)
+    return {} if path is None else json.loads(Path(path).read_text("utf-8"))
+
+
+def is_late_interaction(model) -> bool:
+    """Whether the model embeds each token, not the text."""
+    from sentence_transformers import MultiVectorEncoder
+
+    return isinstance(model, MultiVectorEncoder)
+
+
+def head(model) -> list[torch.nn.Module]:
+    """Return the modules that make embeddings of states, in float32; a late-interaction model's mask is `Reader`'s."""
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    return [module.float() for module in list(model)[1:] if not isinstance(module, MultiVectorMask)]
+
+
+def gives_unit_vectors(model) -> bool:
+    """Whether the last thing that the model does is to scale embeddings to length 1."""
+    from sentence_transformers.base.modules import Normalize
+
+    return isinstance(list(model)[-1], Normalize)
+
+
+def own_prompts(model) -> dict[str, str]:
+    """Return the prompt of each kind as the model's configuration has it.
+
+    It is the first that is not empty of those named "query", or "document", "passage", "corpus"; then the one that
+    `default_prompt_name` names, unless that is the other kind's; then "".
+    """
+    chosen = {}
+    for kind, names in PROMPT_NAMES.items():
+        others = {name for other, theirs in PROMPT_NAMES.items() if other != kind for name in theirs}
+        default = [] if model.default_prompt_name in others else [model.default_prompt_name]
+        chosen[kind] = next((model.prompts[name] for name in [*names, *default] if model.prompts.get(name)), "")
+    return chosen
+
+
+def own_limits(model) -> dict[str, int]:
+    """Return how many tokens of a text the model reads at most, by kind."""
+    transformer = model[0]
+    own = transformer.max_seq_length or model.tokenizer.model_max_length
+    query, expansion = transformer.query_length or own, transformer.query_expansion
+    if expansion:
+        query = expansion["length"] if expansion["strategy"] == "fixed" else max(query, expansion["length"])
+    return {"query": query, "document": transformer.document_length or own}
+
+
+def own_reading(model) -> dict:
+    """Return what, beside the tokenizer and one limit, decides how the model reads; nothing of most models."""
+    limits, expansion = own_limits(model), model[0].query_expansion
+    plain = expansion is None and limits["query"] == limits["document"]
+    return {} if plain else {"limits": limits, "query_expansion": expansion}
+
+
+class Reader:
+    """Texts of one kind to passages: the prompt, the tokenizer, query expansion, and which states are given out.
+
+    Parameters
+    ----------
+    model : SentenceTransformer or MultiVectorEncoder
+    kind : {"query", "document"}
+    prompt : str
+    max_length : int
+        Tokens of a passage, but for query expansion; the model's own limit if that is less.
+    special_tokens, include_prompt, long_texts
+        As in `TokenEncoder`.
+
+    Raises
+    ------
+    ValueError
+        If chunks would have no room for text.
+    """
+
+    def __init__(
+        self,
+        model,
+        kind: str,
+        prompt: str,
+        max_length: int,
+        special_tokens: bool,
+        include_prompt: bool,
+        long_texts: str,
+    ):
+        self._tokenizer = model.tokenizer
+        self._prompt, self._limit = prompt, min(max_length, own_limits(model)[kind])
+        self._special_tokens = special_tokens
+        self._scored = _scored_ids(model, kind)
+        self._expansion = model[0].query_expansion if kind == "query" else None
+        self._filler = None if self._expansion is None else self._expansion_id(self._expansion["token"])
+        self._chunks = long_texts == "chunk" and self._expansion is None
+        self._prompt_ids = np.array(self._tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        self.prompt_length = self._count_prompt() if prompt else 0
+        self._left_out = 0 if include_prompt else self.prompt_length
+        room = self._limit - self._tokenizer.num_special_tokens_to_add() - len(self._prompt_ids)
+        if self._chunks and room < 1:
+            raise ValueError(
+                f"A {kind} has at most {self._limit} tokens, which its special tokens and its prompt {prompt!r} fill; "
+                "raise max_length or shorten the prompt, so that there is room for chunks of text."
+            )
+
+    def _count_prompt(self) -> int:
+        """Count the prompt's tokens as sentence-transformers does: those before it too, a special one after it not."""
+        ids = self._tokenizer(self._prompt)["input_ids"]
+        return len(ids) - sum(last in self._tokenizer.all_special_ids for last in ids[-1:])
+
+    def _expansion_id(self, token: str | None) -> int:
+        """Return the id of the token that fills a query up: the mask unless the model names another."""
+        if token is not None:
+            return self._tokenizer.convert_tokens_to_ids(token)
+        mask = self._tokenizer.mask_token_id
+        return self._tokenizer.eos_token_id if mask is None else mask
+
+    def read(self, texts: Iterable[str]) -> Iterator[list[Passage]]:
+        """Yield the passages of each text, one unless it is long and long texts are cut into chunks."""
+        texts = iter(texts)
+        while group := list(islice(texts, 256)):
+            tokens = self._tokenizer(
+                [(self._prompt + text).encode("utf-8", "replace").decode() for text in group],  # lone surrogates: "?"
+                truncation=not self._chunks,
+                max_length=None if self._chunks else self._limit,
+                return_special_tokens_mask=True,
+                verbose=False,
+            )
+            for text, ids, special in zip(group, tokens["input_ids"], tokens["special_tokens_mask"], strict=True):
+                ids, special = np.array(ids, dtype=np.int64), np.array(special, dtype=bool)
+                parts = self._split(ids, special) if len(ids) > self._limit else [(ids, special)]
+                blank = not text.strip()
+                yield [self._passage(*part, blank) for part in parts]
+
+    def _split(self, ids: np.ndarray, special: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Cut a text into chunks of nearly equal length, each with the prompt before it and the special tokens."""
+        first, last = np.flatnonzero(~special)[[0, -1]]
+        before, content, after = np.split(ids, [first, last + 1])
+        n_prompt = len(self._prompt_ids)
+        room = self._limit - len(before) - len(after) - n_prompt
+        pieces = np.array_split(content[n_prompt:], -(-(len(content) - n_prompt) // room))
+        openings = [content[:n_prompt]] + [self._prompt_ids] * (len(pieces) - 1)
+        return [
+            (
+                np.concatenate([before, opening, piece, after]),
+                np.repeat([True, False, True], [len(before), n_prompt + len(piece), len(after)]),
+            )
+            for opening, piece in zip(openings, pieces, strict=True)
+        ]
+
+    def _passage(self, ids: np.ndarray, special: np.ndarray, blank: bool) -> Passage:
+        attended = np.ones(len(ids), dtype=bool)
+        if self._expansion is not None and len(ids) < self._expansion["length"]:
+            n = self._expansion["length"] - len(ids)
+            ids = np.append(ids, np.full(n, self._filler))
+            special = np.append(special, np.ones(n, dtype=bool))
+            attended = np.append(attended, np.full(n, self._expansion["attend"]))
+        kept = np.full(len(ids), not blank)
+        if not self._special_tokens:
+            kept &= ~special
+        if self._scored is None:
+            kept &= attended
+        else:
+            kept &= self._scored[ids]
+        kept[: self._left_out] = False
+        return Passage(ids, attended, np.flatnonzero(kept))
+
+
+def _scored_ids(model, kind: str) -> np.ndarray | None:
+    """Return which token ids the model's own mask keeps of a kind (its skiplist), bool by id; None without a mask."""
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    masks = [module for module in model if isinstance(module, MultiVectorMask)]
+    if not masks:
+        return None
+    ids = torch.arange(max(model.tokenizer.get_vocab().values()) + 1)[None]
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for mask in masks:
+        features = mask(features, task=kind)
+    return features["attention_mask"][0].numpy().astype(bool)
+
+
+def check_reading(model) -> None:
+    """Raise a ValueError if the model itself makes other tokens of a text than `Reader` makes with its settings."""
+    limits, prompts = own_limits(model), own_prompts(model)
+    for kind, prompt in prompts.items():
+        theirs = model.preprocess([_PROBE], prompt=prompt or None, task=kind)
+        ids = theirs["input_ids"][0]
+        attended = theirs.get("attention_mask", torch.ones_like(ids)[None])[0].bool()
+        reader = Reader(model, kind, prompt, limits[kind], special_tokens=True, include_prompt=True, long_texts="cut")
+        passage = next(reader.read([_PROBE]))[0]
+        if passage.ids.tolist() != ids.tolist() or passage.attended.tolist() != attended.tolist():
+            raise ValueError(
+                f"Of the {kind} {_PROBE!r} the model makes the tokens {ids.tolist()}, TokenEncoder "
+                f"{passage.ids.tolist()}. It uses no chat template, and nothing else that the tokenizer does not do; "
+                'save the model with the modality "text" only, and with padding on the right.'
+            )
