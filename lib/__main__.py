@@ -21,7 +21,7 @@ from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
 from lib.trainer import TrainingStopped, check_same, run_identity, train
-from lib.training import TrainingConfig
+from lib.training import TrainingConfig, training_device
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
 
@@ -57,6 +57,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add("--states", choices=["cache", "encode"], default="cache", help="keep them on disk, or encode in each epoch")
     add("--cache", type=Path, default=_default_cache(), help="folder for the states")
     add("--cache-dtype", choices=sorted(STORED_DTYPES), default="bfloat16")
+    add("--device", help="to encode and train on: cpu, cuda, cuda:1; None: the GPU if there is one")
     add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="between checkpoints")
     add("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
     for field in fields(TrainingConfig):
@@ -89,18 +90,20 @@ def _train_all(args: argparse.Namespace) -> None:
     given = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
     given["budgets"] = tuple(given["budgets"])
     swept = product(*(given.pop(name) for name in SWEPT))
-    configs = [TrainingConfig(**given, **dict(zip(SWEPT, values, strict=True))) for values in swept]
+    device = training_device(args.device)
+    configs = [TrainingConfig(**given, **dict(zip(SWEPT, values, strict=True))).resolved(device) for values in swept]
     if args.tokens is not None:
         check_count(args.tokens, "tokens")
     corpus = _corpus(args)
     special = not args.no_special_tokens
-    encoder = TokenEncoder(args.model, layer=args.layer[0], max_length=args.max_length, special_tokens=special)
+    settings = {"layer": args.layer[0], "max_length": args.max_length, "special_tokens": special}
+    encoder = TokenEncoder(args.model, **settings, device=args.device)
     layers = [encoder.resolve_layer(layer) for layer in args.layer]
     pairs = list(product(layers, configs))
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
     for folder, (_, config) in zip(folders, pairs, strict=True):
         if was := _finished(folder):  # what stands in the way is said now, not after hours
-            check_same({"config": was["config"]}, {"config": asdict(config.resolved())}, folder)
+            check_same({"config": was["config"]}, {"config": asdict(config)}, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _check_writable(folder)
     sources = _sources(args, encoder, corpus, layers)
@@ -143,6 +146,7 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
             sae = train(
                 source,
                 config,
+                device=args.device,
                 log=_Log(folder / "training_log.jsonl"),
                 checkpoints=checkpoints,
                 every=args.checkpoint_every,

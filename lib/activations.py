@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from lib.checks import check_choice, check_count
 from lib.kernels import Activation, Choice, Weights, dense_top
-from lib.selection import pre_activations, select
+from lib.selection import add_at, pre_activations, select
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -204,7 +204,7 @@ class JumpReLU(TrainedActivation):
         slope = 2 * self.coefficient * excess / (n * self.k)  # d penalty / d H
         near = (pre - theta).abs() < self.bandwidth / 2 * theta
         d_log_theta = (theta * passed + slope) * near / -self.bandwidth  # theta d / dtheta, and epsilon / theta
-        return self.coefficient * excess**2, torch.zeros_like(threshold).index_add_(0, indices, d_log_theta)
+        return self.coefficient * excess**2, add_at(indices, d_log_theta, len(threshold))
 
     def dense(self, pre: torch.Tensor, threshold: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """See `Activation`."""
@@ -276,7 +276,7 @@ def _found(
     must not pass.
     """
     width, m = len(b_enc), min(m, len(b_enc))
-    rows = torch.arange(len(centred))
+    rows = torch.arange(len(centred), device=centred.device)
     indices, pre = rows.new_empty(len(rows), 0), centred.new_empty(len(rows), 0)
     while True:
         indices, pre = (pad(rectangle, (0, m - rectangle.shape[1])) for rectangle in (indices, pre))

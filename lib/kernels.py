@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch.nn.functional import embedding_bag, pad
 
-from lib.selection import Pairs, dots
+from lib.selection import Pairs, add_at, dots, on_gpu
 
 _BLOCK = 2**23  # pre-activations of dead latents held at once
 _MAX_AUX = 512  # dead latents a token's residual is reconstructed from, at most
@@ -71,7 +71,7 @@ class Choice(NamedTuple):
     def pairs(self) -> Pairs:
         """Return the pairs in that order: a row for each token, with several budgets for each part and token."""
         n, m = self.indices.shape
-        every = torch.tensor(self.parts or (m,)).repeat_interleave(n)
+        every = torch.tensor(self.parts or (m,), device=self.indices.device).repeat_interleave(n)
         counts = every if self.kept is None else self.kept.sum(dim=1)
         return Pairs(self.flat(self.indices), pad(counts.cumsum(0), (1, 0)))
 
@@ -144,9 +144,14 @@ def decode(pairs: Pairs, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Ten
 
 
 class Transpose:
-    """The pairs in the order of their latents, by one counting sort."""
+    """The pairs in the order of their latents, those of a latent by row: by one counting sort, or a GPU's own."""
 
     def __init__(self, pairs: Pairs, width: int):
+        if on_gpu(pairs.indices):
+            latents, self.order = pairs.indices.sort(stable=True)
+            self.rows = pairs.rows()[self.order]
+            self.starts = torch.searchsorted(latents, torch.arange(width + 1, device=latents.device))
+            return
         order = np.arange(len(pairs.indices), dtype=np.int32)
         indices, starts = (part.numpy().astype(np.int32) for part in pairs)
         by_latent = csr_array((order, indices, starts), shape=(len(starts) - 1, width)).tocsc()
@@ -213,7 +218,7 @@ def loss_and_gradients(
     active = values != 0
     passed *= active  # a
     by_latent = Transpose(pairs, width)
-    d_b_enc = torch.zeros_like(b_enc).index_add_(0, pairs.indices, passed)
+    d_b_enc = add_at(pairs.indices, passed, width)
     gradients = Weights(
         W_enc=by_latent.sums(passed, centred.expand_as(error).reshape(-1, d)),
         b_enc=d_b_enc,

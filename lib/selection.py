@@ -1,11 +1,13 @@
 """The search for each token's largest pre-activations: the one dense product of a training step."""
 
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
+_GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
 
 
@@ -22,6 +24,16 @@ class Pairs(NamedTuple):
 
     indices: torch.Tensor
     starts: torch.Tensor
+
+    def rows(self) -> torch.Tensor:
+        """Return the row of each pair, int64 [p]."""
+        numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
+        return numbers.repeat_interleave(self.starts.diff(), output_size=len(self.indices))
+
+
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether to compute as is fast on a GPU: the same numbers up to rounding, by other operations."""
+    return tensor.is_cuda
 
 
 def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
@@ -56,11 +68,15 @@ def select(
     if dtype == torch.int8:
         rows, columns = _quantised(centred, W_enc, b_enc)
         multiply, m, made = torch._int_mm, min(2 * k, width), torch.int32
+    elif on_gpu(centred):  # one column more would cost its products their alignment
+        rows, columns = centred.to(dtype), W_enc.to(dtype)
+        multiply, m, made = partial(torch.addmm, b_enc.to(dtype)), k, dtype
     else:  # b_enc is the weight of an input that is always 1
         rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
         multiply, m, made = torch.mm, k, dtype
-    blocks = rows.split(max(1, _BLOCK // width))
-    product = torch.empty(len(blocks[0]), width, dtype=made)  # one for all blocks: fresh memory is slow
+    blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(centred) else _BLOCK) // width))
+    shape = (len(blocks[0]), width)
+    product = torch.empty(shape, dtype=made, device=centred.device)  # one for all blocks: fresh memory is slow
     chosen = []
     for block in blocks:
         pre = multiply(block, columns.T, out=product[: len(block)])
@@ -99,12 +115,15 @@ def pre_activations(
 ) -> torch.Tensor:
     """Return the pre-activations [n, m] of the latents `indices` [n, m], in the dtype of `centred` [n, d]."""
     n, m = indices.shape
-    pairs = Pairs(indices.flatten(), torch.arange(0, n * m + 1, m))
+    pairs = Pairs(indices.flatten(), torch.arange(0, n * m + 1, m, device=indices.device))
     return dots(centred, W_enc, pairs).view(n, m) + b_enc[indices]
 
 
 def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     """Return the inner products [p] of rows [n, d] with those rows of `table` [width, d] that they are paired with."""
+    if on_gpu(rows):
+        parts = (part.split(max(1, _GPU_BLOCK // rows.shape[1])) for part in (pairs.rows(), pairs.indices))
+        return torch.cat([(rows[row] * table[latent]).sum(dim=1) for row, latent in zip(*parts, strict=True)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         pattern = torch.sparse_csr_tensor(
@@ -115,3 +134,11 @@ def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
             check_invariants=False,
         )
     return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values()
+
+
+def add_at(indices: torch.Tensor, values: torch.Tensor, width: int) -> torch.Tensor:
+    """Return, for each latent, the sum of the `values` [p] at its `indices` [p]: [width]; the same bits every time."""
+    sums = values.new_zeros(width)
+    if on_gpu(values):  # it sorts first there, where index_add_ adds in whatever order the threads come
+        return sums.index_put_((indices,), values, accumulate=True)
+    return sums.index_add_(0, indices, values)

@@ -16,7 +16,14 @@ from lib.checkpoints import Checkpoint, Checkpoints, differing
 from lib.kernels import Step
 from lib.sae import SparseAutoencoder
 from lib.states import StateSource, StoredStates
-from lib.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.training import (
+    CPU,
+    Normalisation,
+    TrainableAutoencoder,
+    TrainingConfig,
+    learning_rate_factor,
+    training_device,
+)
 
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
@@ -28,7 +35,7 @@ class TrainingStopped(Exception):
 
 
 class Run:
-    """The whole state of a training run between two steps, and the step.
+    """The whole state of a training run between two steps, and the step, on the device of the `first` states [n, d].
 
     Attributes
     ----------
@@ -49,8 +56,8 @@ class Run:
         )
         self.n_steps = config.epochs * (source.n // config.batch_tokens)
         self.step = 0
-        self.silent = torch.zeros(config.width, dtype=torch.int64)
-        self.fired = torch.zeros(config.width, dtype=torch.int64)  # since the last row, as the three below
+        self.silent = torch.zeros(config.width, dtype=torch.int64, device=first.device)
+        self.fired = torch.zeros_like(self.silent)  # since the last row, as the three below
         self.fvus: list[float] = []
         self.n_active = 0
         self.rows: list[dict] = []
@@ -97,7 +104,7 @@ class Run:
     def _log(self, rate: float) -> None:
         n_tokens = len(self.fvus) * self.config.batch_tokens
         shares = (self.fired.double() / n_tokens).clamp(min=DENSITY_EDGES[0])
-        histogram, _ = np.histogram(shares.numpy(), DENSITY_EDGES)
+        histogram, _ = np.histogram(shares.cpu().numpy(), DENSITY_EDGES)
         row = {
             "step": self.step,
             "tokens": self.step * self.config.batch_tokens,
@@ -113,7 +120,7 @@ class Run:
         self.n_active = 0
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict]:
-        """Return all that the next steps depend on: tensors by name, and JSON-able facts.
+        """Return all that the next steps depend on: tensors by name, on the CPU, and JSON-able facts.
 
         Raises
         ------
@@ -132,11 +139,13 @@ class Run:
             for key, tensor in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = tensor
         counted = {"fvus": self.fvus, "n_active": self.n_active, "smallest": self.smallest, "rows": self.rows}
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         return tensors, {"scale": self.normalise.scale, **counted}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint that a run with the same configuration wrote."""
-        tensors, facts = checkpoint.tensors, checkpoint.facts
+        tensors = {name: tensor.to(self.silent.device) for name, tensor in checkpoint.tensors.items()}
+        facts = checkpoint.facts
         self.step = checkpoint.step
         self.silent, self.fired = tensors["silent"], tensors["fired"]
         self.normalise = Normalisation(tensors["shift"], facts["scale"])
@@ -152,8 +161,10 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def batches(source: StateSource, config: TrainingConfig, start: int = 0) -> Iterator[torch.Tensor]:
-    """Yield batches [batch_tokens, d] from step `start` on, each epoch in a new order.
+def batches(
+    source: StateSource, config: TrainingConfig, start: int = 0, device: torch.device = CPU
+) -> Iterator[torch.Tensor]:
+    """Yield batches [batch_tokens, d] from step `start` on, each epoch in a new order; windows go to `device` whole.
 
     The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out.
     """
@@ -163,8 +174,9 @@ def batches(source: StateSource, config: TrainingConfig, start: int = 0) -> Iter
     for epoch in range(first_epoch, config.epochs):
         windows = source.windows(size * config.buffer_batches, config.seed, epoch, first_window)
         for number, window in enumerate(windows, first_window):
+            window = window.to(device)
             order = torch.from_numpy(np.random.default_rng([config.seed, epoch, number]).permutation(len(window)))
-            for rows in order.split(size)[at : len(window) // size]:
+            for rows in order.to(device).split(size)[at : len(window) // size]:
                 yield window[rows]
             at = 0
         first_window = 0
@@ -174,6 +186,7 @@ def train(
     states: torch.Tensor | StateSource,
     config: TrainingConfig,
     *,
+    device: str | None = None,
     log: Callable[[dict], None] = lambda row: None,
     checkpoints: str | Path | None = None,
     every: float = 300.0,
@@ -189,6 +202,10 @@ def train(
     states : torch.Tensor, float32 or bfloat16 [n, d], or StateSource
         At least one batch of them.
     config : TrainingConfig
+    device : str, optional
+        Where weights, optimiser, counters and windows of states are, and where a step is computed: "cpu", "cuda" or
+        "cuda:1"; None is the GPU if there is one. Checkpoints and the autoencoder that is returned are on the CPU, and
+        a run goes on from its checkpoint on any device (with the same `select_dtype`), on another to other bits.
     log : callable
         Is given a dict every 50 steps and at the last one: step, tokens, fvu (fraction of variance unexplained), l0
         (active latents a token), dead (share of latents), learning_rate, and density: how many latents are active in
@@ -204,8 +221,8 @@ def train(
     Raises
     ------
     ValueError
-        If there are fewer states than one batch, or the checkpoints are of another configuration (the fields are
-        named), damaged, or in use by another process.
+        If there is no such device, there are fewer states than one batch, or the checkpoints are of another
+        configuration (the fields are named), damaged, or in use by another process.
     FloatingPointError
         If the loss or a weight is no longer finite; the last checkpoint stays as it is.
     OSError
@@ -213,19 +230,20 @@ def train(
     TrainingStopped
         See `stopped`.
     """
+    where = training_device(device)
+    config = config.resolved(where)
     source = StoredStates([states]) if isinstance(states, torch.Tensor) else states
     if source.n < config.batch_tokens:
         raise ValueError(
             f"There are {source.n} states; training needs at least one batch of {config.batch_tokens}. "
             "Give more text or a smaller batch_tokens."
         )
-    config = config.resolved()
     identity = run_identity(source, config)
     with nullcontext() if checkpoints is None else Checkpoints(checkpoints) as kept:
-        run = _begin(source, config) if kept is None else _resume(source, config, kept, identity, log)
+        run = _begin(source, config, where) if kept is None else _resume(source, config, where, kept, identity, log)
         _loop(run, source, kept, identity, log, every, stopped)
     metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
-    return run.model.finished(run.normalise, run.smallest, metadata)
+    return run.model.finished(run.normalise, run.smallest, metadata).to("cpu")
 
 
 def run_identity(source: StateSource, config: TrainingConfig) -> dict:
@@ -233,21 +251,27 @@ def run_identity(source: StateSource, config: TrainingConfig) -> dict:
     return {"config": asdict(config.resolved()), "states": source.identity}
 
 
-def _begin(source: StateSource, config: TrainingConfig) -> Run:
-    return Run(next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0)), source, config)
+def _begin(source: StateSource, config: TrainingConfig, device: torch.device) -> Run:
+    first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0))
+    return Run(first.to(device), source, config)
 
 
 def _resume(
-    source: StateSource, config: TrainingConfig, kept: Checkpoints, identity: dict, log: Callable[[dict], None]
+    source: StateSource,
+    config: TrainingConfig,
+    device: torch.device,
+    kept: Checkpoints,
+    identity: dict,
+    log: Callable[[dict], None],
 ) -> Run:
     """Return the run of the last checkpoint, or a new one if there is none."""
     last = kept.load()
     if last is None:
-        return _begin(source, config)
+        return _begin(source, config, device)
     check_same(last.facts["run"], identity, kept.folder)
-    if fields := differing(last.facts["machine"], _machine()):
+    if fields := differing(last.facts["machine"], _machine(device)):
         warnings.warn(f"The run goes on, but to other bits than without the stop: {'; '.join(fields)}.", stacklevel=3)
-    run = Run(torch.eye(source.d), source, config)  # whatever it starts from, the checkpoint replaces
+    run = Run(torch.eye(source.d, device=device), source, config)  # whatever it starts from, the checkpoint replaces
     run.restore(last)
     for row in run.rows:
         log(row)
@@ -263,9 +287,10 @@ def check_same(old: dict, new: dict, folder: Path) -> None:
         )
 
 
-def _machine() -> dict:
+def _machine(device: torch.device) -> dict:
     """What else than the run's identity decides its bits."""
-    return {
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return gpu | {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
@@ -286,7 +311,7 @@ def _loop(
     size = run.config.batch_tokens
     total = run.n_steps * size
     with tqdm(total=total, initial=run.step * size, disable=None, unit="token", unit_scale=True, desc="train") as bar:
-        for batch in batches(source, run.config, run.step):
+        for batch in batches(source, run.config, run.step, run.silent.device):
             n_rows = len(run.rows)
             try:
                 run.advance(batch)
@@ -298,7 +323,7 @@ def _loop(
                 due = stop or run.step == run.n_steps or time.monotonic() - written_at >= every
                 if kept is not None and due:
                     tensors, facts = run.state()
-                    kept.save(run.step, tensors, {"run": identity, "machine": _machine(), **facts})
+                    kept.save(run.step, tensors, {"run": identity, "machine": _machine(run.silent.device), **facts})
                     whole, written_at = f"The checkpoint of step {run.step} is whole.", time.monotonic()
             except (FloatingPointError, OSError) as error:
                 if kept is None:

@@ -13,6 +13,7 @@ from lib.encoder import DTYPES, native_dtype
 from lib.kernels import Step, Weights, loss_and_gradients
 from lib.sae import SparseAutoencoder
 
+CPU = torch.device("cpu")
 SELECT_DTYPES = DTYPES | {"int8": torch.int8}
 
 
@@ -100,11 +101,34 @@ class TrainingConfig:
         check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
         activation_of(self.activation, self.k, self.budgets)
 
-    def resolved(self) -> "TrainingConfig":
-        """Return the same with the `select_dtype` that "native" stands for on this machine."""
+    def resolved(self, device: torch.device = CPU) -> "TrainingConfig":
+        """Return the same with the `select_dtype` that "native" stands for on `device`.
+
+        Raises
+        ------
+        ValueError
+            For "int8" on a GPU.
+        """
+        if self.select_dtype == "int8" and device.type != "cpu":
+            raise ValueError(f"select_dtype is 'int8', which is for processors; on {device} choose 'native'.")
         if self.select_dtype != "native":
             return self
-        return replace(self, select_dtype=native_dtype(torch.device("cpu")))
+        return replace(self, select_dtype=native_dtype(device))
+
+
+def training_device(name: str | None = None) -> torch.device:
+    """Return the device to train on: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one.
+
+    Raises
+    ------
+    ValueError
+        For another device, and for a GPU that is not there.
+    """
+    n_gpus = torch.cuda.device_count()
+    if name is None:
+        return torch.device("cuda" if n_gpus else "cpu")
+    there = ["cpu", *["cuda"] * bool(n_gpus), *(f"cuda:{number}" for number in range(n_gpus))]
+    return torch.device(check_choice(name, there, "device"))
 
 
 class Normalisation(NamedTuple):
@@ -141,21 +165,21 @@ class TrainableAutoencoder(torch.nn.Module):
     Parameters
     ----------
     first : torch.Tensor, float32 [n, d]
-        The first states of the run, normalised.
+        The first states of the run, normalised; on the device where the weights shall be, which are the same on all.
     config : TrainingConfig
     """
 
     def __init__(self, first: torch.Tensor, config: TrainingConfig):
         super().__init__()
-        self.config = config.resolved()
+        self.config = config.resolved(first.device)
         self.activation = activation_of(config.activation, config.k, config.budgets)
         W_dec = torch.empty(config.width, first.shape[1])
         torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
+        W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).to(first.device)
         self.register_buffer("mean", first.mean(dim=0))
         self.W_dec = torch.nn.Parameter(W_dec)
         self.W_enc = torch.nn.Parameter(W_dec.clone())
-        self.b_enc = torch.nn.Parameter(torch.zeros(config.width))
+        self.b_enc = torch.nn.Parameter(torch.zeros(config.width, device=first.device))
         self.b_pre = torch.nn.Parameter(self.mean.clone())
         batch = first[: config.batch_tokens] - self.mean
         threshold = self.activation.initial_threshold(batch, self.W_enc.detach(), self.b_enc.detach())

@@ -63,6 +63,7 @@ def test_the_train_command_stores_float16_and_is_reproducible(tmp_path, sentence
             sentence_folder,
             "--stored",
             stored,
+            *(["--device", "cpu"] if name == "b" else []),  # what is there else
             *settings,
         )
     a, b, c = (LatentTerms.from_pretrained(tmp_path / name, dtype="float32").sae.tensors() for name in "abc")
@@ -216,6 +217,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path, plain_folder, monkeypatch):
         (["--layer", 9], "layer is 9"),
         (["--fraction", 0], "fraction is 0.0"),
         (["--tokens", 0], "tokens is 0"),
+        (["--device", "cuda"], "device is 'cuda'; choose one of 'cpu'"),
     ],
 )
 def test_the_train_command_with_bad_settings(tmp_path, plain_folder, monkeypatch, arguments, message):

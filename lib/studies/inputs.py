@@ -17,7 +17,7 @@ from lib.corpus import GivenText, LocalText, StreamedText
 from lib.encoder import TokenEncoder
 from lib.storage import digest_json
 from lib.store import Store
-from lib.training import TrainingConfig
+from lib.training import TrainingConfig, training_device
 
 TEXT = "LATENT_TERMS_TEXT"  # the environment variable
 _TOKENS_A_WORD = 1.2  # at least, of English prose in WordPiece; about 1.3 as it was counted
@@ -171,7 +171,7 @@ class Setting:
             "retriever": self.encoder.identity,
             "training_text": {"what": self.text, **self.corpus.identity},
             "size": asdict(self.size),
-            "training": asdict(self.size.config.resolved()),
+            "training": asdict(self.size.config.resolved(training_device())),
             "collections": [collection.identity for collection in self.collections],
         }
 

@@ -43,7 +43,11 @@ class LatencySize:
     heap_factors: tuple[float, ...] = ()
 
 
-SIZES = {"smoke": LatencySize(150, 4_000, 10, 1), "laptop": LatencySize(1_500, 100_000, 50, 3, (0.9, 0.7, 0.5))}
+SIZES = {
+    "smoke": LatencySize(150, 4_000, 10, 1),
+    "laptop": LatencySize(1_500, 100_000, 50, 3, (0.9, 0.7, 0.5)),
+    "paper": LatencySize(1_500, 1_000_000, 50, 3, (0.9, 0.7, 0.5)),
+}
 
 
 class Setting(NamedTuple):

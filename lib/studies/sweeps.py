@@ -26,7 +26,7 @@ from lib.store import Store
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.terms import apply_phi
 from lib.trainer import train
-from lib.training import TrainingConfig
+from lib.training import TrainingConfig, training_device
 from lib.weighting import PAPER, BM25Constants
 
 MEASURE, CUTOFF = "nDCG@10", 10
@@ -56,7 +56,7 @@ class Recipe:
     def key(self) -> dict:
         """Everything that decides the autoencoder on one machine, JSON-able."""
         states = {"encoder": self.encoder.identity, "corpus": self.corpus.identity, "tokens": self.tokens}
-        return states | {"stored": STORED, "config": asdict(self.config.resolved())}
+        return states | {"stored": STORED, "config": asdict(self.config.resolved(training_device()))}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,344 @@
+"""`python -m lib.report.paper [FIGURES [PAPER]]`: what the paper shows, out of the committed results and nothing else.
+
+- Tables: PAPER/tables/NAME.tex.
+- Numbers: PAPER/macros.tex, one for each `\\val{result/...}` in paper.tex; "--" where the result is not there yet.
+- Figures: those in FIGURES are drawn again from their tables. FIGURES/drawn.json keeps, for each, the sha256 of its
+  files and of the tables that it was drawn from, so that a figure that is not of its table is found on any machine,
+  whatever its matplotlib.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from lib.report import autoencoders, model
+from lib.report.claims import FAILS, UNTESTED, VERDICTS, claims_figure
+from lib.report.common import SIGNIFICANT, latex_table, save_figure
+from lib.report.latency import latency_figure
+from lib.report.results import NDCG, Results, real
+from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
+from lib.report.vocabulary import rank_frequency_figure
+from lib.storage import digest_file, replacing
+
+MISSING = "--"
+DRAWN = "drawn.json"
+VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
+_ESCAPES = str.maketrans({c: rf"\{c}" for c in "_%&#$"} | {"†": r"$^\dagger$", "φ": r"$\varphi$", "–": "--"})
+
+
+def _first(table: pd.DataFrame) -> str:
+    return table["collection"].iloc[0]
+
+
+def _zipf(results: Results) -> Figure:
+    fits, curves = results["zipf"], results["zipf_curves"]
+    return model.zipf_figure(fits, curves, _first(fits))
+
+
+def _zipf_cost(results: Results) -> Figure:
+    fits, curves, growth = (results[name] for name in ("zipf", "zipf_curves", "zipf_growth"))
+    return model.cost_figure(fits, curves, growth, _first(fits))
+
+
+def _pruning(results: Results) -> Figure:
+    table, lengths = results["pruning"], results["posting_lengths"]
+    return model.pruning_figure(table, lengths, _first(table))
+
+
+def _latency(results: Results) -> Figure:
+    return latency_figure(results["latency"], results.origin("latency")["config"]["n_docs"])
+
+
+def _seeds(results: Results) -> Figure:
+    return autoencoders.seeds_figure(*(results[name] for name in ("seeds", "seeds_recurrence", "seeds_agreement")))
+
+
+# Every figure that a table is enough for. That of a training run needs the histogram in the run's log as well.
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "retrieval": lambda results: retrieval_figure(results["retrieval"]),
+    "rank_frequency": lambda results: rank_frequency_figure(results["rank_frequency"]),
+    "limit": lambda results: model.limit_figure(results["limit"]),
+    "zipf": _zipf,
+    "zipf_cost": _zipf_cost,
+    "family_contributions": lambda results: model.contribution_figure(results["family_contributions"]),
+    "layers": lambda results: autoencoders.layers_figure(results["layers"]),
+    "width_k": lambda results: autoencoders.width_k_figure(results["width_k"]),
+    "pruning": _pruning,
+    "latency": _latency,
+    "ablations": lambda results: autoencoders.ablations_figure(results["ablations"]),
+    "ablations_k1_b": lambda results: autoencoders.surface_figure(results["ablations_k1_b"]),
+    "retrieval_training": lambda results: autoencoders.retrieval_training_figure(results["retrieval_training"]),
+    "seeds": _seeds,
+    "beyond": lambda results: model.beyond_figure(results["beyond"]),
+    "claims": lambda results: claims_figure(results["claims"]),
+}
+
+
+def redraw(folder: Path) -> list[str]:
+    """Draw the figures again, and return the names of those that are not as they were.
+
+    Where another version of matplotlib drew one, which places text a little differently, it is left as it is unless its
+    tables or its files are not those of `drawn.json`.
+    """
+    path = folder / DRAWN
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    drawn = []
+    for name, draw in FIGURES.items():
+        before = record.get(name)
+        if before and before["matplotlib"] != matplotlib.__version__ and not changed(folder, name, before):
+            continue
+        results = Results(folder)
+        try:
+            figure = draw(results)
+        except FileNotFoundError:
+            continue
+        stale = before is None or changed(folder, name, before)
+        save_figure(figure, folder, name)
+        plt.close(figure)
+        tables = {f"{table}.csv": digest_file(folder / f"{table}.csv") for table in sorted(results.used)}
+        files = {file: digest_file(folder / file) for file in (f"{name}.png", f"{name}.pdf")}
+        record[name] = {"matplotlib": matplotlib.__version__, "tables": tables, "files": files}
+        if stale or record[name] != before:
+            drawn.append(name)
+    record = {name: record[name] for name in FIGURES if name in record}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    return drawn
+
+
+def changed(folder: Path, name: str, entry: dict) -> list[str]:
+    """Return the files, of a figure and of the tables behind it, that are not those that `drawn.json` names."""
+    expected = entry["tables"] | entry["files"]
+    return [file for file, sha in expected.items() if not (folder / file).exists() or digest_file(folder / file) != sha]
+
+
+def escaped(text: object) -> str:
+    """Return text for LaTeX, with minus signs for the hyphens of numbers."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", str(text).translate(_ESCAPES))
+
+
+def tabular(table: pd.DataFrame, columns: str) -> str:
+    """Return a frame as a LaTeX tabular (booktabs); `columns` are LaTeX's, such as "lrr"."""
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in [list(table.columns), *table.to_numpy().tolist()]]
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*parts, r"\end{tabular}", ""])
+
+
+def _published_table(_: Results) -> str:
+    table = PUBLISHED.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.3f}")
+    return tabular(table, "l" + "r" * (table.shape[1] - 1))
+
+
+def _limit_table(results: Results) -> str:
+    table = model.limit_table(results["limit"]).rename(columns={"n_docs": "documents"})
+    table["documents"] = table["documents"].map("{:,}".format)
+    return tabular(table[["documents", "system", "R@10", "R@100"]], "rlrr")
+
+
+def _latency_table(results: Results) -> str:
+    table = results["latency"]
+    kept = {name: table[f"{name}_top"].map(lambda n: f"{n}" if n else "all") for name in ("doc", "query")}
+    shown = {"search": table["kind"], "latents a document": kept["doc"], "a query": kept["query"]}
+    shown[f"{NDCG} (mean)"] = table[NDCG].map("{:.3f}".format)
+    shown |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
+    return tabular(pd.DataFrame(shown)[table["kind"] != "Seismic"], "lrrrrr")
+
+
+def _beyond_table(results: Results) -> str:
+    table = results["beyond"]
+    rows = table[(table["collection"] == model.MEAN) & table["difference"].notna()]
+    change = [f"{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]" for r in rows.itertuples()]
+    return tabular(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}), "lr")
+
+
+def _claims_table(results: Results) -> str:
+    ragged = r">{\raggedright\arraybackslash}p"
+    lines, table = [], results["claims"]
+    for source, rows in table.groupby("source", sort=False):
+        lines.append(rf"\multicolumn{{5}}{{l}}{{\textbf{{{escaped(source)}}}}} \\")
+        for row in rows.itertuples():
+            on = f" ({row.on})" if isinstance(row.on, str) else ""
+            cells = (f"{row.claim}{on}", row.quantity, row.published, row.ours, _verdict(row))
+            lines.append(" & ".join(map(escaped, cells)) + r" \\")
+    columns = f"{ragged}{{4.8cm}}{ragged}{{2.5cm}}r{ragged}{{3.7cm}}{ragged}{{2.6cm}}"
+    header = r"claim & measured & published & ours & verdict \\"
+    parts = [rf"\begin{{longtable}}{{{columns}}}", r"\toprule", header, r"\midrule\endhead", *lines, r"\bottomrule"]
+    return "\n".join([*parts, r"\end{longtable}", ""])
+
+
+def _verdict(row) -> str:
+    return f"{row.verdict}: {row.why}" if row.verdict == FAILS else row.verdict
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], NDCG)),
+    "recall": lambda results: latex_table(wide_table(results["retrieval"], "R@100")),
+    "published": _published_table,
+    "limit": _limit_table,
+    "latency": _latency_table,
+    "beyond": _beyond_table,
+    "claims": _claims_table,
+}
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Return the text of each of the paper's tables; one whose results are not there says so."""
+    made = {}
+    for name, make in TABLES.items():
+        try:
+            made[name] = make(Results(folder))
+        except FileNotFoundError:
+            made[name] = "\\emph{This table is not there yet.}\n"
+    return made
+
+
+def _retrieval_numbers(results: Results) -> dict[str, str]:
+    table, origin = results["retrieval"], results.origin("retrieval")
+    numbers = {}
+    for row in table.itertuples():
+        short = row.collection.removeprefix("beir/").removesuffix("/test")
+        numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
+    ndcg = real(table[table["measure"] == NDCG])
+    for system, rows in ndcg.groupby("system"):
+        told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
+        numbers |= {f"mean/{system}": f"{rows['mean'].mean():.3f}", f"better/{system}": str((told & up).sum())}
+        numbers |= {f"worse/{system}": str((told & ~up).sum()), f"collections/{system}": str(len(rows))}
+    sae, encoder = (origin["config"]["model"][part] for part in ("sae", "encoder"))
+    numbers |= {"width": f"{sae['width']:,}", "k": str(sae["k"]), "d": str(sae["d"]), "date": origin["date"]}
+    numbers |= {"tokens": str(encoder["max_length"]), "layer": str(encoder["layer"]), "machine": origin["machine"]}
+    return numbers | {f"tuned {name}": str(value) for name, value in origin["config"]["tuned"].items()}
+
+
+def _limit_numbers(results: Results) -> dict[str, str]:
+    table = results["limit"]
+    sizes = {"largest": table["n_docs"].max(), "smallest": table["n_docs"].min()}
+    numbers = {name: f"{n:,}" for name, n in sizes.items()}
+    for name, n in sizes.items():
+        for row in table[table["n_docs"] == n].itertuples():
+            numbers[f"{name}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
+            numbers[f"{name}/{row.system}/{row.measure}/kept"] = f"{row.kept:.0%}"
+    return numbers
+
+
+def _zipf_numbers(results: Results) -> dict[str, str]:
+    numbers = {}
+    for name, rows in real(results["zipf"]).groupby("vocabulary"):
+        once, tail = rows["n_once"] / rows["n_terms"], rows["n_tail"] / rows["n_terms"]
+        for what, share in (("once", once), ("read", rows["query_share"]), ("tail", tail)):
+            numbers[f"{what}/{name}"] = f"{share.median():.1%}"
+        numbers |= {f"low/{name}": f"{rows['exponent'].min():.2f}", f"high/{name}": f"{rows['exponent'].max():.2f}"}
+    return numbers
+
+
+def _latency_numbers(results: Results) -> dict[str, str]:
+    table, facts = results["latency"].set_index("kind"), results.origin("latency")["config"]
+    singles = table[~table.index.duplicated(keep=False)]
+    numbers = {f"ms/{kind}": f"{row['median_ms']:.2f}" for kind, row in singles.iterrows()}
+    numbers |= {f"{NDCG}/{kind}": f"{row[NDCG]:.3f}" for kind, row in singles.iterrows()}
+    return numbers | {
+        "documents": f"{facts['n_docs']:,}",
+        "a document": f"{facts['postings_per_document']:,.0f}",
+        "a query": f"{facts['postings_per_query']:,.0f}",
+    }
+
+
+def _pruning_numbers(results: Results) -> dict[str, str]:
+    table = real(results["pruning"])
+    rows = table[(table["kind"] == "document top") & (table["value"] == 100)]
+    return {"stored": f"{rows['postings_share'].mean():.0%}", "read": f"{rows['query_share'].mean():.0%}"}
+
+
+def _sweep_numbers(results: Results) -> dict[str, str]:
+    origin = results.origin("layers")["config"]
+    size = origin["size"]
+    numbers = {name: f"{size[name]:,}" for name in ("width", "k", "tokens", "epochs", "n_seeds")}
+    return numbers | {"text": origin["training_text"]["what"]}
+
+
+def _seed_numbers(results: Results) -> dict[str, str]:
+    recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
+    at = recurring[np.isclose(recurring["cosine"], autoencoders.SAME)].set_index("kind")["share"]
+    numbers = {f"recur/{kind}": f"{share:.0%}" for kind, share in at.items()} | {"cosine": str(autoencoders.SAME)}
+    return numbers | {
+        f"overlap/{pair}": f"{x:.2f}" for pair, x in real(agreement).groupby("pair")["mean"].mean().items()
+    }
+
+
+def _claim_numbers(results: Results) -> dict[str, str]:
+    """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, and so on."""
+    table = results["claims"]
+    numbers = {f"count/{verdict}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    numbers["count"] = str(len(table))
+    for row, number in zip(table.itertuples(), table.groupby("key").cumcount() + 1, strict=True):
+        published = f"published {row.published}; " if row.published != "–" and row.verdict != UNTESTED else ""
+        numbers[row.key if number == 1 else f"{row.key}-{number}"] = f"{row.ours} ({published}{_verdict(row)})"
+    return numbers
+
+
+NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
+    "retrieval": _retrieval_numbers,
+    "limit": _limit_numbers,
+    "zipf": _zipf_numbers,
+    "latency": _latency_numbers,
+    "pruning": _pruning_numbers,
+    "sweeps": _sweep_numbers,
+    "seeds": _seed_numbers,
+    "claims": _claim_numbers,
+}
+
+
+def macros(text: str, folder: Path) -> str:
+    r"""Return the macros that a LaTeX text uses: definitions for each `\val{result/name}` and `\claim{key}` in it.
+
+    Raises
+    ------
+    ValueError
+        For a result that no function here reads, and for a name that it does not give.
+    """
+    wanted = [" ".join(key.split()) for key in VAL.findall(text)]
+    wanted += [f"claims/{key}" for key in CLAIM.findall(text)]
+    results, lines = {}, []
+    for key in sorted(set(wanted)):
+        result, _, name = key.partition("/")
+        if result not in NUMBERS:
+            raise ValueError(f"\\val{{{key}}}: {result!r} is no result; use one of {', '.join(NUMBERS)}.")
+        if result not in results:
+            results[result] = _numbers(result, folder)
+        known = results[result]
+        if known is not None and name not in known:
+            raise ValueError(f"\\val{{{key}}}: {result!r} has no {name!r}; it has {', '.join(sorted(known))}.")
+        value = MISSING if known is None else escaped(known[name])
+        lines.append(rf"\expandafter\def\csname val@{key}\endcsname{{{value}}}")
+    return "\n".join(["% Written by `python -m lib.report.paper` out of the tables in figures/.", *lines, ""])
+
+
+def _numbers(result: str, folder: Path) -> dict[str, str] | None:
+    """Return the numbers of a result by name, None if it is not there."""
+    try:
+        return NUMBERS[result](Results(folder))
+    except FileNotFoundError:
+        return None
+
+
+def main(folder: Path = Path("figures"), paper: Path = Path("paper")) -> None:
+    """Bring figures, tables and macros up to date."""
+    for name in redraw(folder):
+        print(f"drawn again: {folder / name}.png")
+    files = {paper / "tables" / f"{name}.tex": text for name, text in tables(folder).items()}
+    files[paper / "macros.tex"] = macros((paper / "paper.tex").read_text("utf-8"), folder)
+    (paper / "tables").mkdir(parents=True, exist_ok=True)
+    for path, text in files.items():
+        with replacing(path) as temporary:
+            temporary.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,101 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Do latent terms rank as well as the retriever they were read from, whichever retriever and seed?
+#
+# For each retriever, autoencoders are trained from several seeds on the same text; each ranks every collection, and a
+# query's value is the mean over seeds. The profile `paper` has the retrievers and collections of the original, and is
+# for a machine with a GPU. The others have the packaged retriever, with the small autoencoders of `52_seeds`.
+#
+# | | |
+# |---|---|
+# | *Reads* | what `lib.studies.backbones.TABLES` names; text in the folder `LATENT_TERMS_TEXT`, else the profile's |
+# | *Writes* | `backbones` (csv, json) |
+# | *Paper item* | Table 1, in `paper` also Table 2, of Latent Terms (arXiv 2605.29384) |
+# | *Runtime* | `smoke` about a minute after `52_seeds`; `paper` was not run, its cost is estimated in the README |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+
+# %%
+import pandas as pd
+from IPython.display import display
+
+from lib.experiments import figures_folder, provenance
+from lib.report.common import SIGNIFICANT, save_results
+from lib.report.model import PUBLISHED_LIMIT
+from lib.report.retrieval import PUBLISHED
+from lib.studies.backbones import LATENT, TABLES, backbone_table
+from lib.studies.inputs import setting
+
+pd.set_option("display.width", 200)
+sweeps = setting(profile.name)
+print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} seeds, trained on {sweeps.text}")
+
+# %% [markdown]
+# ## What is compared
+# The retriever's *own* ranking is dense search, or late interaction (MaxSim) for a model that was trained for it.
+# *latent terms* is BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7. *lexical BM25* reads words,
+# *SPLADE* (in `paper`, where its weights are to be had) is the inner product of learned sparse vectors.
+#
+# † differs from the retriever's own ranking (two-sided paired randomisation test, Holm's correction over the systems,
+# p < 0.05).
+
+# %%
+rows, notes, origin = backbone_table(sweeps, TABLES[profile.name])
+for note in notes:
+    print(note)
+marks = rows["p_holm"].lt(SIGNIFICANT).map({True: "†", False: ""})
+cells = rows.assign(cell=rows["mean"].map("{:.3f}".format) + marks)
+order = [list(dict.fromkeys(rows[column])) for column in ("backbone", "system", "collection")]
+index = pd.MultiIndex.from_product(order[:2], names=["backbone", "system"])
+for measure, own in cells.groupby("measure", sort=False):
+    wide = own.pivot(index=["backbone", "system"], columns="collection", values="cell")
+    wide = wide.loc[[pair for pair in index if pair in wide.index], [name for name in order[2] if name in wide]]
+    display(wide.rename_axis(columns=measure))
+
+# %% [markdown]
+# ## Published figures, for comparison only
+# Known at second hand: nDCG@10, and recall on LIMIT.
+
+# %%
+display(PUBLISHED, PUBLISHED_LIMIT)
+
+# %% [markdown]
+# ## Against the retriever's own ranking
+# With 95 % bootstrap intervals over queries; `seed_sd` is the standard deviation of the seeds' means.
+
+# %%
+shown = ["collection", "measure", "backbone", "mean", "seed_sd", "difference", "difference_low", "difference_high"]
+latent = rows[rows["system"] == LATENT]
+latent[[*shown, "p_holm"]].round(4)
+
+# %%
+save_results(rows, figures_folder(profile), "backbones", provenance(profile, **origin))
+
+# %% [markdown]
+# ## The answer
+
+# %%
+for backbone, own in latent[latent["measure"] == "nDCG@10"].groupby("backbone", sort=False):
+    told = own[own["p_holm"] < SIGNIFICANT]
+    better, worse = (told["difference"] > 0).sum(), (told["difference"] < 0).sum()
+    print(
+        f"{backbone}: of {len(own)} collection(s), latent terms are better than its own ranking on {better}, worse on "
+        f"{worse}, not told apart on {len(own) - better - worse}; nDCG@10 differs by {own['difference'].min():+.3f} to "
+        f"{own['difference'].max():+.3f}, and between seeds by a standard deviation of {own['seed_sd'].max():.3f} at "
+        "most."
+    )

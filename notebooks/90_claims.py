@@ -1,0 +1,75 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which of the papers' claims hold here, and how sure are we?
+#
+# Every other notebook leaves a table. Here each published claim is put beside the figure of ours that speaks to it. The
+# verdict follows from our interval by one rule; nobody chooses it.
+#
+# | | |
+# |---|---|
+# | *Reads* | the tables of the other notebooks in the figures folder of the profile; nothing is computed anew |
+# | *Writes* | `claims` (csv, json, png, pdf) |
+# | *Paper item* | the claims of Latent Terms (arXiv 2605.29384) and SPLARE (arXiv 2603.13277) |
+# | *Runtime* | seconds; what another notebook has not written yet is "not tested", and that notebook is named |
+
+# %% tags=["parameters"]
+import os
+
+from lib.experiments import current_profile, repository_root
+
+os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
+profile = current_profile()
+
+# %%
+import pandas as pd
+
+from lib.experiments import figures_folder, provenance
+from lib.report.claims import claims_figure, claims_in_words, claims_table
+from lib.report.common import save_figure, save_results
+
+pd.set_option("display.width", 200, "display.max_rows", 100, "display.max_colwidth", 60)
+folder = figures_folder(profile)
+table, origin = claims_table(folder)
+
+# %% [markdown]
+# ## The rule
+# A claim says which values agree with it, and which of these are of the published size or beyond. Our figure has a 95 %
+# interval.
+#
+# - *holds*: the interval lies wholly among the values that agree, and reaches the published size.
+# - *holds weaker*: it lies wholly among the values that agree, but does not reach the published size.
+# - *does not hold here*: it does not lie wholly among the values that agree: *contradicted* if it lies wholly outside,
+#   *undecided* if on both sides. Then our data are too few to tell, and that supports no claim.
+# - *not tested*: no result, or none with an interval.
+#
+# "No gain", "robust" and "as well" are claims like any other: the interval must lie within a margin of 0.02 nDCG@10
+# (0.01 for a doubling), so a wide interval does not pass for a proof. An interval of a mean over collections takes
+# their queries as independent samples. `limit` has claims of its own and is in no mean.
+
+# %%
+table[["source", "claim", "on", "published", "ours", "verdict", "why", "notebook"]]
+
+# %% [markdown]
+# ## The figure
+
+# %%
+figure = claims_figure(table)
+
+# %%
+save_results(table, folder, "claims", provenance(profile, **origin))
+save_figure(figure, folder, "claims")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+print(claims_in_words(table))

@@ -1,0 +1,286 @@
+"""The verdict rule at its edges, and our figures for the claims from tables made by hand."""
+
+import json
+from math import inf, nan, sqrt
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.collections import PathCollection
+
+from lib.report.claims import (
+    CLAIMS,
+    CONTRADICTED,
+    FAILS,
+    HOLDS,
+    LIMIT,
+    REACHED,
+    SHORT,
+    UNDECIDED,
+    UNSIZED,
+    UNTESTED,
+    VECTORS,
+    WEAKER,
+    Claim,
+    claims_figure,
+    claims_in_words,
+    claims_table,
+    judge,
+)
+from lib.report.results import Results, mean_of, peak, seeds
+from lib.storage import digest_file
+
+MORE = (0.0, inf)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "agrees", "size", "expected"),
+    [
+        # more than nothing, 0.1 published
+        (0.05, 0.15, MORE, (0.1, inf), (HOLDS, REACHED)),
+        (0.01, 0.10, MORE, (0.1, inf), (HOLDS, REACHED)),  # the published size itself is reached
+        (0.20, 0.30, MORE, (0.1, inf), (HOLDS, REACHED)),  # beyond it
+        (0.01, 0.09, MORE, (0.1, inf), (WEAKER, SHORT)),
+        (0.00, 0.15, MORE, (0.1, inf), (FAILS, UNDECIDED)),  # no effect is not ruled out
+        (-0.1, 0.15, MORE, (0.1, inf), (FAILS, UNDECIDED)),
+        (-0.1, 0.00, MORE, (0.1, inf), (FAILS, CONTRADICTED)),
+        (-0.2, -0.1, MORE, (0.1, inf), (FAILS, CONTRADICTED)),
+        # less than nothing, -0.1 published
+        (-0.2, -0.05, (-inf, 0.0), (-inf, -0.1), (HOLDS, REACHED)),
+        (-0.09, -0.01, (-inf, 0.0), (-inf, -0.1), (WEAKER, SHORT)),
+        (0.00, 0.10, (-inf, 0.0), (-inf, -0.1), (FAILS, CONTRADICTED)),
+        # no gain, within a margin
+        (-0.01, 0.01, (-inf, 0.02), (-inf, 0.0), (HOLDS, REACHED)),
+        (0.005, 0.01, (-inf, 0.02), (-inf, 0.0), (WEAKER, SHORT)),  # a gain that is told, but a small one
+        (-0.03, 0.03, (-inf, 0.02), (-inf, 0.0), (FAILS, UNDECIDED)),  # a wide interval is no proof of nothing
+        (0.03, 0.04, (-inf, 0.02), (-inf, 0.0), (FAILS, CONTRADICTED)),
+        # a number, 1.0 give or take 0.2
+        (0.9, 1.1, (0.8, 1.2), (1.0, 1.0), (HOLDS, REACHED)),
+        (1.05, 1.1, (0.8, 1.2), (1.0, 1.0), (WEAKER, SHORT)),
+        (1.1, 1.2, (0.8, 1.2), (1.0, 1.0), (FAILS, UNDECIDED)),
+        (1.2, 1.3, (0.8, 1.2), (1.0, 1.0), (FAILS, CONTRADICTED)),
+        (0.5, 1.5, (0.8, 1.2), (1.0, 1.0), (FAILS, UNDECIDED)),  # it holds the number, and much else
+        # no size known
+        (0.01, 0.02, MORE, MORE, (HOLDS, UNSIZED)),
+        # no interval
+        (nan, nan, MORE, MORE, (UNTESTED, "no interval")),
+        (0.1, nan, MORE, MORE, (UNTESTED, "no interval")),
+    ],
+)
+def test_the_rule(low, high, agrees, size, expected):
+    assert judge(low, high, agrees, size) == expected
+
+
+def test_an_interval_has_its_lower_end_first():
+    with pytest.raises(ValueError, match=r"from 0\.2 to 0\.1; give its lower end first"):
+        judge(0.2, 0.1, MORE, MORE)
+
+
+def claim(agrees, published) -> Claim:
+    return Claim("key", "text", "ours", "quantity", agrees, published, ".2f", "99_none", lambda _: [])
+
+
+def test_the_published_size_goes_on_where_the_claim_does():
+    assert claim(MORE, 0.1).size == (0.1, inf)
+    assert claim((-inf, 0.02), 0.0).size == (-inf, 0.0)
+    assert claim((0.8, 1.2), 1.0).size == (1.0, 1.0)
+    assert claim(MORE, None).size == MORE
+
+
+def test_a_claim_agrees_with_what_is_published_of_it():
+    with pytest.raises(ValueError, match=r"-0\.1 is published, but \(0\.0, inf\) agree"):
+        claim(MORE, -0.1)
+    with pytest.raises(ValueError, match="give the lower end first"):
+        claim((0.2, 0.2), None)
+
+
+def test_published_sizes_are_those_of_the_published_tables():
+    # SciFact: Contriever .655 to .713, Nomic .703 to .749
+    assert VECTORS[0] == pytest.approx(0.058) and VECTORS[8] == pytest.approx(0.046)
+    assert VECTORS.max() == pytest.approx(0.709 - 0.448)  # Contriever on TREC-COVID
+    by_key = {own.key: own for own in CLAIMS}
+    assert by_key["limit-r10"].published == pytest.approx(0.414 - 0.021)
+    assert by_key["limit-words"].published == pytest.approx(0.414 - 0.944)
+    assert LIMIT.loc["BM25", "R@10"] == 0.944
+    assert len(by_key) == len(CLAIMS)
+
+
+def test_a_mean_of_collections_adds_half_widths_in_quadrature():
+    rows = pd.DataFrame({"difference": [0.1, 0.3], "difference_low": [0.07, 0.26], "difference_high": [0.13, 0.42]})
+    # below: sqrt(.03^2 + .04^2) / 2 = .025; above: sqrt(.03^2 + .12^2) / 2
+    assert mean_of(rows) == pytest.approx((0.2, 0.175, 0.2 + sqrt(0.0153) / 2))
+    assert mean_of(rows.head(1)) == pytest.approx((0.1, 0.07, 0.13))
+
+
+NAMES = ("one/test", "two/test", "limit")
+
+
+def differences(rows: list[tuple], names=NAMES) -> pd.DataFrame:
+    """A table of collections; `rows` are dicts of columns with a difference, its interval 0.01 to either side."""
+    table = pd.DataFrame([row | {"collection": name} for name in names for row in rows])
+    return table.assign(
+        difference_low=table["difference"] - 0.01, difference_high=table["difference"] + 0.01, p=0.5, p_holm=0.5
+    )
+
+
+def write_results(folder) -> None:
+    """Write small tables like those of every study."""
+
+    def write(name: str, table: pd.DataFrame, **config) -> None:
+        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.json").write_text(json.dumps({"config": config}))
+
+    rows = [("dense", 0.4, nan), ("latent terms", 0.5, 0.1), ("latent terms, tuned", 0.55, 0.15)]
+    table = differences([{"measure": "nDCG@10", "system": s, "mean": m, "difference": d} for s, m, d in rows])
+    table.loc[(table["collection"] == "two/test") & (table["system"] == "latent terms"), "difference"] = 0.095
+    write("retrieval", table)
+    rng = np.random.default_rng(0)
+    values = pd.DataFrame({"collection": np.repeat(NAMES, 50), "measure": "nDCG@10", "latent terms": rng.random(150)})
+    write("retrieval_per_query", values.assign(**{"late interaction": values["latent terms"] + 0.2}))
+    rows = [
+        (n, m, s, mean * f, kept)
+        for n, f in ((46, 1.0), (900, 0.5))
+        for m in ("R@10", "R@100")
+        for s, mean, kept in (("dense", 0.1, 0.2), ("latent terms", 0.6, 0.5), ("lexical BM25", 0.9, 0.9))
+    ]
+    table = pd.DataFrame(rows, columns=["n_docs", "measure", "system", "mean", "kept"])
+    ends = {"kept_low": table["kept"] - 0.05, "kept_high": table["kept"] + 0.05}
+    ends |= {"low": table["mean"] - 0.01, "high": table["mean"] + 0.01, "difference": 0.25}
+    write("limit", table.assign(**ends, difference_low=0.2, difference_high=0.3))
+    zipf = pd.DataFrame({"collection": NAMES, "exponent": [1.0, 1.1, 9], "low": [0.9, 1.0, 9], "high": [1.1, 1.3, 9]})
+    write("zipf", pd.concat([zipf.assign(vocabulary=v, p=[0.5, 0.01, 0]) for v in ("latents", "words")]))
+    shares = {"lexical": 0.335, "narrow": 0.06, "broad": 0.605}
+    shares = {f"{name}_{rule}": share for name, share in shares.items() for rule in ("first", "second")}
+    write("families", pd.DataFrame([{"half": half, "n_latents": 10_000} | shares for half in (0.3, 0.5)]))
+    rows = [("baseline", nan), ("pooling: max", -0.02), ("activation: BatchTopK", 0.0), ("activation: JumpReLU", 0.05)]
+    write("ablations", differences([{"variant": v, "mean": 0.5, "difference": d} for v, d in rows]))
+    rows = [("retriever", nan), ("the same, untrained", -0.3), ("its token embeddings", -0.1)]
+    write("retrieval_training", differences([{"variant": v, "mean": 0.5, "difference": d} for v, d in rows]))
+    rows = [(n, f, s) for n in NAMES for f, s in (("width", 0.003), ("k", 0.02))]
+    trend = pd.DataFrame(rows, columns=["collection", "field", "slope"]).assign(smallest=4, largest=1024)
+    write("width_k_trend", trend.assign(low=trend["slope"] - 0.002, high=trend["slope"] + 0.002))
+    rows = [{"seed": seed, "mean": 0.5 + 0.001 * seed} for seed in range(5)] + [{"seed": nan, "mean": 0.9}]
+    write("seeds", pd.DataFrame([row | {"collection": name} for name in NAMES for row in rows]))
+    layers = [
+        {"collection": name, "variant": f"{readout}, layer {layer}", "readout": readout, "layer": layer}
+        for name in NAMES
+        for readout in ("latent terms", "SPLADE-style")
+        for layer in range(7)
+    ]
+    write("layers", pd.DataFrame(layers))
+    peaked = {f"{r}, layer {x}": rng.normal(0.5 - 0.1 * abs(x - best), 0.01, 120)
+              for r, best in (("latent terms", 6), ("SPLADE-style", 4)) for x in range(7)}  # fmt: skip
+    write("layers_per_query", pd.DataFrame({"collection": np.repeat(NAMES, 40), **peaked}))
+    rows = [("none", 1, 0.5, nan), ("document top", 100, 0.4, -0.1)]
+    write("pruning", differences([{"kind": k, "value": v, "mean": m, "difference": d} for k, v, m, d in rows]))
+    write("latency", pd.DataFrame({"kind": ["exact"], "median_ms": [1.5]}), n_docs=4000)
+    table = differences([{"system": "the paper's constants", "difference": -0.04}], (*NAMES, "mean of the collections"))
+    table.loc[table["collection"] == "mean of the collections", "p"] = nan
+    write("beyond", table)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    write_results(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    return claims_table(folder)[0]
+
+
+def test_every_claim_is_judged_by_the_tables(table):
+    first = table.drop_duplicates("key").set_index("key")
+    # (0.1 + 0.095) / 2, below by hypot(0.01, 0.005) / 2; limit is left out
+    assert first.loc["dense", ["value", "low"]].tolist() == pytest.approx([0.0975, 0.0975 - sqrt(0.000125) / 2])
+    expected = {
+        "dense": HOLDS, "each": HOLDS, "best": WEAKER, "late": HOLDS, "limit-r10": WEAKER, "limit-r100": WEAKER,
+        "limit-dense": WEAKER, "limit-words": WEAKER, "zipf": FAILS, "lexical": HOLDS, "narrow": WEAKER,
+        "broad": WEAKER, "max": HOLDS, "batchtopk": HOLDS, "jumprelu": FAILS, "width": WEAKER, "k": FAILS,
+        "untrained": HOLDS, "embeddings": HOLDS, "plain": UNTESTED, "seeds": HOLDS, "peak": HOLDS,
+        "peak-terms": FAILS, "log-width": HOLDS, "pruned": FAILS, "latency": UNTESTED, "decay": HOLDS,
+        "dense-tuned": HOLDS, "tuned": HOLDS,
+    }  # fmt: skip
+    assert first["verdict"].to_dict() == expected
+    assert (table["key"] == "each").sum() == 2  # a row a collection, without limit
+
+
+def test_figures_are_read_as_the_claims_say(table):
+    first = table.drop_duplicates("key").set_index("key")
+    assert first.loc["limit-words", ["value", "low", "high"]].tolist() == pytest.approx([-0.15, -0.17, -0.13])
+    assert first.loc["decay", ["value", "low", "high"]].tolist() == pytest.approx([0.3, 0.2, 0.4])
+    assert first.loc["zipf", ["value", "low", "high"]].tolist() == pytest.approx([1.05, 0.9, 1.3])
+    assert "a power law rejected in 1" in first.loc["zipf", "on"]
+    assert first.loc["pruned", "value"] == pytest.approx(-0.2)  # of 0.5, 0.1 is lost
+    assert first.loc["pruned", "ours"].startswith("-20.0% [")
+    assert first.loc["untrained", ["value", "low"]].tolist() == pytest.approx([0.3, 0.3 - 0.01 / sqrt(2)])
+    assert first.loc["tuned", "value"] == pytest.approx(0.04)
+    assert first.loc["tuned", "on"] == "mean of 2 collections"  # neither limit nor the row of means
+    assert first.loc["plain", "why"] == "no 'plain language model' in retrieval_training.csv"
+    assert first.loc["latency", ["ours", "why"]].tolist() == ["1.5", "no interval"]
+    assert first.loc["latency", "on"] == "exact search of 4,000 documents"
+
+
+def test_the_clearest_collection_pays_for_being_chosen(table):
+    best = table.set_index("key").loc["best"]
+    # 1 - 0.025 / 2 has the normal quantile 2.2414, 1 - 0.025 the quantile 1.9600; the ends are 0.005 and 0.015 away
+    wider = 2.2414 / 1.96
+    expected = [0.095, 0.095 - 0.005 * wider, 0.095 + 0.015 * wider]  # the other: 0.1 - 0.01 * wider, which is less
+    assert best[["value", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
+    assert best["on"] == "two/test, the clearest of 2"
+
+
+def test_seeds_have_a_chi_squared_interval(folder):
+    (found,) = seeds(Results(folder))
+    # 0.001 times the deviation of 0..4, sqrt(2.5); chi-squared with 4 degrees: 0.4844 and 11.1433
+    deviation = 0.001 * sqrt(2.5)
+    assert found.value == pytest.approx(deviation)
+    assert (found.low, found.high) == pytest.approx(
+        (deviation * sqrt(4 / 11.1433), deviation * sqrt(4 / 0.4844)), rel=1e-4
+    )
+
+
+def test_the_peak_is_a_share_of_the_depth(folder):
+    (found,) = peak(Results(folder), "SPLADE-style")
+    assert found[:3] == pytest.approx((4 / 6, 4 / 6, 4 / 6))
+    assert peak(Results(folder), "latent terms")[0].value == 1
+
+
+def test_without_results_nothing_is_tested_and_the_notebook_is_named(tmp_path):
+    table, origin = claims_table(tmp_path)
+    assert set(table["verdict"]) == {UNTESTED} and len(table) == len(CLAIMS)
+    assert table.set_index("key").loc["zipf", ["ours", "why"]].tolist() == ["–", "run 30_zipf"]
+    assert origin == {"results": {}}
+    assert len(claims_figure(table).axes[0].get_yticks()) == len(table)
+    plt.close("all")
+
+
+def test_the_origin_names_what_was_read(folder):
+    origin = claims_table(folder)[1]["results"]
+    assert origin["limit"] == digest_file(folder / "limit.csv")
+    assert {"retrieval", "layers_per_query", "beyond", "latency"} <= set(origin)
+
+
+def test_claims_come_back_from_their_file_as_they_were(table, tmp_path):
+    table.to_csv(tmp_path / "claims.csv", index=False, float_format="%.6g")
+    read = pd.read_csv(tmp_path / "claims.csv")
+    assert read["published"].tolist() == table["published"].tolist()  # as text: +0.055, not 0.055
+    assert read["ours"].tolist() == table["ours"].tolist()
+    axes = claims_figure(read).axes[0]
+    labels = [text.get_text() for text in axes.texts if text.get_position()[0] > 1]
+    assert labels[0].startswith(table["ours"].iloc[0]) and labels[0].endswith(HOLDS)
+    assert any(f"{FAILS} ({UNDECIDED})" in label for label in labels)
+    marks = [marks for marks in axes.collections if isinstance(marks, PathCollection)]
+    hollow = [bool(np.allclose(mark.get_facecolor()[0][:3], 1)) for mark in marks]
+    tested = table[table["verdict"] != UNTESTED]
+    assert hollow == (tested["why"] == UNDECIDED).tolist()
+    plt.close("all")
+
+
+def test_claims_in_words(table):
+    words = claims_in_words(table)
+    assert f"Not tested: 2 of {len(table)}." in words
+    assert "- SPLARE: 100 latents a document cost about 2 % (mean of 2 collections): relative nDCG@10 -20.0% [" in words

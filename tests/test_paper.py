@@ -1,0 +1,260 @@
+"""The paper shows what the committed results say: tables, numbers, figures, and the README's results."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from lib.report.claims import claims_table
+from lib.report.common import save_figure
+from lib.report.paper import DRAWN, FIGURES, TABLES, changed, escaped, macros, main, redraw, tables, tabular
+from lib.report.results import Results
+from lib.report.retrieval import update_readme
+from lib.storage import digest_file
+
+ROOT = Path(__file__).parent.parent
+FOLDER, PAPER = ROOT / "figures", ROOT / "paper"
+NEED_A_LOG = {"training"}  # its histogram is in the log of the run only
+AGAIN = "`python -m lib.report.paper` makes it again"
+
+
+def test_the_papers_tables_are_those_of_the_committed_results():
+    made = tables(FOLDER)
+    assert {path.stem for path in (PAPER / "tables").glob("*.tex")} == set(made)
+    for name, text in made.items():
+        assert (PAPER / "tables" / f"{name}.tex").read_text("utf-8") == text, f"tables/{name}.tex: {AGAIN}"
+
+
+def test_the_papers_numbers_are_those_of_the_committed_results():
+    text = (PAPER / "paper.tex").read_text("utf-8")
+    assert (PAPER / "macros.tex").read_text("utf-8") == macros(text, FOLDER), f"macros.tex: {AGAIN}"
+
+
+def test_the_paper_has_no_number_that_is_not_made():
+    text = (PAPER / "paper.tex").read_text("utf-8").split(r"\maketitle")[1]
+    text = re.sub(r"\\(val|claim|cite|label|ref|drawn(\[[^]]*\])?|input|texttt)\{[^}]*\}", "", text)
+    text = re.sub(r"\\begin\{[^}]*\}(\[[^]]*\])?", "", text)
+    known = ["nDCG@10", "R@100", "R@10", "BM25", "all-MiniLM-L6-v2", r"95\,\%", r"SPLARE's 5\,ms"]
+    known += [r"\log(1 + z_t)", r"$k_1 = 8$ and $b = 0.7$", "$p < 0.05$"]
+    for own in known:
+        text = text.replace(own, "")
+    assert "$k_1 = $, $b = $" in text  # what is made is gone, what is around it is not
+    assert not re.findall(r"^.*(?<!k_)[0-9].*$", text, re.MULTILINE)
+
+
+def test_all_that_the_paper_shows_is_made_here():
+    text = (PAPER / "paper.tex").read_text("utf-8")
+    assert set(re.findall(r"\\input\{tables/(\w+)\}", text)) == set(TABLES)
+    assert set(re.findall(r"\\drawn(?:\[[^]]*\])?\{(\w+)\}", text)) <= set(FIGURES)
+    cited = {key for keys in re.findall(r"\\cite\{([^}]*)\}", text) for key in keys.split(",")}
+    assert cited == set(re.findall(r"@\w+\{(\w+),", (PAPER / "references.bib").read_text("utf-8")))
+
+
+def test_the_readmes_results_are_the_committed_ones(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_bytes((ROOT / "README.md").read_bytes())
+    update_readme(FOLDER, copy)
+    assert copy.read_bytes() == (ROOT / "README.md").read_bytes()
+
+
+def test_the_claims_are_judged_by_the_committed_results(tmp_path):
+    for path in FOLDER.glob("claims.csv"):  # none before `90_claims` was run for the laptop profile
+        table, origin = claims_table(FOLDER)
+        table.to_csv(tmp_path / "claims.csv", index=False, float_format="%.6g")
+        assert path.read_bytes() == (tmp_path / "claims.csv").read_bytes(), "run 90_claims again"
+        assert json.loads(path.with_suffix(".json").read_text("utf-8"))["config"]["results"] == origin["results"]
+
+
+def record() -> dict:
+    return json.loads((FOLDER / DRAWN).read_text("utf-8"))
+
+
+def test_every_committed_figure_was_drawn_from_the_committed_tables():
+    assert {path.stem for path in FOLDER.glob("*.png")} - NEED_A_LOG == set(record())
+    for name, entry in record().items():
+        assert not changed(FOLDER, name, entry), f"{name}: {AGAIN}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_committed_figure_is_drawn_alike_again(name, tmp_path):
+    """Pixel by pixel where matplotlib has the version that drew it; other versions place text a little differently."""
+    if name not in record():  # its results are not committed; nor is it, as the test above says
+        assert not (FOLDER / f"{name}.png").exists()
+        return
+    figure = FIGURES[name](Results(FOLDER))
+    save_figure(figure, tmp_path, "again")
+    plt.close(figure)
+    if matplotlib.__version__ == record()[name]["matplotlib"]:
+        ours, theirs = (plt.imread(path) for path in (tmp_path / "again.png", FOLDER / f"{name}.png"))
+        assert ours.shape == theirs.shape
+        differ = (np.abs(ours - theirs) > 0.05).any(axis=2).mean()
+        assert differ < 1e-4, f"{differ:.2%} of the pixels of {name}.png differ; {AGAIN}"
+
+
+def retrieval() -> pd.DataFrame:
+    rows = [("one/test", s, m, p) for s, m, p in (("dense", 0.4, np.nan), ("latent terms", 0.5, 0.01))]
+    table = pd.DataFrame(rows, columns=["collection", "system", "mean", "p_holm"])
+    table = table.assign(measure="nDCG@10", n_docs=1200, n_queries=30, low=0.3, high=0.6, difference=0.1)
+    return pd.concat([table, table.assign(measure="R@100")])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    retrieval().to_csv(folder / "retrieval.csv", index=False)
+    sae, encoder = {"width": 16384, "k": 16, "d": 384}, {"max_length": 256, "layer": 6}
+    config = {"model": {"sae": sae, "encoder": encoder}, "tuned": {"k1": 1.5}}
+    (folder / "retrieval.json").write_text(json.dumps({"config": config, "date": "2026-01-01", "machine": "m"}))
+    return folder
+
+
+def test_macros_are_made_of_results_and_what_is_missing_is_said(folder):
+    text = r"\val{retrieval/mean/latent" + "\n" + r"terms} \val{retrieval/width} \val{limit/largest} \claim{zipf} 12"
+    lines = macros(text, folder).splitlines()[1:]
+    assert lines == [
+        r"\expandafter\def\csname val@claims/zipf\endcsname{--}",
+        r"\expandafter\def\csname val@limit/largest\endcsname{--}",
+        r"\expandafter\def\csname val@retrieval/mean/latent terms\endcsname{0.500}",
+        r"\expandafter\def\csname val@retrieval/width\endcsname{16,384}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "published", "expected"),
+    [("holds", "0.2", "0.1 [0, 1] (published 0.2; holds)"), ("holds", "–", "0.1 [0, 1] (holds)"),
+     ("does not hold here", "0.2", "0.1 [0, 1] (published 0.2; does not hold here: undecided)"),
+     ("not tested", "0.2", "0.1 [0, 1] (not tested)")],
+)  # fmt: skip
+def test_a_claim_is_said_with_its_verdict(folder, verdict, published, expected):
+    row = {"key": "zipf", "source": "ours", "published": published, "ours": "0.1 [0, 1]", "verdict": verdict}
+    pd.DataFrame([row | {"why": "undecided"}] * 2).to_csv(folder / "claims.csv", index=False)
+    lines = macros(r"\claim{zipf} \claim{zipf-2} \val{claims/count}", folder).splitlines()[1:]
+    assert lines == [
+        r"\expandafter\def\csname val@claims/count\endcsname{2}",
+        rf"\expandafter\def\csname val@claims/zipf\endcsname{{{expected.replace('–', '--')}}}",
+        rf"\expandafter\def\csname val@claims/zipf-2\endcsname{{{expected.replace('–', '--')}}}",
+    ]
+
+
+def write_the_others(folder) -> None:
+    """Write tables with the columns and rows that the paper's numbers are read from, all but those of claims."""
+
+    def write(name: str, table: pd.DataFrame, **config) -> None:
+        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.json").write_text(json.dumps({"config": config}))
+
+    systems = ("lexical BM25", "dense", "latent terms", "latent terms, tuned")
+    origin = json.loads((folder / "retrieval.json").read_text())
+    origin["config"]["tuned"]["b"] = 0.35
+    (folder / "retrieval.json").write_text(json.dumps(origin))
+    pd.concat([retrieval().assign(system=system) for system in systems]).to_csv(folder / "retrieval.csv", index=False)
+    rows = [(n, m, s, 0.5, 0.25) for n in (46, 50_000) for m in ("R@10", "R@100") for s in systems]
+    write("limit", pd.DataFrame(rows, columns=["n_docs", "measure", "system", "mean", "kept"]))
+    zipf = pd.DataFrame({"vocabulary": ["latents", "words"], "exponent": [1.0, 1.5], "n_once": [1, 50]})
+    write("zipf", zipf.assign(collection="one/test", n_terms=100, n_tail=20, query_share=[0.1, 0.01]))
+    kinds = ["exact", "dense, every document", "lexical BM25", "queries pruned", "queries pruned"]
+    latency = pd.DataFrame({"kind": kinds, "median_ms": [1.234, 2, 3, 4, 5], "nDCG@10": 0.5})
+    write("latency", latency, n_docs=100_000, postings_per_document=350.7, postings_per_query=84_652.9)
+    pruning = pd.DataFrame({"kind": ["none", "document top"], "value": [1, 100], "query_share": [1, 0.49]})
+    write("pruning", pruning.assign(collection="one/test", postings_share=[1, 0.31]))
+    size = {"width": 2048, "k": 16, "tokens": 400_000, "epochs": 2, "n_seeds": 5}
+    write("layers", pd.DataFrame({"layer": [0]}), size=size, training_text={"what": "a text"})
+    recurring = [(kind, cosine, cosine / 2) for kind in ("latents", "chance") for cosine in np.linspace(0, 1, 101)]
+    write("seeds_recurrence", pd.DataFrame(recurring, columns=["kind", "cosine", "share"]))
+    pairs = pd.DataFrame({"pair": ["two seeds", "seed 0 and lexical BM25"], "mean": [0.75, 0.25]})
+    write("seeds_agreement", pairs.assign(collection="one/test"))
+    claims_table(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
+
+
+def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
+    write_the_others(folder)
+    lines = macros((PAPER / "paper.tex").read_text("utf-8"), folder).splitlines()
+    numbers = dict(
+        re.fullmatch(r"\\expandafter\\def\\csname val@(.*)\\endcsname\{(.*)\}", line).groups() for line in lines[1:]
+    )
+    assert "--" not in [number for key, number in numbers.items() if not key.startswith("claims/")]
+    expected = {
+        "limit/largest": "50,000",
+        "limit/largest/dense/R@10/kept": r"25\%",
+        "zipf/once/words": r"50.0\%",
+        "latency/ms/exact": "1.23",
+        "latency/a query": "84,653",
+        "pruning/stored": r"31\%",
+        "sweeps/tokens": "400,000",
+        "seeds/recur/latents": r"35\%",  # half of the cosine 0.7
+        "claims/count/not tested": numbers["claims/count"],
+    }
+    assert {key: numbers[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(r"\val{retrival/width}", "'retrival' is no result; use one of retrieval, limit"),
+     (r"\val{retrieval/widht}", "'retrieval' has no 'widht'; it has better/dense, better/latent terms")],
+)  # fmt: skip
+def test_a_number_that_no_result_gives_is_an_error(folder, text, message):
+    with pytest.raises(ValueError, match=message):
+        macros(text, folder)
+
+
+def test_latex_is_escaped():
+    assert escaped("a_b 5% & †") == r"a\_b 5\% \& $^\dagger$"
+    assert escaped("-0.5 [-1, 2]; x-1 2026-11-21 up-to") == "$-$0.5 [$-$1, 2]; x-1 2026-11-21 up-to"
+    table = tabular(pd.DataFrame({"a_b": ["x"], "n": [-1]}), "lr")
+    assert table.splitlines()[2:5] == [r"a\_b & n \\", r"\midrule", r"x & $-$1 \\"]
+
+
+def test_a_table_without_results_says_so(folder):
+    made = tables(folder)
+    assert "one/test & 1,200 & 30 & 0.4000 & 0.5000" in made["retrieval"]
+    assert made["limit"] == made["claims"] == "\\emph{This table is not there yet.}\n"
+    assert "Contriever + latent terms & 0.713" in made["published"]
+
+
+def test_figures_that_are_not_of_their_tables_are_found_and_drawn_again(folder, monkeypatch):
+    def entry() -> dict:
+        return json.loads((folder / DRAWN).read_text())["retrieval"]
+
+    picture = folder / "retrieval.png"
+    assert redraw(folder) == ["retrieval"]
+    assert redraw(folder) == []
+    assert entry()["tables"] == {"retrieval.csv": digest_file(folder / "retrieval.csv")}
+    assert set(entry()["files"]) == {"retrieval.png", "retrieval.pdf"}
+    before = picture.read_bytes()
+    retrieval().assign(mean=0.1).to_csv(folder / "retrieval.csv", index=False)
+    assert changed(folder, "retrieval", entry()) == ["retrieval.csv"]
+    assert redraw(folder) == ["retrieval"] and picture.read_bytes() != before
+    picture.write_bytes(before)  # a picture of other results
+    assert changed(folder, "retrieval", entry()) == ["retrieval.png"]
+    assert redraw(folder) == ["retrieval"] and picture.read_bytes() != before
+    monkeypatch.setitem(FIGURES, "retrieval", lambda results: plot(results["retrieval"]))  # other code, the same table
+    assert redraw(folder) == ["retrieval"] and not changed(folder, "retrieval", entry())
+
+
+def test_a_figure_of_another_matplotlib_is_left_alone_while_its_table_stays(folder, monkeypatch):
+    redraw(folder)
+    monkeypatch.setattr(matplotlib, "__version__", "99.0")
+    assert redraw(folder) == []
+    retrieval().assign(mean=0.1).to_csv(folder / "retrieval.csv", index=False)
+    assert redraw(folder) == ["retrieval"]
+
+
+def plot(table: pd.DataFrame) -> plt.Figure:
+    figure, axes = plt.subplots()
+    axes.plot(table["mean"])
+    return figure
+
+
+def test_the_command_writes_everything(folder, tmp_path):
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    (paper / "paper.tex").write_text(r"\val{retrieval/k}")
+    main(folder, paper)
+    assert {path.name for path in (paper / "tables").iterdir()} == {f"{name}.tex" for name in TABLES}
+    assert r"\csname val@retrieval/k\endcsname{16}" in (paper / "macros.tex").read_text()

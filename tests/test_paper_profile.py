@@ -1,0 +1,278 @@
+"""The profile `paper`, every way through it, on models of the same kinds that are tiny, random and saved to disk."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHAPE, _save_tokenizer
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from test_backbones import save_colbert
+
+import lib.studies.backbones
+import lib.studies.readings
+from lib.baselines import LexicalBM25, dense_search
+from lib.corpus import StreamedText
+from lib.encoder import TokenEncoder
+from lib.experiments import PROFILES
+from lib.index import BM25Index
+from lib.late_interaction import late_interaction_search
+from lib.measures import evaluate
+from lib.sources import _find_ir_dataset
+from lib.store import Store
+from lib.studies.autoencoders import retrieval_training, seeds
+from lib.studies.backbones import LATENT, LEXICAL, SPLADE, TABLES, backbone_table, models
+from lib.studies.inputs import SIZES, setting, training_text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NOUNS = ["cat", "dog", "cow", "mat", "house", "tree", "river", "stone", "bird", "fish"]
+VERBS = ["sat", "ran", "saw", "ate", "swam", "sang"]
+DOCS = [f"the {a} {VERBS[i % 6]} on a {b} ." for i, a in enumerate(NOUNS) for b in NOUNS[i + 1 : i + 3]]
+QUERIES = ["cat on a dog", "the river", "a bird sang"]
+MEASURE = "nDCG@10"
+KINDS = ("document", "query")
+
+
+def write_collection(folder: Path) -> str:
+    """Write 17 documents and three queries, each with one answer, in BEIR layout."""
+    (folder / "qrels").mkdir(parents=True)
+    for name, mark, texts in (("corpus", "d", DOCS), ("queries", "q", QUERIES)):
+        lines = [json.dumps({"_id": f"{mark}{i}", "title": "", "text": text}) for i, text in enumerate(texts)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    judged = [f"q{i}\td{3 * i}\t1" for i in range(len(QUERIES))]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
+    return str(folder)
+
+
+def save_with_mean_pooling(folder: str, to: Path) -> str:
+    SentenceTransformer(folder, device="cpu").save(str(to), create_model_card=False)
+    return str(to)
+
+
+@pytest.fixture(scope="module")
+def nomic_folder(tmp_path_factory) -> str:
+    """A NomicBERT whose repository brings code of its own, as the original does; that code would raise."""
+    from transformers import NomicBertConfig, NomicBertModel
+
+    made, folder = (tmp_path_factory.mktemp(name) for name in ("nomic-bert", "nomic"))
+    shape = {name: value for name, value in SHAPE.items() if name != "initializer_range"}
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        NomicBertModel(NomicBertConfig(**shape, initializer_range=0.2)).save_pretrained(made)
+    _save_tokenizer(made)
+    save_with_mean_pooling(str(made), folder)
+    (folder / "own_code.py").write_text("raise SystemExit('the code of a repository was executed')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own_code.Config", "AutoModel": "own_code.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def colbert_folder(modernbert_folder, tmp_path_factory) -> str:
+    expansion = {"strategy": "fixed", "length": 12}
+    return save_colbert(modernbert_folder, tmp_path_factory.mktemp("moderncolbert"), query_expansion=expansion)
+
+
+@pytest.fixture(scope="module")
+def splade_folder(tmp_path_factory) -> str:
+    """A BERT with its head for masked words, which a `SparseEncoder` reads as SPLADE."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("splade")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        BertForMaskedLM(BertConfig(**SHAPE)).save_pretrained(folder)
+    _save_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch, sentence_folder, nomic_folder, colbert_folder, splade_folder) -> Store:
+    """Make the profile's models, collections and text tiny, leave the rest of it as it is, and return a store."""
+    collection = write_collection(tmp_path / "little")
+    (tmp_path / "text.txt").write_text("\n".join(DOCS * 2))
+    monkeypatch.setenv("LATENT_TERMS_TEXT", str(tmp_path / "text.txt"))
+    tiny = {"tokens": 96, "epochs": 1, "batch_tokens": 16, "dead_tokens": 32, "width": 24, "k": 3, "n_seeds": 2}
+    size = replace(SIZES["paper"], model=sentence_folder, collections=(collection,), n_ablated=1, **tiny)
+    monkeypatch.setitem(SIZES, "paper", size)
+    folders = dict(zip(TABLES["paper"].backbones, (sentence_folder, nomic_folder, colbert_folder), strict=True))
+    backbones = tuple(replace(backbone, model=folder) for backbone, folder in folders.items())
+    table = replace(TABLES["paper"], backbones=backbones, collections=(collection,), splade=splade_folder)
+    monkeypatch.setitem(TABLES, "paper", table)
+    return Store(tmp_path / "store")
+
+
+def forbid(monkeypatch, owner, name: str) -> None:
+    def refuse(*_, **__):
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(owner, name, refuse)
+
+
+def in_short(rows) -> dict:
+    return rows[rows["measure"] == MEASURE].set_index(["backbone", "system"])["mean"].to_dict()
+
+
+def test_the_table_is_what_the_plain_road_gives(profile):
+    paper = setting("paper", profile)
+    rows, notes, origin = backbone_table(paper, TABLES["paper"], profile)
+    assert notes == []
+    (collection,) = paper.collections
+    sides = (collection.doc_texts, collection.doc_ids, collection.query_texts, collection.query_ids)
+    ids = (sides[1], sides[3])
+
+    def measured(ranking) -> float:
+        return evaluate(ranking, collection.qrels, [MEASURE])[MEASURE]
+
+    splade = SparseEncoder(TABLES["paper"].splade, device="cpu")
+    docs, queries = (
+        encode(texts).to_dense().numpy()
+        for encode, texts in ((splade.encode_document, sides[0]), (splade.encode_query, sides[2]))
+    )
+    expected = {}
+    for backbone in TABLES["paper"].backbones:
+        trained = models(paper, backbone, profile)
+        encoder, by_seed = trained[0].encoder, []
+        for model in trained:
+            index = BM25Index.build(model.encode_documents(sides[0]), ids[0])
+            by_seed.append(measured(index.search(model.encode_queries(sides[2]), ids[1], 17)))
+        own = "late interaction" if encoder.late_interaction else "dense"
+        texts = [np.concatenate([b.pooled for b in encoder.stream(sides[2 * i], kind)]) for i, kind in enumerate(KINDS)]
+        rankings = {
+            own: late_interaction_search(encoder, *sides, 17)
+            if encoder.late_interaction
+            else dense_search(texts[0], ids[0], texts[1], ids[1], 17),
+            LEXICAL: LexicalBM25(*sides[:2]).search(*sides[2:], 17),
+            SPLADE: dense_search(docs, ids[0], queries, ids[1], 17),
+        }
+        expected |= {(backbone.name, system): measured(ranking) for system, ranking in rankings.items()}
+        expected[backbone.name, LATENT] = np.mean(by_seed)
+        latent = rows[(rows["backbone"] == backbone.name) & (rows["system"] == LATENT)].iloc[0]
+        assert (latent["seeds"], latent["seed_sd"]) == (2, pytest.approx(np.std(by_seed, ddof=1)))
+        assert latent["difference"] == pytest.approx(latent["mean"] - expected[backbone.name, own])
+    assert in_short(rows) == pytest.approx(expected)
+    assert set(rows["n_docs"]) == {len(DOCS)} and set(rows["n_queries"]) == {len(QUERIES)}
+    assert json.loads(json.dumps(origin))["left out"] == []
+
+
+def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
+    paper, table = setting("paper", profile), TABLES["paper"]
+    table = replace(table, backbones=table.backbones[::2])
+    whole, _, _ = backbone_table(paper, table, profile)
+    monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
+    store, passes, stream = Store(profile.folder / "sharded"), [], TokenEncoder.stream_layers
+    for backbone in table.backbones:
+        models(paper, backbone, store)
+
+    def watched(self, texts, layers, kind="document", **settings):
+        passes.append((self.name, kind, len(list(texts))))
+        return stream(self, texts, layers, kind, **settings)
+
+    monkeypatch.setattr(TokenEncoder, "stream_layers", watched)
+    sharded, _, _ = backbone_table(paper, table, store)
+    assert in_short(sharded) == pytest.approx(in_short(whole))
+    for backbone in table.backbones:
+        documents = [n for name, kind, n in passes if (name, kind) == (backbone.model, "document")]
+        assert documents == [7, 7, 3] * 2  # for its own ranking, and for all seeds together
+    assert not list(store.folder.glob("reading-*"))
+    passes.clear()
+    again, _, _ = backbone_table(paper, table, store)
+    assert not passes  # all rankings are kept
+    assert in_short(again) == in_short(sharded)
+
+
+def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
+    paper, table = setting("paper", profile), TABLES["paper"]
+    table = replace(table, backbones=table.backbones[:1], splade=None)
+    monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
+    read, calls = lib.studies.readings.read_texts, []
+
+    def killed(readings, texts, kind):
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(readings, texts, kind)
+
+    monkeypatch.setattr(lib.studies.readings, "read_texts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        backbone_table(paper, table, profile)
+    backbone_table(paper, table, profile)
+    assert calls == [7, 7, 3, 3, len(QUERIES)]
+
+
+def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
+    paper, table = setting("paper", profile), replace(TABLES["paper"], splade="nobody/has-this")
+    rows, notes, origin = backbone_table(paper, replace(table, backbones=table.backbones[:1]), profile)
+    (note,) = notes
+    assert note.startswith("Left out is SPLADE: nobody/has-this cannot be loaded (")
+    assert origin["left out"] == notes
+    assert set(rows["system"]) == {LEXICAL, "dense", LATENT}
+
+
+def test_what_is_refused(profile):
+    paper, table = setting("paper", profile), TABLES["paper"]
+    with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
+        backbone_table(paper, replace(table, collections=table.collections * 2), profile)
+    qrels = Path(table.collections[0]) / "qrels" / "test.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
+    with pytest.raises(ValueError, match="little/test has one judged query; comparing systems takes at least two"):
+        backbone_table(paper, table, profile)
+
+
+def test_limit_is_measured_by_recall(profile, tmp_path):
+    paper, table = setting("paper", profile), TABLES["paper"]
+    folder = write_collection(tmp_path / "limit")
+    table = replace(table, backbones=table.backbones[2:], collections=(folder,), splade=None)
+    rows, _, _ = backbone_table(paper, table, profile)
+    assert list(dict.fromkeys(rows["measure"])) == ["R@10", "R@20", "R@100", "R@1000"]
+    assert (rows.loc[rows["measure"] != "R@10", "mean"] == 1).all()  # of 17 documents all are found
+    assert rows.loc[rows["measure"] == "R@10", "mean"].lt(1).any()
+
+
+def test_prompts_are_read_with_the_texts(profile):
+    nomic = TABLES["paper"].backbones[1]
+    encoder, bare = nomic.encoder(), TokenEncoder(nomic.model)
+    assert encoder.prompts == {"query": "search_query: ", "document": "search_document: "}
+    for kind in KINDS:
+        (block,), (plain,) = encoder.stream(["the cat"], kind), bare.stream([f"search_{kind}: the cat"], kind)
+        torch.testing.assert_close(block.states, plain.states)
+
+
+@pytest.mark.parametrize("folder", ["sentence_folder", "modernbert_folder", "nomic_folder", "colbert_folder"])
+def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, monkeypatch, request, folder):
+    monkeypatch.setitem(SIZES, "paper", replace(SIZES["paper"], model=request.getfixturevalue(folder)))
+    paper = setting("paper", profile)
+    swept, recurring, _ = seeds(paper, profile)
+    assert set(swept.summary["variant"]) == {"seed 0", "seed 1", LEXICAL}
+    assert len(recurring)
+    swept, note = retrieval_training(paper, profile)
+    assert note.startswith("Left out is the plain language model: What ")
+    assert {"retriever", "its token embeddings", "the same, untrained"} < set(swept.summary["variant"])
+
+
+def test_the_original_profile_names_what_exists():
+    published = ["scifact", "nfcorpus", "fiqa", "trec-covid", "dbpedia-entity", "nq", "hotpotqa", "fever"]
+    table, size = TABLES["paper"], SIZES["paper"]
+    assert [name.split("/")[1] for name in table.collections[:-1]] == published
+    for name in (*table.collections, *size.collections, *PROFILES["paper"].collections):
+        if not name.startswith("limit"):
+            assert _find_ir_dataset(name, None)[2] == "test"
+    assert (size.width, size.k, size.epochs, size.batch_tokens, size.n_seeds) == (32_768, 16, 3, 4_096, 5)
+    assert table.backbones[0].model == size.model
+    assert TABLES.keys() == SIZES.keys() == PROFILES.keys()
+
+
+def test_the_packaged_retriever_is_read_as_in_the_sweeps_so_that_autoencoders_are_shared():
+    (packaged,) = TABLES["laptop"].backbones
+    assert packaged.encoder().config == TokenEncoder(max_length=256).config
+
+
+def test_the_text_is_fineweb_edu(tmp_path, monkeypatch):
+    monkeypatch.delenv("LATENT_TERMS_TEXT", raising=False)
+    text, what = training_text(SIZES["paper"], Store(tmp_path))
+    assert text == StreamedText("HuggingFaceFW/fineweb-edu", "sample-10BT")
+    assert what == "the first of HuggingFaceFW/fineweb-edu,sample-10BT"
