@@ -168,7 +168,8 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
     s = 1 / (alpha - 1) (Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51,
     2009, section 3). alpha is found by maximum likelihood for integers (their eq. 3.5), and xmin, the least frequency
     that counts as the tail, where the Kolmogorov-Smirnov distance is smallest (3.3). The interval refits resampled
-    terms, xmin included; p is the share of synthetic vocabularies (a power law above xmin, the own terms below it)
+    terms, xmin included, so that it may miss the exponent where the tail is small and resamples end it elsewhere; p is
+    the share of synthetic vocabularies (a power law above xmin, the own terms below it)
     that lie farther from their own fit than this one does (section 4). A p below 0.1 speaks against the power law, as
     Clauset et al. put it; a large one does not prove it.
 

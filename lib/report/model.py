@@ -101,8 +101,9 @@ def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, 
         heaps.set(xlabel="documents", ylabel="terms that occur")
         for name, rows in curves[curves["collection"] == collection].groupby("vocabulary", sort=False):
             head.plot(rows["rank"], 100 * rows["df_share"], color=VOCABULARY_COLOURS[name])
-            at = rows.iloc[len(rows) // 2]
-            _beside(head, name, at["rank"], 100 * at["df_share"], VOCABULARY_COLOURS[name], "above right")
+            share, place = (0.5, "above right") if name == "latents" else (0.3, "below left")
+            at = rows.iloc[int(share * len(rows))]
+            _beside(head, name, at["rank"], 100 * at["df_share"], VOCABULARY_COLOURS[name], place)
         head.set(xlabel="rank", ylabel="% of the documents", xscale="log", ylim=(0, None))
         names = list(dict.fromkeys(fits["collection"]))
         for name, rows in fits.groupby("vocabulary", sort=False):

@@ -48,7 +48,7 @@ def retrieval_figure(summary: pd.DataFrame, measure: str = "nDCG@10") -> Figure:
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel(f"{measure}, with 95 % interval")
         axes.set_ylim(0, min(1.0, 1.05 * chosen["high"].max()))
-        figure.legend(loc="outside upper center", ncols=3 if len(names) < 4 else len(systems), fontsize=8)
+        figure.legend(loc="outside upper center", ncols=3 if len(names) < 4 else 4, fontsize=8)
     return figure
 
 
