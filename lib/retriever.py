@@ -1,5 +1,6 @@
 """A dense retriever read through a sparse autoencoder, as one object: texts in, a document-term matrix out."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -210,6 +211,11 @@ class LatentTerms:
         ValueError
             If a file is missing, truncated, altered or of a newer format, or if the encoder's hidden size does not
             fit.
+
+        Warns
+        -----
+        UserWarning
+            If the autoencoder was trained on another layer, or on a retriever of another name and other weights.
         """
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
@@ -222,5 +228,25 @@ class LatentTerms:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}
             name = settings.pop("model")
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
+        _warn_of_another_origin(sae, encoder)
         bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
         return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)
+
+
+def _warn_of_another_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> None:
+    """Warn if `encoder` does not give the states that `sae` says it was trained on; in another dtype, by name only."""
+    trained = sae.metadata.get("run", {}).get("states", {}).get("encoder")
+    if trained is None:
+        return
+    by_weights = trained["dtype"] == encoder.dtype
+    kept = "weights" if by_weights else "model"
+    if (trained["layer"], trained[kept]) != (encoder.layer, encoder.identity[kept] if by_weights else encoder.name):
+        was, now = (
+            f"layer {own['layer']} of {own['model']} (weights {own['weights'][:12]}, {own['dtype']})"
+            for own in (trained, encoder.identity)
+        )
+        warnings.warn(
+            f"The autoencoder was trained on {was}; it is given {now}. Its latents mean something on the "
+            "states that it was trained on only.",
+            stacklevel=3,
+        )

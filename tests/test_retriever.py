@@ -403,3 +403,20 @@ def test_what_the_dtype_does_to_the_packaged_model():
     assert relative(one_by_one, whole) < 1e-3
     assert relative(backwards, whole) < 1e-3
     assert 0.01 < relative(rough.encode_documents(summaries), whole) < 0.2
+
+
+def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, tiny_sae, tmp_path, recwarn):
+    metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
+    LatentTerms(tiny_encoder, sae).save_pretrained(tmp_path / "model")
+    LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder)
+    LatentTerms.from_pretrained(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
+    assert not [str(one.message) for one in recwarn if "was trained on" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"trained on layer 3 of .* it is given layer 1 of "):
+        LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder.at(1))
+    other = json.loads(json.dumps(metadata))
+    other["run"]["states"]["encoder"]["weights"] = "0" * 64
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=other)
+    LatentTerms(tiny_encoder, sae).save_pretrained(tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
+        LatentTerms.from_pretrained(tmp_path / "other")
