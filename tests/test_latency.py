@@ -68,8 +68,8 @@ def test_grown_words():
 def test_the_figure_and_the_words():
     kinds = [
         *PRUNED,
-        Setting("Seismic", 0),
-        Setting("Seismic", 1),
+        Setting("Seismic", 0, 10),
+        Setting("Seismic", 0, 0),
         Setting("dense, every document"),
         Setting("lexical BM25"),
     ]

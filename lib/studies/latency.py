@@ -13,7 +13,17 @@ from threadpoolctl import threadpool_limits
 from lib.baselines import LexicalBM25, analyze, dense_search
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, sentences_of
-from lib.benchmarks.search import SEISMIC, Corpus, Engine, faiss_dense, grown_corpus, latencies, ours, seismic
+from lib.benchmarks.search import (
+    HEAP_FACTOR,
+    SEISMIC,
+    Corpus,
+    Engine,
+    faiss_dense,
+    grown_corpus,
+    latencies,
+    ours,
+    seismic,
+)
 from lib.checks import check_choice
 from lib.collection import Collection, load_collection
 from lib.engines.local import SeismicEngine
@@ -25,6 +35,7 @@ from lib.retriever import LatentTerms
 from lib.store import Store
 from lib.studies.model import MEASURE, values_of
 
+GROWN_FROM = "pydoc/test"  # the corpus that is timed
 DEPTH = 100  # documents that a timed query returns
 N_RESAMPLES = 2_000
 
@@ -33,20 +44,21 @@ N_RESAMPLES = 2_000
 class LatencySize:
     """How large the timing is: documents whose sentences are taken, documents grown, queries asked, turns.
 
-    `heap_factors` are those that Seismic, if it is installed, searches with; it takes long to build, () is without it.
+    `query_cuts` are those that Seismic, if it is installed, searches with, 0 for all of a query's latents; it takes
+    long to build, () is without it.
     """
 
     texts: int
     n_docs: int
     n_queries: int
     repeats: int
-    heap_factors: tuple[float, ...] = ()
+    query_cuts: tuple[int, ...] = ()
 
 
 SIZES = {
     "smoke": LatencySize(150, 4_000, 10, 1),
-    "laptop": LatencySize(1_500, 100_000, 50, 3, (0.9, 0.7, 0.5)),
-    "paper": LatencySize(1_500, 1_000_000, 50, 3, (0.9, 0.7, 0.5)),
+    "laptop": LatencySize(1_500, 100_000, 50, 3, (10, 20, 40, 0)),
+    "paper": LatencySize(1_500, 1_000_000, 50, 3, (10, 20, 40, 0)),
 }
 
 
@@ -71,7 +83,7 @@ def _kept(matrix: csr_array, top: int) -> csr_array:
 
 
 def rankings(
-    model: LatentTerms, collection: Collection, encoded: EncodedCollection, heap_factors: Sequence[float]
+    model: LatentTerms, collection: Collection, encoded: EncodedCollection, query_cuts: Sequence[int]
 ) -> dict[Setting, Ranking]:
     """Rank a collection with every setting of the figure.
 
@@ -82,11 +94,12 @@ def rankings(
     for setting in PRUNED:
         index = model.index(_kept(encoded.doc_terms, setting.doc_top), doc_ids)
         found[setting] = index.search(_kept(encoded.query_terms, setting.query_top), query_ids, 11)
-    if heap_factors and find_spec("seismic"):
+    if query_cuts and find_spec("seismic"):
         engine = SeismicEngine(model.index(encoded.doc_terms, doc_ids), **SEISMIC)
-        for number, factor in enumerate(heap_factors):
-            found[Setting("Seismic", number)] = engine.search(
-                encoded.query_terms, query_ids, min(11, len(doc_ids)), heap_factor=factor
+        for cut in query_cuts:
+            how = {"query_cut": cut or None, "heap_factor": HEAP_FACTOR}
+            found[Setting("Seismic", 0, cut)] = engine.search(
+                encoded.query_terms, query_ids, min(11, len(doc_ids)), **how
             )
     dense = dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, 11)
     found[Setting("dense, every document")] = dense
@@ -101,7 +114,7 @@ def rankings(
 def quality(
     model: LatentTerms,
     names: Sequence[str],
-    heap_factors: Sequence[float] = (),
+    query_cuts: Sequence[int] = (),
     store: Store | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -113,7 +126,7 @@ def quality(
     for name in names:
         collection = load_collection(name)
         encoded = encode_collection(model, collection, store)
-        for setting, ranking in rankings(model, collection, encoded, heap_factors).items():
+        for setting, ranking in rankings(model, collection, encoded, query_cuts).items():
             values.setdefault(setting, []).append(values_of(ranking, collection, [MEASURE])[0])
     rows = []
     for setting, parts in values.items():
@@ -188,10 +201,10 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     made[Setting("lexical BM25")] = lambda: ours(corpus._replace(index=words, queries=asked), 1)
     if find_spec("faiss"):
         made[Setting("dense, HNSW")] = lambda: faiss_dense(corpus, hnsw=True)
-    if size.heap_factors and find_spec("seismic"):
+    if size.query_cuts and find_spec("seismic"):
         engine = SeismicEngine(corpus.index, **SEISMIC)
-        for number, factor in enumerate(size.heap_factors):
-            made[Setting("Seismic", number)] = lambda factor=factor: seismic(engine, corpus, factor)
+        for cut in size.query_cuts:
+            made[Setting("Seismic", 0, cut)] = lambda cut=cut: seismic(engine, corpus, cut)
     frames = []
     for setting, make in made.items():  # one at a time: twelve indexes at once would not fit a small machine
         frame = latencies({"": make()}, len(queries), DEPTH, size.repeats)[["median_ms", "p95_ms"]]
@@ -216,7 +229,7 @@ def _pruned(model: LatentTerms, corpus: Corpus, setting: Setting) -> Corpus:
 def latency_study(
     model: LatentTerms, names: Sequence[str], profile: str, store: Store | None = None
 ) -> tuple[pd.DataFrame, dict]:
-    """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from the first.
+    """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from `pydoc`.
 
     Returns
     -------
@@ -226,6 +239,6 @@ def latency_study(
         What the provenance should state, and see `timings`.
     """
     size = SIZES[check_choice(profile, SIZES, "profile")]
-    table, facts = timings(model, names[0], size)
-    table = quality(model, names, size.heap_factors, store).merge(table, on=list(Setting._fields))
-    return table, {"collections": list(names), "grown from": names[0], "model": model.identity, **facts}
+    table, facts = timings(model, GROWN_FROM, size)
+    table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))
+    return table, {"collections": list(names), "grown from": GROWN_FROM, "model": model.identity, **facts}
