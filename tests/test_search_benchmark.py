@@ -77,6 +77,8 @@ def test_every_engine_finds_what_ours_finds(model, sentences, tmp_path, monkeypa
             if engine.same_as == EXACT and name != PRUNED:
                 found, wanted = (scores(corpus, row, one.find(row, 10)) for one in (engine, made[EXACT]))
                 np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg=name)
+    fewer = engines(corpus, tmp_path / "fewer", peers=True, without=["rank", "impact", "Seismic", "faiss"])
+    assert [name for name, _, _ in fewer][-2:] == ["scipy", "bm25s"]
     assert set(dict(list_of(engines(corpus, tmp_path, peers=False)))) == {n for n in made if EXACT in n or n == BARE}
 
 

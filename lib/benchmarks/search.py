@@ -9,7 +9,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import pairwise
@@ -228,36 +228,42 @@ def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n
     return Corpus(index, vstack(terms, format="csr"), np.concatenate(embeddings), rows, dense), seconds
 
 
-def engines(corpus: Corpus, folder: Path, peers: bool) -> Iterator[tuple[str, Engine, float]]:
-    """Yield name, engine, and the seconds that making it took, without those of the index that is there; one by one."""
+def engines(
+    corpus: Corpus, folder: Path, peers: bool, without: Sequence[str] = ()
+) -> Iterator[tuple[str, Engine, float]]:
+    """Yield name, engine, and the seconds that making it took, without those of the index that is there; one by one.
 
-    def timed(name: str, make: Callable[[], Engine]) -> tuple[str, Engine, float]:
-        start = time.perf_counter()
-        return name, make(), time.perf_counter() - start
-
-    yield timed(EXACT, lambda: ours(corpus, 1))
-    yield timed(f"{EXACT}, {os.cpu_count()} threads", lambda: ours(corpus, None))
-    yield timed(BARE, lambda: bare_read(corpus))
-    yield timed(PRUNED, lambda: ours_pruned(corpus))
-    if not peers:
-        return
-    yield timed("scipy", lambda: scipy_product(corpus))
-    yield timed("bm25s", lambda: bm25s_sums(corpus))
-    yield timed("rank-bm25", lambda: rank_bm25(corpus))
-    if find_spec("impact_index"):
+    Left out are what is not installed, the peers unless `peers`, and what has a word of `without` in its name.
+    """
+    made: dict[str, Callable[[], Engine]] = {
+        EXACT: lambda: ours(corpus, 1),
+        f"{EXACT}, {os.cpu_count()} threads": lambda: ours(corpus, None),
+        BARE: lambda: bare_read(corpus),
+        PRUNED: lambda: ours_pruned(corpus),
+    }
+    if peers:
+        made |= {
+            "scipy": lambda: scipy_product(corpus),
+            "bm25s": lambda: bm25s_sums(corpus),
+            "rank-bm25": lambda: rank_bm25(corpus),
+        }
+    if peers and find_spec("impact_index"):
         for algorithm in ("maxscore", "wand"):
-            yield timed(
-                f"impact-index {algorithm}", lambda algorithm=algorithm: impact_index(corpus, folder, algorithm)
-            )
-    if find_spec("seismic"):
+            made[f"impact-index {algorithm}"] = lambda algorithm=algorithm: impact_index(corpus, folder, algorithm)
+    if peers and find_spec("faiss"):
+        made[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
+        made["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)
+    for name, make in made.items():
+        if not any(word in name for word in without):
+            start = time.perf_counter()
+            engine = make()
+            yield name, engine, time.perf_counter() - start
+    if peers and find_spec("seismic") and not any(word in "Seismic" for word in without):
         start = time.perf_counter()
         built = SeismicEngine(corpus.index, **SEISMIC)
         seconds = time.perf_counter() - start
         for cut in (10, 20, 40, 0):
             yield f"Seismic, query_cut {cut or 'all'}", seismic(built, corpus, cut), seconds
-    if find_spec("faiss"):
-        yield timed(FLAT, lambda: faiss_dense(corpus, hnsw=False))
-        yield timed("faiss HNSW, dense embeddings", lambda: faiss_dense(corpus, hnsw=True))
 
 
 def latencies(taking_part: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
@@ -311,6 +317,7 @@ def table(
     n_queries: int,
     peers_to: int,
     repeats: int,
+    without: Sequence[str] = (),
 ) -> Iterator[pd.DataFrame]:
     """Yield, size by size, a row for each k and engine: latency, recall, seconds to build, bytes a document.
 
@@ -324,7 +331,7 @@ def table(
         frames = []
         corpus, seconds = grown_corpus(model, sentences, queries, size)
         with tempfile.TemporaryDirectory() as folder:
-            made = list(engines(corpus, Path(folder), size <= peers_to))
+            made = list(engines(corpus, Path(folder), size <= peers_to, without))
             shown = pd.DataFrame(
                 [
                     {
@@ -354,12 +361,15 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--peers-to", type=int, default=100_000, help="largest size at which the peers take part")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--without", nargs="+", default=[], help='words in the names of engines to leave out: "Seismic"'
+    )
     parser.add_argument("--out", type=Path, help="CSV file for the table")
     args = parser.parse_args()
     model = LatentTerms.from_pretrained(args.model)
     load = os.getloadavg()[0]
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
-    settings = (args.sizes, args.k, args.queries, args.peers_to, args.repeats)
+    settings = (args.sizes, args.k, args.queries, args.peers_to, args.repeats, args.without)
     done = []
     for frame in table(model, args.collection, args.texts, *settings):
         print(frame.round(3).to_string(index=False, na_rep=""), flush=True)
