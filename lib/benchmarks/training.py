@@ -64,6 +64,8 @@ def steps_to_time(d: int, config: TrainingConfig, share_dead: float) -> dict[str
     }
     none_dead = ours(states, config)
     steps[f"{OURS}, none dead"] = lambda: none_dead.step(states, torch.zeros_like(dead))
+    in_int8 = ours(states, replace(config, select_dtype="int8"))
+    steps[f"{OURS}, latents found in int8"] = lambda: in_int8.step(states, dead)
     return _products(states, config) | steps
 
 
