@@ -167,8 +167,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
 
     `name` is, in the order in which it is looked up:
 
-    - a built-in one: "pydoc" ("pydoc/train", "pydoc/test"), "limit" (5,000 documents) or "limit/46", "limit/50000":
-      see `lib.builtin.pydoc.build` and `lib.builtin.limit.build`;
+    - a built-in one: "pydoc" ("pydoc/train", "pydoc/test"; "pydoc/2000/test" is a sample of 2,000 documents), "limit"
+      (5,000 documents) or "limit/46", "limit/50000"; see `lib.builtin.pydoc.build` and `lib.builtin.limit.build`;
     - a folder of the mirror, the folder that the environment variable LATENT_TERMS_DATA names. It holds collections in
       BEIR layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
     - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
@@ -212,8 +212,10 @@ def _load(name: str, split: str | None) -> Collection:
 
 def _build(name: str, split: str | None) -> dict:
     builder, *rest = name.split("/")
-    if builder == "pydoc" and len(rest) < 2:
-        return pydoc.build(agreed_split(rest[0], split, name) if rest else split)
+    if builder == "pydoc":
+        n_docs = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
+        if len(rest) < 2:
+            return pydoc.build(agreed_split(rest[0], split, name) if rest else split, n_docs)
     if builder == "pydoc" or len(rest) > 3 or not all(part.isdecimal() for part in rest):
         raise ValueError(f"Unknown built-in collection {name!r}; choose one of {', '.join(BUILT_IN)}.")
     if split is not None:

@@ -40,7 +40,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", ("pydoc/test", "limit/1000")),
+    "smoke": Profile("smoke", ("pydoc/2000/test", "limit/1000")),
     "laptop": Profile("laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")),
     "paper": Profile("paper", ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test", "limit")),
 }

@@ -17,7 +17,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | `smoke`: a sample of the built-in collection `pydoc`; `laptop`: SciFact; the packaged model |
+# | *Reads* | `smoke`: a sample of the built-in `pydoc`; `laptop`: SciFact; the packaged model |
 # | *Writes* | `rank_frequency` (.png, .pdf, .csv, .json) |
 # | *Paper item* | the pipeline, and the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` about a minute, `laptop` about four on two cores, the first time (what is encoded is kept) |
@@ -29,7 +29,7 @@ from lib.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
-collection_name = "pydoc/test" if profile.name == "smoke" else "beir/scifact/test"
+collection_name = "pydoc/2000/test" if profile.name == "smoke" else "beir/scifact/test"
 query_number = 3
 
 # %%
@@ -41,12 +41,9 @@ from lib import BM25Index, LatentTerms, evaluate, load_collection
 from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.vocabulary import rank_frequency_figure, thin
-from lib.studies.inputs import sample_collection
 from lib.vocabulary import rank_frequency, top_tokens, word_counts
 
 collection = load_collection(collection_name)
-if profile.name == "smoke":
-    collection = sample_collection(collection, n_docs=1_500, n_queries=300)  # smaller, so easier than the whole
 model = LatentTerms.from_pretrained()
 collection
 

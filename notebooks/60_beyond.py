@@ -30,8 +30,8 @@ from lib.experiments import current_profile, repository_root
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
 smoke = profile.name == "smoke"
-training = ["pydoc/train"] if smoke else ["pydoc/train", "beir/scifact/train"]
-collections = ["pydoc/test"] if smoke else profile.collections
+training = ["pydoc/2000/train"] if smoke else ["pydoc/train", "beir/scifact/train"]
+collections = ["pydoc/2000/test"] if smoke else profile.collections
 n_queries = 200 if smoke else None  # training queries of each collection
 
 # %%

@@ -203,6 +203,22 @@ def test_pydoc_splits_share_documents_and_divide_the_queries(pydoc_whole):
     assert 0.45 < len(train.query_ids) / len(pydoc_whole.query_ids) < 0.55
 
 
+def test_a_sample_of_pydoc_is_a_pydoc_of_its_documents(pydoc_whole):
+    sample, test = load_collection("pydoc/500"), load_collection("pydoc/500/test")
+    assert sample.name == "pydoc/500" and test.full_name == "pydoc/500/test"
+    assert len(sample.doc_ids) == 500 and sample.doc_ids == test.doc_ids
+    assert set(sample.doc_ids) < set(pydoc_whole.doc_ids)
+    assert set(sample.doc_ids) < set(load_collection("pydoc/900").doc_ids)
+    assert 50 < len(sample.query_ids) < 500 and set(test.query_ids) < set(sample.query_ids)
+    whole = dict(zip(pydoc_whole.query_texts, pydoc_whole.query_ids, strict=True))
+    for query, relevant in sample.qrels.items():
+        assert set(relevant) <= set(sample.doc_ids)
+        text = sample.query_texts[sample.query_ids.index(query)]
+        assert text not in whole or set(relevant) <= set(pydoc_whole.qrels[whole[text]])
+    with pytest.raises(ValueError, match="n_docs is 9999999, as in pydoc/9999999; it must be from 1 to"):
+        load_collection("pydoc/9999999")
+
+
 def test_pydoc_split_is_the_first_bit_of_the_sha256():
     # printf 'a' | sha256sum: ca978112...; 0xca = 0b11001010. printf 'b': 3e23e816...; 0x3e = 0b00111110
     assert pydoc.split_of("a") == "test"
