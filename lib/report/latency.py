@@ -41,14 +41,15 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
             axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2)
             last = rows.iloc[-1]
             text = f"{kind}\n(down to {last[named]})" if named else kind
+            right = kind == "documents pruned"  # the slower of two that end at the same quality
             axes.annotate(
                 text,
                 (x[-1], y[-1]),
-                (-5, -3),
+                (6 if right else -5, 3 if right else -3),
                 textcoords="offset points",
                 color=colour,
                 fontsize=7.5,
-                ha="right",
+                ha="left" if right else "right",
                 va="top",
             )
         axes.plot(exact["median_ms"], exact["nDCG@10"], "*", color="black", markersize=11)
@@ -66,10 +67,11 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
                 axes.annotate(
                     kind,
                     (row["median_ms"], row["nDCG@10"]),
-                    (6, -3),
+                    (0, 7),
                     textcoords="offset points",
                     color=colour,
                     fontsize=8,
+                    ha="center",
                 )
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.12)
