@@ -75,7 +75,7 @@ def test_ours_and_the_dense_reference_do_the_same_work(monkeypatch, nobody_else)
         TrainableAutoencoder, "__init__", lambda self, *arguments: models.append(self) or initialise(self, *arguments)
     )
     steps = steps_to_time(12, CONFIG, share_dead=0.25)
-    ours, reference, _ = models
+    ours, reference, _none_dead, _in_int8 = models
     before = {name: parameter.detach().clone() for name, parameter in ours.named_parameters()}
     for _ in range(5):
         steps[OURS]()
