@@ -7,6 +7,7 @@ only adds up the numbers of the postings that a query has: no exact search that 
 
 import argparse
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,14 +44,15 @@ class Corpus(NamedTuple):
     Attributes
     ----------
     index : BM25Index
-    terms : csr_array, float32 [n_docs, width]
+    terms : callable
+        Yields the documents anew, csr_array, float32 [rows, width]: who needs them all keeps them.
     embeddings : np.ndarray, float32 [n_docs, d]
     queries : csr_array, float32 [n_queries, width]
     query_embeddings : np.ndarray, float32 [n_queries, d]
     """
 
     index: BM25Index
-    terms: csr_array
+    terms: Callable[[], Iterator[csr_array]]
     embeddings: np.ndarray
     queries: csr_array
     query_embeddings: np.ndarray
@@ -108,7 +110,8 @@ def _index_bytes(index: BM25Index) -> int:
 
 def ours_pruned(corpus: Corpus) -> Engine:
     """Return exact search of pruned documents by pruned queries, one thread."""
-    index = BM25Index.build(prune(corpus.terms, top=100), corpus.index.doc_ids, **_constants(corpus.index))
+    pruned = (prune(block, top=100) for block in corpus.terms())
+    index = BM25Index.build(pruned, corpus.index.doc_ids, **_constants(corpus.index))
     return ours(corpus._replace(index=index, queries=prune(corpus.queries, top=40)), 1)
 
 
@@ -166,7 +169,8 @@ def rank_bm25(corpus: Corpus) -> Engine:
     from rank_bm25 import BM25Okapi
 
     engine = BM25Okapi([[0]], k1=corpus.index.k1, b=corpus.index.b)
-    terms, starts = corpus.terms, corpus.terms.indptr
+    terms = vstack(list(corpus.terms()), format="csr")
+    starts = terms.indptr
     engine.doc_freqs = [
         dict(zip(terms.indices[a:b].tolist(), terms.data[a:b].tolist(), strict=True)) for a, b in pairwise(starts)
     ]
@@ -216,16 +220,23 @@ def faiss_dense(corpus: Corpus, hnsw: bool) -> Engine:
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:
-    """Return a corpus of `n_docs` documents, and the seconds that building the index took."""
-    terms, embeddings = (list(parts) for parts in zip(*grow(sentences, n_docs), strict=True))
-    doc_ids = [f"d{number}" for number in range(n_docs)]
+    """Return a corpus of `n_docs` documents, and the seconds that growing them and building the index took."""
+    embeddings = np.empty((n_docs, sentences.embeddings.shape[1]), np.float32)
+
+    def blocks() -> Iterator[csr_array]:
+        first = 0
+        for terms, dense in grow(sentences, n_docs):
+            embeddings[first : first + len(dense)] = dense
+            first += len(dense)
+            yield terms
+
     start = time.perf_counter()
-    index = BM25Index.build(terms, doc_ids, **asdict(model.bm25))
+    index = BM25Index.build(blocks(), [f"d{number}" for number in range(n_docs)], **asdict(model.bm25))
     seconds = time.perf_counter() - start
     asked = list(model.stream(queries, "query"))
     rows = vstack([block.terms for block in asked], format="csr")
     dense = np.concatenate([block.embeddings for block in asked])
-    return Corpus(index, vstack(terms, format="csr"), np.concatenate(embeddings), rows, dense), seconds
+    return Corpus(index, lambda: (terms for terms, _ in grow(sentences, n_docs)), embeddings, rows, dense), seconds
 
 
 def engines(
@@ -321,6 +332,9 @@ def table(
 ) -> Iterator[pd.DataFrame]:
     """Yield, size by size, a row for each k and engine: latency, recall, seconds to build, bytes a document.
 
+    `peak_gib` is the most memory that the process had held when our index stood, before the peers were made; a smaller
+    size with peers before it counts too.
+
     The corpora are grown from `n_texts` documents of the collection. Up to `peers_to` documents all engines take part,
     above only this package.
     """
@@ -330,6 +344,7 @@ def table(
     for size in sizes:
         frames = []
         corpus, seconds = grown_corpus(model, sentences, queries, size)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
         with tempfile.TemporaryDirectory() as folder:
             made = list(engines(corpus, Path(folder), size <= peers_to, without))
             shown = pd.DataFrame(
@@ -346,7 +361,7 @@ def table(
             for k in ks:
                 frame = latencies(taking_part, len(queries), k, repeats).merge(shown, on="engine")
                 touched = corpus.index.df[corpus.queries.indices].sum() / len(queries)
-                frames.append(frame.assign(n_docs=size, postings_per_query=touched))
+                frames.append(frame.assign(n_docs=size, postings_per_query=touched, peak_gib=peak))
         yield pd.concat(frames, ignore_index=True)
 
 
