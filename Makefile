@@ -28,7 +28,7 @@ help:  ## list the targets
 	touch $@
 
 run: NOTEBOOKS := 20_retrieval
-run: notebooks  ## set up, rank a real collection three ways, print the table (smoke profile: minutes)
+run: notebooks  ## set up, rank a real collection with every system, print the table (smoke profile: minutes)
 	@$(BIN)/python -m lib.report $(RESULTS)
 
 test: .venv/installed  ## set up, check style, run all tests, run the notebooks on built-in data

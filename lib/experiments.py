@@ -1,5 +1,6 @@
 """Where the stages are put together: profiles, the store of what was computed, provenance, whole experiments."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -33,17 +34,29 @@ SHARD = 16_384  # documents that are kept together
 
 @dataclass(frozen=True)
 class Profile:
-    """What an experiment runs on: a name and the collections, as `load_collection` knows them."""
+    """What an experiment runs on: a name, the collections, as `load_collection` knows them, and the retriever's dtype.
+
+    None is the machine's own dtype. The committed results are in float32, so that any machine can make them again.
+    """
 
     name: str
     collections: tuple[str, ...]
+    dtype: str | None = None
 
 
 PROFILES = {
     "smoke": Profile("smoke", ("pydoc/2000/test", "limit/1000")),
-    "laptop": Profile("laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")),
+    "laptop": Profile(
+        "laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit"), "float32"
+    ),
     "paper": Profile("paper", ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test", "limit")),
 }
+
+
+PACKAGES = (
+    *("latent-terms", "torch", "transformers", "sentence-transformers", "numpy", "scipy", "pandas", "numba"),
+    *("ir-measures", "bm25s", "PyStemmer", "faiss-cpu", "pyseismic-lsr"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,24 +96,33 @@ def figures_folder(profile: Profile) -> Path:
 
 def provenance(profile: Profile, **config) -> dict:
     """Return what a results file carries, JSON-able: profile, configuration, versions, commit, machine and date."""
-    packages = (
-        "latent-terms",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "numpy",
-        "scipy",
-        "ir-measures",
-        "bm25s",
-    )
     return {
         "profile": profile.name,
         "config": config,
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that results may depend on, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _processor() -> str:
+    """Name the processor's model where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{platform.machine()}, {models[0]}" if models else platform.machine()
 
 
 def _commit() -> str:

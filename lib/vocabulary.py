@@ -168,9 +168,9 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
     s = 1 / (alpha - 1) (Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51,
     2009, section 3). alpha is found by maximum likelihood for integers (their eq. 3.5), and xmin, the least frequency
     that counts as the tail, where the Kolmogorov-Smirnov distance is smallest (3.3). The interval refits resampled
-    terms, xmin included, so that it may miss the exponent where the tail is small and resamples end it elsewhere; p is
-    the share of synthetic vocabularies (a power law above xmin, the own terms below it)
-    that lie farther from their own fit than this one does (section 4). A p below 0.1 speaks against the power law, as
+    terms, xmin included, and is widened to hold the exponent: where the tail is small, resamples end it elsewhere. p is
+    the share of synthetic vocabularies (a power law above xmin, the own terms below it) that lie farther from their own
+    fit than this one does (section 4). A p below 0.1 speaks against the power law, as
     Clauset et al. put it; a large one does not prove it.
 
     At most 100 values of xmin are tried, evenly spaced in the logarithm of their rank, such that 50 terms are left.
@@ -214,9 +214,9 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
         n_tail = rng.binomial(n, found.n_tail / n) if len(below) else n
         drawn = [_draw(rng, n_tail, found), rng.choice(below, n - n_tail)] if n_tail < n else [_draw(rng, n, found)]
         n_farther += _fit_tail(np.concatenate(drawn)).distance >= found.distance
-    low, high = np.quantile(1 / (np.array(alphas) - 1), [0.025, 0.975])
-    exponent = 1 / (found.alpha - 1)
-    return ZipfFit(exponent, float(low), float(high), found.xmin, found.n_tail, n_farther / n_resamples)
+    exponent, refitted = 1 / (found.alpha - 1), 1 / (np.array(alphas) - 1)
+    low, high = (float(end) for end in np.quantile(refitted, [0.025, 0.975]))
+    return ZipfFit(exponent, min(low, exponent), max(high, exponent), found.xmin, found.n_tail, n_farther / n_resamples)
 
 
 def _fit_tail(frequencies: np.ndarray) -> _Tail:

@@ -42,7 +42,7 @@ from lib.report.common import save_figure, save_results
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
 from lib.storage import replacing
 
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 model
 
 # %% [markdown]

@@ -43,7 +43,7 @@ from lib.report.model import PUBLISHED_LIMIT, limit_figure, limit_in_words, limi
 from lib.studies.model import limit_study
 
 pd.set_option("display.width", 200)
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 table, origin = limit_study(model, collections)
 
 # %% [markdown]

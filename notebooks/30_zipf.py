@@ -41,7 +41,7 @@ from lib.report.model import cost_figure, zipf_figure, zipf_in_words
 from lib.studies.model import zipf_study
 
 pd.set_option("display.width", 200)
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 tables, origin = zipf_study(model, collections, n_resamples)
 fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growth"]
 

@@ -47,7 +47,7 @@ from lib.studies.features import contexts_of, family_agreement, family_study, pl
 from lib.vocabulary import top_tokens
 
 pd.set_option("display.max_colwidth", 90)
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 collection = load_collection(collections[0])
 tokens = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
 word_of, words = group_words(tokens)

@@ -42,7 +42,7 @@ from lib.report.model import pruning_figure, pruning_in_words
 from lib.studies.model import PRUNINGS, pruning_study
 
 pd.set_option("display.width", 200)
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 prunings = PRUNINGS[::3] if smoke else PRUNINGS
 table, lengths, origin = pruning_study(model, collections, prunings)
 

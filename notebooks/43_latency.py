@@ -42,12 +42,13 @@ from lib.report.common import save_figure, save_results
 from lib.report.latency import latency_figure, latency_in_words
 from lib.studies.latency import latency_study
 
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 table, facts = latency_study(model, collections, profile.name)
 table.round(3)
 
 # %% [markdown]
-# Up is better, left is faster. The grey band is the interval of exact search over queries.
+# Up is better, left is faster. `limit` is not in the mean. A hollow mark ranks worse than exact search: the interval of
+# the paired difference lies below 0.
 
 # %%
 figure = latency_figure(table, facts["n_docs"])

@@ -44,7 +44,7 @@ from lib.report.model import beyond_figure, beyond_in_words
 from lib.studies.beyond import beyond_study
 
 pd.set_option("display.width", 200)
-model = LatentTerms.from_pretrained()
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 table, tried, origin = beyond_study(model, training, collections, n_queries)
 
 # %% [markdown]

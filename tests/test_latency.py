@@ -49,6 +49,12 @@ def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path):
     np.testing.assert_allclose(once["nDCG@10"], twice["nDCG@10"])
     assert ((twice["high"] - twice["low"]) < (once["high"] - once["low"]) + 1e-9).all()
     exact = once[once["kind"] == "exact"].iloc[0]
+    others = once[once["kind"] != "exact"]
+    np.testing.assert_allclose(others["difference"], others["nDCG@10"] - exact["nDCG@10"])
+    assert others["difference"].between(others["difference_low"], others["difference_high"]).all()
+    assert np.isnan(exact["difference"])
+    with_limit = quality(model, ["tiny", "limit/46"], store=Store(tmp_path))
+    pd.testing.assert_frame_equal(with_limit, once)  # limit is in no mean
     index = model.index(model.encode_documents(DOCS), collection.doc_ids)
     found = index.search(model.encode_queries(collection.query_texts), collection.query_ids, 10)
     ranks = [docs.index(f"d{i}") if f"d{i}" in docs else None for i, docs in enumerate(found.doc_ids)]
@@ -77,14 +83,18 @@ def test_the_figure_and_the_words():
     table["median_ms"] = np.linspace(3, 1, len(table))
     table["nDCG@10"] = np.linspace(0.5, 0.4, len(table))
     table["low"], table["high"] = table["nDCG@10"] - 0.012, table["nDCG@10"] + 0.012
+    table["difference"] = table["nDCG@10"] - 0.5
+    table["difference_low"], table["difference_high"] = table["difference"] - 0.003, table["difference"] + 0.003
+    table["recall"] = [0.9 if kind.kind == "Seismic" else np.nan for kind in kinds]
     figure = latency_figure(table, 1000)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert {"latent terms, exact", "Seismic", "dense, every document", "lexical BM25"} <= set(texts)
     assert "1,000 documents" in figure.axes[0].get_xlabel()
     words = latency_in_words(table)
     assert "Exact search takes 3.00 ms" in words
-    assert "'documents pruned' (400 latents a document, all a query)" in words  # .494; the next is below .488
-    table["low"] = 0.6
+    assert "'documents pruned' (400 latents a document, all a query)" in words  # -.006 +- .003; the next is -.012
+    assert "Seismic, query_cut 10 finds 90.0%" in words
+    table["difference_low"] = -0.6
     assert "No pruning that was tried" in latency_in_words(table)
 
 

@@ -132,11 +132,14 @@ def test_macros_are_made_of_results_and_what_is_missing_is_said(folder):
      ("not tested", "0.2", "0.1 [0, 1] (not tested)")],
 )  # fmt: skip
 def test_a_claim_is_said_with_its_verdict(folder, verdict, published, expected):
-    row = {"key": "zipf", "source": "ours", "published": published, "ours": "0.1 [0, 1]", "verdict": verdict}
-    pd.DataFrame([row | {"why": "undecided"}] * 2).to_csv(folder / "claims.csv", index=False)
-    lines = macros(r"\claim{zipf} \claim{zipf-2} \val{claims/count}", folder).splitlines()[1:]
+    row = {"key": "zipf", "source": "SPLARE", "published": published, "ours": "0.1 [0, 1]", "verdict": verdict}
+    rows = [row | {"why": "undecided"}] * 2 + [row | {"key": "tuned", "source": "ours", "why": "undecided"}]
+    pd.DataFrame(rows).to_csv(folder / "claims.csv", index=False)
+    text = r"\claim{zipf} \claim{zipf-2} \val{claims/count} \val{claims/count/undecided}"
+    lines = macros(text, folder).splitlines()[1:]
     assert lines == [
-        r"\expandafter\def\csname val@claims/count\endcsname{2}",
+        r"\expandafter\def\csname val@claims/count\endcsname{2}",  # of others; what is ours is not counted
+        r"\expandafter\def\csname val@claims/count/undecided\endcsname{2}",
         rf"\expandafter\def\csname val@claims/zipf\endcsname{{{expected.replace('–', '--')}}}",
         rf"\expandafter\def\csname val@claims/zipf-2\endcsname{{{expected.replace('–', '--')}}}",
     ]
@@ -158,6 +161,7 @@ def write_the_others(folder) -> None:
     write("limit", pd.DataFrame(rows, columns=["n_docs", "measure", "system", "mean", "kept"]))
     zipf = pd.DataFrame({"vocabulary": ["latents", "words"], "exponent": [1.0, 1.5], "n_once": [1, 50]})
     write("zipf", zipf.assign(collection="one/test", n_terms=100, n_tail=20, query_share=[0.1, 0.01]))
+    write("families", pd.DataFrame({"half": [0.3, 0.5], "kappa": [0.36, 0.32]}))
     kinds = ["exact", "dense, every document", "lexical BM25", "queries pruned", "queries pruned"]
     latency = pd.DataFrame({"kind": kinds, "median_ms": [1.234, 2, 3, 4, 5], "nDCG@10": 0.5})
     write("latency", latency, n_docs=100_000, postings_per_document=350.7, postings_per_query=84_652.9)
@@ -204,7 +208,7 @@ def test_a_number_that_no_result_gives_is_an_error(folder, text, message):
 
 
 def test_latex_is_escaped():
-    assert escaped("a_b 5% & †") == r"a\_b 5\% \& $^\dagger$"
+    assert escaped("a_b 5% & ↑") == r"a\_b 5\% \& $^\uparrow$"
     assert escaped("-0.5 [-1, 2]; x-1 2026-11-21 up-to") == "$-$0.5 [$-$1, 2]; x-1 2026-11-21 up-to"
     table = tabular(pd.DataFrame({"a_b": ["x"], "n": [-1]}), "lr")
     assert table.splitlines()[2:5] == [r"a\_b & n \\", r"\midrule", r"x & $-$1 \\"]

@@ -33,22 +33,25 @@ def summary():
         for system, mean, p in (("lexical BM25", 0.5, 0.2), ("dense", 0.4, np.nan), ("latent terms", 0.6, 0.01)):
             rows.append((collection, 1200, 30, "nDCG@10", system, mean, mean - 0.1, mean + 0.1, p))
     columns = ["collection", "n_docs", "n_queries", "measure", "system", "mean", "low", "high", "p_holm"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    difference = table["mean"] - 0.4
+    return table.assign(difference=difference, difference_low=difference - 0.03, difference_high=difference + 0.03)
 
 
 def test_wide_table_keeps_the_order_and_marks_what_is_significant(summary):
     table = wide_table(summary)
     assert list(table["collection"]) == ["little", "big_one"]
     assert list(table.columns) == ["collection", "documents", "queries", "lexical BM25", "dense", "latent terms"]
-    assert table.loc[0].tolist() == ["little", "1,200", "30", "0.5000", "0.4000", "0.6000†"]
+    assert table.loc[0].tolist() == ["little", "1,200", "30", "0.5000", "0.4000", "0.6000↑"]
+    assert wide_table(summary.assign(difference=-0.2)).loc[0, "latent terms"] == "0.6000↓"
 
 
 def test_markdown_and_latex(summary):
     markdown = markdown_table(wide_table(summary)).splitlines()
     assert markdown[0] == "| collection | documents | queries | lexical BM25 | dense | latent terms |"
-    assert markdown[3] == "| big_one | 1,200 | 30 | 0.5000 | 0.4000 | 0.6000† |"
+    assert markdown[3] == "| big_one | 1,200 | 30 | 0.5000 | 0.4000 | 0.6000↑ |"
     latex = latex_table(wide_table(summary))
-    assert r"big\_one & 1,200 & 30 & 0.5000 & 0.4000 & 0.6000$^\dagger$ \\" in latex
+    assert r"big\_one & 1,200 & 30 & 0.5000 & 0.4000 & 0.6000$^\uparrow$ \\" in latex
 
 
 def test_retrieval_figure_draws_each_mean_at_its_height(summary):
@@ -88,14 +91,17 @@ def test_results_in_words_are_those_of_the_table():
     rows = [(c, "nDCG@10", s, v) for c in TEST_COLLECTIONS for s, v in (("dense", 0.4), ("latent terms", 0.5))]
     rows += [(c, "nDCG@10", "lexical BM25", 0.25) for c in TEST_COLLECTIONS]
     rows += [("limit", "R@10", s, v) for s, v in (("dense", 0.02), ("latent terms", 0.25), ("lexical BM25", 0.95))]
-    words = results_in_words(pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"]))
+    table = pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"])
+    apart = {"difference": 0.1, "difference_low": 0.08, "difference_high": 0.14}
+    words = results_in_words(table.assign(**apart))
     # 0.5 / 0.4 = 1.25 on each collection; 0.25 / 0.02 = 12.5
     assert (
-        "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense or more on each. Dense"
+        "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense or more on each. The"
         in words
     )
+    assert "interval: latent terms +0.100 [+0.090, +0.120]. Dense" in words  # 0.02, 0.04 over sqrt(4)
     assert "0.250 with latent terms, 0.020 with dense search (12.5 times), 0.950 with words" in words
-    assert results_in_words(pd.DataFrame(rows[:3], columns=["collection", "measure", "system", "mean"])) == ""
+    assert results_in_words(table.head(3).assign(**apart)) == ""
 
 
 def test_the_readme_shows_the_committed_results():

@@ -12,7 +12,8 @@ Our figure comes with a 95 % interval.
 That something makes no difference is a claim like any other: the interval must lie within `NEGLIGIBLE`, so a wide one
 does not pass for a proof. Each row is judged by itself, at 95 %, without a correction for the number of rows.
 
-The claims are those of Latent Terms (arXiv 2605.29384), known at second hand, and of SPLARE (arXiv 2603.13277).
+The claims are those of Latent Terms (arXiv 2605.29384), known at second hand, and of SPLARE (arXiv 2603.13277); what
+is marked as ours nobody else claimed. A published figure is a number of theirs; "no gain" is a claim, but no number.
 """
 
 import textwrap
@@ -30,14 +31,14 @@ from matplotlib.figure import Figure
 
 from lib.report import results as ours
 from lib.report.common import STYLE
-from lib.report.model import PUBLISHED_LIMIT, PUBLISHED_ZIPF
+from lib.report.model import PUBLISHED_LIMIT
 from lib.report.results import Found, NotMeasured, Results
 from lib.report.retrieval import PUBLISHED
 from lib.storage import digest_file
 
 HOLDS, WEAKER, FAILS, UNTESTED = VERDICTS = ("holds", "holds weaker", "does not hold here", "not tested")
 VERDICT_COLOURS = dict(zip(VERDICTS, ("#009E73", "#E69F00", "#D55E00", "#777777"), strict=True))
-REACHED, UNSIZED, SHORT = "of the published size", "no size is published", "short of the published size"
+REACHED, UNSIZED, SHORT = "not told from the published size", "no size is published", "below the published size"
 CONTRADICTED, UNDECIDED = "contradicted", "undecided"
 LATENT_TERMS, SPLARE, OURS = "Latent Terms", "SPLARE", "ours"
 
@@ -46,7 +47,7 @@ A_DOUBLING = 0.01  # of nDCG@10 a doubling: a trend that is smaller is called no
 SLIGHT = 0.05  # of nDCG@10: what is larger is not called slight
 NEAR_ZERO = 0.1  # of recall
 TENTH = 0.1  # of the latents, on either side of a published share
-FIFTH = 0.2  # on either side of Zipf's exponent
+FIFTH = 0.2  # on either side of an exponent of 1
 
 Bounds = tuple[float, float]
 
@@ -154,8 +155,8 @@ CLAIMS = tuple(Claim(*fields) for fields in (
     #     values that agree, published, how it is written, notebook, where our figure is read
     ("dense", "latent terms rank better than dense search", LATENT_TERMS, "nDCG@10 less dense",
         MORE, VECTORS.mean(), "+.3f", "20_retrieval", ours.against_dense),
-    ("each", "latent terms rank at least as well on each collection", LATENT_TERMS, "nDCG@10 less dense",
-        (-NEGLIGIBLE, inf), 0.0, "+.3f", "20_retrieval", ours.on_each),
+    ("each", "on no collection do latent terms rank much worse", LATENT_TERMS, "nDCG@10 less dense",
+        (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", ours.on_each),
     ("best", "latent terms rank far better on some collections", LATENT_TERMS, "nDCG@10 less dense",
         MORE, VECTORS.max(), "+.3f", "20_retrieval", ours.at_best),
     ("late", "latent terms rank below late interaction", LATENT_TERMS, "nDCG@10 less MaxSim",
@@ -169,8 +170,10 @@ CLAIMS = tuple(Claim(*fields) for fields in (
     ("limit-words", "on LIMIT latent terms find less than words do", LATENT_TERMS, "R@10 less lexical BM25",
         LESS, LIMIT.loc["Contriever + latent terms", "R@10"] - LIMIT.loc["BM25", "R@10"], "+.3f", "21_limit",
         partial(ours.limit_apart, other="lexical BM25")),
-    ("zipf", "frequencies of latents follow Zipf's law", LATENT_TERMS, "exponent",
-        (PUBLISHED_ZIPF - FIFTH, PUBLISHED_ZIPF + FIFTH), PUBLISHED_ZIPF, ".2f", "30_zipf", ours.zipf),
+    ("zipf", "Zipf's exponent of the latents is near 1", LATENT_TERMS, "exponent",
+        (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
+    ("power-law", "frequencies of latents follow a power law", LATENT_TERMS, "collections that do not reject it",
+        (0.5, inf), None, ".0%", "30_zipf", ours.power_law),
     ("lexical", "a third of the latents are lexical", LATENT_TERMS, "share of the latents",
         _share(0.33), 0.33, ".0%", "31_features", partial(ours.family, name="lexical")),
     ("narrow", "a tenth of the latents are narrow", LATENT_TERMS, "share of the latents",
@@ -179,30 +182,30 @@ CLAIMS = tuple(Claim(*fields) for fields in (
         _share(0.57), 0.57, ".0%", "31_features", partial(ours.family, name="broad")),
     ("max", "pooling by maximum is slightly worse than by sum", LATENT_TERMS, "nDCG@10 less sum",
         (-SLIGHT, 0.0), None, "+.3f", "50_ablations", partial(ours.change, table="ablations", variant="pooling: max")),
-    ("batchtopk", "BatchTopK gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), 0.0, "+.3f",
-        "50_ablations", partial(ours.change, table="ablations", variant="activation: BatchTopK")),
-    ("jumprelu", "JumpReLU gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), 0.0, "+.3f",
-        "50_ablations", partial(ours.change, table="ablations", variant="activation: JumpReLU")),
+    ("batchtopk", "BatchTopK gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+        "50_ablations", partial(ours.change, table="ablations", variant="activation: BatchTopK", trained=True)),
+    ("jumprelu", "JumpReLU gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+        "50_ablations", partial(ours.change, table="ablations", variant="activation: JumpReLU", trained=True)),
     ("width", "retrieval is robust to the width", LATENT_TERMS, "nDCG@10 a doubling",
-        (-A_DOUBLING, A_DOUBLING), 0.0, "+.4f", "41_width_k", partial(ours.trend, field="width")),
+        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
     ("k", "retrieval is robust to k", LATENT_TERMS, "nDCG@10 a doubling",
-        (-A_DOUBLING, A_DOUBLING), 0.0, "+.4f", "41_width_k", partial(ours.trend, field="k")),
-    ("untrained", "an untrained model gives worse terms", LATENT_TERMS, "nDCG@10 lost",
+        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="k")),
+    ("untrained", "an untrained model gives worse terms", OURS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.change, table="retrieval_training", variant="the same, untrained", lost=True)),
-    ("embeddings", "token embeddings give worse terms", LATENT_TERMS, "nDCG@10 lost",
+        partial(ours.change, table="retrieval_training", variant="the same, untrained", lost=True, trained=True)),
+    ("embeddings", "token embeddings give worse terms", OURS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.change, table="retrieval_training", variant="its token embeddings", lost=True)),
+        partial(ours.change, table="retrieval_training", variant="its token embeddings", lost=True, trained=True)),
     ("plain", "a plain language model gives worse terms", LATENT_TERMS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.change, table="retrieval_training", variant="plain language model", lost=True)),
-    ("seeds", "seeds agree in quality", LATENT_TERMS, "nDCG@10, standard deviation",
+        partial(ours.change, table="retrieval_training", variant="plain language model", lost=True, trained=True)),
+    ("seeds", "seeds agree in quality", OURS, "nDCG@10, standard deviation",
         (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
     ("peak", "the best layer is near two thirds of the depth", SPLARE, "its depth, read by maximum and log",
         (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout="SPLADE-style")),
-    ("peak-terms", "the best layer for latent terms is near two thirds, too", SPLARE, "its depth, read by sum and BM25",
+    ("peak-terms", "the best layer for latent terms is near two thirds, too", OURS, "its depth, read by sum and BM25",
         (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout="latent terms")),
-    ("log-width", "quality rises with the logarithm of the width", SPLARE, "nDCG@10 a doubling",
+    ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", SPLARE, "nDCG@10 a doubling",
         MORE, None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
     ("pruned", "100 latents a document cost about 2 %", SPLARE, "relative nDCG@10",
         (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
@@ -211,7 +214,7 @@ CLAIMS = tuple(Claim(*fields) for fields in (
     ("decay", "on LIMIT latent terms keep more of their recall than dense", OURS, "share of R@10 kept, less dense",
         MORE, None, "+.2f", "21_limit", partial(ours.limit_apart, other="dense", columns=KEPT)),
     ("dense-tuned", "tuned latent terms rank better than dense search", OURS,
-        "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", partial(ours.against_dense, system=ours.TUNED)),
+        "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
     ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", OURS, "nDCG@10 less k1 = 8, b = 0.7",
         MORE, None, "+.3f", "60_beyond", ours.tuned),
 ))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -41,7 +42,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 def latex_table(table: pd.DataFrame) -> str:
     """Return a frame as a LaTeX tabular (booktabs)."""
     alignment = "l" + "r" * (len(table.columns) - 1)
-    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "†": r"$^\dagger$"})
+    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "↑": r"$^\uparrow$", "↓": r"$^\downarrow$"})
     rows = [" & ".join(str(cell).translate(escape) for cell in row) + r" \\" for row in table.to_numpy().tolist()]
     header = " & ".join(column.translate(escape) for column in table.columns) + r" \\"
     lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
@@ -63,3 +64,15 @@ def save_results(frame: pd.DataFrame, folder: Path, name: str, provenance: Mappi
         frame.to_csv(path, index=False, float_format="%.6g")
     with replacing(folder / f"{name}.json") as path:
         path.write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
+
+
+def mean_of(
+    rows: pd.DataFrame, value: str = "difference", low: str = "difference_low", high: str = "difference_high"
+) -> tuple[float, float, float]:
+    """Return the mean of a column over collections, and its interval (low, high).
+
+    The queries of collections are independent samples, so the half-widths of their intervals add up in quadrature.
+    """
+    centre = rows[value].to_numpy()
+    below, above = (np.hypot.reduce(rows[end].to_numpy() - centre) / len(rows) for end in (low, high))
+    return float(centre.mean()), float(centre.mean() - below), float(centre.mean() + above)

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from lib.report import autoencoders, model
-from lib.report.claims import FAILS, UNTESTED, VERDICTS, claims_figure
+from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
 from lib.report.common import SIGNIFICANT, latex_table, save_figure
 from lib.report.latency import latency_figure
 from lib.report.results import NDCG, Results, real
@@ -31,7 +31,9 @@ from lib.storage import digest_file, replacing
 MISSING = "--"
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
-_ESCAPES = str.maketrans({c: rf"\{c}" for c in "_%&#$"} | {"†": r"$^\dagger$", "φ": r"$\varphi$", "–": "--"})
+_ESCAPES = str.maketrans(
+    {c: rf"\{c}" for c in "_%&#$"} | {"↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "φ": r"$\varphi$", "–": "--"}
+)
 
 
 def _first(table: pd.DataFrame) -> str:
@@ -260,7 +262,11 @@ def _sweep_numbers(results: Results) -> dict[str, str]:
     origin = results.origin("layers")["config"]
     size = origin["size"]
     numbers = {name: f"{size[name]:,}" for name in ("width", "k", "tokens", "epochs", "n_seeds")}
-    return numbers | {"text": origin["training_text"]["what"]}
+    text = origin["training_text"]
+    if "fraction" in text:
+        files = ", ".join(name.split(".")[0] for name in text["files"])
+        return numbers | {"text": f"a random {text['fraction']:.2%} of English text ({files})"}
+    return numbers | {"text": text["what"]}
 
 
 def _seed_numbers(results: Results) -> dict[str, str]:
@@ -273,20 +279,32 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 
 
 def _claim_numbers(results: Results) -> dict[str, str]:
-    """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, and so on."""
+    """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
+
+    The counts are of the papers' claims, without those that are ours.
+    """
     table = results["claims"]
-    numbers = {f"count/{verdict}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
-    numbers["count"] = str(len(table))
+    theirs = table[table["source"] != OURS]
+    numbers = {f"count/{verdict}": str((theirs["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    numbers |= {f"count/{why}": str((theirs["why"] == why).sum()) for why in (CONTRADICTED, UNDECIDED)}
+    numbers["count"] = str(len(theirs))
+    numbers |= {f"{key}-2": MISSING for key in table["key"]}
     for row, number in zip(table.itertuples(), table.groupby("key").cumcount() + 1, strict=True):
         published = f"published {row.published}; " if row.published != "–" and row.verdict != UNTESTED else ""
         numbers[row.key if number == 1 else f"{row.key}-{number}"] = f"{row.ours} ({published}{_verdict(row)})"
     return numbers
 
 
+def _family_numbers(results: Results) -> dict[str, str]:
+    table = results["families"]
+    return {"kappa": f"{table['kappa'].min():.2f} to {table['kappa'].max():.2f}"}
+
+
 NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "retrieval": _retrieval_numbers,
     "limit": _limit_numbers,
     "zipf": _zipf_numbers,
+    "families": _family_numbers,
     "latency": _latency_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,

@@ -1,6 +1,7 @@
 """Our figures for the papers' claims, each a value with its interval, read from the tables that the studies wrote."""
 
 import json
+import re
 from math import nan
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.measures import bootstrap_interval
+from lib.report.common import mean_of
 from lib.report.model import PLAUSIBLE
 
 NDCG = "nDCG@10"
@@ -52,18 +54,6 @@ class Found(NamedTuple):
     on: str
 
 
-def mean_of(
-    rows: pd.DataFrame, value: str = "difference", low: str = "difference_low", high: str = "difference_high"
-) -> tuple[float, float, float]:
-    """Return the mean of a column over collections, and its interval (low, high).
-
-    The queries of collections are independent samples, so the half-widths of their intervals add up in quadrature.
-    """
-    centre = rows[value].to_numpy()
-    below, above = (np.hypot.reduce(rows[end].to_numpy() - centre) / len(rows) for end in (low, high))
-    return float(centre.mean()), float(centre.mean() - below), float(centre.mean() + above)
-
-
 def real(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all collections but `limit`, which is made for one question and has claims of its own.
 
@@ -83,35 +73,63 @@ def _on(rows: pd.DataFrame) -> str:
     return names[0] if len(names) == 1 else f"mean of {len(names)} collections"
 
 
-def _negated(value: float, low: float, high: float) -> tuple[float, float, float]:
-    return -value, -high, -low
-
-
 def _ndcg(results: Results, system: str) -> pd.DataFrame:
     table = results["retrieval"]
     return real(table[(table["measure"] == NDCG) & (table["system"] == system)])
 
 
-def against_dense(results: Results, system: str = LATENT) -> list[Found]:
-    """Return latent terms less dense search: LATENT has the paper's constants of BM25, TUNED the model's own."""
-    rows = _ndcg(results, system)
+def against_dense(results: Results) -> list[Found]:
+    """Return latent terms, with the paper's constants of BM25, less dense search."""
+    rows = _ndcg(results, LATENT)
     return [Found(*mean_of(rows), _on(rows))]
 
 
+def tuned_against_dense(results: Results) -> list[Found]:
+    """Return latent terms with tuned constants less dense search, as `tuned` does."""
+    return _apart_from_tuning(results, _ndcg(results, TUNED))
+
+
+def tuned(results: Results) -> list[Found]:
+    """Return nDCG@10 with the tuned constants of BM25 less that with the paper's, on test queries.
+
+    First on collections that nothing was tuned on, then on those whose other queries were tuned on.
+    """
+    table = results["beyond"]
+    rows = real(table[(table["system"] == "the paper's constants") & table["p"].notna()])  # means have no test
+    ends = {"difference_low": -rows["difference_high"], "difference_high": -rows["difference_low"]}
+    return _apart_from_tuning(results, rows.assign(difference=-rows["difference"], **ends))
+
+
+def _apart_from_tuning(results: Results, rows: pd.DataFrame) -> list[Found]:
+    names = {f"{own['name']}/{own['split']}" for own in results.origin("beyond")["config"]["training"]}
+    seen = rows["collection"].map(lambda name: any(_collection(name) == _collection(own) for own in names))
+    parts = ((rows[~seen], "not tuned on"), (rows[seen], "tuned on, by other queries"))
+    return [Found(*mean_of(own), f"{_on(own)} {how}") for own, how in parts if len(own)]
+
+
+def _collection(name: str) -> str:
+    """Return a full name without its split: "beir/scifact" of "beir/scifact/test"."""
+    return re.sub(r"/(train|dev|test)$", "", name)
+
+
 def on_each(results: Results) -> list[Found]:
-    """Return latent terms less dense search on each collection."""
-    rows = _ndcg(results, LATENT)
-    return [Found(r.difference, r.difference_low, r.difference_high, r.collection) for r in rows.itertuples()]
+    """Return latent terms less dense search where they do worst: the difference whose interval reaches lowest."""
+    return [_extreme(results, "low", "the lowest")]
 
 
 def at_best(results: Results) -> list[Found]:
-    """Return the difference whose interval has the highest lower end, each widened for their number (Bonferroni)."""
+    """Return latent terms less dense search where they do best: the difference whose interval begins highest."""
+    return [_extreme(results, "high", "the clearest")]
+
+
+def _extreme(results: Results, which: str, word: str) -> Found:
+    """Return the difference with the lowest lower end, or the highest; all widened for their number (Bonferroni)."""
     rows = _ndcg(results, LATENT)
     wider = stats.norm.ppf(1 - 0.025 / len(rows)) / stats.norm.ppf(0.975)
     low, high = (rows["difference"] + wider * (rows[f"difference_{e}"] - rows["difference"]) for e in ("low", "high"))
-    best = low.idxmax()
-    on = f"{rows.loc[best, 'collection']}, the clearest of {len(rows)}"
-    return [Found(rows.loc[best, "difference"], low[best], high[best], on)]
+    at = low.idxmin() if which == "low" else low.idxmax()
+    on = f"{rows.loc[at, 'collection']}, {word} of {len(rows)}"
+    return Found(rows.loc[at, "difference"], low[at], high[at], on)
 
 
 def against_late(results: Results) -> list[Found]:
@@ -161,37 +179,63 @@ def limit_apart(results: Results, other: str, columns: tuple[str, str, str] = ("
 
 def zipf(results: Results) -> list[Found]:
     """Return the median exponent of the latents; the interval holds those of all collections."""
+    rows = _exponents(results)
+    return [Found(rows["exponent"].median(), rows["low"].min(), rows["high"].max(), f"{len(rows)} collections")]
+
+
+def power_law(results: Results) -> list[Found]:
+    """Return the share of collections in which a power law is not rejected, with its Wilson interval."""
+    passed = _exponents(results)["p"] >= PLAUSIBLE
+    return [Found(passed.mean(), *_wilson(passed.sum(), len(passed)), f"{len(passed)} collections")]
+
+
+def _exponents(results: Results) -> pd.DataFrame:
     table = results["zipf"]
-    rows = real(table[table["vocabulary"] == "latents"])
-    on = f"{_on(rows).removeprefix('mean of ')} (a power law rejected in {(rows['p'] < PLAUSIBLE).sum()})"
-    return [Found(rows["exponent"].median(), rows["low"].min(), rows["high"].max(), on)]
+    return real(table[table["vocabulary"] == "latents"])
+
+
+def _wilson(count: int, n: int) -> tuple[float, float]:
+    interval = stats.binomtest(int(count), n).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 def family(results: Results, name: str) -> list[Found]:
-    """Return a family's share of the latents by the first rule; the interval holds the Wilson intervals of both."""
-    table = results["families"]
+    """Return a family's share of the latents by the first rule at its middle limit.
+
+    The interval holds the Wilson intervals of both rules at each of the limits: the published rule is not known.
+    """
+    table, ends = results["families"], []
+    for row in table.to_dict("records"):
+        for rule in ("first", "second"):
+            ends += _wilson(round(row["n_latents"] * row[f"{name}_{rule}"]), row["n_latents"])
     row = table[np.isclose(table["half"], 0.5)].iloc[0]
-    n, ends = int(row["n_latents"]), []
-    for rule in ("first", "second"):
-        ends += stats.binomtest(round(n * row[f"{name}_{rule}"]), n).proportion_ci(method="wilson")
-    return [Found(row[f"{name}_first"], min(ends), max(ends), f"{n:,} latents, by two rules")]
+    limits = f"limits {table['half'].min():g} to {table['half'].max():g}"
+    return [Found(row[f"{name}_first"], min(ends), max(ends), f"{row['n_latents']:,} latents, two rules, {limits}")]
 
 
-def change(results: Results, table: str, variant: str, lost: bool = False) -> list[Found]:
-    """Return the nDCG@10 of a variant less that of its study's baseline; `lost` is the reverse."""
+def change(results: Results, table: str, variant: str, lost: bool = False, trained: bool = False) -> list[Found]:
+    """Return the nDCG@10 of a variant less that of its study's baseline; `lost` is the reverse.
+
+    Of a variant that is `trained`, once as the baseline is, the interval also holds what two seeds differ by.
+    """
     whole = results[table]
     if variant not in set(whole["variant"]):
         raise NotMeasured(f"no {variant!r} in {table}.csv")
     rows = real(whole[whole["variant"] == variant])
-    found = mean_of(rows)
-    return [Found(*(_negated(*found) if lost else found), _on(rows))]
+    value, low, high = mean_of(rows)
+    on = _on(rows)
+    if trained:
+        (deviation, *_), reach = seeds(results)[0], stats.norm.ppf(0.975) * np.sqrt(2)
+        low, high = value - np.hypot(value - low, reach * deviation), value + np.hypot(high - value, reach * deviation)
+        on += ", one run each"
+    return [Found(-value, -high, -low, on) if lost else Found(value, low, high, on)]
 
 
 def trend(results: Results, field: str) -> list[Found]:
     """Return what a doubling of "width" or "k" changes."""
     table = results["width_k_trend"]
     rows = real(table[table["field"] == field])
-    on = f"{_on(rows)}, {rows['smallest'].min():,} to {rows['largest'].max():,}"
+    on = f"{_on(rows)}, {rows['smallest'].min():,} to {rows['largest'].max():,}, one run each"
     return [Found(*mean_of(rows, "slope", "low", "high"), on)]
 
 
@@ -235,10 +279,3 @@ def latency(results: Results) -> list[Found]:
     table, n_docs = results["latency"], results.origin("latency")["config"]["n_docs"]
     exact = table[table["kind"] == "exact"].iloc[0]
     return [Found(exact["median_ms"], nan, nan, f"exact search of {n_docs:,} documents")]
-
-
-def tuned(results: Results) -> list[Found]:
-    """Return nDCG@10 with the tuned constants of BM25 less that with the paper's, on test queries."""
-    table = results["beyond"]
-    rows = table[(table["system"] == "the paper's constants") & table["p"].notna()]  # that of the mean has no test
-    return [Found(*_negated(*mean_of(real(rows))), _on(real(rows)))]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table, mean_of
 from lib.storage import replacing
 
 TEST_COLLECTIONS = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi/test")
@@ -55,13 +55,13 @@ def retrieval_figure(summary: pd.DataFrame, measure: str = "nDCG@10") -> Figure:
 def wide_table(summary: pd.DataFrame, measure: str = "nDCG@10") -> pd.DataFrame:
     """Return one row a collection and one column a system, the means as text.
 
-    "†" marks a system that differs from dense significantly (Holm-corrected p < 0.05).
+    An arrow marks a system that is significantly better or worse than dense (Holm-corrected p < 0.05).
     """
     chosen = summary[summary["measure"] == measure]
     cells = chosen.assign(
         cell=[
-            f"{mean:.4f}" + ("†" if p < SIGNIFICANT else "")
-            for mean, p in zip(chosen["mean"], chosen["p_holm"], strict=True)
+            f"{row.mean:.4f}" + ("" if not row.p_holm < SIGNIFICANT else "↑" if row.difference > 0 else "↓")
+            for row in chosen[["mean", "p_holm", "difference"]].itertuples()
         ]
     )
     order = list(dict.fromkeys(chosen["collection"]))
@@ -80,7 +80,7 @@ def readme_results(folder: Path) -> str:
     measures, dtype = summary["measure"].unique(), origin["config"]["model"]["encoder"]["dtype"]
     parts = [f"**{measure}**\n\n{markdown_table(wide_table(summary, measure))}" for measure in measures]
     note = (
-        f"† differs from dense (two-sided paired randomisation test, Holm-corrected, p < {SIGNIFICANT}). "
+        f"↑ better, ↓ worse than dense (two-sided paired randomisation test, Holm-corrected, p < {SIGNIFICANT}). "
         f"Profile `{origin['profile']}`, {origin['date']}, retriever in {dtype}, latent terms with k1 = 8, b = 0.7."
     )
     if tuned := origin["config"].get("tuned"):
@@ -99,12 +99,12 @@ def results_in_words(summary: pd.DataFrame) -> str:
         latent = [name for name in ("latent terms", "latent terms, tuned") if name in mean]
         others = [name for name in ("late interaction", "dense", "lexical BM25") if name in mean]
         least = [f"{name} are at {(ndcg[name] / ndcg['dense']).min():.2f} of dense or more on each" for name in latent]
-        sentences.append(
+        sentences += [
             f"Mean nDCG@10 over the four real test collections: "
-            f"{', '.join(f'{name} {mean[name]:.3f}' for name in [*latent, *others])}; "
-            f"{'; '.join(least)}. Dense on SciFact is {ndcg['dense'].iloc[0]:.4f} here, and 0.6451 as published for "
-            f"this retriever (MTEB)."
-        )
+            f"{', '.join(f'{name} {mean[name]:.3f}' for name in [*latent, *others])}; {'; '.join(least)}.",
+            _apart(summary, latent),
+            f"Dense on SciFact is {ndcg['dense'].iloc[0]:.4f} here, and 0.6451 as published for this retriever (MTEB).",
+        ]
     if ("R@10", "limit") in means.index:
         recall = means.loc[("R@10", "limit")]
         sentences.append(
@@ -112,6 +112,16 @@ def results_in_words(summary: pd.DataFrame) -> str:
             f"search ({recall['latent terms'] / recall['dense']:.1f} times), {recall['lexical BM25']:.3f} with words."
         )
     return " ".join(sentences)
+
+
+def _apart(summary: pd.DataFrame, systems: list[str]) -> str:
+    """Say by how much systems differ from dense on average over the real test collections, with the intervals."""
+    rows = summary[(summary["measure"] == "nDCG@10") & summary["collection"].isin(TEST_COLLECTIONS)]
+    said = []
+    for system in systems:
+        mean, low, high = mean_of(rows[rows["system"] == system])
+        said.append(f"{system} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return f"The mean difference to dense, with its 95 % interval: {', '.join(said)}."
 
 
 def update_readme(folder: Path, readme: Path) -> None:

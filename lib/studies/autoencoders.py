@@ -16,11 +16,12 @@ from lib.ranking import Ranking
 from lib.store import Store
 from lib.studies.agreement import ranking_agreement, recurrence
 from lib.studies.inputs import Setting, like, plain_language_model, shuffled, untrained
+from lib.studies.model import stored_fit
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
 from lib.terms import apply_phi, check_weights
 from lib.tuning import B_GRID, K1_GRID, ndcg_on_grid
-from lib.vocabulary import LEAST_TAIL, fit_zipf
+from lib.vocabulary import LEAST_TAIL
 from lib.weighting import PAPER, BM25Constants
 
 LATENT, SPLADE = "latent terms", "SPLADE-style"
@@ -61,10 +62,10 @@ def layers(setting: Setting, store: Store | None = None) -> Swept:
             labels[name] = {"layer": layer, "readout": readout}
     baseline = f"{LATENT}, layer {setting.encoder.layer}"
     swept = _labelled(sweep(variants, baseline, setting.collections, store), labels)
-    return swept._replace(summary=swept.summary.assign(**_exponents(swept, labels)))
+    return swept._replace(summary=swept.summary.assign(**_exponents(swept, labels, store or Store())))
 
 
-def _exponents(swept: Swept, labels: dict[str, dict]) -> dict[str, list[float]]:
+def _exponents(swept: Swept, labels: dict[str, dict], store: Store) -> dict[str, list[float]]:
     """Return the exponents of the summary's rows; both readouts of a layer fire alike, so they share a fit."""
     fits: dict[tuple[str, int], tuple[float, float, float]] = {}
     rows = []
@@ -73,7 +74,7 @@ def _exponents(swept: Swept, labels: dict[str, dict]) -> dict[str, list[float]]:
         if key not in fits:
             firings = swept.documents[collection, variant].firings
             enough = (firings > 0).sum() >= LEAST_TAIL and len(np.unique(firings[firings > 0])) > 1
-            fits[key] = fit_zipf(firings, N_REFITS)[:3] if enough else (np.nan,) * 3
+            fits[key] = stored_fit(firings, N_REFITS, store)[:3] if enough else (np.nan,) * 3
         rows.append(fits[key])
     return dict(zip(("exponent", "exponent_low", "exponent_high"), map(list, zip(*rows, strict=True)), strict=True))
 

@@ -24,6 +24,7 @@ from lib.weighting import PAPER
 
 DEPTH = 200  # documents of each ranking that a fusion sees
 BASE, PAPERS, WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
+MEAN = "mean, limit left out"  # which has another purpose than the others, and differences that outweigh theirs
 _RAW = {"sqrt": np.square, "log1p": np.expm1, "identity": lambda weights: weights}
 
 
@@ -217,7 +218,8 @@ def beyond_study(
     -------
     DataFrame
         One row a collection and system: nDCG@10 as `measures.summarise` gives it against the model's own constants; the
-        last rows, "mean of the collections", have intervals of queries resampled within each and no test.
+        last rows, `MEAN`, are of all collections but `limit`; they have intervals of queries resampled within each and
+        no test.
     DataFrame
         What was tried on the training queries, as `choose`, and whether it was `chosen`.
     dict
@@ -246,7 +248,8 @@ def beyond_study(
         bench = _Bench(model, collection, store)
         found.append({system: bench.values(setting) for system, setting in systems.items()})
         tables.append(summary_of(found[-1], BASE).assign(collection=collection.full_name))
-    tables.append(_averaged(found).assign(collection="mean of the collections"))
+    means = [own for own, collection in zip(found, tests, strict=True) if not collection.name.startswith("limit")]
+    tables.append(_averaged(means or found).assign(collection=MEAN))
     table = pd.concat(tables, ignore_index=True)
     settings = {system: setting._asdict() for system, setting in systems.items()}
     origin = origin_of(model, tests, training=[own.identity for own in train], settings=settings, n_queries=n_queries)

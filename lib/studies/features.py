@@ -12,7 +12,7 @@ from lib.experiments import EncodedCollection, encode_collection
 from lib.retriever import LatentTerms
 from lib.storage import digest_arrays, digest_json
 from lib.store import Store
-from lib.studies.families import FAMILIES, HALF, families, kappa, strongest
+from lib.studies.families import FAMILIES, HALF, UNSEEN, families, kappa, strongest
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
 
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare
@@ -135,8 +135,8 @@ def family_study(
     -------
     DataFrame
         One row a collection and system: family ("all" for the whole), kind ("all", "only", "without", or "without as
-        many": as many latents drawn at random, seed 0, as a control), n_latents kept, nDCG@10 as `summarise` gives it
-        against all latents, and postings_share.
+        many": a control, without as many latents of the other families, drawn with seed 0, or all of theirs if they are
+        fewer), n_latents kept, nDCG@10 as `summarise` gives it against all latents, and postings_share.
     dict
         What its provenance should state.
     """
@@ -171,9 +171,9 @@ def _family_masks(labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     for family in FAMILIES:
         own = labels == family
         masks[("only", family)], masks[("without", family)] = own, ~own
-        others = np.ones(len(labels), bool)
-        others[rng.permutation(len(labels))[: own.sum()]] = False
-        masks[("without as many", family)] = others
+        others = np.flatnonzero(~own & (labels != UNSEEN))
+        masks[("without as many", family)] = np.ones(len(labels), bool)
+        masks[("without as many", family)][rng.permutation(others)[: own.sum()]] = False
     return masks
 
 

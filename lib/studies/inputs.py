@@ -15,6 +15,7 @@ from lib.checks import check_choice, check_count
 from lib.collection import Collection, load_collection
 from lib.corpus import GivenText, LocalText, StreamedText
 from lib.encoder import TokenEncoder
+from lib.experiments import PROFILES
 from lib.storage import digest_json
 from lib.store import Store
 from lib.training import TrainingConfig, training_device
@@ -191,7 +192,8 @@ def setting(profile: str, store: Store | None = None) -> Setting:
     if size.n_docs is not None:
         collections = tuple(sample_collection(c, size.n_docs, size.n_queries) for c in collections)
     corpus, text = training_text(size, store or Store())
-    return Setting(size, TokenEncoder(size.model, max_length=256), corpus, text, collections)
+    encoder = TokenEncoder(size.model, max_length=256, dtype=PROFILES[profile].dtype)
+    return Setting(size, encoder, corpus, text, collections)
 
 
 def training_text(size: SweepSize, store: Store) -> tuple[Iterable[str], str]:

@@ -1,8 +1,9 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -70,8 +71,9 @@ class Setting(NamedTuple):
     query_top: int = 0
 
 
+EXACT, FLAT = Setting("exact"), Setting("dense, every document")
 PRUNED = (
-    Setting("exact"),
+    EXACT,
     *(Setting("documents pruned", top) for top in (400, 200, 100, 50)),
     *(Setting("queries pruned", 0, top) for top in (80, 40, 20, 10)),
     *(Setting("both pruned", *tops) for tops in ((400, 80), (200, 40), (100, 20), (50, 10))),
@@ -90,21 +92,24 @@ def rankings(
     Pruned documents are indexed with the constants of the model; with Seismic installed, its approximate search too.
     """
     doc_ids, query_ids = collection.doc_ids, collection.query_ids
-    found = {}
+    whole, found = model.index(encoded.doc_terms, doc_ids), {}
     for setting in PRUNED:
-        index = model.index(_kept(encoded.doc_terms, setting.doc_top), doc_ids)
+        index = model.index(prune(encoded.doc_terms, top=setting.doc_top), doc_ids) if setting.doc_top else whole
         found[setting] = index.search(_kept(encoded.query_terms, setting.query_top), query_ids, 11)
     if query_cuts and find_spec("seismic"):
-        engine = SeismicEngine(model.index(encoded.doc_terms, doc_ids), **SEISMIC)
+        engine = SeismicEngine(whole, **SEISMIC)
         for cut in query_cuts:
             how = {"query_cut": cut or None, "heap_factor": HEAP_FACTOR}
             found[Setting("Seismic", 0, cut)] = engine.search(
                 encoded.query_terms, query_ids, min(11, len(doc_ids)), **how
             )
     dense = dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, 11)
-    found[Setting("dense, every document")] = dense
+    found[FLAT] = dense
     if find_spec("faiss"):
-        found[Setting("dense, HNSW")] = dense  # on some thousand documents it finds what the flat search finds
+        vectors = encoded.doc_embeddings, encoded.query_terms, encoded.query_embeddings
+        graph = faiss_dense(Corpus(whole, lambda: iter(()), *vectors), hnsw=True)
+        ids = [graph.find(row, 11) for row in range(len(query_ids))]
+        found[Setting("dense, HNSW")] = Ranking(query_ids, ids, [np.arange(len(own), 0.0, -1.0) for own in ids])
     found[Setting("lexical BM25")] = LexicalBM25(collection.doc_texts, doc_ids).search(
         collection.query_texts, query_ids, 11
     )
@@ -120,21 +125,35 @@ def quality(
 ) -> pd.DataFrame:
     """Return kind, doc_top, query_top and nDCG@10: the mean over collections of each one's mean over its queries.
 
-    low and high are its 95 % bootstrap interval: queries are drawn within each collection.
+    low and high are its 95 % bootstrap interval: queries are drawn within each collection. difference is to exact
+    search, with difference_low and difference_high from the same draws. `limit` is left out unless it is all there is:
+    it has another purpose, and differences that outweigh all others.
     """
+    names = [name for name in names if not name.startswith("limit")] or list(names)
     values: dict[Setting, list[np.ndarray]] = {}
     for name in names:
         collection = load_collection(name)
         encoded = encode_collection(model, collection, store)
         for setting, ranking in rankings(model, collection, encoded, query_cuts).items():
             values.setdefault(setting, []).append(values_of(ranking, collection, [MEASURE])[0])
+    rng, exact = np.random.default_rng(seed), values[EXACT]
+    picks = [rng.integers(len(part), size=(N_RESAMPLES, len(part))) for part in exact]
     rows = []
     for setting, parts in values.items():
-        rng = np.random.default_rng(seed)
-        drawn = [part[rng.integers(len(part), size=(N_RESAMPLES, len(part)))].mean(axis=1) for part in parts]
-        low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
-        rows.append({**setting._asdict(), MEASURE: np.mean([part.mean() for part in parts]), "low": low, "high": high})
+        row = {**setting._asdict(), MEASURE: np.mean([part.mean() for part in parts])}
+        row["low"], row["high"] = _interval(parts, picks)
+        if setting != EXACT:
+            apart = [own - whole for own, whole in zip(parts, exact, strict=True)]
+            row["difference"] = np.mean([part.mean() for part in apart])
+            row["difference_low"], row["difference_high"] = _interval(apart, picks)
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _interval(parts: list[np.ndarray], picks: list[np.ndarray]) -> np.ndarray:
+    """Return the 95 % interval of the mean over collections, given which queries of each are drawn."""
+    drawn = [part[pick].mean(axis=1) for part, pick in zip(parts, picks, strict=True)]
+    return np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
 
 
 def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> tuple[BM25Index, csr_array]:
@@ -181,6 +200,8 @@ def _dense_flat(corpus: Corpus) -> Engine:
 def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFrame, dict]:
     """Return kind, doc_top, query_top and the latency of a query (median_ms, p95_ms), one thread, 100 documents.
 
+    recall is what approximate search finds of the documents that exact search, or flat dense search, finds.
+
     Returns
     -------
     table : DataFrame
@@ -197,7 +218,7 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     made: dict[Setting, Callable[[], Engine]] = {
         setting: lambda setting=setting: ours(_pruned(model, corpus, setting), 1) for setting in PRUNED
     }
-    made[Setting("dense, every document")] = lambda: _dense_flat(corpus)
+    made[FLAT] = lambda: _dense_flat(corpus)
     made[Setting("lexical BM25")] = lambda: ours(corpus._replace(index=words, queries=asked), 1)
     if find_spec("faiss"):
         made[Setting("dense, HNSW")] = lambda: faiss_dense(corpus, hnsw=True)
@@ -205,10 +226,16 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
         engine = SeismicEngine(corpus.index, **SEISMIC)
         for cut in size.query_cuts:
             made[Setting("Seismic", 0, cut)] = lambda cut=cut: seismic(engine, corpus, cut)
-    frames = []
+    frames, truth = [], {}
     for setting, make in made.items():  # one at a time: twelve indexes at once would not fit a small machine
-        frame = latencies({"": make()}, len(queries), DEPTH, size.repeats)[["median_ms", "p95_ms"]]
-        frames.append(frame.assign(**setting._asdict()))
+        engine = make()
+        frame = latencies({"": engine}, len(queries), DEPTH, size.repeats)[["median_ms", "p95_ms"]]
+        found = [set(engine.find(row, DEPTH)) for row in range(len(queries))]
+        if setting in (EXACT, FLAT):
+            truth[setting] = found
+        same = truth.get({"Seismic": EXACT, "dense, HNSW": FLAT}.get(setting.kind), [])
+        recall = np.mean([len(own & best) / len(best) for own, best in zip(found, same, strict=False)]) if same else nan
+        frames.append(frame.assign(**setting._asdict(), recall=recall))
     facts = {
         "n_docs": size.n_docs,
         "postings_per_document": corpus.index.n_postings / size.n_docs,
@@ -221,9 +248,8 @@ def _pruned(model: LatentTerms, corpus: Corpus, setting: Setting) -> Corpus:
     queries = _kept(corpus.queries, setting.query_top)
     if not setting.doc_top:
         return corpus._replace(queries=queries)
-    return corpus._replace(
-        index=model.index(_kept(corpus.terms, setting.doc_top), corpus.index.doc_ids), queries=queries
-    )
+    blocks = (_kept(block, setting.doc_top) for block in corpus.terms())
+    return corpus._replace(index=model.index(blocks, corpus.index.doc_ids), queries=queries)
 
 
 def latency_study(
@@ -234,11 +260,12 @@ def latency_study(
     Returns
     -------
     table : DataFrame
-        kind, doc_top, query_top, nDCG@10, low, high, median_ms, p95_ms.
+        kind, doc_top, query_top, nDCG@10, low, high, difference and its interval, median_ms, p95_ms, recall.
     facts : dict
         What the provenance should state, and see `timings`.
     """
     size = SIZES[check_choice(profile, SIZES, "profile")]
     table, facts = timings(model, GROWN_FROM, size)
     table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))
-    return table, {"collections": list(names), "grown from": GROWN_FROM, "model": model.identity, **facts}
+    facts |= {"collections": list(names), "grown from": GROWN_FROM, "size": asdict(size)}
+    return table, {"model": model.identity, "bm25": asdict(model.bm25), **facts}

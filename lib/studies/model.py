@@ -125,7 +125,7 @@ def _vocabulary_tables(vocabulary: Vocabulary, n_resamples: int, store: Store) -
     docs, n_docs = vocabulary.docs, vocabulary.docs.shape[0]
     df = document_frequency(docs)
     occurrences = np.sort(vocabulary.occurrences[vocabulary.occurrences > 0])[::-1]
-    fit = _stored_fit(occurrences, n_resamples, store)
+    fit = stored_fit(occurrences, n_resamples, store)
     postings = query_postings(df, vocabulary.queries)
     shares = postings / df.sum()
     row = {
@@ -153,11 +153,14 @@ def _vocabulary_tables(vocabulary: Vocabulary, n_resamples: int, store: Store) -
     }
 
 
-def _stored_fit(frequencies: np.ndarray, n_resamples: int, store: Store) -> ZipfFit:
+def stored_fit(frequencies: np.ndarray, n_resamples: int, store: Store) -> ZipfFit:
+    """Return `fit_zipf` of frequencies, int64 [n_terms], from the store if it is there."""
+
     def make() -> dict[str, np.ndarray]:
         return {"fit": np.array(fit_zipf(frequencies, n_resamples), np.float64)}
 
     key = {"frequencies": digest_arrays({"frequencies": frequencies}), "n_resamples": n_resamples, "seed": 0}
+    key["interval"] = 2  # its form: widened to hold the exponent
     exponent, low, high, xmin, n_tail, p = store.get("zipf-fit", key, make)["fit"].tolist()
     return ZipfFit(exponent, low, high, int(xmin), int(n_tail), p)
 
