@@ -39,7 +39,7 @@ import pandas as pd
 from lib import LatentTerms
 from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
-from lib.report.model import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
+from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
 from lib.studies.model import limit_study
 
 pd.set_option("display.width", 200)

@@ -31,12 +31,13 @@ os.chdir(repository_root())  # relative paths are the repository's, wherever the
 profile = current_profile()
 
 # %%
+import numpy as np
 import pandas as pd
 from IPython.display import display
 
 from lib.experiments import figures_folder, provenance
-from lib.report.common import SIGNIFICANT, save_results
-from lib.report.model import PUBLISHED_LIMIT
+from lib.report.common import SIGNIFICANT, mean_of, save_results
+from lib.report.limit import PUBLISHED_LIMIT
 from lib.report.retrieval import PUBLISHED
 from lib.studies.backbones import LATENT, TABLES, backbone_table
 from lib.studies.inputs import setting
@@ -51,14 +52,14 @@ print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} see
 # *latent terms* is BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7. *lexical BM25* reads words,
 # *SPLADE* (in `paper`, where its weights are to be had) is the inner product of learned sparse vectors.
 #
-# † differs from the retriever's own ranking (two-sided paired randomisation test, Holm's correction over the systems,
-# p < 0.05).
+# ↑ better, ↓ worse than the retriever's own ranking (two-sided paired randomisation test, Holm's correction over the
+# systems, p < 0.05).
 
 # %%
 rows, notes, origin = backbone_table(sweeps, TABLES[profile.name])
 for note in notes:
     print(note)
-marks = rows["p_holm"].lt(SIGNIFICANT).map({True: "†", False: ""})
+marks = np.select([rows["p_holm"] >= SIGNIFICANT, rows["difference"] > 0, rows["difference"] < 0], ["", "↑", "↓"], "")
 cells = rows.assign(cell=rows["mean"].map("{:.3f}".format) + marks)
 order = [list(dict.fromkeys(rows[column])) for column in ("backbone", "system", "collection")]
 index = pd.MultiIndex.from_product(order[:2], names=["backbone", "system"])
@@ -93,9 +94,9 @@ save_results(rows, figures_folder(profile), "backbones", provenance(profile, **o
 for backbone, own in latent[latent["measure"] == "nDCG@10"].groupby("backbone", sort=False):
     told = own[own["p_holm"] < SIGNIFICANT]
     better, worse = (told["difference"] > 0).sum(), (told["difference"] < 0).sum()
+    mean, low, high = mean_of(own)
     print(
-        f"{backbone}: of {len(own)} collection(s), latent terms are better than its own ranking on {better}, worse on "
-        f"{worse}, not told apart on {len(own) - better - worse}; nDCG@10 differs by {own['difference'].min():+.3f} to "
-        f"{own['difference'].max():+.3f}, and between seeds by a standard deviation of {own['seed_sd'].max():.3f} at "
-        "most."
+        f"{backbone}: nDCG@10 is {mean:+.3f} [{low:+.3f}, {high:+.3f}] from its own ranking's on average; of {len(own)} "
+        f"collection(s), latent terms are better on {better}, worse on {worse}, not told apart on "
+        f"{len(own) - better - worse}; between seeds the standard deviation is {own['seed_sd'].max():.3f} at most."
     )

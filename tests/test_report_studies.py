@@ -5,17 +5,14 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
 from lib.report.model import (
     MEAN,
-    PUBLISHED_LIMIT,
     beyond_figure,
     beyond_in_words,
     contribution_figure,
     cost_figure,
     families_in_words,
-    limit_figure,
-    limit_in_words,
-    limit_table,
     pruning_figure,
     pruning_in_words,
     zipf_figure,
@@ -115,6 +112,7 @@ def limit_rows() -> pd.DataFrame:
                 rows.append((n_docs, measure, system, mean * factor))
     table = pd.DataFrame(rows, columns=["n_docs", "measure", "system", "mean"])
     table = table.assign(low=table["mean"] - 0.01, high=table["mean"] + 0.01, difference=0.3, p_holm=0.001)
+    table = table.assign(kept=0.5, kept_low=0.4, kept_high=0.6)
     return table.assign(difference_low=0.2, difference_high=0.4)
 
 
@@ -122,6 +120,7 @@ def test_limit_is_drawn_and_told():
     table = limit_rows()
     left, right = limit_figure(table).axes
     assert left.lines[0].get_ydata().tolist() == [0.9, 0.45]
+    assert right.lines[0].get_ydata().tolist() == [0.45]  # among 46 it is 1 by counting
     heights = sorted(text.xy[1] for text in left.texts)
     assert min(np.diff(heights)) > 0.07  # labels do not stand on each other
     assert {text.get_text() for text in right.texts} == set(table["system"])
@@ -129,7 +128,10 @@ def test_limit_is_drawn_and_told():
     assert wide.loc[0].tolist()[:3] == [46, "lexical BM25", "0.900 (0.890 to 0.910)"]
     assert wide["n_docs"].tolist() == [46] * 4 + [1000] * 4
     words = limit_in_words(table)
-    assert "R@10, dense: 0.100 (0.090 to 0.110) among 46, 0.050 (0.040 to 0.060) among 1,000." in words
+    assert (
+        "R@10, dense: 0.100 (0.090 to 0.110) among 46, 0.050 (0.040 to 0.060) among 1,000; 0.50 (0.40 to 0.60) kept."
+        in words
+    )
     assert "R@100, dense: 0.050 (0.040 to 0.060) among 1,000." in words  # among 46 it would be 1 by counting
     assert "latent terms, tuned differs from dense by +0.300 (+0.200 to +0.400), significantly (p = 0.001)" in words
     assert PUBLISHED_LIMIT.set_index(PUBLISHED_LIMIT.columns[0]).loc["BM25", "R@1000"] == 0.995

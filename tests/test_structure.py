@@ -86,6 +86,7 @@ ROAD = [
     "report.training",
     "report.vocabulary",
     "report.retrieval",
+    "report.limit",
     "report.model",
     "report.autoencoders",
     "report.latency",

@@ -3,8 +3,8 @@
 **The rule** (`judge`). A claim says which values agree with it, and which of these are of the published size or beyond.
 Our figure comes with a 95 % interval.
 
-- *holds*: the interval lies wholly among the values that agree, and reaches the published size if one is known.
-- *holds weaker*: it lies wholly among the values that agree, but does not reach the published size.
+- *holds*: the interval lies wholly among the values that agree, and is not told from the published size if one is known.
+- *holds weaker*: it lies wholly among the values that agree, but below the published size.
 - *does not hold here*: it does not lie wholly among the values that agree. The claim is *contradicted* if it lies
   wholly outside, *undecided* if it lies on both sides: our data are too few to tell, and that supports no claim.
 - *not tested*: there is no result, or one without an interval.
@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 
 from lib.report import results as ours
 from lib.report.common import STYLE
-from lib.report.model import PUBLISHED_LIMIT
+from lib.report.limit import PUBLISHED_LIMIT
 from lib.report.results import Found, NotMeasured, Results
 from lib.report.retrieval import PUBLISHED
 from lib.storage import digest_file

@@ -76,3 +76,8 @@ def mean_of(
     centre = rows[value].to_numpy()
     below, above = (np.hypot.reduce(rows[end].to_numpy() - centre) / len(rows) for end in (low, high))
     return float(centre.mean()), float(centre.mean() - below), float(centre.mean() + above)
+
+
+def interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:
+    """Return a row's value and its interval, whose columns are named, as text: "0.500 (0.450 to 0.550)"."""
+    return f"{row[mean]:.{digits}f} ({row[low]:.{digits}f} to {row[high]:.{digits}f})"

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, SIGNIFICANT, STYLE
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE, interval
 
 LATENT, WORD = COLOURS["latent terms"], COLOURS["lexical BM25"]
 VOCABULARY_COLOURS = {"latents": LATENT, "words": "#555555"}
@@ -97,16 +97,18 @@ def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, 
                 colour,
                 "above left" if name == "latents" else "below right",
             )
-        heaps.set(xlabel="documents", ylabel="terms that occur")
+        heaps.set(xlabel="documents", ylabel="terms that occur", title=collection)
         for name, rows in curves[curves["collection"] == collection].groupby("vocabulary", sort=False):
             head.plot(rows["rank"], 100 * rows["df_share"], color=VOCABULARY_COLOURS[name])
             share, place = (0.5, "above right") if name == "latents" else (0.3, "below left")
             at = rows.iloc[int(share * len(rows))]
             _beside(head, name, at["rank"], 100 * at["df_share"], VOCABULARY_COLOURS[name], place)
-        head.set(xlabel="rank", ylabel="% of the documents", xscale="log", ylim=(0, None))
+        head.set(xlabel="rank", ylabel="% of the documents", xscale="log", ylim=(0, None), title=collection)
         names = list(dict.fromkeys(fits["collection"]))
-        for name, rows in fits.groupby("vocabulary", sort=False):
+        for number, (name, rows) in enumerate(fits.groupby("vocabulary", sort=False)):
             rows, y = rows.set_index("collection").loc[names], np.arange(len(names))
+            colour, at = VOCABULARY_COLOURS[name], {"transform": cost.transAxes, "ha": "right", "fontsize": 8}
+            cost.text(1, 1.03 + 0.09 * number, name, color=colour, **at)
             cost.scatter(100 * rows["query_share"], y, color=VOCABULARY_COLOURS[name], s=22)
             cost.hlines(y, 100 * rows["share_low"], 100 * rows["share_high"], color=VOCABULARY_COLOURS[name])
         cost.set_yticks(np.arange(len(names)), names, fontsize=7.5)
@@ -122,9 +124,9 @@ def zipf_in_words(fits: pd.DataFrame) -> str:
         rows = rows.set_index("vocabulary")
         latents, words = rows.loc["latents"], rows.loc["words"]
         lines.append(
-            f"{name}: latents' exponent {_interval(latents, 'exponent', 'low', 'high', 2)} over the "
+            f"{name}: latents' exponent {interval(latents, 'exponent', 'low', 'high', 2)} over the "
             f"{latents['n_tail']:,} most frequent of {latents['n_terms']:,} ({latents['tail_share']:.0%} of all "
-            f"occurrences), {_law(latents['p'])}; words' {_interval(words, 'exponent', 'low', 'high', 2)} over "
+            f"occurrences), {_law(latents['p'])}; words' {interval(words, 'exponent', 'low', 'high', 2)} over "
             f"{words['n_tail']:,} of {words['n_terms']:,}, {_law(words['p'])}. In one document only are "
             f"{latents['n_once'] / latents['n_terms']:.1%} of the latents and {words['n_once'] / words['n_terms']:.0%} "
             f"of the words; in more than half of them {latents['n_frequent']:,} latents and {words['n_frequent']:,} "
@@ -144,10 +146,6 @@ def zipf_in_words(fits: pd.DataFrame) -> str:
 
 def _law(p: float) -> str:
     return f"{'compatible with' if p >= PLAUSIBLE else 'not'} a power law (p = {p:.2f})"
-
-
-def _interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:
-    return f"{row[mean]:.{digits}f} ({row[low]:.{digits}f} to {row[high]:.{digits}f})"
 
 
 PRUNING_STYLES = {
@@ -186,6 +184,7 @@ def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) 
             axes.axhspan(whole["low"], whole["high"], color="#EEEEEE", zorder=0)
             axes.axhline(whole["mean"], color="black", linewidth=0.7, linestyle=":")
             axes.set(xlabel=label, ylabel="nDCG@10")
+        read.set_title(collection)
         kept = lengths[lengths["collection"] == collection].groupby(["kind", "value"], sort=False)
         for number, ((kind, value), rows) in enumerate(kept):
             colour, name = _shade(value, kind), "all" if kind == "none" else f"top {value:.0f}"
@@ -219,74 +218,7 @@ def pruning_in_words(table: pd.DataFrame) -> str:
         gain = "; ".join(f"{row.kind} {row.value:g} ({row.difference:+.3f})" for row in better.itertuples())
         parts.append(f"significantly better than no pruning: {gain or 'none'}")
         whole = own[own["kind"] == "none"].iloc[0]
-        lines.append(f"{name} (nDCG@10 {_interval(whole, 'mean', 'low', 'high')}): {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
-# Recall on the official LIMIT with 50,000 documents: Latent Terms (arXiv 2605.29384), known at second hand.
-PUBLISHED_LIMIT = pd.DataFrame(
-    [
-        ("BM25", 0.944, 0.949, 0.965, 0.995),
-        ("Contriever", 0.021, 0.027, 0.053, 0.125),
-        ("Contriever + latent terms", 0.414, 0.510, 0.730, 0.929),
-        ("GTE-ModernColBERT", 0.843, 0.857, 0.872, 0.880),
-        ("GTE-ModernColBERT + latent terms", 0.799, 0.832, 0.892, 0.978),
-    ],
-    columns=["published, 50,000 documents", "R@10", "R@20", "R@100", "R@1000"],
-)
-
-
-def limit_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return recall on LIMIT with its interval, one row a size and system, one column a measure, as text."""
-    cells = table.assign(cell=[_interval(row, "mean", "low", "high") for _, row in table.iterrows()])
-    wide = cells.pivot(index=["n_docs", "system"], columns="measure", values="cell")
-    order = table[["n_docs", "system"]].drop_duplicates()
-    return wide.loc[pd.MultiIndex.from_frame(order), list(dict.fromkeys(table["measure"]))].reset_index()
-
-
-def limit_figure(table: pd.DataFrame) -> Figure:
-    """Draw recall against the number of documents, a panel for R@10 and R@100, lines labelled at their ends."""
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True)
-        for axes, measure in zip(panels, ("R@10", "R@100"), strict=True):
-            ends = {}
-            for system, rows in table[table["measure"] == measure].groupby("system", sort=False):
-                axes.plot(rows["n_docs"], rows["mean"], marker="o", markersize=3.5, color=COLOURS[system])
-                axes.fill_between(rows["n_docs"], rows["low"], rows["high"], color=COLOURS[system], alpha=0.2, lw=0)
-                ends[system] = rows["mean"].iloc[-1]
-            for system, y in _apart(ends, 0.075).items():
-                at = {"xy": (1.02, y), "xycoords": ("axes fraction", "data"), "va": "center"}
-                axes.annotate(system, color=COLOURS[system], fontsize=8, **at)
-            axes.set(xscale="log", xlabel="documents", ylabel=measure, ylim=(0, 1.03))
-            axes.yaxis.set_tick_params(labelleft=True)
-    return figure
-
-
-def _apart(heights: dict[str, float], least: float) -> dict[str, float]:
-    """Return the heights of labels, moved up where two would stand on each other."""
-    placed: dict[str, float] = {}
-    for name in sorted(heights, key=heights.__getitem__):
-        placed[name] = max(heights[name], max(placed.values(), default=-least) + least)
-    return placed
-
-
-def limit_in_words(table: pd.DataFrame) -> str:
-    """Answer how recall on LIMIT decays, in words out of the table of `studies.limit_study`."""
-    sizes, lines = sorted(set(table["n_docs"])), []
-    rows = table.set_index(["n_docs", "measure", "system"])
-    for measure in ("R@10", "R@100"):
-        first = next(size for size in sizes if size > int(measure[2:]))
-        for system in dict.fromkeys(table["system"]):
-            start, end = rows.loc[(first, measure, system)], rows.loc[(sizes[-1], measure, system)]
-            later = f", {_interval(end, 'mean', 'low', 'high')} among {sizes[-1]:,}" if first < sizes[-1] else ""
-            lines.append(f"{measure}, {system}: {_interval(start, 'mean', 'low', 'high')} among {first:,}{later}.")
-    for name in ("latent terms", "latent terms, tuned"):
-        row = rows.loc[(sizes[-1], "R@100", name)]
-        told = "significantly" if row["p_holm"] < SIGNIFICANT else "not significantly"
-        lines.append(
-            f"Among {sizes[-1]:,} documents R@100 of {name} differs from dense by {row['difference']:+.3f} "
-            f"({row['difference_low']:+.3f} to {row['difference_high']:+.3f}), {told} (p = {row['p_holm']:.2g})."
-        )
+        lines.append(f"{name} (nDCG@10 {interval(whole, 'mean', 'low', 'high')}): {'; '.join(parts)}.")
     return "\n".join(lines)
 
 
@@ -328,7 +260,7 @@ def families_in_words(agreement: pd.DataFrame, table: pd.DataFrame) -> str:
     lines = [
         f"Of {row['n_latents']:,.0f} latents with enough evidence, by the first rule (by the second): {shares}; "
         f"{row['n_rare']:,.0f} are too rare to say. The rules agree on {row['agreement']:.0%}, kappa "
-        f"{_interval(row, 'kappa', 'low', 'high', 2)}; on lexical against the rest kappa is {row['kappa_lexical']:.2f}."
+        f"{interval(row, 'kappa', 'low', 'high', 2)}; on lexical against the rest kappa is {row['kappa_lexical']:.2f}."
     ]
     for name, own in table.groupby("collection", sort=False):
         rows = own.set_index(["kind", "family"])
@@ -338,7 +270,7 @@ def families_in_words(agreement: pd.DataFrame, table: pd.DataFrame) -> str:
             for family in FAMILY_COLOURS
         ]
         lines.append(
-            f"{name}, nDCG@10 {_interval(rows.loc[('all', 'all')], 'mean', 'low', 'high')}: {'; '.join(parts)}."
+            f"{name}, nDCG@10 {interval(rows.loc[('all', 'all')], 'mean', 'low', 'high')}: {'; '.join(parts)}."
         )
     return "\n".join(lines)
 

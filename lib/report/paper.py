@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from lib.report import autoencoders, model
+from lib.report import autoencoders, limit, model
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
 from lib.report.common import SIGNIFICANT, latex_table, save_figure
 from lib.report.latency import latency_figure
@@ -67,7 +67,7 @@ def _seeds(results: Results) -> Figure:
 FIGURES: dict[str, Callable[[Results], Figure]] = {
     "retrieval": lambda results: retrieval_figure(results["retrieval"]),
     "rank_frequency": lambda results: rank_frequency_figure(results["rank_frequency"]),
-    "limit": lambda results: model.limit_figure(results["limit"]),
+    "limit": lambda results: limit.limit_figure(results["limit"]),
     "zipf": _zipf,
     "zipf_cost": _zipf_cost,
     "family_contributions": lambda results: model.contribution_figure(results["family_contributions"]),
@@ -140,7 +140,7 @@ def _published_table(_: Results) -> str:
 
 
 def _limit_table(results: Results) -> str:
-    table = model.limit_table(results["limit"]).rename(columns={"n_docs": "documents"})
+    table = limit.limit_table(results["limit"]).rename(columns={"n_docs": "documents"})
     table["documents"] = table["documents"].map("{:,}".format)
     return tabular(table[["documents", "system", "R@10", "R@100"]], "rlrr")
 
