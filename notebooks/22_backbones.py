@@ -96,7 +96,7 @@ for backbone, own in latent[latent["measure"] == "nDCG@10"].groupby("backbone", 
     better, worse = (told["difference"] > 0).sum(), (told["difference"] < 0).sum()
     mean, low, high = mean_of(own)
     print(
-        f"{backbone}: nDCG@10 is {mean:+.3f} [{low:+.3f}, {high:+.3f}] from its own ranking's on average; of {len(own)} "
-        f"collection(s), latent terms are better on {better}, worse on {worse}, not told apart on "
+        f"{backbone}: nDCG@10 is {mean:+.3f} [{low:+.3f}, {high:+.3f}] from its own ranking's on average; of "
+        f"{len(own)} collection(s), latent terms are better on {better}, worse on {worse}, not told apart on "
         f"{len(own) - better - worse}; between seeds the standard deviation is {own['seed_sd'].max():.3f} at most."
     )

@@ -56,8 +56,8 @@ table, origin = claims_table(folder)
 # their queries as independent samples. `limit` has claims of its own and is in no mean. Where autoencoders were trained
 # once each, the interval also holds what two seeds differ by (`52_seeds`). What nobody else claims is marked as ours.
 #
-# In the profile `paper`, too, the claims about retrieval are judged on the packaged model; the answer for the original's
-# retrievers is `22_backbones`.
+# In the profile `paper`, too, the claims about retrieval are judged on the packaged model; the answer for the
+# original's retrievers is `22_backbones`.
 
 # %%
 table[["source", "claim", "on", "published", "ours", "verdict", "why", "notebook"]]

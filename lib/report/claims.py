@@ -3,7 +3,7 @@
 **The rule** (`judge`). A claim says which values agree with it, and which of these are of the published size or beyond.
 Our figure comes with a 95 % interval.
 
-- *holds*: the interval lies wholly among the values that agree, and is not told from the published size if one is known.
+- *holds*: the interval lies wholly among the values that agree, and not told from the published size if one is known.
 - *holds weaker*: it lies wholly among the values that agree, but below the published size.
 - *does not hold here*: it does not lie wholly among the values that agree. The claim is *contradicted* if it lies
   wholly outside, *undecided* if it lies on both sides: our data are too few to tell, and that supports no claim.
