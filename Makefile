@@ -36,7 +36,7 @@ test: .venv/installed  ## set up, check style, run all tests, run the notebooks 
 	$(BIN)/ruff format --check .
 	rm -rf build/test
 	$(call convert,build/test)
-	LATENT_TERMS_PROFILE=smoke $(BIN)/python -m pytest tests --nbmake --nbmake-timeout=1200 build/test
+	LATENT_TERMS_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest build/test tests --nbmake --nbmake-timeout=1200 -n 2 --dist worksteal
 
 notebooks: .venv/installed  ## execute all notebooks (or NOTEBOOKS="21_limit 30_zipf") for the profile into build/
 	$(call convert,$(BUILT)/notebooks)
