@@ -82,7 +82,9 @@ class LatentTermsSearch(_Scored):
         """Return the term weights of queries, a sparse tensor, float32 [n_texts, width], on the CPU.
 
         `settings` are those of `SparseEncoder.encode_query`. Of a `LatentTerms`, which has its own batches and prompts,
-        `show_progress_bar` and `max_active_dims` count, and a prompt is refused.
+        `show_progress_bar` and `max_active_dims` count, and a prompt is refused. Of either model, `max_active_dims`
+        keeps the largest weights of a text; the latents of a token are as many as ever, while
+        `SparseEncoder.encode_query` limits these, too.
 
         Raises
         ------
@@ -110,16 +112,15 @@ class LatentTermsSearch(_Scored):
     ) -> torch.Tensor:
         if not (convert_to_sparse_tensor and save_to_cpu):
             raise ValueError("Rows are sparse tensors on the CPU; leave convert_to_sparse_tensor and save_to_cpu True.")
+        settings = {}
         if isinstance(self.model, SparseEncoder):
             settings = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size}
-            settings["max_active_dims"] = max_active_dims
-            return _tensor(self._rows(sentences, kind, progress=show_progress_bar, **settings))
-        if prompt is not None or prompt_name is not None:
+        elif prompt is not None or prompt_name is not None:
             raise ValueError(
                 f"prompt is {prompt!r} and prompt_name {prompt_name!r}; a LatentTerms has the prompts of its encoder. "
                 f"Set {kind}_prompt of its TokenEncoder instead."
             )
-        rows = self._rows(sentences, kind, progress=show_progress_bar)
+        rows = self._rows(sentences, kind, progress=show_progress_bar, **settings)
         return _tensor(rows if max_active_dims is None else prune(rows, top=max_active_dims))
 
     def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
@@ -217,11 +218,16 @@ class MTEBSearch(_Scored):
         Raises
         ------
         ValueError
-            Before `index`, and for candidates that are not in the corpus.
+            Before `index`, for candidates that are not in the corpus, and for a query without candidates' ids.
         """
         if self._indexed is None:
             raise ValueError("There is no index yet; call index with the corpus first.")
         queries = list(queries)
+        if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
+            raise ValueError(
+                f"top_ranked lacks the query {missing[0]!r} ({len(missing)} of {len(queries)} are missing); give the "
+                "candidates of each query, [] for none."
+            )
         texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
         rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
         if top_ranked is None:

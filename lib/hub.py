@@ -47,7 +47,7 @@ def find_folder(
     FileNotFoundError
         If there is neither such a folder nor such a repository or revision, and for a repository without the manifest.
     PermissionError
-        If the repository is gated and the token does not open it.
+        If the repository is gated or forbidden and the token does not open it.
     ValueError
         If a revision is given for a folder.
     ConnectionError
@@ -74,6 +74,11 @@ def find_folder(
             "the token of a private repository."
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
+        if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
+            raise PermissionError(
+                f"The hub refuses {at} with this token ({error}); pass one that may read it, or a new one if it has "
+                "expired."
+            ) from error
         raise ConnectionError(
             f"{at} is no folder, not on this machine, and the hub cannot be reached ({error}). Connect, unset "
             "HF_HUB_OFFLINE, or copy the folder here and give its path."
@@ -143,7 +148,7 @@ def upload(
         except (LocalTokenNotFoundError, RepositoryNotFoundError) as error:
             raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
         except HfHubHTTPError as error:
-            if error.response.status_code in (401, 403):
+            if _is_refusal(error):
                 raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
             raise ConnectionError(f"The hub did not take {repo_id} ({error}); mend what it says, or retry.") from error
         except (HTTPError, ConnectionError) as error:
@@ -151,6 +156,11 @@ def upload(
                 f"The hub cannot be reached ({error}). Connect, or unset HF_HUB_OFFLINE, and push again."
             ) from error
     return str(commit.commit_url)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the hub answered that the token is wrong or not enough."""
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
 
 
 def _check_retriever(folder: Path) -> None:

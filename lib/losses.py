@@ -15,7 +15,7 @@ from sentence_transformers import SparseEncoder
 from lib.checks import check_count
 from lib.kernels import dense_top, unexplained
 from lib.modules import SparseAutoEncoderTokenEncoder
-from lib.modules.features import modules_before, origin_of
+from lib.modules.features import modules_before, origin_of, real_tokens
 
 
 class _Tokens(NamedTuple):
@@ -35,7 +35,8 @@ class TokenReconstructionLoss(torch.nn.Module):
     e = x - x_hat is a constant, e_hat its reconstruction by the `k_aux` largest dead latents of a token; if fewer are
     dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: this takes the
     gradients away from all modules before the autoencoder, keeps them in evaluation mode, without dropout, and notes
-    them as `trained_on`.
+    them as `trained_on`. The thresholds of a jumprelu autoencoder stay as they are, since no gradient reaches them: it
+    trains the other weights around them (`lib.trainer` trains thresholds).
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class TokenReconstructionLoss(torch.nn.Module):
         Raises
         ------
         ValueError
-            If there is no token that is not padding.
+            If there is no token that is not padding, and if the attention mask is of other tokens.
         """
         for module in self._retriever:
             module.eval()
@@ -114,9 +115,9 @@ class TokenReconstructionLoss(torch.nn.Module):
         else:  # in evaluation mode
             tokens = output["backbone_token_embeddings"]
             x, x_hat = sae.normalize(tokens).flatten(0, -2), sae.decode_codes(values, indices)
-        mask = output.get("attention_mask")
-        fits = mask is not None and mask.shape == output["token_sparse_values"].shape[:-1]
-        real = mask.flatten().bool() if fits else torch.ones(len(x), dtype=torch.bool, device=x.device)
+        mask = None if "cu_seq_lens_q" in output else output.get("attention_mask")
+        real = real_tokens(mask, output["token_sparse_values"].shape[:-1])
+        real = torch.ones(len(x), dtype=torch.bool, device=x.device) if real is None else real.flatten()
         return _Tokens(x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0])
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:

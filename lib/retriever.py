@@ -1,5 +1,7 @@
 """A dense retriever read through a sparse autoencoder, as one object: texts in, a document-term matrix out."""
 
+import copy
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -58,6 +60,11 @@ class LatentTerms:
         If `bm25` is not a `BM25Constants`.
     ValueError
         If the encoder's hidden size is not the autoencoder's d, and for an unknown pooling or phi.
+
+    Warns
+    -----
+    UserWarning
+        If the autoencoder was trained on another layer, or on a retriever of another name and other weights.
     """
 
     def __init__(
@@ -73,13 +80,13 @@ class LatentTerms:
                 f"{encoder.name} has states of size {encoder.d}, the autoencoder reads size {sae.d}; "
                 "pair it with the retriever that it was trained on."
             )
-        if not isinstance(bm25, BM25Constants):
-            raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
         self.encoder = encoder
         self.sae = sae.to(encoder.device)
         self.pooling = check_choice(pooling, POOLINGS, "pooling")
         self.phi = check_choice(phi, PHIS, "phi")
-        self.bm25 = bm25
+        self.bm25 = _checked(bm25)
+        if difference := other_origin(sae, encoder):
+            warnings.warn(difference, stacklevel=_outside())
 
     def __repr__(self) -> str:
         return (
@@ -136,7 +143,9 @@ class LatentTerms:
 
     def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":
         """Return the same model with other constants for `index`; what a text encodes to stays the same."""
-        return LatentTerms(self.encoder, self.sae, self.pooling, self.phi, bm25)
+        other = copy.copy(self)
+        other.bm25 = _checked(bm25)
+        return other
 
     @property
     def config(self) -> dict:
@@ -202,12 +211,17 @@ class LatentTerms:
         dtype, device : str, optional
             What the encoder computes in and where, as in `TokenEncoder`.
         revision, token : str, optional
-            Of a repository on the hub.
+            Of this repository on the hub; a private retriever that it names is found with the token saved on this
+            machine, or given as `encoder`.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such folder.
+            If there is no such folder or repository, or no such revision.
+        PermissionError
+            If the repository is private or gated and the token does not open it.
+        ConnectionError
+            If the hub cannot be reached.
         ValueError
             If a file is missing, truncated, altered or of a newer format, or if the encoder's hidden size does not
             fit.
@@ -215,7 +229,7 @@ class LatentTerms:
         Warns
         -----
         UserWarning
-            If the autoencoder was trained on another layer, or on a retriever of another name and other weights.
+            As `LatentTerms`.
         """
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
@@ -228,25 +242,41 @@ class LatentTerms:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}
             name = settings.pop("model")
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
-        _warn_of_another_origin(sae, encoder)
         bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
         return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)
 
 
-def _warn_of_another_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> None:
-    """Warn if `encoder` does not give the states that `sae` says it was trained on; in another dtype, by name only."""
+def _checked(bm25: BM25Constants) -> BM25Constants:
+    if not isinstance(bm25, BM25Constants):
+        raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
+    return bm25
+
+
+def other_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> str | None:
+    """Return what to warn of if `encoder` does not give the states that `sae` says it was trained on, else None.
+
+    In another dtype weights differ, so there the names of the retrievers are compared.
+    """
     trained = sae.metadata.get("run", {}).get("states", {}).get("encoder")
     if trained is None:
-        return
+        return None
     by_weights = trained["dtype"] == encoder.dtype
     kept = "weights" if by_weights else "model"
-    if (trained["layer"], trained[kept]) != (encoder.layer, encoder.identity[kept] if by_weights else encoder.name):
-        was, now = (
-            f"layer {own['layer']} of {own['model']} (weights {own['weights'][:12]}, {own['dtype']})"
-            for own in (trained, encoder.identity)
-        )
-        warnings.warn(
-            f"The autoencoder was trained on {was}; it is given {now}. Its latents mean something on the "
-            "states that it was trained on only.",
-            stacklevel=3,
-        )
+    if (trained["layer"], trained[kept]) == (encoder.layer, encoder.identity[kept] if by_weights else encoder.name):
+        return None
+    was, now = (
+        f"layer {own['layer']} of {own['model']} (weights {own['weights'][:12]}, {own['dtype']})"
+        for own in (trained, encoder.identity)
+    )
+    return (
+        f"The autoencoder was trained on {was}; it is given {now}. Its latents mean something on the states that it "
+        "was trained on only."
+    )
+
+
+def _outside() -> int:
+    """Return the stack level, for the caller to warn with, of the first frame that is not in this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "lib":
+        level, frame = level + 1, frame.f_back
+    return level

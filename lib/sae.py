@@ -33,13 +33,14 @@ class Codes(NamedTuple):
 
 
 class SparseAutoencoder:
-    """A sparse autoencoder, h_hat = W_dec^T z + b_pre, with one of two activations of pre = W_enc (h - b_pre) + b_enc.
+    """A sparse autoencoder, x_hat = W_dec^T z + b_pre, with one of two activations of pre = W_enc (x - b_pre) + b_enc.
 
     topk:      z = ReLU(TopK(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2)
     jumprelu:  z_j = pre_j [pre_j > threshold_j]      (Rajamanoharan et al., arXiv 2407.14435)
 
     The ReLU comes after the selection, and no threshold is below 0, so no code is ever negative and a later square
-    root never NaN. Every activation of `lib/activations.py` is saved as one of the two.
+    root never NaN. Every activation of `lib/activations.py` is saved as one of the two. x is the token state h itself,
+    or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of sentence-transformers scale it.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ class SparseAutoencoder:
         JSON-able facts kept with the weights: which encoder and layer it reads, how it was trained.
     threshold : torch.Tensor, float32 [width], optional
         At least 0. The activation is jumprelu if it is given, else topk.
+    centre : torch.Tensor, float32 [d], optional
+        What is taken off each state before it is scaled to norm sqrt(d), zeros for nothing; None is to read states as
+        they are. It is one of the `tensors`, so it is saved and compared with the weights.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class SparseAutoencoder:
         k: int,
         metadata: Mapping | None = None,
         threshold: torch.Tensor | None = None,
+        centre: torch.Tensor | None = None,
     ):
         if W_enc.ndim != 2:
             raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
@@ -80,6 +85,7 @@ class SparseAutoencoder:
             ("W_dec", W_dec, (self.width, self.d)),
             ("b_pre", b_pre, (self.d,)),
             ("threshold", threshold, (self.width,)),
+            ("centre", centre, (self.d,)),
         ):
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(
@@ -87,9 +93,9 @@ class SparseAutoencoder:
                 )
         if check_count(k, "k") > self.width:
             raise ValueError(f"k is {k}, more than the width {self.width}; choose k from 1 to {self.width}.")
-        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold = (
+        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold, self.centre = (
             None if tensor is None else tensor.detach().to(torch.float32).contiguous()
-            for tensor in (W_enc, b_enc, W_dec, b_pre, threshold)
+            for tensor in (W_enc, b_enc, W_dec, b_pre, threshold, centre)
         )
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
@@ -102,7 +108,7 @@ class SparseAutoencoder:
         self.metadata = dict(metadata or {})
 
     def __repr__(self) -> str:
-        form = "" if self.activation == "topk" else f", {self.activation}"
+        form = ("" if self.activation == "topk" else f", {self.activation}") + (", scaled" if self.scales else "")
         return f"SparseAutoencoder(d={self.d}, width={self.width}, k={self.k}{form})"
 
     @property
@@ -110,10 +116,16 @@ class SparseAutoencoder:
         """Which of the two it is, "topk" or "jumprelu"."""
         return "topk" if self.threshold is None else "jumprelu"
 
+    @property
+    def scales(self) -> bool:
+        """Whether each state is scaled to norm sqrt(d) before it is encoded."""
+        return self.centre is not None
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the weights by name: four, and the threshold if there is one."""
+        """Return the weights by name: four, and the threshold and the centre if there are such."""
         weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_pre": self.b_pre}
-        return weights if self.threshold is None else weights | {"threshold": self.threshold}
+        others = {"threshold": self.threshold, "centre": self.centre}
+        return weights | {name: tensor for name, tensor in others.items() if tensor is not None}
 
     def with_k(self, k: int) -> "SparseAutoencoder":
         """Return the same weights with another k, such as a budget that it was trained for.
@@ -135,6 +147,31 @@ class SparseAutoencoder:
         moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
         return SparseAutoencoder(**moved, k=self.k, metadata=self.metadata)
 
+    def normalize(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what is encoded and reconstructed of token states, x, float32 [n, d]; without a centre, themselves.
+
+        Raises
+        ------
+        ValueError
+            As `encode`.
+        """
+        self._check_states(states)
+        return self._normalized(states)
+
+    def _check_states(self, states: torch.Tensor) -> None:
+        if states.ndim != 2 or states.shape[1] != self.d:
+            raise ValueError(
+                f"states have shape {tuple(states.shape)}; this autoencoder reads [n, {self.d}]. "
+                "Use the encoder and layer that it was trained on."
+            )
+
+    def _normalized(self, states: torch.Tensor) -> torch.Tensor:
+        states = states.to(torch.float32)
+        if self.centre is None:
+            return states
+        x = states - self.centre
+        return x * (self.d**0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-8))
+
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:
         """Return the codes of token states, float32 [n, d]; a token's codes never depend on the other tokens.
@@ -144,13 +181,9 @@ class SparseAutoencoder:
         ValueError
             If `states` is not [n, d] with this autoencoder's d.
         """
-        if states.ndim != 2 or states.shape[1] != self.d:
-            raise ValueError(
-                f"states have shape {tuple(states.shape)}; this autoencoder reads [n, {self.d}]. "
-                "Use the encoder and layer that it was trained on."
-            )
+        self._check_states(states)
         chunks = states.split(max(1, _CHUNK // self.width))
-        codes = [self._encode_chunk(chunk.to(torch.float32)) for chunk in chunks]
+        codes = [self._encode_chunk(self._normalized(chunk)) for chunk in chunks]
         m = max(c.indices.shape[1] for c in codes)
         return Codes(*(torch.cat(parts) for parts in zip(*(_widened(c, m) for c in codes), strict=True)))
 
@@ -166,13 +199,14 @@ class SparseAutoencoder:
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> torch.Tensor:
-        """Return the reconstructed states, float32 [n, d]."""
+        """Return the reconstructed x, float32 [n, d]: states, or, with a centre, scaled ones, as `normalize` gives."""
         return embedding_bag(codes.indices, self.W_dec, per_sample_weights=codes.values, mode="sum") + self.b_pre
 
     @property
     def config(self) -> dict:
-        """What the manifest says of these weights, JSON-able."""
-        return {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
+        """What the manifest says of these weights, JSON-able; `scales` only where it is true, as it came later."""
+        said = {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
+        return said | ({"scales": True} if self.scales else {})
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
@@ -181,8 +215,8 @@ class SparseAutoencoder:
         ----------
         folder : str or Path
         dtype : {"float32", "float16"}
-            What the weights are stored in, but for the threshold, which stays float32; they are always computed with
-            in float32.
+            What the weights are stored in, but for threshold and centre, which stay float32; they are always computed
+            with in float32.
         """
         save_folder(folder, "sae.json", FORMAT_VERSION, self.config, {"sae.safetensors": self.weight_writer(dtype)})
 
@@ -191,7 +225,7 @@ class SparseAutoencoder:
         stored = STORED_DTYPES[check_choice(dtype, STORED_DTYPES, "dtype")]
         arrays = {}
         for name, tensor in self.tensors().items():
-            kind = np.float32 if name == "threshold" else stored
+            kind = np.float32 if name in ("threshold", "centre") else stored
             if tensor.abs().max() > np.finfo(kind).max:
                 raise ValueError(f"{name} holds values that {dtype} cannot; store it as float32.")
             arrays[name] = tensor.cpu().numpy().astype(kind)
@@ -218,7 +252,8 @@ class SparseAutoencoder:
         Raises
         ------
         ValueError
-            If the weights have no threshold and the activation of `config` needs one, or the other way round.
+            If the weights have no threshold and the activation of `config` needs one, or no centre and it `scales`, or
+            the other way round.
         """
         check_choice(config["activation"], ["topk", "jumprelu"], "activation")
         tensors = {name: torch.from_numpy(array) for name, array in load_file(weights).items()}
@@ -227,6 +262,11 @@ class SparseAutoencoder:
             raise ValueError(
                 f"The weights in {weights.name} are of a {model.activation} autoencoder, its configuration says "
                 f"{config['activation']!r}; take both from the same save."
+            )
+        if model.scales != config.get("scales", False):
+            raise ValueError(
+                f"The weights in {weights.name} are {'with' if model.scales else 'without'} a centre, their "
+                f"configuration says scales={config.get('scales', False)}; take both from the same save."
             )
         return model
 

@@ -6,12 +6,14 @@ SAELens and sparsify each keep a `cfg.json` beside the weights. Their encoders a
     z = ReLU(TopK(pre)),  TopK(ReLU(pre)),  or  ReLU(pre) [pre > threshold]
 
 which are the two forms of `SparseAutoencoder` with b_pre = b_dec, after W_enc b_dec is added to b_enc in the second
-case. The token autoencoders of sentence-transformers' pull request 3796 have the first form in one file. What would
-encode otherwise (inputs that are normalised, transcoders, other activations) is refused.
+case. The token autoencoders of sentence-transformers' pull request 3796 have the first form in one file, mostly of
+states that are scaled to one norm. What would encode otherwise (transcoders, other scalings or activations) is
+refused.
 """
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ from lib.storage import replacing
 
 CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"
-CHECKPOINT_WEIGHTS = "model.safetensors"
+CHECKPOINT_WEIGHTS, CHECKPOINT_VERSION = "model.safetensors", 1
 SAELENS_VERSION = "6.54.12"  # whose layout is written
 _SAME = {"W_enc", "b_enc", "W_dec", "b_dec"}
 _SAELENS_TENSORS = {
@@ -134,7 +136,9 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
 
     That is one safetensors file with W_enc [d, width], b_enc, b_pre, W_dec [width, d] and, of jumprelu, theta; its
     configuration is JSON under the key "config" of the file's metadata, or a `config.json` beside it. Codes are
-    computed in float32, whatever the weights are stored in.
+    computed in float32, whatever the weights are stored in. What scales each state by its own norm, as all do whose
+    configuration lacks `normalize_input` (which is this package's), has the mean that is taken off, or zeros, as its
+    `centre`; that scaling cancels an `rms_scale`.
 
     Parameters
     ----------
@@ -154,28 +158,22 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     FileNotFoundError
         If the file is missing.
     ValueError
-        For a file that is not safetensors, tensors that are missing or unknown, sizes that the configuration
-        contradicts, a k that is missing or out of place, and an autoencoder that scales each state by its own norm,
-        as all do whose configuration lacks `normalize_input`, which is this package's: `SparseAutoencoder` reads
-        states as they are.
+        For a file that is not safetensors, a configuration that is no JSON object or of a newer format, tensors that
+        are missing or unknown, sizes that the configuration contradicts, an `rms_scale` that is not one number above
+        0, and a k that is missing or out of place.
     """
     path = Path(path) / CHECKPOINT_WEIGHTS if Path(path).is_dir() else Path(path)
     tensors, facts = _read_file(path)
     beside = path.with_name("config.json")
-    config = _object(
-        facts.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}"), f"The configuration of {path}"
-    )
-    if config.get("normalize_input", True):
-        raise ValueError(
-            f"{path} scales each state by its own norm, and SparseAutoencoder reads states as they are. Read it with "
-            "lib.modules.SparseAutoEncoderTokenEncoder.from_checkpoint, put that into a SparseEncoder, and rank the "
-            "rows of lib.conversion.term_matrix with BM25Index; or train with normalize_input=False."
-        )
-    named = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if config.get("variant") == "jumprelu" else set())
-    tensors = _only(path, tensors, named, unused={"data_mean", "rms_scale"})
-    weights = {"W_enc": tensors.pop("W_enc").T, **tensors}
-    if "theta" in weights:
-        weights["threshold"] = weights.pop("theta").clamp(min=0)  # below 0, the ReLU decides
+    text = facts.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
+    config = json_object(text, f"The configuration of {path}")
+    check_checkpoint_version(config.get("checkpoint_format_version", CHECKPOINT_VERSION), str(path))
+    variant = config.get("variant", "jumprelu" if "theta" in tensors else "standard")
+    check_choice(variant, ["standard", "jumprelu"], f"The configuration of {path}: variant")
+    check_rms_scale(tensors.pop("rms_scale", config.get("rms_scale")), str(path))  # scaling to one norm cancels it
+    named = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if variant == "jumprelu" else set())
+    mean = {"data_mean"} & tensors.keys()
+    weights = autoencoder_weights(_only(path, tensors, named | mean), config.get("normalize_input", True))
     known = None if "threshold" in weights else config.get("k")
     if known is not None and k is not None:
         raise ValueError(f"k is {k}, but {path} has its own, {known}; read it, then use with_k.")
@@ -185,6 +183,40 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     said = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
     _check_sizes(said, sae, f"The configuration of {path} says input_dim and hidden_dim")
     return sae
+
+
+def check_checkpoint_version(version: object, source: str) -> int:
+    """Return the version of a checkpoint's format; a ValueError for one that this package does not read."""
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= CHECKPOINT_VERSION:
+        read = f"this package reads {CHECKPOINT_VERSION}. Upgrade latent-terms, or save it anew."
+        raise ValueError(f"{source} has checkpoint_format_version {version!r}; {read}")
+    return version
+
+
+def check_rms_scale(scale: float | torch.Tensor | None, source: str) -> float | None:
+    """Return what states are multiplied by, a number or a tensor of one, or None; a ValueError unless it is above 0."""
+    if scale is None:
+        return None
+    if isinstance(scale, torch.Tensor):
+        scale = scale.item() if scale.numel() == 1 else tuple(scale.shape)
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+        raise ValueError(f"rms_scale of {source} is {scale!r}; it must be one finite number above 0, or None.")
+    return float(scale)
+
+
+def autoencoder_weights(tensors: Mapping[str, torch.Tensor], normalize_input: bool) -> dict[str, torch.Tensor]:
+    """Return the arguments of the `SparseAutoencoder` that gives the codes of a token autoencoder, in its own memory.
+
+    `tensors` are W_enc [d, width], b_enc, b_pre, W_dec [width, d], and theta and data_mean if there are such.
+    """
+    tensors = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    mean = tensors.pop("data_mean", torch.zeros_like(tensors["b_pre"]))
+    if mean.shape != tensors["b_pre"].shape:
+        raise ValueError(f"data_mean has shape {tuple(mean.shape)}, b_pre {tuple(tensors['b_pre'].shape)}.")
+    weights = {"W_enc": tensors.pop("W_enc").T, **tensors}
+    if "theta" in weights:
+        weights["threshold"] = weights.pop("theta").clamp(min=0)  # below 0, the ReLU decides
+    return weights | {"centre": mean} if normalize_input else weights
 
 
 def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mapping | None = None) -> None:
@@ -205,7 +237,11 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     ------
     FileExistsError
         If there is an SAE in the folder.
+    ValueError
+        If it scales states.
     """
+    if sae.scales:
+        raise ValueError(f"{sae!r} scales each state, which SAELens cannot say; save it with save_pretrained.")
     folder = Path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():
@@ -247,10 +283,10 @@ def _read_config(folder: str | Path) -> tuple[Path, dict]:
     if not (folder / CONFIG).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise FileNotFoundError(f"{folder} has no {CONFIG} (it holds {found}); give the folder of one autoencoder.")
-    return folder, _object((folder / CONFIG).read_text("utf-8"), str(folder / CONFIG))
+    return folder, json_object((folder / CONFIG).read_text("utf-8"), str(folder / CONFIG))
 
 
-def _object(text: str, source: str) -> dict:
+def json_object(text: str, source: str) -> dict:
     """Return a JSON object; a ValueError that names its source for other text."""
     try:
         config = json.loads(text)
@@ -297,9 +333,9 @@ def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         ) from error
 
 
-def _only(path: Path, tensors: dict, names: set[str], unused: Collection[str] = ()) -> dict[str, torch.Tensor]:
-    """Return the tensors called `names` in float32; a ValueError unless they and `unused` ones are all there are."""
-    if set(tensors) - set(unused) != names:
+def _only(path: Path, tensors: dict, names: set[str]) -> dict[str, torch.Tensor]:
+    """Return the tensors called `names` in float32; a ValueError unless they are all there are."""
+    if set(tensors) != names:
         raise ValueError(
             f"{path} holds the tensors {', '.join(sorted(tensors))}; they must be {', '.join(sorted(names))}, as its "
             "configuration says. Save it again with the library that made it."

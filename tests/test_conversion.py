@@ -1,18 +1,24 @@
 import copy
+import json
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize, WeightedLayerPooling
+from test_reading import save_decoder
 
 from lib.conversion import STRATEGIES, from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
 from lib.encoder import TokenEncoder
 from lib.index import BM25Index
+from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.pruning import prune
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
+from lib.sae_formats import read_checkpoint
 from lib.weighting import BM25Constants
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,7 +38,8 @@ def assert_equal_rows(model: LatentTerms, encoder: SparseEncoder) -> None:
 def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
     encoder = to_sparse_encoder(model, **settings)
     assert_equal_rows(model, encoder)
-    back = from_sparse_encoder(encoder, bm25=model.bm25)
+    average = None if model.sae.threshold is None else model.sae.k
+    back = from_sparse_encoder(encoder, k=average, bm25=model.bm25)
     assert_equal_rows(back, encoder)
     return back
 
@@ -70,14 +77,151 @@ def test_other_architectures(modernbert_folder, plain_folder, tiny_sae):
         there_and_back(LatentTerms(TokenEncoder(folder, dtype="float32"), tiny_sae))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("ending", [True, False])
+def test_a_decoder_only_retriever_goes_there_and_back(tmp_path, tiny_sae, side, ending):
+    folder = save_decoder(tmp_path, "qwen2", ending)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": side}))
+    model = LatentTerms(TokenEncoder(folder, dtype="float32", document_prompt="title: "), tiny_sae)
+    encoder = to_sparse_encoder(model)
+    assert encoder.tokenizer.padding_side == side
+    texts = [text for text in TEXTS if text.strip()]  # blanks are tokens of this tokenizer
+    back = from_sparse_encoder(encoder)
+    for kind in ("documents", "queries"):
+        expected = getattr(model, f"encode_{kind}")(texts).toarray()
+        encode = encoder.encode_document if kind == "documents" else encoder.encode_query
+        for batch_size in (1, 32):
+            found = term_matrix(encode(texts, batch_size=batch_size)).toarray()
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+        np.testing.assert_allclose(getattr(back, f"encode_{kind}")(texts).toarray(), expected, atol=1e-6)
+
+
 def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=torch.linspace(2, 20, 64))
     back = there_and_back(LatentTerms(tiny_encoder, sae), k=64)
     assert torch.equal(back.sae.threshold, sae.threshold)
+    assert back.sae.k == 4  # the average, not the limit of 64
+    with pytest.raises(ValueError, match=r"has thresholds, and its k, 64, is only a limit; measure .* give it as k"):
+        from_sparse_encoder(to_sparse_encoder(back, k=64))
     encoder = to_sparse_encoder(
         LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=2, threshold=sae.threshold + 15))
     )
     assert encoder[1].k == 32  # 16 times the average
+
+
+@pytest.mark.parametrize("threshold", [None, torch.linspace(2, 20, 64) / 5])
+@pytest.mark.parametrize("centre", [torch.zeros(32), torch.linspace(-1, 1, 32)])
+def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, threshold, centre):
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=threshold, centre=centre)
+    model = LatentTerms(tiny_encoder, sae)
+    back = there_and_back(model, k=None if threshold is None else 64)
+    assert back.identity == model.identity
+    plain = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=threshold))
+    assert plain.identity != model.identity
+    assert (plain.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz
+    back.save_pretrained(tmp_path)
+    loaded = LatentTerms.from_pretrained(tmp_path, encoder=tiny_encoder)
+    assert (loaded.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"rms_scale": 0.2}, {"variant": "jumprelu"}, {"k": 7, "rms_scale": 3.0}])
+@pytest.mark.parametrize("mean", [False, True])
+def test_modules_with_the_default_normalisation_become_a_model(sentence_folder, tmp_path, settings, mean):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        coder = SparseAutoEncoderTokenEncoder(**{"input_dim": 32, "hidden_dim": 64, "k": 4} | settings)
+    if "variant" in settings:
+        coder.k, coder.theta.data = 64, torch.linspace(0.2, 2, 64)
+    coder.b_enc.data, coder.b_pre.data = torch.linspace(-0.5, 0.5, 64), torch.linspace(0.5, -0.5, 32)
+    coder.data_mean = torch.linspace(-1, 1, 32) if mean else None
+    modules = [
+        SentenceTransformer(sentence_folder)[0],
+        coder,
+        SparseTokenPooling(64, "sum_sqrt", special_tokens=(1, 1)),
+    ]
+    encoder = SparseEncoder(modules=modules)
+    model = from_sparse_encoder(encoder, k=4 if "variant" in settings else None)
+    assert_equal_rows(model, encoder)
+    coder.save(tmp_path)  # and as a file
+    read = LatentTerms(model.encoder, read_checkpoint(tmp_path, k=4 if "variant" in settings else None))
+    assert read.identity == model.identity
+    assert_equal_rows(read, encoder)
+
+
+def test_a_model_has_weights_of_its_own(made):
+    model = from_sparse_encoder(made)
+    before = model.encode_documents(TEXTS)
+    with torch.no_grad():
+        for weight in made[1].parameters():
+            weight.add_(1)  # as a further step of training would
+    assert (model.encode_documents(TEXTS) != before).nnz == 0
+
+
+def test_where_no_text_has_a_term_nothing_is_divided_by_zero(tiny_encoder, tiny_sae, recwarn):
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=torch.full((64,), 1e6))
+    model = LatentTerms(tiny_encoder, sae)
+    encoder = to_sparse_encoder(model)
+    assert not model.encode_documents(TEXTS).nnz
+    assert not from_sparse_encoder(encoder, k=4).encode_queries(TEXTS).nnz
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({"query": "query : ", "document": "title : "}, None),
+        ({"query": "query : ", "passage": "title : "}, None),  # "document" is there, and empty
+        ({"passage": "title : ", "corpus": "small "}, None),
+        ({"corpus": "title : "}, "corpus"),
+        ({"task": "two : "}, "task"),
+        ({"query": "query : "}, "query"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_prompts_are_looked_up_as_the_library_does(made, prompts, default, whole):
+    made.prompts = ({"query": "", "document": ""} if whole else {}) | prompts
+    made.default_prompt_name = default
+    assert_equal_rows(from_sparse_encoder(made), made)
+
+
+def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_sae, tmp_path, recwarn):
+    def told() -> list[str]:
+        return [str(one.message) for one in recwarn if "was trained on" in str(one.message)]
+
+    trained = {"run": {"states": {"encoder": tiny_encoder.identity}}}
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
+    encoder = to_sparse_encoder(LatentTerms(tiny_encoder, sae))
+    assert encoder[1].trained_on["name"] == Path(sentence_folder).name
+    encoder.save_pretrained(str(tmp_path), create_model_card=False)
+    assert (
+        str(Path(sentence_folder).parent) not in (tmp_path / "1_SparseAutoEncoderTokenEncoder/config.json").read_text()
+    )
+    back = from_sparse_encoder(load_sparse_encoder(tmp_path))
+    assert back.sae.metadata["trained_on"] == encoder[1].trained_on
+    assert not told()
+    with pytest.warns(UserWarning, match=r"trained on layer 3 of .*; it is given layer 1 of"):
+        LatentTerms(back.encoder.at(1), back.sae)
+
+    elsewhere = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
+    with pytest.warns(UserWarning, match="it is given layer 1 of"):
+        model = LatentTerms(tiny_encoder.at(1), elsewhere)
+    assert to_sparse_encoder(model)[2].trained_on is None  # not a word of what it was not trained on
+
+
+def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
+    directions = torch.randn(64, 384, generator=torch.Generator().manual_seed(6))
+    sae = SparseAutoencoder(directions, torch.zeros(64), directions, torch.zeros(384), 8)
+    encoder = to_sparse_encoder(LatentTerms(packaged_encoder, sae))
+    assert encoder[1].trained_on["name"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(made):
+    made[1].trained_on = {"name": "me/another", "fingerprint": "0" * 64}
+    with pytest.warns(UserWarning, match=r"trained on the states of me/another \(000000000000\); before it is"):
+        back = from_sparse_encoder(made)
+    assert back.sae.metadata == {"trained_on": made[1].trained_on}
 
 
 def test_a_saved_encoder_becomes_a_model_that_ranks(tiny_encoder, tiny_sae, tmp_path):
@@ -137,15 +281,12 @@ def test_what_latent_terms_cannot_say(made, sentence_folder, tiny_encoder):
     with pytest.raises(ValueError, match="max_active_dims is 5; set it to None"):
         from_sparse_encoder(made)
     made.max_active_dims = None
-    for name, wrong, message in (
-        ("normalize_input", True, "normalize_input is True: each state is scaled"),
-        ("W_dec", None, "has no decoder"),
-    ):
-        kept = getattr(made[1], name)
-        setattr(made[1], name, wrong)
-        with pytest.raises(ValueError, match=message):
-            from_sparse_encoder(made)
-        setattr(made[1], name, kept)
+    with pytest.raises(ValueError, match="k is 3, the autoencoder is Top-K with k = 4; leave it out"):
+        from_sparse_encoder(made, k=3)
+    kept, made[1].W_dec = made[1].W_dec, None
+    with pytest.raises(ValueError, match="has no decoder"):
+        from_sparse_encoder(made)
+    made[1].W_dec = kept
     stock = SparseEncoder(modules=[SentenceTransformer(sentence_folder)[0], Normalize()])
     with pytest.raises(ValueError, match="modules are Transformer, Normalize; they must be Transformer, SparseAuto"):
         from_sparse_encoder(stock)
@@ -172,6 +313,74 @@ def test_folders_that_are_not_loaded(made, tmp_path):
     path.write_text(path.read_text().replace("lib.modules.token_pooling", "folder_code"))
     with pytest.raises(ValueError, match=r"names the module folder_code\.SparseTokenPooling, which may run any code"):
         load_sparse_encoder(tmp_path / "model")
+
+
+@pytest.fixture
+def saved(made, tmp_path) -> Path:
+    made.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"path": "../model/1_SparseAutoEncoderTokenEncoder"}, ValueError, "names the path '../model/1_.*outside of"),
+        ({"path": "/etc"}, ValueError, "names the path '/etc', which is outside of the folder"),
+        ({"path": "9_None"}, FileNotFoundError, "There is no .*9_None, which .*modules.json names"),
+        ({"type": "sentence_transformers.util.pytorch_cos_sim"}, ValueError, "which is no module of sentence-trans"),
+        ({"type": "sentence_transformers.SparseEncoder"}, ValueError, "names .*, which is no module of sentence-tra"),
+        ({"type": "sentence_transformers.nothing.Here"}, ValueError, "which this sentence-transformers lacks; upgrade"),
+        ({"type": "sentence_transformers.models.Nothing"}, ValueError, "which this sentence-transformers lacks"),
+        ({"type": None}, ValueError, r"modules.json is no list of modules, each with type and path"),
+    ],
+)
+def test_modules_that_are_not_loaded(saved, change, error, message):
+    path = saved / "modules.json"
+    entries = json.loads(path.read_text())
+    entries[1] |= change
+    path.write_text(json.dumps(entries))
+    with pytest.raises(error, match=message):
+        load_sparse_encoder(saved)
+
+
+def test_damaged_folders_are_not_loaded(saved):
+    config, modules = saved / "config_sentence_transformers.json", saved / "modules.json"
+    whole = modules.read_text()
+    for text, message in (("{}", "is no list of modules"), ("[", "modules.json is not JSON"), ("[1]", "is no list of")):
+        modules.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_sparse_encoder(saved)
+    modules.write_text(whole)
+    config.write_text("[]")
+    with pytest.raises(ValueError, match=r"config_sentence_transformers.json holds a list, not an object"):
+        load_sparse_encoder(saved)
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no .*config_sentence_transformers.json; copy or download"):
+        load_sparse_encoder(saved)
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing"):
+        load_sparse_encoder(saved / "missing")
+
+
+def test_an_encoder_is_loaded_from_the_hub(made, saved, tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo_id, *, revision, token, allow_patterns):
+        asked.append((repo_id, revision, token))
+        for path in saved.rglob("*"):  # what the patterns leave is enough
+            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
+                there = tmp_path / "cache" / path.relative_to(saved)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.symlink_to(path)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    loaded = load_sparse_encoder("me/terms", revision="v1", token="secret")
+    assert asked == [("me/terms", "v1", "secret")]
+    for encode in ("encode_document", "encode_query"):
+        found, expected = (term_matrix(getattr(model, encode)(TEXTS)).toarray() for model in (loaded, made))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"revision is 'v1', but .* is a folder"):
+        load_sparse_encoder(saved, revision="v1")
 
 
 def test_term_matrix():

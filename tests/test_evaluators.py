@@ -9,6 +9,7 @@ from sentence_transformers.sparse_encoder.evaluation import (
 from lib.conversion import term_matrix, to_sparse_encoder
 from lib.evaluators import LatentTermsSearch, MTEBSearch
 from lib.measures import evaluate
+from lib.pruning import prune
 from lib.retriever import LatentTerms
 from lib.weighting import BM25Constants
 
@@ -118,15 +119,16 @@ def test_a_sparse_encoder_is_scored_the_same(model):
     assert theirs["bm25_ndcg@10"] == pytest.approx(ours["bm25_ndcg@10"], abs=1e-6)
     assert search.model_card_data is encoder.model_card_data
     assert evaluator()(encoder)["dot_ndcg@10"] > 0  # as it is scored without
-    few = search.encode_document(TEXTS, max_active_dims=2)
-    assert np.diff(term_matrix(few).indptr).max() == 2
 
 
-def test_max_active_dims_keeps_the_largest_weights(model):
-    few = LatentTermsSearch(model).encode_document(TEXTS, max_active_dims=3)
-    rows = model.encode_documents(TEXTS).toarray()
-    assert np.diff(term_matrix(few).indptr).max() == 3
-    np.testing.assert_allclose(few.to_dense().max(dim=1).values, rows.max(axis=1))
+@pytest.mark.parametrize("kind", ["document", "query"])
+@pytest.mark.parametrize("top", [1, 3, 40])
+def test_max_active_dims_keeps_the_largest_weights_of_a_text_and_all_of_a_token(model, kind, top):
+    rows = model.encode_documents(TEXTS) if kind == "document" else model.encode_queries(TEXTS)
+    expected = prune(rows, top=top).toarray()
+    for own in (model, to_sparse_encoder(model)):
+        few = getattr(LatentTermsSearch(own), f"encode_{kind}")(TEXTS, max_active_dims=top)
+        np.testing.assert_allclose(few.to_dense(), expected, rtol=0, atol=1e-5)
 
 
 def test_what_would_be_ignored_is_refused(model):
@@ -174,6 +176,20 @@ class TestMTEBSearch:
         for query in QUERIES:
             expected = [(doc, score) for doc, score in ranking[query] if doc in candidates[query]]
             assert found[query] == dict(expected[:2])
+
+    def test_each_query_has_its_candidates(self, model):
+        search = MTEBSearch(model, "me/tiny")
+        search.index(corpus_rows())
+        candidates = {"q0": ["d4"], "q1": [], "q3": ["d0"]}
+        with pytest.raises(ValueError, match=r"top_ranked lacks the query 'q2' \(1 of 4 are missing\); give"):
+            search.search(query_rows(), top_k=2, top_ranked=candidates)
+        found = search.search(query_rows(), top_k=2, top_ranked=candidates | {"q2": ["d1"]})
+        assert {query: set(docs) for query, docs in found.items()} == {
+            "q0": {"d4"},
+            "q1": set(),
+            "q2": {"d1"},
+            "q3": {"d0"},
+        }
 
     def test_refuses(self, model):
         with pytest.raises(ValueError, match="There is no index yet; call index"):

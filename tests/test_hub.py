@@ -32,6 +32,13 @@ def response(status: int = 404):
     return SimpleNamespace(status_code=status, headers={}, request=SimpleNamespace(url="", method="GET"), text="")
 
 
+def wrapped(status: int) -> LocalEntryNotFoundError:
+    """What the library makes of an answer that it takes for a fault of the network, as it does of a 403."""
+    error = LocalEntryNotFoundError("Got: HfHubHTTPError")
+    error.__cause__ = HfHubHTTPError(str(status), response=response(status))
+    return error
+
+
 class FakeHub:
     """Repositories as folders `<root>/<id>/<revision>`, and a record of the calls."""
 
@@ -203,6 +210,12 @@ def test_what_the_hub_does_not_have(hub):
             PermissionError,
             "me/index is gated on the hub; ask for access there",
         ),
+        *(
+            (error, PermissionError, "The hub refuses me/index with this token .*; pass one that may read it, or a new")
+            for status in (401, 403)
+            for error in (HfHubHTTPError(str(status), response=response(status)), wrapped(status))
+        ),
+        (wrapped(500), ConnectionError, "the hub cannot be reached"),
         (LocalEntryNotFoundError("offline"), ConnectionError, "the hub cannot be reached .*unset HF_HUB_OFFLINE"),
         (OfflineModeIsEnabled("offline"), ConnectionError, "the hub cannot be reached"),
         (HfHubHTTPError("500", response=response(500)), ConnectionError, "the hub cannot be reached"),

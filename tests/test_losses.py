@@ -59,6 +59,42 @@ def test_the_loss_and_its_gradients_are_those_of_the_trainer_of_this_package(sen
     assert all(weight.grad is None for weight in encoder[0].parameters())
 
 
+def test_thresholds_stay_as_they_are(sentence_folder):
+    encoder = make(sentence_folder, variant="jumprelu").train()
+    encoder[1].theta.data.fill_(0.1)
+    sum(TokenReconstructionLoss(encoder)([encoder.preprocess(TRAINED)]).values()).backward()
+    assert encoder[1].theta.grad is None
+    assert encoder[1].W_enc.grad.any()
+
+
+def test_a_mask_of_other_tokens_is_refused(sentence_folder):
+    encoder = make(sentence_folder).train()
+    loss, features = TokenReconstructionLoss(encoder), encoder.preprocess(TRAINED)
+    wrong = torch.ones(len(TRAINED), 3)
+
+    class Careless(torch.nn.Module):
+        def forward(self, features):
+            return {**features, "attention_mask": wrong}
+
+    encoder.append(Careless())
+    message = rf"attention_mask has shape \({len(TRAINED)}, 3\), the tokens \({len(TRAINED)}, \d+\); give the mask"
+    with pytest.raises(ValueError, match=message):
+        loss([features])
+
+
+def test_without_a_mask_all_tokens_count(sentence_folder):
+    encoder = make(sentence_folder).train()
+    loss, features = TokenReconstructionLoss(encoder), encoder.preprocess(TRAINED[:1])
+    expected = loss([dict(features)])["fvu"]  # of one text, no token is padding
+
+    class Maskless(torch.nn.Module):
+        def forward(self, features):
+            return {key: tensor for key, tensor in features.items() if key != "attention_mask"}
+
+    encoder.append(Maskless())
+    assert_close(loss([dict(features)])["fvu"], expected)
+
+
 def test_latents_die_by_tokens_not_by_steps(sentence_folder):
     encoder = make(sentence_folder)
     loss = TokenReconstructionLoss(encoder, dead_tokens=1)

@@ -1,6 +1,8 @@
+import copy
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -70,11 +72,11 @@ def dense(values: torch.Tensor, indices: torch.Tensor, width: int = WIDTH) -> to
 
 
 @pytest.mark.parametrize("variant", ["standard", "jumprelu"])
-@pytest.mark.parametrize("normalisation", ["norm", "mean", "rms", "none"])
+@pytest.mark.parametrize("normalisation", ["norm", "mean", "rms", "mean and rms", "none"])
 def test_codes_are_those_of_the_equations(variant, normalisation):
-    module = make(variant=variant, rms_scale=0.1 if normalisation == "rms" else None)
+    module = make(variant=variant, rms_scale=0.1 if "rms" in normalisation else None)
     module.normalize_input = normalisation != "none"
-    if normalisation == "mean":
+    if "mean" in normalisation:
         module.data_mean = draw(D)
     tokens = draw(N, D) * 5
     values, indices = module.encode_tokens(tokens)
@@ -153,6 +155,8 @@ def test_without_training_or_decoder_nothing_is_reconstructed():
     assert module.W_dec is None
     with pytest.raises(ValueError, match="without a decoder; make it with has_decoder=True"):
         module.decode(tokens)
+    with pytest.raises(ValueError, match="without a decoder; make it with has_decoder=True"):
+        module.decode_codes(*module.encode_tokens(tokens))
 
 
 def test_a_new_module_can_be_trained_and_a_frozen_one_cannot():
@@ -183,7 +187,17 @@ def test_max_active_dims_takes_the_place_of_k():
         ({"variant": "gated"}, "variant must be either 'standard' or 'jumprelu', got 'gated'"),
         ({"output_format": "csr"}, "output_format must be one of: 'topk', 'dense', 'both', got 'csr'"),
         ({"k_aux": -1}, "k_aux must be a non-negative integer, got -1"),
+        ({"k_aux": 2.5}, "k_aux must be a non-negative integer, got 2.5"),
+        ({"k_aux": "8"}, "k_aux must be a non-negative integer, got '8'"),
         ({"token_batch_size": 0}, "token_batch_size is 0"),
+        *(
+            ({"rms_scale": scale}, f"rms_scale of SparseAuto.* is {scale!r}; it must be one finite number above 0")
+            for scale in (0, -1.5, float("nan"), float("inf"), "1", True)
+        ),
+        ({"trained_on": {"name": "a model"}}, "trained_on must have name and fingerprint, .*got {'name': 'a model'}"),
+        ({"trained_on": "a model"}, "trained_on must have name and fingerprint"),
+        ({"checkpoint_format_version": 2}, "has checkpoint_format_version 2; this package reads 1. Upgrade"),
+        ({"checkpoint_format_version": "1"}, "has checkpoint_format_version '1'"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -205,6 +219,41 @@ def test_features_that_make_no_sense():
         module({"token_embeddings": draw(2, N, D), "cu_seq_lens_q": BOUNDS})
     with pytest.raises(ValueError, match="as cu_seq_lens_q ends at 15 tokens"):
         module({"token_embeddings": draw(N + 1, D), "cu_seq_lens_q": BOUNDS})
+
+
+def test_a_mean_of_another_size():
+    module = make()
+    module.data_mean = draw(D + 1)
+    with pytest.raises(ValueError, match=r"data_mean has shape \(9,\), not \(8,\)"):
+        module({"token_embeddings": draw(N, D)})
+    module.data_mean = torch.tensor(1.0)  # would be taken off every dimension
+    with pytest.raises(ValueError, match=r"data_mean has shape \(\), not \(8,\)"):
+        module.encode_tokens(draw(N, D))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "config.json is not JSON"),
+        ("[1, 2]", "config.json holds a list, not an object"),
+        ({"rms_scale": [1.0, 2.0]}, r"config.json gives no autoencoder: rms_scale of .* is \[1.0, 2.0\]"),
+        ({"k": "three"}, "config.json gives no autoencoder: k is 'three'"),
+        ({"learning_rate": 1e-3}, "config.json gives no autoencoder: .*unexpected keyword argument 'learning_rate'"),
+        ({"checkpoint_format_version": 2}, "config.json gives no autoencoder: .* checkpoint_format_version 2; this"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_named(tmp_path, change, message):
+    module = make()
+    module.save(tmp_path)
+    text = change if isinstance(change, str) else json.dumps(module.get_config_dict() | change)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        SparseAutoEncoderTokenEncoder.load(str(tmp_path))
+    if "learning_rate" in text:  # of others, who may say more
+        assert SparseAutoEncoderTokenEncoder.from_checkpoint(tmp_path).k == K
+    else:
+        with pytest.raises(ValueError, match=message.replace("config.json gives", "gives").replace("config.json ", "")):
+            SparseAutoEncoderTokenEncoder.from_checkpoint(tmp_path)
 
 
 def test_save_and_load(tmp_path):
@@ -261,6 +310,8 @@ def test_checkpoints_that_are_refused(tmp_path):
         ({"W_enc": draw(D)}, r"no matrix W_enc \[D, width\]"),
         ({"b_enc": draw(WIDTH + 1)}, r"b_enc in .* has shape \(25,\), not \(24,\)"),
         ({"another": draw(2)}, r"holds .*'another'.*, its configuration asks for"),
+        ({"rms_scale": draw(2)}, r"rms_scale of .*sae.safetensors is \(2,\); it must be one finite number above 0"),
+        ({"rms_scale": torch.tensor(-1.0)}, r"rms_scale of .*sae.safetensors is -1.0"),
     ):
         save_file(tensors | wrong, path)
         with pytest.raises(ValueError, match=message):
@@ -295,13 +346,26 @@ for name, model in (("stock", stock), ("own", load_sparse_encoder("model"))):
     assert np.count_nonzero(expected)
     for name in ("stock", "own"):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, atol=1e-5)
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "- token-sae\n" in card
-    assert "# Token SAE Sparse Encoder" in card
     assert not list(tmp_path.rglob("*.bin"))
     assert set(load_file(tmp_path / "model" / "1_SparseAutoEncoderTokenEncoder" / "model.safetensors")) == {
         *("W_enc", "b_enc", "W_dec", "b_pre")
     }
+
+
+def test_the_model_card_has_tags_and_a_snippet_that_runs(encoder, tmp_path):
+    copy.deepcopy(encoder).save_pretrained(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- token-sae\n" in card
+    assert "# Token SAE Sparse Encoder" in card
+    assert "modules of the package `latent-terms`, which must be installed" in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    script = snippet.replace('SparseEncoder("sparse_encoder_model_id"', 'SparseEncoder("model"')
+    assert script != snippet
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert f"[3, {WIDTH}]" in done.stdout
 
 
 def test_sparse_encoder_passes_max_active_dims_and_include_prompt_on(encoder):
@@ -333,9 +397,9 @@ def test_another_retriever_than_the_one_it_was_trained_on_is_noticed(sentence_fo
         warnings.simplefilter("error")
         behind(sentence_folder, sae)
         assert origin_of(behind(sentence_folder, sae).bfloat16(), sae)["fingerprint"] == sae.trained_on["fingerprint"]
-    pattern = (
-        rf"trained on the states of {sentence_folder} \(\w{{12}}\); before it is {tmp_path / 'other'} \(\w{{12}}\)"
-    )
+    name = Path(sentence_folder).name  # where on this machine it was is nothing to save
+    assert sae.trained_on["name"] == name
+    pattern = rf"trained on the states of {name} \(\w{{12}}\); before it is other \(\w{{12}}\)"
     with pytest.warns(UserWarning, match=pattern):
         behind(tmp_path / "other", sae)
 

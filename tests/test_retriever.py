@@ -406,17 +406,34 @@ def test_what_the_dtype_does_to_the_packaged_model():
 
 
 def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, tiny_sae, tmp_path, recwarn):
+    def told() -> list:
+        return [one for one in recwarn if "was trained on" in str(one.message)]
+
     metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
     LatentTerms(tiny_encoder, sae).save_pretrained(tmp_path / "model")
     LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder)
     LatentTerms.from_pretrained(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
-    assert not [str(one.message) for one in recwarn if "was trained on" in str(one.message)]
+    assert not told()
     with pytest.warns(UserWarning, match=r"trained on layer 3 of .* it is given layer 1 of "):
         LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder.at(1))
     other = json.loads(json.dumps(metadata))
     other["run"]["states"]["encoder"]["weights"] = "0" * 64
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=other)
-    LatentTerms(tiny_encoder, sae).save_pretrained(tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
+        model = LatentTerms(tiny_encoder, sae)
+    model.save_pretrained(tmp_path / "other")
     with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
         LatentTerms.from_pretrained(tmp_path / "other")
+
+
+def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encoder, tiny_sae, tmp_path, recwarn):
+    metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
+    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
+    tuned = LatentTerms(tiny_encoder.at(1), sae).with_bm25(TUNED).with_bm25(PAPER)
+    assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]
+    assert tuned.bm25 == PAPER
+    tuned.save_pretrained(tmp_path)
+    recwarn.clear()
+    LatentTerms.from_pretrained(tmp_path, encoder=tiny_encoder.at(2))
+    assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]

@@ -66,6 +66,50 @@ def test_worked_codes():
     assert model.decode(codes).tolist() == [[4.0, 5.0]]
 
 
+CENTRE = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.25])
+
+
+@pytest.mark.parametrize("threshold", [None, torch.linspace(0, 1, 12)])
+@pytest.mark.parametrize("centre", [torch.zeros(5), CENTRE])
+def test_with_a_centre_states_are_scaled_first(threshold, centre):
+    model = SparseAutoencoder(**weights(), k=3, threshold=threshold, centre=centre)
+    plain, h = SparseAutoencoder(**weights(), k=3, threshold=threshold), states(50) * 7
+    x = (h - centre).double()
+    x = (x * 5**0.5 / x.norm(dim=1, keepdim=True)).float()
+    assert (model.scales, plain.scales) == (True, False)
+    torch.testing.assert_close(model.normalize(h), x)
+    assert plain.normalize(h) is h
+    np.testing.assert_allclose(dense(model.encode(h), 12), dense(plain.encode(x), 12), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.decode(model.encode(h)), plain.decode(plain.encode(x)))  # of x, not of h
+    assert "scaled" in repr(model)
+    with pytest.raises(ValueError, match=r"states have shape \(50, 4\); this autoencoder reads \[n, 5\]"):
+        model.normalize(h[:, :4])
+
+
+def test_a_centre_is_kept_by_all_that_copies_and_by_files(tmp_path):
+    model, h = SparseAutoencoder(**weights(), k=3, centre=CENTRE), states(30)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", "float16")
+    loaded = SparseAutoencoder.from_pretrained(tmp_path / "whole")
+    for other in (loaded, model.to("cpu"), model.with_k(4).with_k(3)):
+        assert torch.equal(other.centre, CENTRE)
+        assert torch.equal(other.encode(h).values, model.encode(h).values)
+    assert torch.equal(SparseAutoencoder.from_pretrained(tmp_path / "half").centre, CENTRE)
+    plain = SparseAutoencoder(**weights(), k=3)
+    assert model.config == plain.config | {"scales": True}
+    assert set(plain.config) == {"activation", "d", "width", "k", "metadata"}  # as it was before there were centres
+    (file,) = (tmp_path / "whole").glob("*.safetensors")
+    with pytest.raises(ValueError, match=r"are with a centre, their configuration says scales=False; take both from"):
+        SparseAutoencoder.from_weights(file, plain.config)
+
+
+def test_a_centre_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"centre has shape \(4,\), not \(5,\) as W_enc"):
+        SparseAutoencoder(**weights(), k=3, centre=torch.zeros(4))
+    with pytest.raises(ValueError, match="centre holds NaN or infinite values"):
+        SparseAutoencoder(**weights(), k=3, centre=CENTRE / 0)
+
+
 @pytest.mark.parametrize("k", [1, 3, 12])
 def test_decode_is_the_dense_product(k):
     model = SparseAutoencoder(**weights(), k=k)

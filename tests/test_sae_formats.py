@@ -191,29 +191,61 @@ def test_checkpoints_of_the_modules_encode_as_defined(tmp_path, variant):
     assert (sae.k, sae.metadata["checkpoint"]["hidden_dim"]) == (K if variant == "standard" else 4, WIDTH)
 
 
-def test_a_folder_of_the_module_is_read(tmp_path):
+@pytest.mark.parametrize("variant", ["standard", "jumprelu"])
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("scaling", ["none", "rms", "norm"])
+def test_a_folder_of_the_module_is_read(tmp_path, variant, mean, scaling):
     from lib.modules import SparseAutoEncoderTokenEncoder
 
-    module = SparseAutoEncoderTokenEncoder(D, WIDTH, K, normalize_input=False)
-    module.data_mean = draw(D, seed=8)  # saved, but without the normalisation nothing reads it
-    module.save(tmp_path)
-    values, indices = module.encode_tokens(states())
-    codes = read_checkpoint(tmp_path).encode(states())
-    assert torch.equal(codes.indices, indices)
-    torch.testing.assert_close(codes.values, values.detach(), rtol=0, atol=1e-6)
+    k = K if variant == "standard" else WIDTH
+    module = SparseAutoEncoderTokenEncoder(D, WIDTH, k, variant, rms_scale=0.3 if scaling == "rms" else None)
+    module.normalize_input = scaling != "none"  # without it, a mean is saved but not read
+    module.data_mean = draw(D, seed=8) if mean else None
+    with torch.no_grad():
+        for seed, weight in enumerate(module.parameters()):
+            weight.copy_(draw(*weight.shape, seed=seed))
+        module.save(tmp_path)
+        h = states() * 3
+        expected = torch.zeros(len(h), WIDTH)
+        values, indices = module.encode_tokens(h)
+        expected.scatter_(1, indices, values)
+        x_hat = module.decode(expected)
+    sae = read_checkpoint(tmp_path, k=4 if variant == "jumprelu" else None)
+    assert sae.scales == (scaling != "none")  # what scales to one norm cancels one factor for all
+    np.testing.assert_allclose(dense(sae, h), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(sae.decode(sae.encode(h)), x_hat, rtol=0, atol=1e-4)
+    if sae.scales:
+        with pytest.raises(ValueError, match="scales each state, which SAELens cannot say; save it with save_pretr"):
+            write_saelens(sae, tmp_path / "saelens")
+        assert not (tmp_path / "saelens").exists()
+
+
+def test_checkpoints_without_a_word_of_variant_and_normalisation(tmp_path):
+    path = checkpoint(tmp_path / "sae.safetensors", variant="jumprelu", normalize_input=None)
+    config = {"input_dim": D, "hidden_dim": WIDTH, "k": K}
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(path) | {"rms_scale": torch.tensor(2.0)}, bare, {"config": json.dumps(config)})
+    by_norm, by_rms = read_checkpoint(path, k=4), read_checkpoint(bare, k=4)
+    assert (by_norm.activation, by_norm.scales) == ("jumprelu", True)
+    assert (by_rms.activation, by_rms.scales) == ("jumprelu", True)
+    assert torch.equal(by_norm.threshold, by_rms.threshold)
+    assert torch.equal(by_norm.W_enc, by_rms.W_enc)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalize_input": None}, "scales each state by its own norm, .*from_checkpoint, put that into a SparseEnc"),
-        ({"normalize_input": True}, "scales each state by its own norm"),
+        ({"checkpoint_format_version": 2}, "has checkpoint_format_version 2; this package reads 1. Upgrade"),
+        ({"rms_scale": -1}, "rms_scale of .* is -1; it must be one finite number above 0"),
+        ({"tensors": {"rms_scale": torch.ones(2)}}, r"rms_scale of .* is \(2,\); it must be one finite number"),
+        ({"tensors": {"data_mean": torch.ones(D + 1)}}, r"data_mean has shape \(6,\), b_pre \(5,\)"),
+        ({"variant": "gated"}, "variant is 'gated'; choose one of 'standard', 'jumprelu'"),
         ({"k": None}, "does not say how many latents a token has; .* give k"),
         ({"variant": "jumprelu"}, "does not say how many latents a token has"),  # there, k is a limit
         ({"k": WIDTH + 1}, "cannot be read: k is 21, more than the width 20"),
         ({"hidden_dim": 40}, r"says input_dim and hidden_dim are \(5, 40\), the weights have \(5, 20\)"),
         (
-            {"tensors": {"theta": torch.ones(WIDTH)}},
+            {"tensors": {"theta": torch.ones(WIDTH)}, "variant": "standard"},
             "holds the tensors .*theta.*; they must be W_dec, W_enc, b_enc",
         ),
         ({"tensors": {"b_pre": torch.ones(D + 1)}}, r"cannot be read: b_pre has shape \(6,\)"),

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from sentence_transformers.base.model_card import BaseModelCardData
 from sentence_transformers.base.modules import Module
 
 from lib.checks import check_count
@@ -29,16 +33,34 @@ def feature(features: Mapping[str, Any], key: str, maker: str) -> Any:
 
 
 def unpacked(features: Mapping[str, Any], key: str, maker: str) -> torch.Tensor:
-    """Return a packed feature, [n_tokens, m] or [1, n_tokens, m], as [n_tokens, m]; ValueError for other shapes."""
-    tensor = feature(features, key, maker)
+    """Return a packed feature, [n_tokens, m] or [1, n_tokens, m], as [n_tokens, m].
+
+    ValueError for other shapes, and for bounds that are none.
+    """
+    tensor, bounds = feature(features, key, maker), features["cu_seq_lens_q"]
     flat = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
-    n_tokens = int(features["cu_seq_lens_q"][-1])
+    if bounds.ndim != 1 or not len(bounds) or bounds[0] != 0 or (bounds.diff() < 0).any():
+        raise ValueError(
+            f"cu_seq_lens_q is {bounds.tolist()}; it must begin with 0 and never decrease: where each text starts, and "
+            "where the last one ends, as the Transformer makes it."
+        )
+    n_tokens = int(bounds[-1])
     if flat.ndim != 2 or len(flat) != n_tokens:
         raise ValueError(
             f"Expected flattened {key} to be rank 2; got {tuple(tensor.shape)}. It must be [{n_tokens}, m] or "
             f"[1, {n_tokens}, m], as cu_seq_lens_q ends at {n_tokens} tokens."
         )
     return flat
+
+
+def real_tokens(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+    """Return the attention mask of tokens [B, T] as bool, None if there is none; ValueError for another shape."""
+    if mask is not None and mask.shape != shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, the tokens {tuple(shape)}; give the mask of these tokens, "
+            "or none where all count."
+        )
+    return None if mask is None else mask.bool()
 
 
 def check_dimension(value: int, name: str) -> int:
@@ -76,7 +98,8 @@ def origin_of(model: torch.nn.Sequential, module: Module) -> dict[str, str]:
     """Return name and fingerprint of what `module` reads, JSON-able: the modules before it in `model`.
 
     The fingerprint is the sha256 of the names, the shapes and the first 64 numbers, in bfloat16, of all parameters:
-    cheap at any size, and the same whether a model is loaded in float32 or bfloat16.
+    cheap at any size, and the same whether a model is loaded in float32 or bfloat16. Of a folder, the name is the last
+    part: it is saved with the model, and where the folder was is nobody's business.
     """
     before = modules_before(model, module)
     digest = hashlib.sha256()
@@ -84,7 +107,23 @@ def origin_of(model: torch.nn.Sequential, module: Module) -> dict[str, str]:
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(weight.detach().flatten()[:64].bfloat16().float().cpu().numpy())
     name = next((m.config.name_or_path for m in before if hasattr(getattr(m, "config", None), "name_or_path")), "")
-    return {"name": name, "fingerprint": digest.hexdigest()}
+    return {"name": public_name(name), "fingerprint": digest.hexdigest()}
+
+
+def public_name(name: str) -> str:
+    """Return the name of a model as others may read it: a hub id as it is, of a folder the last part."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+
+
+def check_origin(trained_on: Mapping[str, str]) -> dict[str, str]:
+    """Return name and fingerprint, as `origin_of` gives them; ValueError for what lacks one."""
+    if not isinstance(trained_on, Mapping) or not all(
+        isinstance(trained_on.get(key), str) for key in ("name", "fingerprint")
+    ):
+        raise ValueError(
+            f"trained_on must have name and fingerprint, both str, as origin_of gives; got {trained_on!r}."
+        )
+    return dict(trained_on)
 
 
 def warn_of_another_origin(trained_on: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -96,6 +135,24 @@ def warn_of_another_origin(trained_on: Mapping[str, str], found: Mapping[str, st
             "layer. Its latents mean something on the states that it was trained on only.",
             stacklevel=2,
         )
+
+
+def complete_card(card: BaseModelCardData) -> None:
+    """Tag the card of a model with these modules, and have its usage snippet say what it needs."""
+    card.add_tags(["token-sae", "latent-terms"])
+    if "Token SAE" not in card.model_type:
+        card.model_type = f"Token SAE {card.model_type}"
+    card.generate_usage_snippet = partial(_usage_snippet, card)
+
+
+def _usage_snippet(card: BaseModelCardData) -> str:
+    snippet = type(card).generate_usage_snippet(card)
+    loaded = re.sub(r'(= SparseEncoder\("[^"\n]*")\)', r"\1, trust_remote_code=True)", snippet, count=1)
+    return (
+        "Its autoencoder and pooling are modules of the package `latent-terms`, which must be installed too. "
+        "`trust_remote_code=True` is what Sentence Transformers asks for before it imports another package's modules; "
+        f"`lib.conversion.load_sparse_encoder` does without.\n\n{loaded}"
+    )
 
 
 def config_of(module: Module) -> dict[str, Any]:
@@ -114,3 +171,17 @@ def write_config(module: Module, folder: str | Path) -> Path:
     with replacing(folder / module.config_file_name) as temporary:
         temporary.write_text(json.dumps(module.get_config_dict(), indent=4) + "\n", "utf-8")
     return folder
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a file, and its metadata."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}; give a safetensors file.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}). A pickle can run code when it is read, so it is refused; "
+            "where you trust it, read it with torch.load and write its tensors with safetensors.torch.save_file."
+        ) from error

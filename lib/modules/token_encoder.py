@@ -1,13 +1,11 @@
 """Token states to sparse codes, as a module of a `SparseEncoder`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from sentence_transformers.base.modules import Module
 from torch.nn.functional import embedding_bag
 
@@ -16,13 +14,17 @@ from lib.modules.features import (
     check_dimension,
     check_fits,
     check_k,
+    check_origin,
+    complete_card,
     config_of,
     feature,
     origin_of,
+    read_safetensors,
     unpacked,
     warn_of_another_origin,
     write_config,
 )
+from lib.sae_formats import check_checkpoint_version, check_rms_scale, json_object
 from lib.storage import replacing
 
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
@@ -62,6 +64,8 @@ class SparseAutoEncoderTokenEncoder(Module):
     frozen : bool
         Whether the weights are fixed.
     rms_scale : float, optional
+        A factor of all states, above 0, where there is no data_mean. That each is scaled to one norm then cancels it,
+        but for rounding; it is here because the pull request has it, and kept with the configuration.
     token_batch_size : int, optional
         Tokens whose pre-activations are held at once; None is as many as make 128 MB.
     normalize_input : bool
@@ -84,7 +88,8 @@ class SparseAutoEncoderTokenEncoder(Module):
     Raises
     ------
     TypeError, ValueError
-        For dimensions below 1, k above the width, an unknown variant or output format, and a negative k_aux.
+        For dimensions below 1, k above the width, an unknown variant or output format, a negative k_aux, an rms_scale
+        that is not a finite number above 0, a trained_on without its two entries, and a newer format.
     """
 
     config_keys = [  # noqa: RUF012
@@ -119,14 +124,15 @@ class SparseAutoEncoderTokenEncoder(Module):
             raise ValueError(f"variant must be either 'standard' or 'jumprelu', got {variant!r}.")
         if output_format not in ("topk", "dense", "both"):
             raise ValueError(f"output_format must be one of: 'topk', 'dense', 'both', got {output_format!r}.")
-        if k_aux < 0:
-            raise ValueError(f"k_aux must be a non-negative integer, got {k_aux}.")
+        if not isinstance(k_aux, int) or isinstance(k_aux, bool) or k_aux < 0:
+            raise ValueError(f"k_aux must be a non-negative integer, got {k_aux!r}.")
         self.variant, self.output_format = variant, output_format
         self.replace_token_embeddings, self.has_decoder = replace_token_embeddings, has_decoder
-        self.k_aux, self.frozen, self.rms_scale = k_aux, frozen, rms_scale
+        self.k_aux, self.frozen, self.rms_scale = k_aux, frozen, check_rms_scale(rms_scale, type(self).__name__)
         self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
-        self.normalize_input, self.checkpoint_format_version = normalize_input, checkpoint_format_version
-        self.trained_on = None if trained_on is None else dict(trained_on)
+        self.normalize_input = normalize_input
+        self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
+        self.trained_on = None if trained_on is None else check_origin(trained_on)
         self.target_norm = input_dim**0.5
         shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
         shapes["W_dec"] = (hidden_dim, input_dim) if has_decoder else None
@@ -151,11 +157,13 @@ class SparseAutoEncoderTokenEncoder(Module):
                 weight.zero_()
 
     def normalize(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return x of token embeddings [..., D], float32."""
+        """Return x of token embeddings [..., D], float32; ValueError for a data_mean of another size."""
         x = tokens.float()
         if not self.normalize_input:
             return x
         if self.data_mean is not None:
+            if self.data_mean.shape != (self.input_dim,):
+                raise ValueError(f"data_mean has shape {tuple(self.data_mean.shape)}, not ({self.input_dim},).")
             x = x - self.data_mean
         elif self.rms_scale is not None:
             x = x * self.rms_scale
@@ -199,16 +207,20 @@ class SparseAutoEncoderTokenEncoder(Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return x_hat [..., D] of dense codes [..., width]; ValueError if there is no decoder."""
+        return latents @ self._decoder() + self.b_pre
+
+    def _decoder(self) -> torch.Tensor:
         if self.W_dec is None:
             raise ValueError(
                 "SparseAutoEncoderTokenEncoder was initialized without a decoder; make it with has_decoder=True."
             )
-        return latents @ self.W_dec + self.b_pre
+        return self.W_dec
 
     def decode_codes(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return what `decode` returns, [N, D], of the few activations and latents [N, k] that are not 0."""
-        weights = values.to(self.W_dec.dtype)
-        return embedding_bag(indices, self.W_dec, per_sample_weights=weights, mode="sum") + self.b_pre
+        decoder = self._decoder()
+        weights = values.to(decoder.dtype)
+        return embedding_bag(indices, decoder, per_sample_weights=weights, mode="sum") + self.b_pre
 
     def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
         """Add codes to `features`, as the class says.
@@ -218,7 +230,8 @@ class SparseAutoEncoderTokenEncoder(Module):
         MissingFeatureError
             If there are no `token_embeddings`; it is a KeyError and a ValueError.
         ValueError
-            For embeddings of a shape or size that is none of the three, and a `max_active_dims` outside 1..width.
+            For embeddings of a shape or size that is none of the three, bounds of texts that decrease, and a
+            `max_active_dims` outside 1..width.
         """
         maker = "the Transformer before SparseAutoEncoderTokenEncoder"
         embeddings = feature(features, "token_embeddings", maker)
@@ -251,10 +264,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         check_fits(model, self, self.input_dim)
         if self.trained_on is not None:
             warn_of_another_origin(self.trained_on, origin_of(model, self))
-        card = model.model_card_data
-        card.add_tags(["token-sae", "latent-terms"])
-        if "Token SAE" not in card.model_type:
-            card.model_type = f"Token SAE {card.model_type}"
+        complete_card(model.model_card_data)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return what `load` needs but the weights, JSON-able."""
@@ -286,7 +296,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         Raises
         ------
         ValueError
-            If configuration or safetensors are missing, or do not fit each other.
+            If configuration or safetensors are missing, are damaged or newer, or do not fit each other.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         where = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}
@@ -299,8 +309,8 @@ class SparseAutoEncoderTokenEncoder(Module):
                 f"{model_name_or_path}/{subfolder} lacks {cls.config_file_name} or model.safetensors; a pickle "
                 "(pytorch_model.bin) is not read. Save the model with safe_serialization=True."
             )
-        module = cls(**cls.load_config(model_name_or_path, **where))
-        module._take(_read_safetensors(paths[1])[0], paths[1])
+        module = cls._made(json_object(Path(paths[0]).read_text("utf-8"), paths[0]), paths[0])
+        module._take(read_safetensors(paths[1])[0], paths[1])
         return module
 
     @classmethod
@@ -310,8 +320,8 @@ class SparseAutoEncoderTokenEncoder(Module):
         """Load a trained autoencoder from one safetensors file with the tensors named above.
 
         Its configuration is JSON under the key "config" of the file's own metadata, or a `config.json` beside it;
-        dimensions, variant and decoder are those of the tensors where it does not name them. A scalar tensor
-        `rms_scale` is read too.
+        dimensions, variant and decoder are those of the tensors where it does not name them, and of its keys those
+        that are no settings of this class are not looked at. A scalar tensor `rms_scale` is read too.
 
         Parameters
         ----------
@@ -327,12 +337,12 @@ class SparseAutoEncoderTokenEncoder(Module):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not safetensors (a pickle could run code and is refused), if it does not say k, and if tensors
-            are missing or have shapes that do not fit.
+            If it is not safetensors (a pickle could run code and is refused), if its configuration is no JSON object,
+            lacks k, has a setting that makes no sense or is newer, and if tensors are missing or do not fit.
         """
         path = Path(path)
         path = path / "model.safetensors" if path.is_dir() else path
-        tensors, metadata = _read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
         if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
             raise ValueError(f"{path} has no matrix W_enc [D, width]; it holds {sorted(tensors)}.")
         beside = path.with_name(cls.config_file_name)
@@ -340,17 +350,25 @@ class SparseAutoEncoderTokenEncoder(Module):
         settings = dict(zip(("input_dim", "hidden_dim"), tensors["W_enc"].shape, strict=True))
         settings |= {"variant": "jumprelu" if "theta" in tensors else "standard", "has_decoder": "W_dec" in tensors}
         known = {*cls.config_keys, *cls.own_settings}
-        settings |= {key: value for key, value in json.loads(text).items() if key in known}
+        config = json_object(text, f"The configuration of {path}")
+        settings |= {key: value for key, value in config.items() if key in known}
         if "rms_scale" in tensors:
-            settings["rms_scale"] = float(tensors.pop("rms_scale"))
+            settings["rms_scale"] = check_rms_scale(tensors.pop("rms_scale"), str(path))
         settings |= {"frozen": frozen, **kwargs}
         if "k" not in settings:
             raise ValueError(f"{path} does not say how many latents a token may have; give k, for example k=16.")
-        module = cls(**settings)
+        module = cls._made(settings, path)
         if not module.has_decoder:
             tensors.pop("W_dec", None)
         module._take(tensors, path)
         return module.to(device)
+
+    @classmethod
+    def _made(cls, settings: Mapping[str, Any], source: str | Path) -> "SparseAutoEncoderTokenEncoder":
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source} gives no autoencoder: {error}") from error
 
     @torch.no_grad()
     def _take(self, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
@@ -366,17 +384,3 @@ class SparseAutoEncoderTokenEncoder(Module):
             if tensor.shape != own[name].shape:
                 raise ValueError(f"{name} in {source} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
             own[name].copy_(tensor)
-
-
-def _read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors of a file, and its metadata."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path}; give a safetensors file.")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file ({error}). A pickle can run code when it is read, so it is refused; "
-            "where you trust it, read it with torch.load and write its tensors with safetensors.torch.save_file."
-        ) from error

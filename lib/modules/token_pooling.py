@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from lib.modules.features import check_dimension, check_fits, config_of, feature, unpacked, write_config
+from lib.modules.features import check_dimension, check_fits, config_of, feature, real_tokens, unpacked, write_config
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -39,8 +39,8 @@ class SparseTokenPooling(Module):
     sum: w_j = sum_t z_tj;  sum_sqrt: w_j = sqrt(sum_t z_tj), Latent Terms (arXiv 2605.29384);
     max: w_j = max_t z_tj;  max_log1p: w_j = max_t ln(1 + z_tj), SPLARE (arXiv 2603.13277)
 
-    Reads activations and latents, padded [B, T, k] with an `attention_mask` [B, T] (without one of that shape every
-    token counts), or packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Padding may be on
+    Reads activations and latents, padded [B, T, k] with an `attention_mask` [B, T] (without one every token counts), or
+    packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Padding may be on
     either side. Writes `sentence_embedding` [B, width], float32 where the codes have half precision.
 
     Parameters
@@ -106,7 +106,8 @@ class SparseTokenPooling(Module):
             If there are no activations or latents; it is a KeyError and a ValueError.
         ValueError
             For activations of a shape that is none of the three, latents of another shape than theirs or outside
-            0..width-1, and a `max_active_dims`, which `SparseEncoder` cannot keep, with `sparse_rows`.
+            0..width-1, an attention mask of another shape, bounds of texts that decrease, and a `max_active_dims`,
+            which `SparseEncoder` cannot keep, with `sparse_rows`.
         """
         if self.sparse_rows and max_active_dims is not None:
             raise ValueError(
@@ -121,7 +122,8 @@ class SparseTokenPooling(Module):
             if values.ndim != 3:
                 raise ValueError(
                     f"Expected padded sparse token values to be [B, T, K]; got {tuple(values.shape)}. Flattened tokens "
-                    "need cu_seq_lens_q, where each text starts."
+                    "need cu_seq_lens_q, where each text starts; the Transformer makes it where it does not pad "
+                    "(unpad_inputs)."
                 )
             layout = _padded_layout(values, features.get("attention_mask"))
         if values.shape != indices.shape:
@@ -204,9 +206,8 @@ def _packed_layout(bounds: torch.Tensor) -> _Layout:
 
 def _padded_layout(values: torch.Tensor, mask: torch.Tensor | None) -> _Layout:
     n_texts, length = values.shape[:2]
-    if mask is None or mask.shape != values.shape[:2]:
-        mask = values.new_ones(n_texts, length)
-    real = mask.to(values.device).bool()
+    real = real_tokens(mask, values.shape[:2])
+    real = values.new_ones(n_texts, length, dtype=torch.bool) if real is None else real.to(values.device)
     columns = torch.arange(length, device=values.device)
     first = torch.where(real, columns, length).amin(dim=1) if length else real.new_zeros(n_texts, dtype=torch.int64)
     last = torch.where(real, columns, -1).amax(dim=1) if length else first - 1

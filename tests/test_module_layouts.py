@@ -135,7 +135,7 @@ class TestInterface:
 
 class TestTokenEncoder:
     def test_one_token_by_hand(self):
-        encoder = make_encoder(input_dim=2, hidden_dim=3, k=2, rms_scale=5.0)
+        encoder = make_encoder(input_dim=2, hidden_dim=3, k=2)
         with torch.no_grad():
             encoder.W_enc.copy_(torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]]))
             encoder.b_enc.copy_(torch.tensor([0.0, -0.5, 0.25]))
@@ -149,6 +149,10 @@ class TestTokenEncoder:
         values, indices = encoder.encode_tokens(torch.tensor([[3.0, 4.0]]))
         assert_close(values, torch.tensor([[2 * 2**0.5 - 0.5, 0.45]]))
         assert indices.tolist() == [[1, 2]]
+        encoder.rms_scale, encoder.data_mean = 5.0, None  # scaling to one norm cancels it
+        values, indices = encoder.encode_tokens(torch.tensor([[3.0, 4.0]]))
+        assert_close(values, torch.stack([2 * x[1] - 0.5, x[0] - 0.2]).view(1, 2))
+        assert indices.tolist() == [[1, 0]]
 
     def test_the_same_tokens_padded_flattened_and_packed(self):
         encoder, padded = make_encoder(), tokens(2, 3, 4)
@@ -336,18 +340,36 @@ class TestPooling:
         assert values.grad[(values > 0) & LEFT[..., None].bool()].sum() > 0
         assert not values.grad[~LEFT.bool()].any()
 
-    def test_other_keys_and_a_mask_of_another_shape(self):
+    def test_other_keys(self):
         given = sparse_features()
         features = {"v": given["token_sparse_values"], "i": given["token_sparse_indices"]}
-        features["attention_mask"] = torch.zeros(3, 9)  # of other tokens: it says nothing of these
         found = SparseTokenPooling(6, values_key="v", indices_key="i")(features)
         assert found is features
         assert_close(found["sentence_embedding"], SparseTokenPooling(6)(given)["sentence_embedding"])
 
+    def test_a_mask_of_other_tokens_is_refused_unless_there_are_bounds(self):
+        for shape in ((3, 9), (15,), (2, 5)):
+            features = sparse_features(attention_mask=torch.zeros(shape))
+            with pytest.raises(ValueError, match=r"attention_mask has shape \(.*\), the tokens \(3, 5\); give"):
+                SparseTokenPooling(6)(features)
+        flat = {key: tensor.view(15, 2) for key, tensor in sparse_features().items()}
+        packed = {**flat, "cu_seq_lens_q": torch.tensor([0, 5, 10, 15]), "attention_mask": torch.zeros(3, 9)}
+        found = SparseTokenPooling(6)(packed)["sentence_embedding"]
+        assert_close(found, SparseTokenPooling(6)(sparse_features())["sentence_embedding"])
+
     def test_flattened_codes_need_bounds(self):
         flat = {key: tensor.view(15, 2) for key, tensor in sparse_features().items()}
-        with pytest.raises(ValueError, match=r"Expected padded sparse token values to be \[B, T, K\]; got \(15, 2\)"):
+        message = r"Expected padded sparse token values to be \[B, T, K\]; got \(15, 2\).* the Transformer makes it"
+        with pytest.raises(ValueError, match=message):
             SparseTokenPooling(6)(flat)
+
+    @pytest.mark.parametrize("bounds", [[1, 15], [0, 9, 4, 15], [[0, 15]], []])
+    def test_bounds_that_are_none(self, bounds):
+        flat = {key: tensor.view(15, 2) for key, tensor in sparse_features().items()}
+        flat["token_embeddings"], flat["cu_seq_lens_q"] = tokens(15, 4), torch.tensor(bounds)
+        for module in (SparseTokenPooling(6), make_encoder()):
+            with pytest.raises(ValueError, match=r"cu_seq_lens_q is \[.*; it must begin with 0 and never decrease"):
+                module(flat)
 
     def test_saved_and_loaded(self, tmp_path):
         pooling = SparseTokenPooling(6, "max_log1p", include_prompt=False)
