@@ -11,6 +11,8 @@ from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
 
+from safetensors import safe_open
+
 from lib.checkpoints import Checkpoints
 from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
@@ -24,6 +26,7 @@ from lib.trainer import TrainingStopped, check_same, run_identity, train
 from lib.training import TrainingConfig, training_device
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
+_WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +106,8 @@ def _train_all(args: argparse.Namespace) -> None:
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
     for folder, (_, config) in zip(folders, pairs, strict=True):
         if was := _finished(folder):  # what stands in the way is said now, not after hours
-            check_same({"config": was["config"]}, {"config": asdict(config)}, folder)
+            same = {"config": asdict(config), "stored": args.stored}
+            check_same({name: was[name] for name in same}, same, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _check_writable(folder)
     sources = _sources(args, encoder, corpus, layers)
@@ -134,28 +138,30 @@ def _sources(
 
 def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: TrainingConfig, args) -> None:
     """Train one autoencoder into `folder`, or go on with it; what is finished there is left as it is."""
-    checkpoints = folder / "checkpoints"
-    if was := _finished(folder):
-        check_same(was, run_identity(source, config), folder)
-        print(f"{folder} holds it already, trained to the end.", flush=True)
-        Checkpoints(checkpoints).remove()
-        return
-    print(f"{folder}: {source.n:,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
-    with _told_to_stop() as told:
+    with Checkpoints(folder / "checkpoints") as kept, _told_to_stop() as told:
+        if was := _finished(folder):
+            check_same(was, run_identity(source, config) | {"stored": args.stored}, folder)
+            print(f"{folder} holds it already, trained to the end.", flush=True)
+            kept.remove()
+            return
+        for name in _WRITTEN:
+            for left in folder.glob(f".{name}.????????.tmp"):  # by this command, killed while it saved
+                left.unlink(missing_ok=True)
+        print(f"{folder}: {source.n:,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
         try:
             sae = train(
                 source,
                 config,
                 device=args.device,
                 log=_Log(folder / "training_log.jsonl"),
-                checkpoints=checkpoints,
+                checkpoints=kept,
                 every=args.checkpoint_every,
                 stopped=lambda: bool(told),
             )
         except TrainingStopped as stopped:
             sys.exit(f"{stopped} The same command goes on from there.")
         LatentTerms(encoder, sae).save_pretrained(folder, args.stored)
-        Checkpoints(checkpoints).remove()
+        kept.remove()
         if told:
             sys.exit(f"Stopped; {folder} is trained to the end. The same command does what is left.")
 
@@ -195,11 +201,14 @@ class _Log:
 
 
 def _finished(folder: Path) -> dict | None:
-    """Return the identity of the run that `folder` holds the result of, None if it holds none."""
+    """Return the identity of the run that `folder` holds the result of, and its `stored`; None if it holds none."""
     if not (folder / "latent_terms.json").exists():
         return None
-    manifest, _ = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
-    return manifest["sae"]["metadata"].get("run", {"config": {}, "states": {}})
+    manifest, files = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
+    with safe_open(files["sae.safetensors"], "np") as weights:
+        kind = weights.get_slice("W_enc").get_dtype()
+    stored = {"F32": "float32", "F16": "float16"}.get(kind, kind)
+    return {"config": {}, "states": {}, **manifest["sae"]["metadata"].get("run", {}), "stored": stored}
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """The last two states of a run on disk, so that no kill and no damaged file costs more than the time between two."""
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import IO, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,8 +37,8 @@ class Checkpoints:
     They take turns in two manifests; each is written beside the other and replaced in one step, so that at any moment
     at least one is whole.
 
-    As a context it keeps other processes out of the folder, where the system can (not on Windows), and removes what a
-    killed one left half-written.
+    As a context it keeps others out of the folder, where the system can (not on Windows), until it is left or the
+    process ends, and removes what a killed one left half-written.
 
     Parameters
     ----------
@@ -47,26 +48,39 @@ class Checkpoints:
     Raises
     ------
     ValueError
-        On entering the context, if another process is in it.
+        On entering the context, if somebody is in it already.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._newest: str | None = None
+        self._lock: IO | None = None
 
     def __enter__(self) -> Self:
-        self._lock = open(self.folder / "lock", "w")
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "w")
+            if self._is_ours():
+                break
+            self._lock.close()
+        self._remove_leftovers()
+        return self
+
+    def _is_ours(self) -> bool:
+        """Lock the folder; False if the lock was removed by who had it, between our opening and our locking it."""
+        if fcntl is None:
+            return True
         try:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name))
+        except FileNotFoundError:
+            return False
         except BlockingIOError as error:
             self._lock.close()
             raise ValueError(
                 f"Another process trains in {self.folder}; wait for it, or name another folder."
             ) from error
-        self._remove_leftovers()
-        return self
 
     def __exit__(self, *_) -> None:
         self._lock.close()
@@ -118,11 +132,13 @@ class Checkpoints:
         self._newest = slot
 
     def remove(self) -> None:
-        """Remove the checkpoints, and the folder if nothing else is in it."""
-        (self.folder / "lock").unlink(missing_ok=True)
+        """Remove the checkpoints, then the lock, and the folder if nothing else is in it."""
         for slot in self._slots():
             (self.folder / slot).unlink()
         self._remove_leftovers()
+        if fcntl is None and self._lock is not None:
+            self._lock.close()  # Windows removes no open file
+        (self.folder / "lock").unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 

@@ -179,7 +179,8 @@ class StreamedText:
     split, column : str
         Where the text is.
     revision : str, optional
-        Of the dataset on the hub, such as a commit; None is the newest.
+        Of the dataset on the hub, such as a commit; None is the newest when the passages or the identity are first
+        asked for, and the same from then on.
     max_words, fraction, seed
         As in `LocalText`.
 
@@ -212,7 +213,7 @@ class StreamedText:
             from datasets import load_dataset
         except ImportError as error:
             raise ImportError(f"{self.dataset} is read with datasets: pip install 'latent-terms[hub]'.") from error
-        rows = load_dataset(self.dataset, self.name, split=self.split, revision=self.revision, streaming=True)
+        rows = load_dataset(self.dataset, self.name, split=self.split, revision=self._commit, streaming=True)
         for row in rows:
             if not isinstance(row.get(self.column), str):
                 raise ValueError(f"{self.dataset} has no text in {self.column!r}; its columns are {', '.join(row)}.")
@@ -226,9 +227,12 @@ class StreamedText:
         if folder.is_dir():
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             return asdict(self) | {"files": {str(path.relative_to(folder)): digest_file(path) for path in files}}
-        return asdict(self) | {"revision": self.revision or self._newest_commit()}
+        return asdict(self) | {"revision": self._commit}
 
-    def _newest_commit(self) -> str:
+    @cached_property
+    def _commit(self) -> str | None:
+        if self.revision is not None or Path(self.dataset).is_dir():
+            return self.revision
         from huggingface_hub import HfApi
 
         return HfApi().dataset_info(self.dataset).sha

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from lib.postings import Block, block_sizes, blocks_in, save_parts
+from lib.postings import Block, block_sizes, blocks_in, check_pointers, document_frequency, read_part
+from lib.storage import save_parts
 
 SHARE = 8  # a latent has rows if at least one in so many documents has it; part of the index's format
 MOST = 2**16  # latents with rows, so that their numbers are uint16
@@ -44,6 +45,14 @@ class Rows(NamedTuple):
 
 
 _FILES = [(0, "", field) for field in Block._fields] + [(1, "frequent_", field) for field in Rows._fields]
+_DTYPES = {
+    "indptr": np.int64,
+    "docs": np.uint16,
+    "impacts": np.float32,
+    "rows": np.uint8,
+    "scales": np.float32,
+    "numbers": np.uint16,
+}
 LARGE = ("docs.npy", "impacts.npy", "frequent_rows.npy", "frequent_numbers.npy", "frequent_impacts.npy")
 
 
@@ -82,29 +91,35 @@ def writers(parts: list[tuple[Block, Rows]]) -> dict[str, Callable[[Path], None]
 def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[Block, Rows]]:
     """Return the blocks and rows in files that `writers` wrote; the large ones are memory-mapped.
 
+    Whatever the files hold, search reads nothing outside them: every pointer is looked at.
+
     Raises
     ------
-    ValueError, EOFError
-        If the arrays do not belong together, or are not arrays.
+    ValueError
+        If the arrays do not belong together, or are not such arrays.
     """
-    found = {
-        name: np.load(files[name], mmap_mode="r" if name in LARGE else None, allow_pickle=False)
-        for name in (f"{prefix}{field}.npy" for _, prefix, field in _FILES)
-    }
+    names = {f"{prefix}{field}.npy": _DTYPES[field] for _, prefix, field in _FILES}
+    if missing := names.keys() - files.keys():
+        raise ValueError(f"There is no {min(missing)}")
+    found = {name: read_part(files[name], dtype, mapped=name in LARGE) for name, dtype in names.items()}
+    sizes = block_sizes(n_docs)
     blocks = blocks_in(*(found[f"{field}.npy"] for field in Block._fields), width)
-    rows = _rows_in(Rows(*(found[f"frequent_{field}.npy"] for field in Rows._fields)), block_sizes(n_docs))
+    if not len(blocks) == len(sizes) > 0:
+        raise ValueError(f"There are {len(blocks)} blocks of postings for {n_docs} documents")
+    n_frequent = len(frequent_latents(document_frequency(blocks), n_docs))
+    rows = _rows_in(Rows(*(found[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
     return list(zip(blocks, rows, strict=True))
 
 
-def _rows_in(whole: Rows, sizes: list[int]) -> list[Rows]:
+def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
     """Return the rows of blocks of `sizes` documents, of which these are the parts end to end."""
-    n_frequent, ends = len(whole.scales) // len(sizes), np.cumsum(sizes)
-    pointers = np.split(whole.indptr, ends[:-1] + np.arange(1, len(sizes)))
-    n_impacts = int(sum(own[-1] for own in pointers if len(own)))
+    ends, n_impacts = np.cumsum(sizes), len(whole.impacts)
     held = [len(part) for part in whole]
     expected = [n_frequent * ends[-1], n_frequent * len(sizes), ends[-1] + len(sizes), n_impacts, n_impacts]
     if held != expected:
-        raise ValueError(f"The parts of the rows hold {held} numbers, not {list(map(int, expected))}.")
+        raise ValueError(f"The parts of the rows hold {held} numbers, not {list(map(int, expected))}")
+    pointers = np.split(whole.indptr, ends[:-1] + np.arange(1, len(sizes)))
+    check_pointers(pointers, n_impacts, "exact impacts")
     made, start = [], 0
     for number, (size, end, own) in enumerate(zip(sizes, ends, pointers, strict=True)):
         stop = start + own[-1]
@@ -153,13 +168,11 @@ def error_bound(factors, others):
 
 
 @njit(cache=True, nogil=True)
-def complete(docs, indptr, numbers, impacts, weight_of, scores):
-    """Add to the `scores` of `docs` what the frequent latents add, exactly and in the order of the latents.
+def complete(doc, score, indptr, numbers, impacts, weight_of):
+    """Return a document's `score` and what the frequent latents add to it, exactly and in the order of the latents.
 
     `weight_of`, float32 [MOST], is what each row counts, 0 for those that the query lacks.
     """
-    for doc in docs:
-        score = scores[doc]
-        for at in range(indptr[doc], indptr[doc + 1]):
-            score += weight_of[numbers[at]] * impacts[at]
-        scores[doc] = score
+    for at in range(indptr[doc], indptr[doc + 1]):
+        score += weight_of[numbers[at]] * impacts[at]
+    return score

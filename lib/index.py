@@ -21,13 +21,13 @@ from lib.postings import (
     document_frequency,
     joined,
     post,
+    read_part,
     reweigh,
-    save_parts,
     weigh,
 )
 from lib.ranking import Ranking
 from lib.search import Best, Query, search
-from lib.storage import load_folder, save_folder
+from lib.storage import load_folder, save_folder, save_parts
 from lib.terms import check_weights
 from lib.weighting import IDFS, BM25Constants, saturation
 
@@ -42,6 +42,11 @@ class Contribution(NamedTuple):
     idf: float
     impact: float
     score: float
+
+
+def _n_rows(matrix: csr_array | Iterable[csr_array]) -> int | None:
+    """Return how many rows a matrix has, of which [width] is one; None of a stream, where nobody knows."""
+    return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
 
 
 class BM25Index:
@@ -140,7 +145,7 @@ class BM25Index:
             negative, ids that repeat or do not match in number, and constants out of range.
         """
         constants = BM25Constants(k1, b, idf)
-        doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
+        doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         blocks, lengths = post(matrix, len(doc_ids))
         check_ids(doc_ids, len(lengths), "doc_ids")
         average_length = float(lengths.mean())
@@ -150,9 +155,10 @@ class BM25Index:
     def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
         """Add documents behind those that are there, as if all had been indexed at once.
 
-        N, df, idf, avgdl and with it every impact become those of all documents. Where avgdl changes, the impacts of
-        the old documents are computed from what they were, so they differ from those of an index built at once by
-        about 1e-7 of their size. Not for use while another thread searches.
+        N, df, idf, avgdl and with it every impact become those of all documents. So each call weighs the whole index
+        anew, however few documents are added: add many at once. Where avgdl changes, the impacts of the old documents
+        are computed from what they were, so they differ from those of an index built at once by about 1e-7 of their
+        size. Not for use while another thread searches.
 
         Parameters
         ----------
@@ -164,9 +170,9 @@ class BM25Index:
         Raises
         ------
         TypeError, ValueError
-            As `build`, and for ids that are in the index; it stays as it was.
+            As `build`, and for ids that are in the index; after any error it stays as it was.
         """
-        doc_ids = check_ids(doc_ids, matrix.shape[0] if hasattr(matrix, "tocsr") else None, "doc_ids")
+        doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         if known := [doc_id for doc_id in doc_ids if doc_id in self._position]:
             raise ValueError(
                 f"{len(known)} of {len(doc_ids)} ids are in the index already, such as {known[0]!r}; give new ids, or "
@@ -184,7 +190,9 @@ class BM25Index:
         if n_last < BLOCK_ROWS:
             new[0] = joined(old[-1], n_last, new[0], min(room, len(added)))
             old = old[:-1]
-        self.__init__([*old, *new], self.doc_ids + doc_ids, lengths, average, k1=self.k1, b=self.b, idf=self.idf_form)
+        doc_ids = self.doc_ids + doc_ids
+        made = BM25Index([*old, *new], doc_ids, lengths, average, k1=self.k1, b=self.b, idf=self.idf_form)
+        self.__dict__ = made.__dict__  # in one step, so that nothing on the way leaves half an index
 
     def impact_rows(self) -> Iterator[csr_array]:
         """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
@@ -361,21 +369,16 @@ class BM25Index:
         """
         manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else LARGE)
         try:
-            lengths = np.load(files["lengths.npy"], allow_pickle=False)
+            doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
+            lengths = read_part(files["lengths.npy"], np.float32)
+            constants = BM25Constants(manifest["k1"], manifest["b"], manifest["idf"])
             parts = parts_in(files, len(lengths), manifest["width"])
-        except (ValueError, EOFError) as error:  # not even of the right size
+            if len(lengths) != len(doc_ids):
+                raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
+        except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
             raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
         blocks, rows = map(list, zip(*parts, strict=True))
-        return cls(
-            blocks,
-            json.loads(files["doc_ids.json"].read_text("utf-8")),
-            lengths,
-            manifest["average_length"],
-            k1=manifest["k1"],
-            b=manifest["b"],
-            idf=manifest["idf"],
-            rows=rows,
-        )
+        return cls(blocks, doc_ids, lengths, manifest["average_length"], **asdict(constants), rows=rows)
 
     def save_to_hub(
         self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None

@@ -24,8 +24,14 @@ class Block(NamedTuple):
     docs: np.ndarray
     impacts: np.ndarray
 
+    def check(self, n_rows: int) -> None:
+        """Raise a ValueError for a posting of a document behind the last: the file was altered since it was written."""
+        if len(self.docs) and (last := int(self.docs.max())) >= n_rows:
+            raise ValueError(f"A block of {n_rows} documents has a posting of number {last}; copy the index again.")
+
     def matrix(self, n_rows: int) -> csc_array:
-        """Return the impacts as a matrix, float32 [n_rows, width]."""
+        """Return the impacts as a matrix, float32 [n_rows, width]; ValueError as `check`."""
+        self.check(n_rows)
         columns = (self.impacts, self.docs.astype(np.int32), self.indptr)
         return csc_array(columns, shape=(n_rows, len(self.indptr) - 1))
 
@@ -100,6 +106,8 @@ def weigh(blocks: list[Block], saturations: list[np.ndarray], k1: float) -> None
 
 def reweigh(blocks: list[Block], before: list[np.ndarray], after: list[np.ndarray], k1: float) -> list[Block]:
     """Return blocks with the impacts of the same weights under other saturations, those `after`."""
+    for block, own in zip(blocks, before, strict=True):
+        block.check(len(own))
     return [
         block._replace(impacts=impact_elsewhere(block.impacts, was[block.docs], now[block.docs], k1))
         for block, was, now in zip(blocks, before, after, strict=True)
@@ -126,28 +134,52 @@ def joined(first: Block, n_first: int, second: Block, n_second: int) -> Block:
     return block_of(vstack([first.matrix(n_first), second.matrix(n_second)], format="csc"))
 
 
-def save_parts(path: Path, parts: list[np.ndarray]) -> None:
-    """Write arrays end to end as one npy file, without joining them in memory."""
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=parts[0].dtype, shape=(sum(map(len, parts)),))
-    start = 0
-    for part in parts:
-        target[start : start + len(part)] = part
-        start += len(part)
-    target.flush()
+def read_part(path: Path, dtype: type, mapped: bool = False) -> np.ndarray:
+    """Return what `storage.save_parts` wrote of arrays [n], memory-mapped or read.
+
+    The header must say what the file's size and `dtype` make of it, so there is nothing in it to be interpreted.
+
+    Raises
+    ------
+    ValueError
+        If it says anything else.
+    """
+    dtype = np.dtype(dtype)
+    with open(path, "rb") as file:
+        start = file.read(10)
+        header = file.read(int.from_bytes(start[8:], "little"))
+    offset = len(start) + len(header)
+    n, rest = divmod(path.stat().st_size - offset, dtype.itemsize)
+    wanted = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({n},), }}"
+    if start[:8] != b"\x93NUMPY\x01\x00" or header.rstrip() != wanted.encode() or rest:
+        raise ValueError(f"{path.name} is no npy file of {n} {dtype}: it begins with {(start + header)[:90]!r}")
+    return np.memmap(path, dtype, "r", offset, (n,)) if mapped else np.fromfile(path, dtype, offset=offset)
+
+
+def check_pointers(pointers: Iterable[np.ndarray], n: int, what: str) -> None:
+    """Raise a ValueError unless each of some `indptr` begins at 0 and never falls, and they end at `n` together."""
+    total = 0
+    for own in pointers:
+        if own[0] != 0 or (own[1:] < own[:-1]).any():
+            raise ValueError(f"The pointers to the {what} must begin at 0 and ascend")
+        total += int(own[-1])
+    if total != n:
+        raise ValueError(f"There are pointers to {total} {what}, of which there are {n}")
 
 
 def blocks_in(indptr: np.ndarray, docs: np.ndarray, impacts: np.ndarray, width: int) -> list[Block]:
-    """Return the blocks of which these are the parts end to end.
+    """Return the blocks of which these are the parts, [n] each, end to end.
 
     Raises
     ------
     ValueError
         If the arrays do not belong together.
     """
+    if width < 1 or len(docs) != len(impacts):
+        raise ValueError(f"There are {len(docs)} documents and {len(impacts)} impacts of {width} latents")
     indptrs = indptr.reshape(-1, width + 1)
+    check_pointers(indptrs, len(docs), "postings")
     starts = np.concatenate([[0], np.cumsum(indptrs[:, -1])])
-    if not len(docs) == len(impacts) == starts[-1]:
-        raise ValueError(f"There are {starts[-1]} postings, but {len(docs)} documents and {len(impacts)} impacts.")
     return [
         Block(own, docs[start:end], impacts[start:end])
         for own, start, end in zip(indptrs, starts[:-1], starts[1:], strict=True)

@@ -1,6 +1,7 @@
 """Fewer postings: the largest weights of each text, or no latents that nearly every text has."""
 
 import numpy as np
+from numba import njit
 from scipy.sparse import csr_array
 
 from lib.checks import check_count
@@ -20,7 +21,9 @@ def prune(matrix: csr_array, *, top: int | None = None, mass: float | None = Non
     top : int, optional
         How many weights a row keeps, at most.
     mass : float, optional
-        Above 0 and at most 1: a row keeps the fewest weights that make up this share of its sum.
+        Above 0 and at most 1: a row keeps the fewest weights that make up this share of its sum. That is a share of
+        term weight, not of what the weights add to a score; and of documents that are indexed pruned, |d| is the sum
+        of what was kept.
 
     Returns
     -------
@@ -42,15 +45,27 @@ def prune(matrix: csr_array, *, top: int | None = None, mass: float | None = Non
     kept = np.ones(len(order), bool)
     if top is not None:
         kept &= np.arange(len(order)) - np.repeat(matrix.indptr[:-1], counts) < check_count(top, "top")
-    if mass is not None:
-        before = np.cumsum(matrix.data[order], dtype=np.float64) - matrix.data[order]
-        firsts = np.minimum(matrix.indptr[:-1], max(0, len(order) - 1))
-        sums = matrix.sum(axis=1, dtype=np.float64)
-        start = before[firsts] if len(order) else np.zeros(len(counts))
-        kept &= before - np.repeat(start, counts) < mass * np.repeat(sums, counts) * (1 - 1e-12)
+    if mass is not None and mass < 1:
+        kept &= _within(matrix.data[order], matrix.indptr, mass)
     stays = np.zeros(len(order), bool)
     stays[order[kept]] = True
     return _only(matrix, stays)
+
+
+@njit(cache=True, nogil=True)
+def _within(weights, indptr, mass):
+    """Say of which weights, descending in each row, those before them in the row are less than `mass` of its sum."""
+    kept = np.zeros(len(weights), np.bool_)
+    for row in range(len(indptr) - 1):
+        total = 0.0
+        for at in range(indptr[row], indptr[row + 1]):
+            total += weights[at]
+        least = mass * total * (1 - 1e-12)  # 0.6 of 10 is 6, whatever the rounding
+        before = 0.0
+        for at in range(indptr[row], indptr[row + 1]):
+            kept[at] = before < least
+            before += weights[at]
+    return kept
 
 
 def drop_frequent(matrix: csr_array, max_share: float) -> csr_array:

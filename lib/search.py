@@ -1,7 +1,8 @@
 """Compiled search of blocks of postings, term at a time and exact.
 
 Blocks are small enough for their scores to stay in the cache. Postings of rare latents are read once each; what
-frequent ones add is estimated from rows of bytes, and computed for the documents that can still be among the best.
+frequent ones add is estimated from rows of bytes, and computed, when all blocks are read, for the documents that can
+still be among the best.
 Each document's score is added up within its block, rare latents first, so it is the same to the bit as in a plain loop,
 whatever the number of threads and the blocks that each is given.
 """
@@ -53,55 +54,68 @@ def add_postings(indptr, docs, impacts, latents, weights, n_docs, scores):
 
 
 @njit(cache=True, nogil=True)
-def keep_best(scores, docs, allowed, first, best_scores, best_docs, count):
-    """Offer documents of a block to a heap of the best, whose root is the worst of them; return how many it holds.
+def push(score, doc, best_scores, best_docs, count):
+    """Offer a document to a heap of the k best, whose root is the worst of them; return how many it holds.
 
-    They come in their order, so of equal scores the earlier one is in the heap already, and stays. `first` is the
-    position of the block's first document; `allowed`, bool [n_docs of the block], or empty where all are.
+    Documents come in their order, so of equal scores the earlier one is in the heap already, and stays.
     """
     k = len(best_scores)
-    for doc in docs:
-        score = scores[doc]
-        if count == k and score <= best_scores[0]:
-            continue
-        if len(allowed) and not allowed[doc]:
-            continue
-        if count < k:
-            at, count = count, count + 1
-            while at > 0:  # up: a new document is worse than all that are not below its score
-                parent = (at - 1) // 2
-                if best_scores[parent] < score:
-                    break
-                best_scores[at], best_docs[at] = best_scores[parent], best_docs[parent]
-                at = parent
-        else:
-            at = 0
-            while True:  # down, past children that are worse: of lower score, or of equal score and later
-                child = 2 * at + 1
-                if child >= k:
-                    break
-                other = child + 1
-                if other < k and (
-                    best_scores[other] < best_scores[child]
-                    or (best_scores[other] == best_scores[child] and best_docs[other] > best_docs[child])
-                ):
-                    child = other
-                if best_scores[child] >= score:
-                    break
-                best_scores[at], best_docs[at] = best_scores[child], best_docs[child]
-                at = child
-        best_scores[at], best_docs[at] = score, first + doc
+    if count == k and score <= best_scores[0]:
+        return count
+    if count < k:
+        at, count = count, count + 1
+        while at > 0:  # up: a new document is worse than all that are not below its score
+            parent = (at - 1) // 2
+            if best_scores[parent] < score:
+                break
+            best_scores[at], best_docs[at] = best_scores[parent], best_docs[parent]
+            at = parent
+    else:
+        at = 0
+        while True:  # down, past children that are worse: of lower score, or of equal score and later
+            child = 2 * at + 1
+            if child >= k:
+                break
+            other = child + 1
+            if other < k and (
+                best_scores[other] < best_scores[child]
+                or (best_scores[other] == best_scores[child] and best_docs[other] > best_docs[child])
+            ):
+                child = other
+            if best_scores[child] >= score:
+                break
+            best_scores[at], best_docs[at] = best_scores[child], best_docs[child]
+            at = child
+    best_scores[at], best_docs[at] = score, doc
     return count
 
 
-@njit(cache=True, nogil=True)
-def score_likely(block, rows, query, weight_of, allowed, k, worst, scores, estimates, likely):
-    """Score a block's documents that may be among the k best, write them to `likely`, and return how many they are.
+class Likely(NamedTuple):
+    """Documents that may be among the best: positions, int64, what rare latents add up to, and the most they can score.
 
-    `weight_of` is as in `complete`; `scores` and `estimates`, float32 [n_docs], are written to. `worst` is the score of
-    the worst of the k best of other blocks, minus infinity where there are not so many.
+    `least`, float32 [k], is a heap of the largest scores that documents have at least, `least_docs` whose these are.
+    """
+
+    docs: np.ndarray
+    sums: np.ndarray
+    most: np.ndarray
+    least: np.ndarray
+    least_docs: np.ndarray
+
+
+LIKELY = (np.int64, np.float32, np.float32, np.float32, np.int64)  # their dtypes
+
+
+@njit(cache=True, nogil=True)
+def find_likely(block, rows, query, allowed, first, scores, estimates, likely, count, n_found):
+    """Add a block's documents to `likely` that may be among the k best; return how many `least` and it hold then.
+
+    A score is within a margin of its estimate. Once k documents reach some score at least, one that cannot reach it is
+    not among the best. `first` is the position of the block's first document; `allowed`, bool [n_docs of the block], is
+    empty where all are. `scores` and `estimates`, float32 [n_docs], are written to.
     """
     latents, weights, numbers, others = query
+    docs, sums, most, least, least_docs = likely
     scales, n_docs, n_rare = rows[1], len(scores), len(latents) - len(numbers)
     add_postings(*block, latents[:n_rare], weights[:n_rare], n_docs, scores)
     factors = np.empty(len(numbers), np.float32)
@@ -110,17 +124,25 @@ def score_likely(block, rows, query, weight_of, allowed, k, worst, scores, estim
     estimates[:] = scores
     add_rows(rows[0], factors, numbers, estimates)
     margin = error_bound(factors, others)
-    least = worst - margin
-    if worst == -np.inf:
-        candidates = estimates[allowed] if len(allowed) else estimates
-        if len(candidates) > k:
-            least = np.partition(candidates, len(candidates) - k)[len(candidates) - k] - 2 * margin
-    count = 0
     for doc in range(n_docs):
-        if estimates[doc] >= least:
-            likely[count] = doc
-            count += 1
-    complete(likely[:count], *rows[2:], weight_of, scores)
+        reach = estimates[doc] + margin
+        if count == len(least) and reach < least[0]:
+            continue
+        if len(allowed) and not allowed[doc]:
+            continue
+        docs[n_found], sums[n_found], most[n_found] = first + doc, scores[doc], reach
+        n_found += 1
+        count = push(estimates[doc] - margin, first + doc, least, least_docs, count)
+    return count, n_found
+
+
+@njit(cache=True, nogil=True)
+def score_likely(rows, first, docs, sums, most, least, weight_of, best_scores, best_docs, count):
+    """Offer a block's likely documents to the heap of the best, by their exact scores; return how many it holds."""
+    for i in range(len(docs)):
+        if most[i] >= least:
+            score = complete(docs[i] - first, sums[i], rows[2], rows[3], rows[4], weight_of)
+            count = push(score, docs[i], best_scores, best_docs, count)
     return count
 
 
@@ -129,20 +151,27 @@ def search_blocks(
 ) -> Best:
     """Return the k best documents of the blocks `numbers`, in no particular order."""
     scores, estimates = np.empty(_BUFFER, np.float32), np.empty(BLOCK_ROWS, np.float32)
-    likely, weight_of = np.empty(BLOCK_ROWS, np.int64), np.zeros(MOST, np.float32)
-    weight_of[query.rows] = query.weights[len(query.weights) - len(query.rows) :]
-    best_scores, best_docs = np.empty(k, np.float32), np.empty(k, np.int64)
-    count, every = 0, np.empty(0, bool)
+    n = len(numbers) * BLOCK_ROWS  # only what is written to takes memory
+    likely = Likely(*(np.empty(size, kind) for size, kind in zip((n, n, n, k, k), LIKELY, strict=True)))
+    every, count, ends = np.empty(0, bool), 0, [0]
     for number in numbers:
         first = number * BLOCK_ROWS
         own = min(BLOCK_ROWS, n_docs - first)
         mask = every if allowed is None else allowed[first : first + own]
-        worst = best_scores[0] if count == k else np.float32(-np.inf)
-        block, rows = blocks[number]
-        n_likely = score_likely(
-            tuple(block), tuple(rows), tuple(query), weight_of, mask, k, worst, scores[:own], estimates[:own], likely
+        block, rows = (tuple(part) for part in blocks[number])
+        count, end = find_likely(
+            block, rows, tuple(query), mask, first, scores[:own], estimates[:own], tuple(likely), count, ends[-1]
         )
-        count = keep_best(scores, likely[:n_likely], mask, first, best_scores, best_docs, count)
+        ends.append(end)
+    least = likely.least[0] if count == k else np.float32(-np.inf)
+    weight_of = np.zeros(MOST, np.float32)
+    weight_of[query.rows] = query.weights[len(query.weights) - len(query.rows) :]
+    best_scores, best_docs, count = np.empty(k, np.float32), np.empty(k, np.int64), 0
+    for number, (start, end) in zip(numbers, pairwise(ends), strict=True):
+        found = (column[start:end] for column in likely[:3])
+        count = score_likely(
+            tuple(blocks[number][1]), number * BLOCK_ROWS, *found, least, weight_of, best_scores, best_docs, count
+        )
     return Best(best_docs[:count], best_scores[:count])
 
 

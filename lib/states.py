@@ -7,8 +7,11 @@ before them: a run that was stopped goes on at any window without replaying what
 
 import json
 import shutil
+import time
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,9 +23,11 @@ from tqdm import tqdm
 
 from lib.checks import check_choice, check_count
 from lib.encoder import TokenEncoder
-from lib.storage import digest_arrays, digest_json, replacing
+from lib.storage import digest_arrays, digest_json, replacing, save_parts
 
+CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
 CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
+LEFT_AFTER = 3600.0  # seconds: a temporary file that old is of a process that was killed
 RUN = 64  # neighbouring tokens that are read from disk together, and so land in the same window
 STORED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -117,7 +122,8 @@ class TrainingText:
     max_tokens : int, optional
         Where to stop; None is the whole corpus.
     plan : Path, optional
-        A file for the counts, read if it is there: counting takes a pass of the tokenizer.
+        A file for the counts, read if it is there: counting takes a pass of the tokenizer. A damaged one is written
+        anew, with a warning.
 
     Raises
     ------
@@ -129,15 +135,13 @@ class TrainingText:
         self.encoder, self.corpus = encoder, corpus
         if max_tokens is not None:
             check_count(max_tokens, "max_tokens")
-        counts = self._counts(max_tokens, plan)
-        self.ends = np.minimum(np.cumsum(counts), max_tokens or np.inf).astype(np.int64)  # of each chunk, in tokens
-        self.n = int(self.ends[-1]) if counts else 0
+        self._counts = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
+        self.ends = np.minimum(np.cumsum(self._counts), max_tokens or np.inf).astype(np.int64)  # of chunks, in tokens
+        self.n = int(self.ends[-1]) if self._counts else 0
         if not self.n:
             raise ValueError("The corpus holds no token; give text.")
 
-    def _counts(self, max_tokens: int | None, plan: Path | None) -> list[int]:
-        if plan is not None and plan.exists():
-            return json.loads(plan.read_text("utf-8"))
+    def _count(self, max_tokens: int | None, plan: Path | None) -> list[int]:
         counts, total = [], 0
         with tqdm(disable=None, unit="token", unit_scale=True, desc="count tokens") as bar:
             for chunk in _chunks(self.corpus):
@@ -156,12 +160,35 @@ class TrainingText:
         """Yield the states of each layer, float32 [n_chunk, d], chunk after chunk from number `first` on.
 
         A chunk is encoded by itself, so that it comes out the same whether or not the ones before it were.
+
+        Raises
+        ------
+        ValueError
+            If a chunk has another number of tokens than were counted, or is not there any more.
         """
-        passages = islice(self.corpus, first * CHUNK, None)
-        for number, chunk in zip(range(first, len(self.ends)), _chunks(passages), strict=False):
+        chunks = _chunks(islice(self.corpus, first * CHUNK, None))
+        for number in range(first, len(self.ends)):
+            chunk = next(chunks, [])
             blocks = list(self.encoder.stream_layers(chunk, layers, progress=False))
+            found = sum(len(block[layers[0]].states) for block in blocks)
+            if not chunk or found != self._counts[number]:
+                raise ValueError(f"Chunk {number} has {found} tokens, {self._counts[number]} were counted. {CHANGED}")
             size = int(self.ends[number] - (self.ends[number - 1] if number else 0))
             yield {layer: torch.cat([block[layer].states for block in blocks])[:size].cpu() for layer in layers}
+
+
+def _read_plan(plan: Path) -> list[int] | None:
+    """Return the counts in a file, None if it is not there or damaged."""
+    try:
+        counts = json.loads(plan.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        counts = None
+    if isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
+        return counts
+    warnings.warn(f"{plan} is damaged; the tokens are counted again.", stacklevel=3)
+    return None
 
 
 class EncodedStates:
@@ -216,6 +243,7 @@ def cache_states(
     """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
 
     Every chunk of 512 passages is a file that is written atomically; a killed run continues behind the last whole one.
+    Several processes may write the same cache. What a killed one left half-written is removed an hour later.
 
     Parameters
     ----------
@@ -240,12 +268,13 @@ def cache_states(
     OSError
         If the disk lacks the space, before anything is encoded.
     ValueError
-        If the corpus holds no token, and if a state is too large for float16.
+        If the corpus holds no token or changes while it is read, and if a state is too large for float16.
     """
     check_choice(dtype, STORED_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
     asked = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
+    _remove_leftovers(folder)
     text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
     sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
@@ -263,6 +292,14 @@ def cache_states(
         )
         for layer in layers
     }
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: those that nobody has written to for an hour."""
+    for path in folder.rglob(".*.tmp"):
+        with suppress(FileNotFoundError):  # another process may end, or be quicker
+            if time.time() - path.stat().st_mtime > LEFT_AFTER:
+                path.unlink()
 
 
 def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
@@ -296,8 +333,7 @@ def _write(path: Path, states: torch.Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
-            with open(temporary, "wb") as file:
-                np.save(file, states.view(torch.int16).numpy(), allow_pickle=False)
+            save_parts(temporary, [states.view(torch.int16).numpy()])
         except OSError as error:
             raise OSError(f"{path} cannot be written ({error}); make room. What is there is kept.") from error
 

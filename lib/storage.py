@@ -6,8 +6,8 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,34 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         raise ValueError(f"{path} breaks off after line {number} ({error}); get it again.") from error
 
 
+def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Write arrays end to end, along their first axis, as one npy file, without joining them in memory.
+
+    Every byte goes through `write`, so that a full disk is an OSError: on a memory map it is a signal that ends the
+    process, and `ndarray.tofile` does not notice it in the last 4 KB.
+    """
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part))
+
+
+def to_disk(path: Path) -> None:
+    """Wait until what a file holds is on the disk itself, so that a name given to it later outlives a power cut."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _names_to_disk(folder: Path) -> None:
+    with suppress(OSError):  # not every file system, nor Windows, can; the names are whole at any rate
+        to_disk(folder)
+
+
 @contextmanager
 def temporary_beside(path: str | Path) -> Iterator[Path]:
     """Give the path of a new hidden file beside `path`, and remove it afterwards if it is still there."""
@@ -70,10 +98,12 @@ def temporary_beside(path: str | Path) -> Iterator[Path]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path; what is written there takes the place of `path` in one step when the block ends well.
 
-    Readers see the old file or the new one, never a part; after an error the old one stays.
+    Readers see the old file or the new one, never a part; after an error the old one stays, and after a power cut one
+    of the two.
     """
     with temporary_beside(path) as temporary:
         yield temporary
+        to_disk(temporary)
         os.replace(temporary, path)
 
 
@@ -100,17 +130,16 @@ def save_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    old = _files_named_by(folder / manifest_name)
+    old = _files_named_by(folder / manifest_name) or set()
     files: dict[str, dict] = {}
-    done = False
     try:
         for name, write in writers.items():
             files[name] = _write_named_by_digest(folder / name, write)
         _write_manifest(folder / manifest_name, {"format_version": version, **content, "files": files})
-        done = True
     finally:
-        new = {entry["file"] for entry in files.values()}
-        if stale := old - new if done else new - old:
+        stale = old | {entry["file"] for entry in files.values()}
+        named = _files_named_by(folder / manifest_name)  # asked of the disk: it may be the old one or the new one
+        if named is not None and (stale := stale - named):
             for name in stale - _files_of_others(folder, manifest_name):
                 (folder / name).unlink(missing_ok=True)
 
@@ -131,6 +160,7 @@ def update_manifest(folder: str | Path, manifest_name: str, version: int, change
 def _write_manifest(path: Path, manifest: dict) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}, indent=2) + "\n", "utf-8")
+    _names_to_disk(path.parent)
 
 
 def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
@@ -142,22 +172,32 @@ def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
         except (OSError, SafetensorError) as error:  # safetensors' own is no OSError
             raise OSError(f"{path} cannot be written ({error}); make room, or mend what the message says.") from error
         temporary.chmod(mode)
+        to_disk(temporary)
         digest = digest_file(temporary)
         final = path.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
         os.replace(temporary, final)
     return {"file": final.name, "sha256": digest}
 
 
-def _files_named_by(manifest: Path) -> set[str]:
+def _files_named_by(manifest: Path) -> set[str] | None:
+    """Return the files beside a manifest that it names, None if it cannot be read, so that none is cleaned up after."""
     try:
-        return {entry["file"] for entry in json.loads(manifest.read_text("utf-8"))["files"].values()}
+        named = {entry["file"] for entry in json.loads(manifest.read_text("utf-8"))["files"].values()}
+    except FileNotFoundError:
+        return set()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()  # none yet, or one that we cannot read and so must not clean up after
+        return None
+    return {name for name in named if _is_plain(name)}
+
+
+def _is_plain(name: object) -> bool:
+    """Whether this is a name in a folder, not a path that leads out of it."""
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def _files_of_others(folder: Path, manifest_name: str) -> set[str]:
     """Files that other manifests in the folder name: equal content has an equal name, so they may be shared."""
-    return set().union(*(_files_named_by(path) for path in folder.glob("*.json") if path.name != manifest_name))
+    return set().union(*(_files_named_by(path) or () for path in folder.glob("*.json") if path.name != manifest_name))
 
 
 def load_folder(
@@ -203,6 +243,8 @@ def _read_manifest(path: Path) -> dict:
 
 
 def _checked_file(folder: Path, entry: dict, read: bool) -> Path:
+    if not _is_plain(entry["file"]):
+        raise ValueError(f"The manifest of {folder} names {entry['file']!r}; it may name files in the folder only.")
     path = folder / entry["file"]
     if not path.is_file():
         raise ValueError(f"{path} is missing: the folder was copied in part. Copy it again, or save it anew.")

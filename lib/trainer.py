@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lib.checkpoints import Checkpoint, Checkpoints, differing
 from lib.kernels import Step
 from lib.sae import SparseAutoencoder
-from lib.states import StateSource, StoredStates
+from lib.states import CHANGED, StateSource, StoredStates
 from lib.training import (
     CPU,
     Normalisation,
@@ -188,7 +188,7 @@ def train(
     *,
     device: str | None = None,
     log: Callable[[dict], None] = lambda row: None,
-    checkpoints: str | Path | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
     every: float = 300.0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> SparseAutoencoder:
@@ -211,8 +211,9 @@ def train(
         (active latents a token), dead (share of latents), learning_rate, and density: how many latents are active in
         which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and density are of the
         steps since the last row. A run that is resumed gives the rows before the checkpoint again.
-    checkpoints : str or Path, optional
-        Folder for the last two checkpoints; they stay when the run has ended.
+    checkpoints : str, Path or Checkpoints, optional
+        Folder for the last two checkpoints; they stay when the run has ended. Checkpoints that were entered are held
+        on to afterwards.
     every : float
         Seconds between them.
     stopped : callable
@@ -221,8 +222,8 @@ def train(
     Raises
     ------
     ValueError
-        If there is no such device, there are fewer states than one batch, or the checkpoints are of another
-        configuration (the fields are named), damaged, or in use by another process.
+        If there is no such device, there are fewer states than one batch, the text changes while it is read, or the
+        checkpoints are of another configuration (the fields are named), damaged, or in use by another process.
     FloatingPointError
         If the loss or a weight is no longer finite; the last checkpoint stays as it is.
     OSError
@@ -239,7 +240,8 @@ def train(
             "Give more text or a smaller batch_tokens."
         )
     identity = run_identity(source, config)
-    with nullcontext() if checkpoints is None else Checkpoints(checkpoints) as kept:
+    held = checkpoints is None or isinstance(checkpoints, Checkpoints)
+    with nullcontext(checkpoints) if held else Checkpoints(checkpoints) as kept:
         run = _begin(source, config, where) if kept is None else _resume(source, config, where, kept, identity, log)
         _loop(run, source, kept, identity, log, every, stopped)
     metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
@@ -331,3 +333,5 @@ def _loop(
                 raise type(error)(f"{error} {whole} ({kept.folder})") from error
             if stop and run.step < run.n_steps:
                 raise TrainingStopped(f"Stopped after step {run.step} of {run.n_steps}.")
+    if run.step < run.n_steps:
+        raise ValueError(f"The states ended at step {run.step} of {run.n_steps}. {CHANGED}")

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from lib.collection import Collection
 from lib.encoder import TokenEncoder
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
-from lib.training import TrainableAutoencoder, TrainingConfig
+from lib.states import StoredStates
+from lib.trainer import Run
+from lib.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
 CONFIG = TrainingConfig(width=48, k=3, batch_tokens=64, learning_rate=1e-2, select_dtype="float32")
 WORDS = [text for text in TEXTS if text.strip()]
@@ -91,12 +94,30 @@ def test_clipped_gradients_have_norm_1_for_the_error_of_a_token(monkeypatch):
         TrainableAutoencoder, "__init__", lambda self, *arguments: models.append(self) or initialise(self, *arguments)
     )
     for clip in (False, True):
-        peers.ours(states, CONFIG, clip=clip).step(states, torch.zeros(48, dtype=torch.bool))
+        peers.ours(states, replace(CONFIG, unit_gradient=clip), clip=clip).step(states, torch.zeros(48) > 0)
     free, clipped = (torch.cat([parameter.grad.flatten() for parameter in model.parameters()]) for model in models)
     variance = (states - states.mean(dim=0)).square().sum(dim=1).mean()  # FVU = squared error of a token / variance
     assert free.norm() * variance > 1.1
     assert clipped.norm() * variance == pytest.approx(1, rel=1e-4)
     torch.testing.assert_close(clipped / clipped.norm(), free / free.norm())
+
+
+@pytest.mark.parametrize("unit_gradient", [True, False])
+def test_the_timed_step_is_the_trainers(unit_gradient, nobody_else):
+    # three steps at the rates of the trainer leave its weights: to the bit ours, but for rounding the reference's
+    config, states = replace(CONFIG, unit_gradient=unit_gradient, epochs=3), normal_states(64)
+    run = Run(states, StoredStates([states]), config)
+    everyone = competitors(states, config)
+    for number in range(3):
+        run.advance(states)
+        for who in everyone.values():
+            rate = config.learning_rate * learning_rate_factor(number, 3, config.warmup)
+            who.optimizer.param_groups[0]["lr"] = rate
+            who.step(states, torch.zeros(48) > 0)
+    wanted = list(run.model.parameters())
+    for name, who in everyone.items():
+        for parameter, own in zip(who.optimizer.param_groups[0]["params"], wanted, strict=True):
+            torch.testing.assert_close(parameter, own, rtol=0, atol=0 if name == OURS else 1e-5)
 
 
 def test_the_columns_of_the_speed_table(monkeypatch):
@@ -115,11 +136,12 @@ def test_the_columns_of_the_speed_table(monkeypatch):
 def test_after_the_same_tokens_all_leave_about_the_same_unexplained(nobody_else):
     states = normal_states(64 * 40 + 500)
     found = fvus(states[:-500], states[-500:], CONFIG)
-    names = {f"{OURS}, float32 product", f"{OURS}, bfloat16 product", f"{OURS}, clipped", REFERENCE}
-    assert set(found) == names
+    in_each = [f"{OURS}, {dtype} product" for dtype in ("float32", "bfloat16", "int8")]
+    assert set(found) == {*in_each, f"{OURS}, clipped", REFERENCE}
     assert 0.001 < found[REFERENCE] < 0.2  # it has learned, and there is something left to compare
     assert found[f"{OURS}, float32 product"] == pytest.approx(found[REFERENCE], rel=1e-2)
     assert found[f"{OURS}, bfloat16 product"] == pytest.approx(found[REFERENCE], rel=0.1)
+    assert found[f"{OURS}, int8 product"] == pytest.approx(found[REFERENCE], rel=0.1)
     # a tenth of the steps leaves more: the figure is that of the training, not of the start
     assert fvus(states[:256], states[-500:], CONFIG)[REFERENCE] > 1.5 * found[REFERENCE]
     with pytest.raises(ValueError, match="63 tokens are less than one batch of 64"):

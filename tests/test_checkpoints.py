@@ -1,3 +1,4 @@
+import fcntl
 import json
 import subprocess
 import sys
@@ -124,6 +125,27 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
         assert "Another process trains in" in done.stderr
     with Checkpoints(tmp_path):  # free again
         pass
+
+
+def test_a_lock_that_was_removed_as_we_got_it_is_not_one(tmp_path, monkeypatch):
+    # the one who has it ends between our opening the file and our locking it
+    folder, flock = tmp_path / "checkpoints", fcntl.flock
+    first = Checkpoints(folder).__enter__()
+    second = Checkpoints(folder)
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.remove()
+        first.__exit__()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with second:
+        assert (folder / "lock").exists()
+        with pytest.raises(ValueError, match="Another process trains in"):
+            Checkpoints(folder).__enter__()
+        second.save(1, tensors(1), {})
+    assert Checkpoints(folder).load().step == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import gzip
 import json
 import sys
 from itertools import count, islice, pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -213,3 +214,21 @@ def test_a_hub_dataset_is_known_by_its_commit(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: Info)
     assert StreamedText("some/data").identity["revision"] == "abc123"
     assert StreamedText("some/data", revision="v1").identity["revision"] == "v1"
+
+
+def test_a_hub_dataset_is_read_at_the_commit_that_its_identity_states(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    commits, read = iter(["first", "second"]), []  # main moves while we read
+    info = lambda self, name: SimpleNamespace(sha=next(commits))  # noqa: E731
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, revision, **__: read.append(revision) or iter([{"text": "a b"}])
+    )
+    text = StreamedText("some/data")
+    assert [list(text), list(text)] == [["a b"]] * 2
+    assert read == ["first", "first"]
+    assert text.identity["revision"] == "first"
+    list(StreamedText("some/data", revision="v1"))
+    assert read[-1] == "v1"

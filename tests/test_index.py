@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import resource
 import tracemalloc
 
 import bm25s
@@ -16,6 +17,7 @@ import lib.index
 import lib.postings
 import lib.search
 from lib.index import BM25Index
+from lib.storage import load_folder, save_folder, save_parts
 from lib.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
 
 IDS = ["a", "b", "c"]
@@ -224,10 +226,30 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, 
     assert len(list(tmp_path.iterdir())) == len(files)
 
 
-@pytest.mark.parametrize("stem", ["doc_ids", "lengths", "indptr", "docs", "impacts"])
+def test_a_disk_that_takes_no_more_leaves_the_old_index(tmp_path):
+    old, new = BM25Index.build(WORKED, IDS), BM25Index.build(random_terms(300, 60, 1), ids(300))
+    old.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # of a file: the ids fit, the postings do not
+    try:
+        with pytest.raises(OSError, match=r"\.npy cannot be written \(.*; make room"):
+            new.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert len(BM25Index.load(tmp_path)) == 3
+
+
+LARGE = ("docs", "impacts", "frequent_rows", "frequent_numbers", "frequent_impacts")  # not read when not verified
+STEMS = ("doc_ids", "lengths", "indptr", "frequent_scales", "frequent_indptr", *LARGE)
+
+
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_files_are_named(tmp_path, stem, damage):
     BM25Index.build(WORKED, IDS).save(tmp_path)
+    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {*STEMS, "index.json"}
     (path,) = tmp_path.glob(f"{stem}-*")
     content = path.read_bytes()
     path.unlink()
@@ -285,7 +307,7 @@ def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_w
         all_scores(BM25Index.load(tmp_path, verify=False), queries), all_scores(BM25Index.load(tmp_path), queries)
     )
     rng = np.random.default_rng(1)
-    for stem in ("docs", "impacts"):
+    for stem in LARGE:
         (path,) = tmp_path.glob(f"{stem}-*")
         content = path.read_bytes()
         path.write_bytes(content[:-1])
@@ -299,6 +321,133 @@ def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_w
         with pytest.raises(ValueError, match="truncated or altered"):
             BM25Index.load(tmp_path)
         path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("error")
+def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
+    docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)
+    index = BM25Index.build(docs, ids(40))
+    index.save(tmp_path)
+    whole = all_scores(index, queries)
+    rng = np.random.default_rng(2)
+
+    for stem in LARGE:
+        (path,) = tmp_path.glob(f"{stem}-*")
+        content, array = path.read_bytes(), np.load(next(tmp_path.glob(f"{stem}-*")), allow_pickle=False)
+        refused = 0
+        for _ in range(200):
+            header = bytearray(content[:128])
+            if rng.integers(4):
+                header[rng.integers(128)] = rng.integers(256)
+            else:
+                header = header[: rng.integers(128)]
+            path.write_bytes(header + content[128:])
+            try:
+                loaded = BM25Index.load(tmp_path, verify=False)
+            except ValueError as error:
+                assert f"{tmp_path} is damaged ({stem}-" in str(error)
+                refused += 1
+            else:  # another kind of white space at the end of the header
+                np.testing.assert_array_equal(all_scores(loaded, queries), whole)
+        assert refused > 150
+        # whole files of other arrays, of as many bytes and of fewer
+        size = array.itemsize
+        others = [
+            array.view(array.dtype.newbyteorder(">")),
+            *(array.view(f"{kind}{size}") for kind in "iufV" if kind != "f" or size > 1),
+        ]
+        for other in [*others, array[None], array.reshape(-1, 1), array[:0], array[:-1], array.astype(np.float64)]:
+            if (other.dtype, other.shape) == (array.dtype, array.shape):
+                continue
+            np.save(path, other)
+            with pytest.raises(ValueError, match="is damaged"):
+                BM25Index.load(tmp_path, verify=False)
+        path.write_bytes(content)
+
+
+def resaved(folder, **changed) -> None:
+    """Put something else into an index, with the right checksums."""
+    manifest, files = load_folder(folder, "index.json", lib.index.FORMAT_VERSION)
+    del manifest["files"], manifest["format_version"]
+    held = {name: path.read_bytes() for name, path in files.items()}
+    writers = {name: lambda path, data=data: path.write_bytes(data) for name, data in held.items()}
+    for name, change in changed.items():
+        if name in manifest:
+            manifest[name] = change
+        elif name == "doc_ids":
+            writers["doc_ids.json"] = lambda path, change=change: path.write_text(json.dumps(change))
+        else:
+            array = change(np.load(files[f"{name}.npy"], allow_pickle=False))
+            writers[f"{name}.npy"] = lambda path, array=array: save_parts(path, [array])
+    save_folder(folder, "index.json", lib.index.FORMAT_VERSION, manifest, writers)
+
+
+def with_entry(at: int, value: int):
+    def change(array):
+        array[at] = value
+        return array
+
+    return change
+
+
+def moved(at: int, by: int):
+    def change(array):
+        array[at] += by
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: with_entry(0, value)} for name in ("indptr", "frequent_indptr") for value in (-1, 1, 2**62)),
+        *({name: with_entry(5, value)} for name in ("indptr", "frequent_indptr") for value in (-1, 0, 2**62)),
+        *({name: moved(-1, by)} for name in ("indptr", "frequent_indptr") for by in (-1, 1, 2**62)),
+        {"indptr": moved(slice(13, None), 0), "width": 11},
+        *({"width": width} for width in (0, -1, 1, 13, 12.0, "12", None)),
+        *({"n_docs": n} for n in (0, 39, 41, "40")),
+        *({"doc_ids": own} for own in ([], ids(39), ids(41), ["d0"] * 40, "d" * 40, {}, [1] * 40)),
+        *({"lengths": change} for change in (lambda a: a[:-1], lambda a: a[:0], lambda a: a.astype(float))),
+        {"lengths": lambda a: np.ones(50, np.float32), "n_docs": 50, "doc_ids": ids(50)},
+        {"lengths": lambda a: np.ones(20, np.float32), "n_docs": 20, "doc_ids": ids(20)},
+        *({f"frequent_{name}": lambda a: a[:-1]} for name in ("rows", "scales", "indptr", "numbers", "impacts")),
+        {"frequent_numbers": lambda a: a[:-1], "frequent_impacts": lambda a: a[:-1]},
+        {"docs": lambda a: a[:-1], "impacts": lambda a: a[:-1]},
+        {"docs": lambda a: a.view(np.int16)},
+        {"impacts": lambda a: a.astype(">f4")},
+        {"frequent_rows": lambda a: a[: 40 * 3], "frequent_scales": lambda a: a[:3]},
+        {"indptr": lambda a: np.arange(13)},  # each latent in one document: none is frequent
+        {"k1": -1.0},
+        {"k1": None},
+        {"idf": "other"},
+    ],
+)
+def test_what_is_no_index_is_refused_whatever_its_checksums_say(tmp_path, changed):
+    BM25Index.build(random_terms(40, 12, 13), ids(40)).save(tmp_path)
+    resaved(tmp_path)
+    assert len(BM25Index.load(tmp_path)) == 40
+    resaved(tmp_path, **changed)
+    for verify in (True, False):
+        with pytest.raises(ValueError, match=r"is damaged \(.*\); copy it again, or save it anew"):
+            BM25Index.load(tmp_path, verify=verify)
+
+
+def test_a_posting_of_a_document_that_there_is_not_stays_inside_the_arrays(tmp_path):
+    docs = random_terms(40, 12, 13)
+    BM25Index.build(docs, ids(40)).save(tmp_path)
+    resaved(tmp_path, docs=with_entry(3, 2**16 - 1))
+    loaded = BM25Index.load(tmp_path)
+    assert len(loaded.search_one(docs[[0]], k=40)) == 40
+    for use in (lambda: list(loaded.impact_rows()), lambda: loaded.add(docs[:1], ["new"])):
+        with pytest.raises(ValueError, match="A block of 40 documents has a posting of number 65535; copy the index"):
+            use()
+
+
+def test_an_index_of_empty_texts_is_saved_and_loaded(tmp_path):
+    BM25Index.build(csr_array((2, 3), dtype=np.float32), ["x", "y"]).save(tmp_path)
+    for verify in (True, False):
+        assert (all_scores(BM25Index.load(tmp_path, verify=verify), csr_array(np.ones((1, 3), np.float32))) == 0).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -358,6 +507,23 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(matrix, doc_ids, messag
     with pytest.raises(ValueError, match=message):
         index.add(matrix, doc_ids)
     np.testing.assert_array_equal(all_scores(index, WORKED), before)
+
+
+@pytest.mark.parametrize("where", ["rows_of", "frequent_latents", "document_frequency", "joined", "reweigh"])
+def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monkeypatch, where):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    index, whole = BM25Index.build(WORKED, IDS), BM25Index.build(vstack([WORKED, 2 * WORKED]), [*IDS, *"def"])
+    before, state = all_scores(index, WORKED), repr(index)
+    with monkeypatch.context() as patch:
+        patch.setattr(lib.index, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(2 * WORKED, ["d", "e", "f"])
+    assert repr(index) == state
+    np.testing.assert_array_equal(all_scores(index, WORKED), before)
+    index.add(2 * WORKED, ["d", "e", "f"])
+    np.testing.assert_allclose(all_scores(index, WORKED), all_scores(whole, WORKED), rtol=1e-6)
 
 
 def test_scores_are_inner_products_of_impact_rows(monkeypatch):
@@ -439,6 +605,12 @@ def test_one_row_may_come_without_its_second_dimension():
     index = BM25Index.build(WORKED, IDS)
     assert index.explain(WORKED[0], "a") == index.explain(WORKED[[0]], "a")
     assert index.search(WORKED[0], ["q"]).doc_ids == index.search(WORKED[[0]], ["q"]).doc_ids
+    built, wanted = BM25Index.build(WORKED[0], ["a"]), BM25Index.build(WORKED[[0]], ["a"])
+    built.add(WORKED[1], ["b"])
+    wanted.add(WORKED[[1]], ["b"])
+    np.testing.assert_array_equal(all_scores(built, WORKED), all_scores(wanted, WORKED))
+    with pytest.raises(ValueError, match="holds 4 ids for 1 rows"):
+        built.add(WORKED[0], ["c", "d", "e", "f"])
 
 
 def test_a_stream_with_too_many_rows_is_refused_at_the_row_too_many():

@@ -1,6 +1,11 @@
 import json
+import os
+import random
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,6 +14,7 @@ from conftest import TEXTS
 
 import lib.__main__
 from lib.__main__ import main
+from lib.checkpoints import Checkpoints
 from lib.corpus import LocalText
 from lib.encoder import TokenEncoder
 from lib.retriever import LatentTerms
@@ -115,6 +121,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_files(tmp_path, text, sen
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "a" / "checkpoints" / "checkpoint-0.json").exists()
     assert not (tmp_path / "a" / "latent_terms.json").exists()
+    (tmp_path / "a" / ".sae.safetensors.01234567.tmp").write_bytes(b"half")  # of one that was killed
     run(monkeypatch, *command)
     command[2] = tmp_path / "b"
     run(monkeypatch, *command)
@@ -130,6 +137,9 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
     assert "holds it already" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"begun otherwise: config\.seed is 5, was 0\."):
         run(monkeypatch, *command, "--seed", 5)
+    with pytest.raises(SystemExit, match=r"begun otherwise: stored is 'float16', was 'float32'\."):
+        run(monkeypatch, *command, "--stored", "float16")
+    run(monkeypatch, *command, "--stored", "float32")
     assert bytes_of(tmp_path / "a") == before
     # in a sweep, before any of it is trained; with a damaged model, too
     encoded = []
@@ -141,6 +151,27 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
         run(monkeypatch, "train", text, tmp_path / "many", "--model", plain_folder, *SMALL, *other)
     assert not encoded
     assert bytes_of(tmp_path / "a") == before
+
+
+def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain_folder, monkeypatch):
+    save, refused, removed = LatentTerms.save_pretrained, [], []
+
+    def saved(*arguments):
+        with pytest.raises(ValueError, match="Another process trains in"), Checkpoints(tmp_path / "a" / "checkpoints"):
+            pass
+        refused.append((tmp_path / "a" / "checkpoints" / "checkpoint-0.json").exists())
+        save(*arguments)
+
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **more: (removed.append(self.name), unlink(self, **more)))
+    monkeypatch.setattr(LatentTerms, "save_pretrained", saved)
+    command = ["train", text, tmp_path / "a", "--model", plain_folder, *SMALL]
+    run(monkeypatch, *command)
+    assert refused == [True]
+    assert removed[-1] == "lock"
+    run(monkeypatch, *command)  # and what is finished is not trained again by who waited for it
+    assert refused == [True]
+    assert not (tmp_path / "a" / "checkpoints").exists()
 
 
 def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, text, plain_folder, monkeypatch):
@@ -230,3 +261,53 @@ def test_the_train_command_with_bad_settings(tmp_path, plain_folder, monkeypatch
 def test_the_train_command_without_text(tmp_path, plain_folder, monkeypatch):
     with pytest.raises(SystemExit, match=r"ValueError: .* holds no text"):
         run(monkeypatch, "train", tmp_path / "none", tmp_path / "out", "--model", plain_folder)
+
+
+SERVER = """
+import json, os, sys
+import lib.states
+from lib.__main__ import main
+import torch
+from lib.encoder import TokenEncoder
+torch.set_num_threads(1)
+lib.states.CHUNK = 4
+list(TokenEncoder(sys.argv[1]).stream(["a cat"]))  # whatever is imported late
+for line in sys.stdin:
+    if not (child := os.fork()):
+        sys.argv = ["lib", *json.loads(line)]
+        os.dup2(2, 1)
+        main()
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+# what is there when a kill is due: at the start, tokens counted, states cached, steps taken, the model written
+MOMENTS = ["text.txt", "cache-{out}", "cache-{out}/*/*/*3.npy", *["{out}/checkpoints/*-1.json"] * 2, "{out}/*sae*"]
+
+
+def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, text, sentence_folder):
+    # children of one process that has imported everything, since that is what takes long
+    settings = ["--model", sentence_folder, *SMALL, "--epochs", 1, "--checkpoint-every", 0, "--cache"]
+    draw = random.Random(0)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVER, sentence_folder], **pipes) as server:
+
+        def told(*words) -> int:
+            server.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        for out in ("a", "whole"):
+            command = ["train", text, tmp_path / out, *settings, tmp_path / f"cache-{out}"]
+            for moment in MOMENTS if out != "whole" else []:
+                child, before = told(*command), time.monotonic()
+                while not any(tmp_path.glob(moment.format(out=out))) and time.monotonic() < before + 30:
+                    time.sleep(0.0005)
+                time.sleep(draw.uniform(0, 0.03))
+                os.kill(child, signal.SIGKILL)  # the server does not wait for it before it is told to
+                assert told("wait") in (signal.SIGKILL, 0)
+            told(*command)
+            assert told("wait") == 0
+        server.stdin.close()
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "whole")

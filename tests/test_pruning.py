@@ -78,3 +78,19 @@ def test_bad_weights():
             pruned(csr_array(np.array([[1], [-1]], np.float32)))
         with pytest.raises(TypeError, match="is a ndarray"):
             pruned(np.ones((2, 2)))
+
+
+def test_a_row_is_pruned_alike_whatever_rows_are_before_it():
+    row = np.random.default_rng(0).random((1, 300)).astype(np.float32) ** 8 * 1e-6
+    row[0, :3] = [0.5, 0.25, 0.25]  # the mass 0.75 is met exactly by two
+    large = np.full((40, 300), 3e30, np.float32) * np.random.default_rng(1).random((40, 300), np.float32)
+    for mass in (0.3, 0.75, 0.9999999, 1.0):
+        alone = prune(csr_array(row), mass=mass).toarray()
+        behind = prune(csr_array(np.vstack([large, row])), mass=mass).toarray()[-1:]
+        np.testing.assert_array_equal(behind, alone)
+
+
+def test_a_mass_of_1_keeps_all_however_small():
+    row = csr_array(np.array([[1.0, 1e-30, 1e-38, 0.0]], np.float32))
+    assert prune(row, mass=1.0).nnz == 3
+    assert prune(row, mass=0.999).nnz == 1

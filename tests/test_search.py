@@ -13,6 +13,9 @@ from lib.frequent import MOST, add_rows, complete, error_bound, rows_of
 from lib.index import BM25Index
 from lib.postings import block_of
 from lib.ranking import top_k
+from lib.search import LIKELY, Likely, Query, find_likely
+
+EVERY = np.empty(0, bool)
 
 
 def ids(n: int, prefix: str = "d") -> list[str]:
@@ -92,9 +95,9 @@ def test_an_estimate_errs_by_less_than_the_bound(n, n_frequent, spread, sign, se
     estimates, numbers = others.copy(), np.arange(n_frequent)
     factors = weights * rows.scales
     add_rows(rows.rows, factors, numbers, estimates)
-    scores, weight_of = others.copy(), np.zeros(MOST, np.float32)
+    weight_of = np.zeros(MOST, np.float32)
     weight_of[:n_frequent] = weights
-    complete(np.arange(n), rows.indptr, rows.numbers, rows.impacts, weight_of, scores)
+    scores = np.float32([complete(doc, others[doc], *rows[2:], weight_of) for doc in range(n)])
     np.testing.assert_allclose(scores, others + dense.astype(np.float32) @ weights, rtol=1e-4, atol=1e-4 * spread)
     bound = error_bound(factors, 1.0)
     assert np.abs(estimates - scores).max() <= bound
@@ -141,6 +144,34 @@ def test_search_one_takes_one_row(index):
 def test_nobody_allowed_is_an_empty_answer(index):
     assert index.search_one(terms(1, 6, 1, 4), allow=[]) == []
     assert index.search(terms(2, 6, 1, 4), ids(2, "q"), allow=[]).doc_ids == [[], []]
+
+
+def test_only_what_may_be_among_the_best_is_scored_exactly(index):
+    (block, rows), (best,) = index._parts[0], index._search(terms(1, 6, 1, 4), 20, None, None, 1)
+    allowed = np.zeros(20, bool)
+    allowed[[3, 7, 12]] = True
+    query = terms(1, 6, 1, 4)
+    latents = query.indices.astype(np.int64)
+    numbers = index._row_of[latents]
+    order = np.argsort(numbers >= 0, kind="stable")
+    weights = (query.data * index.idf[latents])[order]
+    own = tuple(Query(latents[order], weights, numbers[numbers >= 0], 100.0))
+    exact = dict(zip(best.docs.tolist(), best.scores.tolist(), strict=True))
+    for mask, k, expected in ((allowed, 20, [3, 7, 12]), (EVERY, 20, range(20)), (EVERY, 2, None)):
+        scores = np.zeros(2**16, np.float32)
+        likely = Likely(*(np.zeros(n, kind) for n, kind in zip((20, 20, 20, k, k), LIKELY, strict=True)))
+        count, n = find_likely(
+            tuple(block), tuple(rows), own, mask, 0, scores[:20], scores[20:40].copy(), tuple(likely), 0, 0
+        )
+        found, reach = likely.docs[:n].tolist(), likely.most[:n]
+        assert count == min(k, n)
+        if expected is None:  # of two, the least are bounds from below; what is in the end above them holds the best
+            found = [doc for doc, most in zip(found, reach, strict=True) if most >= likely.least[0]]
+            assert set(best.docs[:2].tolist()) <= set(found)
+            assert likely.least[0] <= exact[best.docs[1]]
+        else:
+            assert found == list(expected)
+        assert all(most >= exact[doc] for doc, most in zip(likely.docs[:n].tolist(), reach, strict=True))
 
 
 def test_no_query_at_all(index):

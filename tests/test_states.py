@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -196,10 +197,69 @@ def test_no_descriptor_stays_open_for_a_file(encoder, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_named(encoder, tmp_path, monkeypatch):
-    def full(file, array, allow_pickle):
-        raise OSError("400000 requested and 153536 written")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match=r"000000\.npy cannot be written \(400000 requested .*; make room"):
+    save = lib.states.save_parts
+    monkeypatch.setattr(lib.states, "save_parts", lambda path, parts: save("/dev/full", parts))
+    with pytest.raises(OSError, match=r"000000\.npy cannot be written \(.*No space left on device.*; make room"):
         cache_states(tmp_path, encoder, CORPUS)
     assert not list(tmp_path.rglob("*npy*"))
+
+
+@pytest.mark.parametrize("states", ["cache", "encode"])
+@pytest.mark.parametrize("change", ["shorter", "longer", "gone"])
+def test_a_text_that_changes_after_it_was_counted_is_an_error(encoder, tmp_path, change, states):
+    corpus = Texts(CORPUS)
+
+    def read() -> None:
+        if states == "encode":
+            list(source.windows(100, 0, 0))
+        else:
+            cache_states(tmp_path, encoder, corpus)
+
+    if states == "encode":
+        source = EncodedStates(TrainingText(encoder, corpus), 3)
+    else:  # counted, and then killed
+        cache_states(tmp_path, encoder, corpus)
+        for path in sorted(tmp_path.rglob("*.npy"))[3:]:
+            path.unlink()
+    read()
+    for path in sorted(tmp_path.rglob("*.npy"))[3:]:
+        path.unlink()
+    if change == "gone":
+        del corpus[-8:]
+    else:
+        corpus[-1] = "" if change == "shorter" else f"{corpus[-1]} the cat"
+    with pytest.raises(ValueError, match=r"Chunk \d+ has \d+ tokens, \d+ were counted\. The text changed since"):
+        read()
+
+
+def test_a_text_that_only_grows_at_its_end_is_read_as_far_as_it_was_counted(encoder):
+    corpus = Texts(CORPUS[:8])
+    source = EncodedStates(TrainingText(encoder, corpus), 3)
+    before = torch.cat(list(source.windows(10, 0, 0)))
+    corpus += CORPUS[8:]
+    assert torch.equal(torch.cat(list(source.windows(10, 0, 0))), before)
+
+
+def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_path):
+    cache_states(tmp_path, encoder, CORPUS)
+    whole = set(tmp_path.rglob("*"))
+    folder = next(tmp_path.iterdir())
+    old, new = (folder / "layer-03" / f".000001.npy.0123456{i}.tmp" for i in range(2))
+    older = folder / ".plan.json.01234567.tmp"
+    for path in (old, new, older):
+        path.write_bytes(b"half")
+    for path in (old, older):
+        os.utime(path, (time.time() - 4000,) * 2)
+    cache_states(tmp_path, encoder, CORPUS)
+    assert set(tmp_path.rglob("*")) == whole | {new}  # which another process may be writing
+
+
+@pytest.mark.parametrize("damage", ["", "[1, 2", "{}", '["1"]', "[-1]", "[1.5]", "[true]", "\xff"])
+def test_a_damaged_plan_is_made_again(encoder, tmp_path, damage):
+    cache_states(tmp_path, encoder, CORPUS)
+    whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    plan = next(tmp_path.rglob("plan.json"))
+    plan.write_bytes(damage.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"plan\.json is damaged; the tokens are counted again"):
+        cache_states(tmp_path, encoder, CORPUS)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == whole

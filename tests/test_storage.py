@@ -1,10 +1,12 @@
 import json
 import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import lib.storage
 from lib.storage import (
     digest_arrays,
     digest_file,
@@ -12,6 +14,7 @@ from lib.storage import (
     load_folder,
     replacing,
     save_folder,
+    save_parts,
     temporary_beside,
 )
 
@@ -233,3 +236,81 @@ def test_digest_of_arrays_covers_names_dtypes_shapes_and_order_of_bytes():
     others = [{"a": a}, {"a": a, "c": a}, {"a": a.reshape(2, 3), "b": a}, {"a": a.view(np.int32), "b": a}]
     assert len({base, *map(digest_arrays, others)}) == 5
     assert digest_arrays({"a": a.reshape(2, 3).T}) == digest_arrays({"a": a.reshape(2, 3).T.copy()})
+
+
+def test_arrays_end_to_end_are_one_npy_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: 1 / 0)  # where a full disk would be a signal
+    for parts in (
+        [np.arange(3.0), np.arange(0.0), np.arange(4.0)],
+        [np.eye(3)[:, :2], np.ones((1, 2))],
+        [np.array([])],
+    ):
+        save_parts(tmp_path / "a.npy", parts)
+        np.testing.assert_array_equal(np.load(tmp_path / "a.npy", allow_pickle=False), np.concatenate(parts))
+        np.save(tmp_path / "b.npy", np.concatenate(parts))
+        assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("n", [4, 10**6])
+def test_a_full_disk_is_noticed_whatever_the_size(n):
+    with pytest.raises(OSError, match="No space left on device"):
+        save_parts(Path("/dev/full"), [np.arange(n)])
+
+
+@pytest.mark.parametrize("name", ["../../mine.txt", "../mine.txt", "{outside}", "..", "", ".", 7, "a\0b"])
+def test_names_that_lead_out_of_the_folder_are_neither_read_nor_removed(tmp_path, name):
+    (tmp_path / "mine.txt").write_text("mine")
+    folder = tmp_path / "a" / "b"
+    save(folder)
+    manifest = json.loads((folder / NAME).read_text("utf-8"))
+    del manifest["sha256"]
+    outside = str(tmp_path / "mine.txt")
+    manifest["files"]["a.bin"] = {"file": outside if name == "{outside}" else name, "sha256": digest_file(outside)}
+    (folder / NAME).write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}), "utf-8")
+    with pytest.raises(ValueError, match=r"names .*; it may name files in the folder only"):
+        load_folder(folder, NAME, 1)
+    save(folder, b"new")
+    assert load(folder)[1]["a.bin"] == b"new"
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_around_the_replacing_of_the_manifest_leaves_a_whole_folder(tmp_path, monkeypatch, when):
+    save(tmp_path, b"old a", b"old b")
+    write = lib.storage._write_manifest
+
+    def interrupted(*arguments):
+        if when == "after":
+            write(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lib.storage, "_write_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, b"new a", b"new b")
+    kept = b"new" if when == "after" else b"old"
+    assert load(tmp_path)[1] == {"a.bin": kept + b" a", "b.bin": kept + b" b"}
+    assert len(names(tmp_path)) == 3
+
+
+def test_what_a_manifest_names_that_cannot_be_read_is_left_alone(tmp_path):
+    save(tmp_path)
+    before = names(tmp_path)
+    (tmp_path / NAME).write_text("{")
+    with pytest.raises(OSError, match="disk full"):
+        save_folder(tmp_path, NAME, 1, {}, {"a.bin": writing(b"a"), "b.bin": failing})
+    assert names(tmp_path) == before
+
+
+def test_content_is_on_the_disk_before_its_name_is_given(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    target = lambda descriptor: Path(os.readlink(f"/proc/self/fd/{descriptor}")).name  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(("synced", target(fd))), fsync(fd)))
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (calls.append(("named", old.name, new.name)), replace(old, new))
+    )
+    save_folder(tmp_path / "folder", NAME, 1, {}, {"a.bin": writing(b"a")})
+    assert [call[0] for call in calls] == ["synced", "named", "synced", "named", "synced"]
+    assert [calls[0][1], calls[2][1]] == [calls[1][1], calls[3][1]]
+    assert (calls[3][2], calls[4][1]) == (NAME, "folder")

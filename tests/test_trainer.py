@@ -211,6 +211,19 @@ def test_batches_begin_at_any_step(start):
     assert all(map(torch.equal, rest, whole[start:]))
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_states_that_end_before_the_run_does_are_no_finished_run(tmp_path, monkeypatch, resumed):
+    source, whole = StoredStates([sparse_states()]), StoredStates.windows
+    if resumed:
+        with pytest.raises(TrainingStopped):
+            train(source, TINY, checkpoints=tmp_path, stopped=StopAt(20))
+    monkeypatch.setattr(StoredStates, "windows", lambda *arguments: (window[:300] for window in whole(*arguments)))
+    with pytest.raises(
+        ValueError, match=r"The states ended at step \d+ of 128\. The text changed since it was counted"
+    ):
+        train(source, TINY, checkpoints=tmp_path)
+
+
 class StopAt:
     """Is true from the n-th step on."""
 

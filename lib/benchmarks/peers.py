@@ -1,7 +1,8 @@
 """Who takes part in `lib.benchmarks.training`: ours, the same densely by autograd, and other packages' autoencoders.
 
 All start from the same weights, ours, and end each step with the same AdamW. What a package does otherwise by design
-is left as its trainer does it.
+is left as its trainer does it; so ours and the dense reference scale their gradients to norm 1, as
+`TrainingConfig.unit_gradient` asks, and SAELens clips its own.
 """
 
 from collections.abc import Callable
@@ -49,8 +50,8 @@ def _reconstruct(model: TrainableAutoencoder) -> Callable[[torch.Tensor], torch.
 def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Competitor:
     """Return this package's sparse step; `first` are states [n, d] whose mean is where b_pre starts.
 
-    With `clip`, gradients are clipped as SAELens clips its own. They are those of the squared error of a token, which
-    is the FVU times the variance of the states.
+    With `clip`, gradients are clipped as SAELens clips its own, in place of `config.unit_gradient`. They are those of
+    the squared error of a token, which is the FVU times the variance of the states.
     """
     model = TrainableAutoencoder(first, config)
     optimizer = _adamw(model, config)
@@ -61,6 +62,8 @@ def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Com
         result = model.backward(states, dead)
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
+        elif config.unit_gradient:
+            model.scale_gradient()
         optimizer.step()
         model.normalise_decoder()
         silent.add_(len(states))
@@ -77,6 +80,8 @@ def reference(first: torch.Tensor, config: TrainingConfig) -> Competitor:
     def step(states: torch.Tensor, dead: torch.Tensor) -> None:
         optimizer.zero_grad()
         reference_loss(states, model.weights(), model.activation, model.mean, dead, config.auxk).backward()
+        if config.unit_gradient:
+            model.scale_gradient()
         optimizer.step()
         model.normalise_decoder()
 

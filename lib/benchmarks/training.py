@@ -1,7 +1,8 @@
 """`python -m lib.benchmarks.training`: what a training step costs, beside the one product that it cannot do without.
 
-Every competitor makes whole steps on the same batch: loss with AuxK, gradients, the same fused AdamW, unit norm of the
-decoder rows. They take turns within one run, so that whatever else the machine does slows all of them.
+Every competitor makes whole steps on the same batch, as its trainer does: loss with AuxK, gradients, their scaling or
+clipping, the same fused AdamW, unit norm of the decoder rows. They take turns within one run, so that whatever else the
+machine does slows all of them.
 
 With `--fvu-tokens N`, what the steps are worth instead: from the same weights, all are trained on N token states of the
 standard library's docstrings, in the same order and at the same learning rates, and the fraction of variance that each
@@ -24,7 +25,7 @@ from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
 from lib.collection import load_collection
 from lib.encoder import DTYPES, TokenEncoder
 from lib.kernels import unexplained
-from lib.training import TrainingConfig, learning_rate_factor
+from lib.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
 
 PRODUCT = "bare product"
 HELD_OUT = 16_384  # token states that FVU is measured on
@@ -110,8 +111,8 @@ def pydoc_states(encoder: TokenEncoder, n: int, seed: int) -> torch.Tensor:
 def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -> dict[str, float]:
     """Train every competitor on states [n, d], once through, and return its FVU of the states held out [m, d].
 
-    Ours takes part with the product that selects the latents in float32 and in bfloat16, and with gradients clipped as
-    SAELens' are: what that trainer has over the others is this.
+    Ours takes part with the product that selects the latents in each dtype, and with gradients clipped as SAELens' are:
+    what that trainer has over the others is this.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -
         )
     everyone = competitors(states, config)
     del everyone[OURS]
-    for dtype in DTYPES:
+    for dtype in SELECT_DTYPES:
         everyone[f"{OURS}, {dtype} product"] = ours(states, replace(config, select_dtype=dtype))
     everyone[f"{OURS}, clipped"] = ours(states, replace(config, select_dtype="float32"), clip=True)
     none_dead = torch.zeros(config.width, dtype=torch.bool)

@@ -6,6 +6,14 @@ https://github.com/castorini/anserini/blob/master/src/main/java/io/anserini/coll
 Counts are impacts times a scale, rounded. Queries keep their float32 weights, by `lib.engines.files.query_weights`:
 Pyserini's `LuceneImpactSearcher` hands {term: weight} to Lucene. Scores found are ours times the scale.
 
+What a scale costs, here for the packaged model; the README has the figures:
+
+    collection, model = load_collection("pydoc/2000/test"), LatentTerms.from_pretrained()
+    index = model.index(model.encode_documents(collection.doc_texts), collection.doc_ids)
+    queries = model.encode_queries(collection.query_texts)
+    for scale in (10, 100, 1_000):
+        print(scale, rounding_loss(index, queries, scale, k=100))
+
 The Common Index File Format (CIFF) is not written: ciff-toolkit 0.2.2, the writer there is for Python, needs protobuf
 below 5, and pymilvus 3 one above.
 """

@@ -208,9 +208,9 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
         source = first_states(states[layer], recipe.tokens)
         what = f"layer {layer}, width {config.width:,}, k {config.k}, seed {config.seed}, {source.n:,} states"
         print(f"Autoencoder {number} of {len(missing)}: {what}", flush=True)
-        sae = train(source, config, checkpoints=folder / "checkpoints")
-        sae.save_pretrained(folder)
-        Checkpoints(folder / "checkpoints").remove()
+        with Checkpoints(folder / "checkpoints") as kept:
+            train(source, config, checkpoints=kept).save_pretrained(folder)
+            kept.remove()
 
 
 def first_states(states: StoredStates, n: int) -> StoredStates:
