@@ -10,7 +10,7 @@ from lib.collection import Collection
 from lib.report.latency import latency_figure, latency_in_words
 from lib.retriever import LatentTerms
 from lib.store import Store
-from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, word_corpus
+from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, timings, word_corpus
 
 DOCS = [f"{text}. Here is more of it. And an end!" for text in TEXTS if text.strip()]
 
@@ -42,6 +42,15 @@ def test_the_study_has_every_setting_once(model, collection, tmp_path):
     assert ((table["low"] <= table["nDCG@10"]) & (table["nDCG@10"] <= table["high"])).all()
     assert facts["n_docs"] == 40
     assert facts["postings_per_query"] > 0
+
+
+def test_approximate_search_has_its_recall(model, collection, monkeypatch):
+    monkeypatch.setattr(lib.studies.latency, "find_spec", lambda name: name == "seismic" or None)
+    table, _ = timings(model, "tiny", LatencySize(5, 40, 2, 1, (1, 0)))
+    assert table.loc[table["kind"] == "Seismic", "query_top"].tolist() == [1, 0]
+    one, every = table.loc[table["kind"] == "Seismic", "recall"]
+    assert 0 < one < every == 1  # one latent of a query chooses the documents, or all do
+    assert table.loc[table["kind"] != "Seismic", "recall"].isna().all()
 
 
 def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path):

@@ -308,7 +308,7 @@ def beyond_figure(table: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(systems)), systems, fontsize=8)
         axes.set_ylim(len(systems) - 0.5, -0.5)
         axes.set_xlabel(
-            "change in nDCG@10 from the tuned constants\n(blue: mean but limit; grey: each, limit a diamond)"
+            "change in nDCG@10 from the tuned constants\n(large: mean without limit; grey: each, limit a diamond)"
         )
     return figure
 
