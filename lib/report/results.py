@@ -209,8 +209,8 @@ def family(results: Results, name: str) -> list[Found]:
         for rule in ("first", "second"):
             ends += _wilson(round(row["n_latents"] * row[f"{name}_{rule}"]), row["n_latents"])
     row = table[np.isclose(table["half"], 0.5)].iloc[0]
-    limits = f"limits {table['half'].min():g} to {table['half'].max():g}"
-    return [Found(row[f"{name}_first"], min(ends), max(ends), f"{row['n_latents']:,} latents, two rules, {limits}")]
+    on = f"{int(row['n_latents']):,} latents, two rules, limits {table['half'].min():g} to {table['half'].max():g}"
+    return [Found(row[f"{name}_first"], min(ends), max(ends), on)]
 
 
 def change(results: Results, table: str, variant: str, lost: bool = False, trained: bool = False) -> list[Found]:
