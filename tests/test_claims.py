@@ -105,6 +105,8 @@ def test_published_sizes_are_those_of_the_published_tables():
     assert by_key["limit-words"].published == pytest.approx(0.414 - 0.944)
     assert LIMIT.loc["BM25", "R@10"] == 0.944
     assert len(by_key) == len(CLAIMS)
+    sources = [own.source for own in CLAIMS]
+    assert sources == sorted(sources, key=sources.index)  # together: the figure has a heading for each
 
 
 def test_a_mean_of_collections_adds_half_widths_in_quadrature():
