@@ -42,6 +42,9 @@ def limit_figure(table: pd.DataFrame) -> Figure:
                 at = {"xy": (1.02, y), "xycoords": ("axes fraction", "data"), "va": "center"}
                 axes.annotate(system, color=COLOURS[system], fontsize=8, **at)
             axes.set(xscale="log", xlabel="documents", ylabel=measure, ylim=(0, 1.03))
+            sizes = sorted(set(shown["n_docs"]))
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.minorticks_off()
             axes.yaxis.set_tick_params(labelleft=True)
     return figure
 
