@@ -272,7 +272,7 @@ def _sweep_numbers(results: Results) -> dict[str, str]:
 def _seed_numbers(results: Results) -> dict[str, str]:
     recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
     at = recurring[np.isclose(recurring["cosine"], autoencoders.SAME)].set_index("kind")["share"]
-    numbers = {f"recur/{kind}": f"{share:.0%}" for kind, share in at.items()} | {"cosine": str(autoencoders.SAME)}
+    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(autoencoders.SAME)}
     return numbers | {
         f"overlap/{pair}": f"{x:.2f}" for pair, x in real(agreement).groupby("pair")["mean"].mean().items()
     }
