@@ -95,6 +95,24 @@ def test_impact_index_finds_the_same(index, queries, tmp_path):
         engine.search(queries, ids(N_QUERIES, "q"), algorithm="bmw")
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_impact_index_in_blocks_is_off_by_what_it_rounds(index, queries, tmp_path, bits):
+    engine = ImpactIndexEngine(index, tmp_path, bits=bits)
+    step = max(rows.data.max() for rows in index.impact_rows() if rows.nnz) / (2**bits - 1)
+    weights = query_vectors(index, queries).sum(axis=1)
+    for algorithm in ("maxscore", "wand"):
+        found = engine.search(queries, ids(N_QUERIES, "q"), 1000, algorithm=algorithm)
+        for row, scores in enumerate(exact(index, queries)):
+            for doc, score in found[f"q{row}"]:
+                assert abs(score - scores[index.doc_ids.index(doc)]) <= weights[row] * step + 1e-5
+
+
+def test_bits_that_impact_index_does_not_have(index, tmp_path):
+    with pytest.raises(ValueError, match="bits is 4; choose one of 8, 16"):
+        ImpactIndexEngine(index, tmp_path, bits=4)
+    assert not any(tmp_path.iterdir())
+
+
 def test_qdrant_finds_the_same(index, queries):
     from qdrant_client import QdrantClient
 

@@ -7,9 +7,10 @@ import pytest
 from conftest import TEXTS
 from scipy.sparse import vstack
 
-from lib.benchmarks import grown, search
+from lib.benchmarks import grown, search, search_peers
 from lib.benchmarks.grown import encode_sentences, grow, sentences_of
-from lib.benchmarks.search import BARE, EXACT, PRUNED, Engine, engines, grown_corpus, latencies
+from lib.benchmarks.search import grown_corpus, latencies
+from lib.benchmarks.search_peers import BARE, EXACT, PRUNED, Engine, engines
 from lib.retriever import LatentTerms
 
 TEXT = [f"{text}. Another sentence. A third one!" for text in TEXTS if text.strip()]
@@ -65,7 +66,7 @@ def test_grown_documents_are_sums_of_sentences_of_two_texts(sentences, monkeypat
 
 
 def test_every_engine_finds_what_ours_finds(model, sentences, tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    monkeypatch.setattr(search_peers, "find_spec", lambda name: None)
     corpus, seconds = grown_corpus(model, sentences, TEXT[:4], 60)
     assert seconds > 0
     assert len(corpus.index) == 60
@@ -82,6 +83,22 @@ def test_every_engine_finds_what_ours_finds(model, sentences, tmp_path, monkeypa
     assert set(dict(list_of(engines(corpus, tmp_path, peers=False)))) == {n for n in made if EXACT in n or n == BARE}
 
 
+def test_peers_that_round_impacts_find_nearly_the_same(model, sentences, tmp_path):
+    corpus, _ = grown_corpus(model, sentences, TEXT[:4], 60)
+    named = engines(
+        corpus, tmp_path, peers=True, without=["rank", "scipy", "bm25s", "faiss", "Seismic", "this package"]
+    )
+    made = {name: engine for name, engine, _ in named if name != BARE}
+    rounding = [name for name in made if "8 bits" in name]
+    assert len(rounding) == 2
+    for name, engine in made.items():
+        for row in range(4):
+            wanted = scores(corpus, row, search_peers.ours(corpus, 1).find(row, 10))
+            found = scores(corpus, row, engine.find(row, 10))
+            np.testing.assert_allclose(found, wanted, rtol=0.02 if name in rounding else 1e-5, err_msg=name)
+        assert engine.bytes > 0
+
+
 def list_of(found):
     return [(name, engine) for name, engine, _ in found]
 
@@ -90,23 +107,27 @@ def test_peers_without_query_weights_rank_by_sums_of_impacts(model, sentences, t
     corpus, _ = grown_corpus(model, sentences, TEXT[:4], 60)
     once = corpus._replace(queries=corpus.queries.copy())
     once.queries.data[:] = 1 / corpus.index.idf[once.queries.indices]  # so that a latent counts its impact
-    found, wanted = (scores(once, 0, one.find(0, 5)) for one in (search.bm25s_sums(once), search.ours(once, 1)))
+    found, wanted = (
+        scores(once, 0, one.find(0, 5)) for one in (search_peers.bm25s_sums(once), search_peers.ours(once, 1))
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     once.queries.data[:] = 1
-    found, wanted = (scores(once, 0, one.find(0, 5)) for one in (search.rank_bm25(once), search.ours(once, 1)))
+    found, wanted = (
+        scores(once, 0, one.find(0, 5)) for one in (search_peers.rank_bm25(once), search_peers.ours(once, 1))
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_the_bare_read_reads_every_posting(model, sentences):
     corpus, _ = grown_corpus(model, sentences, TEXT[:1], 60)
     (block,) = corpus.index._blocks
-    total = search._read(*block, corpus.queries.indices.astype(np.int64))
+    total = search_peers._read(*block, corpus.queries.indices.astype(np.int64))
     touched = [slice(block.indptr[j], block.indptr[j + 1]) for j in corpus.queries.indices]
     expected = sum(
         block.docs[part].sum(dtype=np.float64) + block.impacts[part].sum(dtype=np.float64) for part in touched
     )
     assert total == pytest.approx(expected, rel=1e-4)
-    assert search.bare_read(corpus).find(0, 5) == []
+    assert search_peers.bare_read(corpus).find(0, 5) == []
 
 
 def test_latencies(monkeypatch):
@@ -124,7 +145,7 @@ def test_latencies(monkeypatch):
 
 
 def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    monkeypatch.setattr(search_peers, "find_spec", lambda name: None)
     monkeypatch.setattr(LatentTerms, "from_pretrained", lambda name: model)
     out = tmp_path / "search.csv"
     arguments = ["--collection", "limit/46", "--sizes", "30", "50", "--k", "5", "--queries", "3", "--peers-to", "30"]

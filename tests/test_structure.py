@@ -67,6 +67,7 @@ ROAD = [
     "benchmarks.training",
     "benchmarks.encoding",
     "benchmarks.grown",
+    "benchmarks.search_peers",
     "benchmarks.search",
     "experiments",
     "studies",

@@ -10,213 +10,22 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from scipy.sparse import csr_array, vstack
 from tqdm import tqdm
 
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import Sentences, encode_sentences, grow
+from lib.benchmarks.search_peers import EXACT, PRUNED, Corpus, Engine, engines
 from lib.checks import check_count
 from lib.collection import load_collection
-from lib.engines.local import ImpactIndexEngine, SeismicEngine
 from lib.index import BM25Index
-from lib.pruning import prune
 from lib.retriever import LatentTerms
-
-EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
-PRUNED = "this package, 100 latents a document, 40 a query"
-SEISMIC = {"n_postings": 4_000, "summary_energy": 0.4}  # of the index; what is varied is the search's query_cut
-HEAP_FACTOR = 0.9
-
-
-class Corpus(NamedTuple):
-    """What is searched, and by what.
-
-    Attributes
-    ----------
-    index : BM25Index
-    terms : callable
-        Yields the documents anew, csr_array, float32 [rows, width]: who needs them all keeps them.
-    embeddings : np.ndarray, float32 [n_docs, d]
-    queries : csr_array, float32 [n_queries, width]
-    query_embeddings : np.ndarray, float32 [n_queries, d]
-    """
-
-    index: BM25Index
-    terms: Callable[[], Iterator[csr_array]]
-    embeddings: np.ndarray
-    queries: csr_array
-    query_embeddings: np.ndarray
-
-
-class Engine(NamedTuple):
-    """Something that searches.
-
-    Attributes
-    ----------
-    find : callable
-        Gives the ids of the k best documents, given the number of a query and k.
-    bytes : int or None
-        What the engine keeps, where it says so.
-    same_as : str
-        The engine whose documents it should find; "" is none, where it ranks by something else.
-    """
-
-    find: Callable[[int, int], list[str]]
-    bytes: int | None = None
-    same_as: str = EXACT
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _sum(docs, impacts, start, stop):
-    total_docs, total = np.uint64(0), np.float32(0)
-    for at in range(start, stop):
-        total_docs += docs[at]
-    for at in range(start, stop):
-        total += impacts[at]
-    return total_docs + total
-
-
-@njit(cache=True, nogil=True)
-def _read(indptr, docs, impacts, latents):
-    total = 0.0
-    for latent in latents:
-        total += _sum(docs, impacts, indptr[latent], indptr[latent + 1])
-    return total
-
-
-def ours(corpus: Corpus, threads: int | None) -> Engine:
-    """Return exact search."""
-    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-
-    def find(row: int, k: int) -> list[str]:
-        return [doc_id for doc_id, _ in corpus.index.search_one(rows[row], k, threads=threads)]
-
-    return Engine(find, _index_bytes(corpus.index))
-
-
-def _index_bytes(index: BM25Index) -> int:
-    return sum(array.nbytes for part in index._parts for half in part for array in half)
-
-
-def ours_pruned(corpus: Corpus) -> Engine:
-    """Return exact search of pruned documents by pruned queries, one thread."""
-    pruned = (prune(block, top=100) for block in corpus.terms())
-    index = BM25Index.build(pruned, corpus.index.doc_ids, **_constants(corpus.index))
-    return ours(corpus._replace(index=index, queries=prune(corpus.queries, top=40)), 1)
-
-
-def _constants(index: BM25Index) -> dict:
-    return {"k1": index.k1, "b": index.b, "idf": index.idf_form}
-
-
-def bare_read(corpus: Corpus) -> Engine:
-    """Return what adds up a query's postings and finds nothing."""
-    latents = np.split(corpus.queries.indices.astype(np.int64), corpus.queries.indptr[1:-1])
-
-    def find(row: int, k: int) -> list[str]:
-        for block in corpus.index._blocks:
-            _read(*block, latents[row])
-        return []
-
-    return Engine(find, _index_bytes(corpus.index), "")
-
-
-def scipy_product(corpus: Corpus) -> Engine:
-    """Return the sparse product of a query and the impacts, latent by latent, and numpy's partition."""
-    columns = vstack(list(corpus.index.impact_rows()), format="csr").T.tocsr()
-    weighted = csr_array(corpus.queries.multiply(corpus.index.idf[None, :]))
-    rows = [weighted[[row]] for row in range(weighted.shape[0])]
-    doc_ids = np.array(corpus.index.doc_ids)
-
-    def find(row: int, k: int) -> list[str]:
-        scores = (rows[row] @ columns).toarray()[0]
-        best = np.argpartition(-scores, min(k, len(scores) - 1))[:k]
-        return doc_ids[best[np.argsort(-scores[best])]].tolist()
-
-    return Engine(find, columns.data.nbytes + columns.indices.nbytes + columns.indptr.nbytes)
-
-
-def bm25s_sums(corpus: Corpus) -> Engine:
-    """Return bm25s' own search with our impacts for its scores; it has no query weights, so each latent counts once."""
-    import bm25s
-
-    columns = vstack(list(corpus.index.impact_rows()), format="csr").tocsc()
-    engine = bm25s.BM25(backend="numba")
-    engine.scores = {"data": columns.data, "indices": columns.indices, "indptr": columns.indptr}
-    engine.scores["num_docs"], engine.nonoccurrence_array = len(corpus.index), None
-    latents = np.split(corpus.queries.indices.astype(np.int32), corpus.queries.indptr[1:-1])
-    doc_ids = np.array(corpus.index.doc_ids)
-
-    def find(row: int, k: int) -> list[str]:
-        scores = engine.get_scores_from_ids(latents[row].tolist())
-        return doc_ids[bm25s.selection.topk(scores, k=min(k, len(doc_ids)), sorted=True)[1]].tolist()
-
-    return Engine(find, sum(engine.scores[name].nbytes for name in ("data", "indices", "indptr")), "")
-
-
-def rank_bm25(corpus: Corpus) -> Engine:
-    """Return BM25Okapi with our weights for its counts; it has no query weights, so each latent counts once."""
-    from rank_bm25 import BM25Okapi
-
-    engine = BM25Okapi([[0]], k1=corpus.index.k1, b=corpus.index.b)
-    terms = vstack(list(corpus.terms()), format="csr")
-    starts = terms.indptr
-    engine.doc_freqs = [
-        dict(zip(terms.indices[a:b].tolist(), terms.data[a:b].tolist(), strict=True)) for a, b in pairwise(starts)
-    ]
-    engine.doc_len = corpus.index.lengths.tolist()
-    engine.corpus_size, engine.avgdl = len(corpus.index), corpus.index.average_length
-    engine.idf = dict(enumerate(corpus.index.idf.tolist()))
-    latents = np.split(corpus.queries.indices, corpus.queries.indptr[1:-1])
-
-    def find(row: int, k: int) -> list[str]:
-        return engine.get_top_n(latents[row].tolist(), corpus.index.doc_ids, n=k)
-
-    return Engine(find, same_as="")
-
-
-def impact_index(corpus: Corpus, folder: Path, algorithm: str) -> Engine:
-    """Return impact-index's exact search."""
-    engine = ImpactIndexEngine(corpus.index, folder / algorithm)
-    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    stored = sum(path.stat().st_size for path in (folder / algorithm).rglob("*") if path.is_file())
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k, algorithm=algorithm).doc_ids[0], stored)
-
-
-def seismic(engine: SeismicEngine, corpus: Corpus, query_cut: int) -> Engine:
-    """Return Seismic's approximate search, in which `query_cut` latents of a query choose the documents, 0 for all."""
-    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    settings = {"query_cut": query_cut or None, "heap_factor": HEAP_FACTOR}
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k, **settings).doc_ids[0])
-
-
-def faiss_dense(corpus: Corpus, hnsw: bool) -> Engine:
-    """Return a search of the dense embeddings of the same texts by inner product: all of them, or an HNSW graph."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    d = corpus.embeddings.shape[1]
-    engine = faiss.IndexHNSWFlat(d, 32, faiss.METRIC_INNER_PRODUCT) if hnsw else faiss.IndexFlatIP(d)
-    if hnsw:
-        engine.hnsw.efConstruction, engine.hnsw.efSearch = 200, 128
-    engine.add(np.ascontiguousarray(corpus.embeddings))
-    doc_ids = np.array(corpus.index.doc_ids)
-
-    def find(row: int, k: int) -> list[str]:
-        found = engine.search(corpus.query_embeddings[[row]], k)[1][0]
-        return doc_ids[found[found >= 0]].tolist()
-
-    return Engine(find, len(faiss.serialize_index(engine)), FLAT)
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:
@@ -237,44 +46,6 @@ def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n
     rows = vstack([block.terms for block in asked], format="csr")
     dense = np.concatenate([block.embeddings for block in asked])
     return Corpus(index, lambda: (terms for terms, _ in grow(sentences, n_docs)), embeddings, rows, dense), seconds
-
-
-def engines(
-    corpus: Corpus, folder: Path, peers: bool, without: Sequence[str] = ()
-) -> Iterator[tuple[str, Engine, float]]:
-    """Yield name, engine, and the seconds that making it took, without those of the index that is there; one by one.
-
-    Left out are what is not installed, the peers unless `peers`, and what has a word of `without` in its name.
-    """
-    made: dict[str, Callable[[], Engine]] = {
-        EXACT: lambda: ours(corpus, 1),
-        f"{EXACT}, {os.cpu_count()} threads": lambda: ours(corpus, None),
-        BARE: lambda: bare_read(corpus),
-        PRUNED: lambda: ours_pruned(corpus),
-    }
-    if peers:
-        made |= {
-            "scipy": lambda: scipy_product(corpus),
-            "bm25s": lambda: bm25s_sums(corpus),
-            "rank-bm25": lambda: rank_bm25(corpus),
-        }
-    if peers and find_spec("impact_index"):
-        for algorithm in ("maxscore", "wand"):
-            made[f"impact-index {algorithm}"] = lambda algorithm=algorithm: impact_index(corpus, folder, algorithm)
-    if peers and find_spec("faiss"):
-        made[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
-        made["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)
-    for name, make in made.items():
-        if not any(word in name for word in without):
-            start = time.perf_counter()
-            engine = make()
-            yield name, engine, time.perf_counter() - start
-    if peers and find_spec("seismic") and not any(word in "Seismic" for word in without):
-        start = time.perf_counter()
-        built = SeismicEngine(corpus.index, **SEISMIC)
-        seconds = time.perf_counter() - start
-        for cut in (10, 20, 40, 0):
-            yield f"Seismic, query_cut {cut or 'all'}", seismic(built, corpus, cut), seconds
 
 
 def latencies(taking_part: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:

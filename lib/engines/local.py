@@ -39,15 +39,22 @@ class ImpactIndexEngine:
     folder : str or Path
         Where the engine keeps its files; made if it is not there. `impact_index.Index.load(folder, in_memory=True)`
         opens them again.
+    bits : int, optional
+        8 or 16: the impacts are rounded to so many bits and kept a second time, below `folder / "blocks"`, in
+        compressed blocks of 128 postings, whose maxima a search skips by. Scores and ranking are then **approximate**.
     """
 
-    def __init__(self, index: BM25Index, folder: str | Path):
+    def __init__(self, index: BM25Index, folder: str | Path, bits: int | None = None):
         engine = _module("impact_index", "impact-index")
+        if bits is not None:
+            check_choice(bits, (8, 16), "bits")
         Path(folder).mkdir(parents=True, exist_ok=True)
         builder = engine.IndexBuilder(str(folder))
         for document in documents(index, "impact-index"):
             builder.add(document.position, document.latents.astype(np.uintp), document.impacts)
-        self._index, self._engine = index, builder.build(True)
+        exact = builder.build(True)
+        self._index = index
+        self._engine = exact if bits is None else exact.compress(str(Path(folder) / "blocks"), nbits=bits)
 
     def search(
         self, queries: csr_array, query_ids: Iterable[str], k: int = 100, *, algorithm: str = "maxscore"

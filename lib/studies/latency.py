@@ -14,17 +14,8 @@ from threadpoolctl import threadpool_limits
 from lib.baselines import LexicalBM25, analyze, dense_search
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, sentences_of
-from lib.benchmarks.search import (
-    HEAP_FACTOR,
-    SEISMIC,
-    Corpus,
-    Engine,
-    faiss_dense,
-    grown_corpus,
-    latencies,
-    ours,
-    seismic,
-)
+from lib.benchmarks.search import grown_corpus, latencies
+from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
 from lib.checks import check_choice
 from lib.collection import Collection, load_collection
 from lib.engines.local import SeismicEngine
