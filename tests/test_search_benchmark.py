@@ -1,16 +1,16 @@
 """The grown corpus and the search benchmark, with the engines that are always installed."""
 
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TEXTS
 from scipy.sparse import vstack
 
 from lib.benchmarks import grown, search, search_peers
 from lib.benchmarks.grown import encode_sentences, grow, sentences_of
-from lib.benchmarks.search import grown_corpus, latencies
+from lib.benchmarks.search import grown_corpus, latencies, real_corpus
 from lib.benchmarks.search_peers import BARE, EXACT, PRUNED, Engine, engines
+from lib.collection import load_collection
 from lib.retriever import LatentTerms
 
 TEXT = [f"{text}. Another sentence. A third one!" for text in TEXTS if text.strip()]
@@ -149,12 +149,24 @@ def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, cap
     monkeypatch.setattr(LatentTerms, "from_pretrained", lambda name: model)
     out = tmp_path / "search.csv"
     arguments = ["--collection", "limit/46", "--sizes", "30", "50", "--k", "5", "--queries", "3", "--peers-to", "30"]
+    arguments.append("--real")
     monkeypatch.setattr("sys.argv", ["search", *arguments, "--repeats", "1", "--out", str(out)])
     search.main()
     assert "median_ms" in capsys.readouterr().out
-    text = Path(out).read_text()
-    assert text.count("scipy") == 1
-    assert text.count(BARE) == 2
+    rows = pd.read_csv(out)
+    assert rows.loc[rows["engine"] == BARE, "n_docs"].tolist() == [46, 30, 50]  # the collection itself comes first
+    assert rows.loc[rows["engine"] == "scipy", "n_docs"].tolist() == [30]
+
+
+def test_a_real_corpus_is_the_collection_itself(model):
+    collection = load_collection("limit/46")
+    corpus, _ = real_corpus(model, collection, collection.query_texts[:3])
+    index = model.index(model.encode_documents(collection.doc_texts), collection.doc_ids)
+    assert corpus.queries.shape == (3, model.sae.width)
+    for row in corpus.queries:
+        assert corpus.index.search_one(row, 46) == index.search_one(row, 46)
+    assert sum(block.shape[0] for block in corpus.terms()) == len(corpus.embeddings) == 46
+    np.testing.assert_allclose(np.linalg.norm(corpus.embeddings, axis=1), 1, rtol=1e-5)
 
 
 def test_what_a_corpus_cannot_be_grown_from(model):

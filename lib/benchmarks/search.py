@@ -1,4 +1,4 @@
-"""`python -m lib.benchmarks.search`: the latency of exact search beside other engines, on corpora that are grown.
+"""`python -m lib.benchmarks.search`: the latency of exact search beside other engines, on real and on grown corpora.
 
 Every engine gets the same impacts and the same queries in one run, and is asked one query at a time through its Python
 interface, warm; their turns alternate. `recall` is the share of our k documents that an engine returns. A bare read
@@ -10,7 +10,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,29 +23,58 @@ from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import Sentences, encode_sentences, grow
 from lib.benchmarks.search_peers import EXACT, PRUNED, Corpus, Engine, engines
 from lib.checks import check_count
-from lib.collection import load_collection
+from lib.collection import Collection, load_collection
 from lib.index import BM25Index
 from lib.retriever import LatentTerms
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:
     """Return a corpus of `n_docs` documents, and the seconds that growing them and building the index took."""
-    embeddings = np.empty((n_docs, sentences.embeddings.shape[1]), np.float32)
+    ids = [f"d{number}" for number in range(n_docs)]
+    return _corpus(model, lambda: grow(sentences, n_docs), ids, queries)
 
-    def blocks() -> Iterator[csr_array]:
+
+def real_corpus(model: LatentTerms, collection: Collection, queries: list[str]) -> tuple[Corpus, float]:
+    """Return a collection's own documents, and the seconds that building the index took; all encoded in memory."""
+    blocks = [(block.terms, block.embeddings) for block in model.stream(collection.doc_texts)]
+    return _corpus(model, lambda: iter(blocks), collection.doc_ids, queries)
+
+
+def _corpus(
+    model: LatentTerms,
+    blocks: Callable[[], Iterator[tuple[csr_array, np.ndarray]]],
+    doc_ids: list[str],
+    queries: list[str],
+) -> tuple[Corpus, float]:
+    asked = list(model.stream(queries, "query"))
+    dense = np.concatenate([block.embeddings for block in asked])
+    embeddings = np.empty((len(doc_ids), dense.shape[1]), np.float32)
+
+    def terms() -> Iterator[csr_array]:
         first = 0
-        for terms, dense in grow(sentences, n_docs):
-            embeddings[first : first + len(dense)] = dense
-            first += len(dense)
-            yield terms
+        for rows, own in blocks():
+            embeddings[first : first + len(own)] = own
+            first += len(own)
+            yield rows
 
     start = time.perf_counter()
-    index = BM25Index.build(blocks(), [f"d{number}" for number in range(n_docs)], **asdict(model.bm25))
+    index = BM25Index.build(terms(), doc_ids, **asdict(model.bm25))
     seconds = time.perf_counter() - start
-    asked = list(model.stream(queries, "query"))
     rows = vstack([block.terms for block in asked], format="csr")
-    dense = np.concatenate([block.embeddings for block in asked])
-    return Corpus(index, lambda: (terms for terms, _ in grow(sentences, n_docs)), embeddings, rows, dense), seconds
+    return Corpus(index, lambda: (own for own, _ in blocks()), embeddings, rows, dense), seconds
+
+
+def corpora(
+    model: LatentTerms, collection: str, n_texts: int, sizes: list[int], n_queries: int, real: bool = False
+) -> Iterator[tuple[Corpus, float]]:
+    """Yield the collection itself if `real`, then corpora of `sizes` documents grown from `n_texts` of its own."""
+    own = load_collection(collection)
+    queries = own.query_texts[: check_count(n_queries, "n_queries")]
+    if real:
+        yield real_corpus(model, own, queries)
+    if sizes:
+        sentences = encode_sentences(model, spread(own.doc_texts, n_texts))
+        yield from (grown_corpus(model, sentences, queries, size) for size in sizes)
 
 
 def latencies(taking_part: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
@@ -91,47 +120,34 @@ def latencies(taking_part: dict[str, Engine], n_queries: int, k: int, repeats: i
 
 
 def table(
-    model: LatentTerms,
-    collection: str,
-    n_texts: int,
-    sizes: list[int],
-    ks: list[int],
-    n_queries: int,
-    peers_to: int,
-    repeats: int,
-    without: Sequence[str] = (),
+    made: Iterable[tuple[Corpus, float]], ks: list[int], peers_to: int, repeats: int, without: Sequence[str] = ()
 ) -> Iterator[pd.DataFrame]:
-    """Yield, size by size, a row for each k and engine: latency, recall, seconds to build, bytes a document.
+    """Yield, corpus by corpus, a row for each k and engine: latency, recall, seconds to build, bytes a document.
 
-    `peak_gib` is the most memory that the process had held when our index stood, before the peers were made; a smaller
-    size with peers before it counts too.
-
-    The corpora are grown from `n_texts` documents of the collection. Up to `peers_to` documents all engines take part,
-    above only this package.
+    `peak_gib` is the most memory that the process had held when our index stood, before the peers were made; an
+    earlier corpus with peers counts too. In a corpus of up to `peers_to` documents all engines take part, else only
+    this package.
     """
-    real = load_collection(collection)
-    sentences = encode_sentences(model, spread(real.doc_texts, n_texts))
-    queries = real.query_texts[: check_count(n_queries, "n_queries")]
-    for size in sizes:
+    for corpus, seconds in made:
+        size, n_queries = len(corpus.index), corpus.queries.shape[0]
         frames = []
-        corpus, seconds = grown_corpus(model, sentences, queries, size)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
         with tempfile.TemporaryDirectory() as folder:
-            made = list(engines(corpus, Path(folder), size <= peers_to, without))
+            built = list(engines(corpus, Path(folder), size <= peers_to, without))
             shown = pd.DataFrame(
                 [
                     {
                         "engine": name,
-                        "build_s": seconds if name.startswith(EXACT) and name != PRUNED else built,
+                        "build_s": seconds if name.startswith(EXACT) and name != PRUNED else own,
                         "bytes_per_doc": np.nan if engine.bytes is None else engine.bytes / size,
                     }
-                    for name, engine, built in made
+                    for name, engine, own in built
                 ]
             )
-            taking_part = {name: engine for name, engine, _ in made}
+            taking_part = {name: engine for name, engine, _ in built}
             for k in ks:
-                frame = latencies(taking_part, len(queries), k, repeats).merge(shown, on="engine")
-                touched = corpus.index.df[corpus.queries.indices].sum() / len(queries)
+                frame = latencies(taking_part, n_queries, k, repeats).merge(shown, on="engine")
+                touched = corpus.index.df[corpus.queries.indices].sum() / n_queries
                 frames.append(frame.assign(n_docs=size, postings_per_query=touched, peak_gib=peak))
         yield pd.concat(frames, ignore_index=True)
 
@@ -142,7 +158,8 @@ def main() -> None:
     parser.add_argument("--model", help="a saved LatentTerms folder; without it, the packaged model")
     parser.add_argument("--collection", default="pydoc", help="whose sentences make the corpus, and whose queries ask")
     parser.add_argument("--texts", type=int, default=2_000, help="how many of its documents, evenly spaced")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="documents")
+    parser.add_argument("--real", action="store_true", help="search the collection's own documents too, first")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000], help="documents of grown corpora")
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100, 1_000])
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--peers-to", type=int, default=100_000, help="largest size at which the peers take part")
@@ -155,9 +172,9 @@ def main() -> None:
     model = LatentTerms.from_pretrained(args.model)
     load = os.getloadavg()[0]
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
-    settings = (args.sizes, args.k, args.queries, args.peers_to, args.repeats, args.without)
+    made = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real)
     done = []
-    for frame in table(model, args.collection, args.texts, *settings):
+    for frame in table(made, args.k, args.peers_to, args.repeats, args.without):
         print(frame.round(3).to_string(index=False, na_rep=""), flush=True)
         done.append(frame)
         if args.out:  # what is measured is kept, even if a larger size does not fit
