@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from lib.checks import check_count, check_ids, check_texts
 from lib.retriever import LatentTerms
-from lib.storage import digest_file, digest_json, load_folder, save_folder
+from lib.storage import digest_file, digest_json, load_folder, save_folder, save_parts
 
 FORMAT_VERSION = 1
 MANIFEST, SHARD = "corpus.json", "shard.json"
@@ -276,14 +276,9 @@ def _place(folder: Path, number: int) -> Path:
 
 def _save(folder: Path, number: int, digest: str, ids: list[str], terms: csr_array) -> None:
     arrays = zip(ARRAYS, (terms.indptr, terms.indices, terms.data), strict=True)
-    writers = {name: lambda path, array=array: _write(path, array) for name, array in arrays}
+    writers = {name: lambda path, array=array: save_parts(path, [array]) for name, array in arrays}
     writers["ids.json"] = lambda path: path.write_text(json.dumps(ids), "utf-8")
     save_folder(folder, SHARD, FORMAT_VERSION, {"corpus": digest, "number": number, "shape": terms.shape}, writers)
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:  # np.save would add its suffix to the name
-        np.save(file, array, allow_pickle=False)
 
 
 def _open(folder: Path, number: int, digest: str, unread: Iterable[str] = ()) -> tuple[dict, dict[str, Path]]:

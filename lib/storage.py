@@ -58,10 +58,13 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
     """Write arrays end to end, along their first axis, as one npy file, without joining them in memory.
 
-    Every byte goes through `write`, so that a full disk is an OSError: on a memory map it is a signal that ends the
-    process, and `ndarray.tofile` does not notice it in the last 4 KB.
+    A single one may be without an axis. Every byte goes through `write`, so that a full disk is an OSError: on a memory
+    map it is a signal that ends the process, and `ndarray.tofile` does not notice it in the last 4 KB. Python objects
+    are a ValueError, as they would have to be pickled.
     """
-    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    if any(part.dtype.hasobject for part in parts):
+        raise ValueError(f"{path.name} would hold Python objects; give arrays of numbers or of fixed-length strings.")
+    shape = parts[0].shape if len(parts) == 1 else (sum(map(len, parts)), *parts[0].shape[1:])
     header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

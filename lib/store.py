@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.storage import digest_json, load_folder, save_folder
+from lib.storage import digest_json, load_folder, save_folder, save_parts
 
 STORE_VERSION = 1
 
@@ -40,13 +40,8 @@ class Store:
         return {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in files.items()}
 
     def _put(self, folder: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
-        writers = {f"{name}.npy": _npy_writer(array) for name, array in arrays.items()}
+        writers = {
+            f"{name}.npy": lambda path, array=array: save_parts(path, [np.asarray(array)])
+            for name, array in arrays.items()
+        }
         save_folder(folder, "entry.json", STORE_VERSION, {"key": key}, writers)
-
-
-def _npy_writer(array: np.ndarray) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    return write

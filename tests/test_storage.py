@@ -244,11 +244,21 @@ def test_arrays_end_to_end_are_one_npy_file(tmp_path, monkeypatch):
         [np.arange(3.0), np.arange(0.0), np.arange(4.0)],
         [np.eye(3)[:, :2], np.ones((1, 2))],
         [np.array([])],
+        [np.array(3.5)],
+        [np.array(["one", "three"])],
+        [np.arange(6).reshape(2, 3).T],
     ):
         save_parts(tmp_path / "a.npy", parts)
-        np.testing.assert_array_equal(np.load(tmp_path / "a.npy", allow_pickle=False), np.concatenate(parts))
-        np.save(tmp_path / "b.npy", np.concatenate(parts))
+        joined = np.ascontiguousarray(np.concatenate(parts)) if len(parts) > 1 else parts[0].copy(order="C")
+        np.testing.assert_array_equal(np.load(tmp_path / "a.npy", allow_pickle=False), joined)
+        np.save(tmp_path / "b.npy", joined)
         assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_python_objects_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="would hold Python objects"):
+        save_parts(tmp_path / "a.npy", [np.array([{}])])
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("n", [4, 10**6])

@@ -17,6 +17,7 @@ from lib.index import BM25Index
 from lib.measures import evaluate
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
+from lib.sae import SparseAutoencoder
 from lib.store import Store
 from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
 from lib.studies.autoencoders import (
@@ -170,6 +171,16 @@ def test_what_is_read_is_counted(recipe, store):
     assert pooled.fvu == pytest.approx(left.item(), rel=1e-4)
     expected = np.bincount(codes.indices[codes.values > 0].numpy(), minlength=sae.width)
     np.testing.assert_array_equal(pooled.firings, expected)
+
+
+def test_fvu_with_a_centre_is_that_of_the_scaled_states(recipe, store):
+    (plain,) = autoencoders([recipe], store)
+    states = torch.cat([block.states for block in recipe.encoder.stream(DOCS)])
+    sae = SparseAutoencoder(**plain.tensors(), k=plain.k, centre=states.mean(dim=0))
+    (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
+    x = sae.normalize(states)
+    left = (x - sae.decode(sae.encode(states))).square().sum() / (x - x.mean(dim=0)).square().sum()
+    assert pooled.fvu == pytest.approx(left.item(), rel=1e-4)
 
 
 def test_another_reader_shares_the_autoencoder(recipe, store):

@@ -105,33 +105,33 @@ def _pooled(arrays: dict[str, np.ndarray], width: int) -> Pooled:
 def read_texts(readings: list[Reading], texts: list[str], kind: str) -> list[dict[str, np.ndarray]]:
     """Read texts once for all readings of one retriever; return the arrays of each: a matrix, firings and fvu.
 
-    FVU = sum |h - h_hat|^2 / sum |h - mean h|^2, over all tokens of the texts.
+    FVU = sum |x - x_hat|^2 / sum |x - mean x|^2, over all tokens of the texts; x is a token's state as the autoencoder
+    reads it (`SparseAutoencoder.normalize`).
     """
     saes = {id(reading.sae): reading.sae.to(reading.encoder.device) for reading in readings}
     layers = {reading.encoder.layer for reading in readings}
     pairs = {(reading.encoder.layer, id(reading.sae)) for reading in readings}
-    moments = {layer: _Moments() for layer in layers}
+    moments = {pair: _Moments() for pair in pairs}
     errors = dict.fromkeys(pairs, 0.0)
     firings = {pair: np.zeros(saes[pair[1]].width, np.int64) for pair in pairs}
     rows: list[list[csr_array]] = [[] for _ in readings]
     for block in readings[0].encoder.stream_layers(texts, layers, kind):
         for layer, number in pairs:
             states, sae = block[layer].states, saes[number]
-            codes = sae.encode(states)
-            errors[layer, number] += (states - sae.decode(codes)).square().sum(dtype=torch.float64).item()
+            codes, x = sae.encode(states), sae.normalize(states)
+            errors[layer, number] += (x - sae.decode(codes)).square().sum(dtype=torch.float64).item()
+            moments[layer, number].add(x)
             indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
             firings[layer, number] += np.bincount(indices[values > 0], minlength=sae.width)
             for reading, blocks in zip(readings, rows, strict=True):
                 if (reading.encoder.layer, id(reading.sae)) == (layer, number):
                     blocks.append(pool(indices, values, block[layer].offsets, sae.width, reading.pooling))
-        for layer in layers:
-            moments[layer].add(block[layer].states)
     made = []
     for reading, blocks in zip(readings, rows, strict=True):
         pair = (reading.encoder.layer, id(reading.sae))
         terms = vstack(blocks, format="csr")
         arrays = {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr, "firings": firings[pair]}
-        squares = moments[pair[0]].squares()
+        squares = moments[pair].squares()
         made.append(arrays | {"fvu": np.array([errors[pair] / squares if squares > 0 else np.nan])})
     return made
 
