@@ -111,7 +111,8 @@ def read_texts(readings: list[Reading], texts: list[str], kind: str) -> list[dic
     saes = {id(reading.sae): reading.sae.to(reading.encoder.device) for reading in readings}
     layers = {reading.encoder.layer for reading in readings}
     pairs = {(reading.encoder.layer, id(reading.sae)) for reading in readings}
-    moments = {pair: _Moments() for pair in pairs}
+    centres = {(layer, id(saes[number].centre)): saes[number] for layer, number in pairs}  # mostly one a layer: None
+    moments = {key: _Moments() for key in centres}
     errors = dict.fromkeys(pairs, 0.0)
     firings = {pair: np.zeros(saes[pair[1]].width, np.int64) for pair in pairs}
     rows: list[list[csr_array]] = [[] for _ in readings]
@@ -120,18 +121,19 @@ def read_texts(readings: list[Reading], texts: list[str], kind: str) -> list[dic
             states, sae = block[layer].states, saes[number]
             codes, x = sae.encode(states), sae.normalize(states)
             errors[layer, number] += (x - sae.decode(codes)).square().sum(dtype=torch.float64).item()
-            moments[layer, number].add(x)
             indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
             firings[layer, number] += np.bincount(indices[values > 0], minlength=sae.width)
             for reading, blocks in zip(readings, rows, strict=True):
                 if (reading.encoder.layer, id(reading.sae)) == (layer, number):
                     blocks.append(pool(indices, values, block[layer].offsets, sae.width, reading.pooling))
+        for (layer, centre), sae in centres.items():
+            moments[layer, centre].add(sae.normalize(block[layer].states))
     made = []
     for reading, blocks in zip(readings, rows, strict=True):
         pair = (reading.encoder.layer, id(reading.sae))
         terms = vstack(blocks, format="csr")
         arrays = {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr, "firings": firings[pair]}
-        squares = moments[pair].squares()
+        squares = moments[pair[0], id(saes[pair[1]].centre)].squares()
         made.append(arrays | {"fvu": np.array([errors[pair] / squares if squares > 0 else np.nan])})
     return made
 
