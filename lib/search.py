@@ -2,7 +2,7 @@
 
 Blocks are small enough for their scores to stay in the cache. Postings of rare latents are read once each; what
 frequent ones add is estimated from rows of bytes, and computed, when all blocks are read, for the documents that can
-still be among the best.
+still be among the best. Where these would be so many that to read all postings is less, all are read.
 Each document's score is added up within its block, rare latents first, so it is the same to the bit as in a plain loop,
 whatever the number of threads and the blocks that each is given.
 """
@@ -20,6 +20,7 @@ from numba import njit
 from lib.frequent import MOST, Rows, add_rows, complete, error_bound
 from lib.postings import BLOCK_ROWS, Block
 
+_APART = 2  # postings, read in their order, take as long as one document's impact in its score
 _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
 
 
@@ -146,6 +147,44 @@ def score_likely(rows, first, docs, sums, most, least, weight_of, best_scores, b
     return count
 
 
+@njit(cache=True, nogil=True)
+def score_all(block, query, allowed, first, scores, best_scores, best_docs, count):
+    """Offer all of a block's documents to the heap of the best, by their exact scores; return how many it holds.
+
+    The parameters are those of `find_likely`.
+    """
+    add_postings(*block, query[0], query[1], len(scores), scores)
+    for doc in range(len(scores)):
+        if not len(allowed) or allowed[doc]:
+            count = push(scores[doc], first + doc, best_scores, best_docs, count)
+    return count
+
+
+def is_read_whole(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int) -> bool:
+    """Whether to read all of the query's postings of frequent latents takes no longer than to score k documents.
+
+    A document's score takes as many impacts as it has of all frequent latents.
+    """
+    frequent = query.latents[len(query.latents) - len(query.rows) :]
+    postings = sum(int((block.indptr[frequent + 1] - block.indptr[frequent]).sum()) for block, _ in blocks)
+    return postings * n_docs <= _APART * k * sum(len(rows.impacts) for _, rows in blocks)
+
+
+def search_whole_blocks(
+    blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
+) -> Best:
+    """Return what `search_blocks` returns, from all of the query's postings."""
+    scores, every = np.empty(_BUFFER, np.float32), np.empty(0, bool)
+    best_scores, best_docs, count = np.empty(k, np.float32), np.empty(k, np.int64), 0
+    for number in numbers:
+        first = number * BLOCK_ROWS
+        own = min(BLOCK_ROWS, n_docs - first)
+        mask = every if allowed is None else allowed[first : first + own]
+        block = tuple(blocks[number][0])
+        count = score_all(block, tuple(query), mask, first, scores[:own], best_scores, best_docs, count)
+    return Best(best_docs[:count], best_scores[:count])
+
+
 def search_blocks(
     blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
@@ -218,7 +257,8 @@ def search(
     jobs = [(query, range(*cut)) for query in queries for cut in pairwise(cuts)]
 
     def run(job: tuple[Query, range]) -> Best:
-        return search_blocks(blocks, n_docs, job[0], k, allowed, job[1])
+        way = search_whole_blocks if is_read_whole(blocks, n_docs, job[0], k) else search_blocks
+        return way(blocks, n_docs, job[0], k, allowed, job[1])
 
     found = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
     return [merge(found[start : start + n_parts], k) for start in range(0, len(found), n_parts)]

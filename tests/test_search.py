@@ -51,10 +51,13 @@ def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
     n_queries=st.integers(1, 5),
     values=st.sampled_from([2, 3, 50]),
     idf=st.sampled_from(["lucene", "robertson"]),
+    whole=st.sampled_from([True, False, None]),
     seed=st.integers(0, 10_000),
 )
-def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, seed):
+def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, whole, seed):
     with pytest.MonkeyPatch.context() as patch:
+        if whole is not None:
+            patch.setattr(lib.search, "is_read_whole", lambda *_: whole)
         for room in (lib.index, lib.postings, lib.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
@@ -172,6 +175,23 @@ def test_only_what_may_be_among_the_best_is_scored_exactly(index):
         else:
             assert found == list(expected)
         assert all(most >= exact[doc] for doc, most in zip(likely.docs[:n].tolist(), reach, strict=True))
+
+
+def test_all_is_read_where_scoring_k_documents_would_read_more():
+    # latent 0 is in all of 16 documents, latents 1 and 2 in half of them, latent 3 in one: it is rare
+    there = np.zeros((16, 4), np.float32)
+    there[:, 0], there[::2, 1], there[1::2, 2], there[5, 3] = 1, 1, 1, 1
+    index = BM25Index.build(csr_array(there), ids(16))
+
+    def whole(latents: list[int], k: int) -> bool:
+        rows = index._row_of[latents]
+        query = Query(np.array(latents), np.ones(len(latents), np.float32), rows[rows >= 0], 1.0)
+        return lib.search.is_read_whole(index._parts, 16, query, k)
+
+    # a document has two of the three frequent latents, so k of them have 2 k impacts, and one counts as two postings
+    assert [k for k in range(1, 17) if whole([1], k)] == list(range(2, 17))
+    assert [k for k in range(1, 17) if whole([3, 0, 1], k)] == list(range(6, 17))
+    assert whole([3], 1)
 
 
 def test_no_query_at_all(index):
