@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 from torch.nn.functional import embedding_bag, pad
 
 from lib.checks import check_choice, check_count
+from lib.encoder import DTYPES, native_dtype
+from lib.selection import top
 from lib.storage import load_folder, save_folder
 
 FORMAT_VERSION = 1
@@ -182,16 +184,17 @@ class SparseAutoencoder:
             If `states` is not [n, d] with this autoencoder's d.
         """
         self._check_states(states)
-        chunks = states.split(max(1, _CHUNK // self.width))
-        codes = [self._encode_chunk(self._normalized(chunk)) for chunk in chunks]
+        if self.threshold is None:
+            centred = self._normalized(states) - self.b_pre
+            values, indices = top(centred, self.W_enc, self.b_enc, self.k, DTYPES[native_dtype(centred.device)])
+            return Codes(indices, values.relu_())
+        codes = [self._above(self._normalized(chunk)) for chunk in states.split(max(1, _CHUNK // self.width))]
         m = max(c.indices.shape[1] for c in codes)
         return Codes(*(torch.cat(parts) for parts in zip(*(_widened(c, m) for c in codes), strict=True)))
 
-    def _encode_chunk(self, states: torch.Tensor) -> Codes:
+    def _above(self, states: torch.Tensor) -> Codes:
+        """Return the codes of what the thresholds leave."""
         pre = torch.addmm(self.b_enc, states - self.b_pre, self.W_enc.T)
-        if self.threshold is None:
-            values, indices = pre.topk(self.k, dim=1)
-            return Codes(indices, values.relu_())
         silent = pre <= self.threshold  # NaN is not, and so is seen
         m = max([1, *(self.width - silent.sum(dim=1)).tolist()])
         values, indices = pre.masked_fill_(silent, 0).topk(m, dim=1)

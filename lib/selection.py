@@ -1,6 +1,7 @@
-"""The search for each token's largest pre-activations: the one dense product of a training step."""
+"""The search for each token's largest pre-activations: the one dense product of encoding and of a training step."""
 
 import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
 _GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
+_CANDIDATES = 3  # times k latents are found in bfloat16; of a trained autoencoder's tokens hardly one needs more
 
 
 class Pairs(NamedTuple):
@@ -50,7 +52,7 @@ def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
         return rows.topk(k, dim=1, sorted=False).indices
     grouped = rows.view(n, _GROUP, n_groups)  # group j: the columns j, j + n_groups, ...
     groups = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
-    members = grouped.gather(2, groups[:, None].expand(n, _GROUP, k)).view(n, -1)
+    members = grouped.gather(2, groups[:, None].expand(n, _GROUP, k)).view(n, _GROUP * k)
     at = members.topk(k, dim=1, sorted=False).indices
     return groups.gather(1, at % k) + at // k * n_groups
 
@@ -74,18 +76,78 @@ def select(
     else:  # b_enc is the weight of an input that is always 1
         rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
         multiply, m, made = torch.mm, k, dtype
-    blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(centred) else _BLOCK) // width))
-    shape = (len(blocks[0]), width)
-    product = torch.empty(shape, dtype=made, device=centred.device)  # one for all blocks: fresh memory is slow
-    chosen = []
-    for block in blocks:
-        pre = multiply(block, columns.T, out=product[: len(block)])
-        chosen.append(largest(pre.abs_() if signed else pre, m))
-    indices = torch.cat(chosen)
+    indices = torch.cat([found for _, found in _search(rows, columns, m, multiply, made, signed)])
     if m == k:
         return indices
     pre = pre_activations(centred, W_enc, b_enc, indices)
     return indices.gather(1, (pre.abs() if signed else pre).topk(k, dim=1, sorted=False).indices)
+
+
+def top(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest pre-activations, W_enc (h - b_pre) + b_enc, largest first, and their latents.
+
+    They are float32 and int64 [n, k], for `centred`, h - b_pre, float32 [n, d]. With `dtype` bfloat16, candidates are
+    found in it and computed in float32; where some other latent could be larger than the last one chosen, for all that
+    is known of rounding, the row is searched anew in float32. So what is returned is float32's in any case, but for
+    latents whose pre-activations differ by no more than float32 rounds.
+    """
+    m = _CANDIDATES * k
+    if dtype == torch.float32 or on_gpu(centred) or m > len(W_enc):
+        return _dense_top(centred, W_enc, b_enc, k)
+    rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
+    candidates, least = [], []
+    for pre, found in _search(rows, columns, m, torch.mm, dtype):
+        candidates.append(found)
+        least.append(pre.gather(1, found).amin(dim=1))
+    indices = torch.cat(candidates)
+    values, at = pre_activations(centred, W_enc, b_enc, indices).topk(k, dim=1)
+    indices = indices.gather(1, at)
+    # all that are not candidates were at most this, or 0, when they were rounded to bfloat16
+    others = torch.cat(least).float().clamp(min=0) * (1 + torch.finfo(dtype).eps)
+    unsure = ~(values[:, -1] > others + _error(centred, W_enc, b_enc, rows, columns))  # NaN is unsure
+    if unsure.any():
+        values[unsure], indices[unsure] = _dense_top(centred[unsure], W_enc, b_enc, k)
+    return values, indices
+
+
+def _dense_top(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    found = []
+    for pre, at in _search(centred, W_enc, k, partial(torch.addmm, b_enc), torch.float32):
+        values, order = pre.gather(1, at).sort(dim=1, descending=True)
+        found.append((values, at.gather(1, order)))
+    values, indices = (torch.cat(part) for part in zip(*found, strict=True))
+    return values, indices
+
+
+def _error(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Return by how much, at most, the products of `rows` and `columns` differ from pre-activations, float32 [n].
+
+    |x w - x' w'| <= |x - x'| |w'| + |x| |w - w'|, and a sum of m products in float32 is off by m eps |x'| |w'| at most.
+    """
+    rounded_rows, rounded_columns = rows.float(), columns.float()
+    lost_rows = (centred - rounded_rows[:, :-1]).norm(dim=1)
+    lost_columns = torch.hypot((W_enc - rounded_columns[:, :-1]).norm(dim=1), b_enc - rounded_columns[:, -1]).max()
+    length, longest = rounded_rows.norm(dim=1), rounded_columns.norm(dim=1).max()
+    summing = rows.shape[1] * torch.finfo(torch.float32).eps * length * longest
+    return 1.001 * (lost_rows * longest + (length + lost_rows) * lost_columns + 2 * summing)
+
+
+def _search(
+    rows: torch.Tensor, columns: torch.Tensor, m: int, multiply: Callable, made: torch.dtype, signed: bool = False
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Give the products of rows and columns, in `made`, block by block, and where the m largest of each row are."""
+    blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(rows) else _BLOCK) // len(columns)))
+    shape = (len(blocks[0]), len(columns))
+    product = torch.empty(shape, dtype=made, device=rows.device)  # one for all blocks: fresh memory is slow
+    for block in blocks:
+        pre = multiply(block, columns.T, out=product[: len(block)])
+        yield pre, largest(pre.abs_() if signed else pre, m)
 
 
 def _append(rows: torch.Tensor, column: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:

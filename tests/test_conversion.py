@@ -32,7 +32,7 @@ def assert_equal_rows(model: LatentTerms, encoder: SparseEncoder) -> None:
         expected, found = ours(TEXTS), term_matrix(theirs(TEXTS))
         assert expected.nnz
         assert (found.dtype, found.shape) == (np.float32, expected.shape)
-        np.testing.assert_allclose(found.toarray(), expected.toarray(), atol=1e-5)
+        np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
 
 
 def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
@@ -252,7 +252,7 @@ def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
         found = term_matrix(rows)
         assert 0 < np.diff(found.indptr).max() <= top
         expected = prune(all_k.encode_documents(TEXTS), top=top)
-        np.testing.assert_allclose(found.toarray(), expected.toarray(), atol=1e-5)
+        np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
     assert_equal_rows(model, encoder)  # the limit was of one call
 
 

@@ -424,7 +424,7 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
         model = LatentTerms(tiny_encoder, sae)
     model.save_pretrained(tmp_path / "other")
     with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
-        LatentTerms.from_pretrained(tmp_path / "other")
+        LatentTerms.from_pretrained(tmp_path / "other", dtype="float32")
 
 
 def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encoder, tiny_sae, tmp_path, recwarn):

@@ -137,21 +137,17 @@ def test_all_negative_pre_activations_give_an_empty_code():
     torch.testing.assert_close(model.decode(codes), model.b_pre.expand(3, 5))
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 40])
+@pytest.mark.parametrize("rows_at_once", [0, 1, 7, 40])
 def test_chunks_change_nothing(monkeypatch, rows_at_once):
-    model, h = SparseAutoencoder(**weights(), k=3), states(40)
+    # thresholds of whole chunks here; blocks of Top-K are those of `lib.selection`
+    model, h = SparseAutoencoder(**weights(), k=3, threshold=torch.full((12,), 0.5)), states(40)
     whole = dense(model.encode(h), 12)
-    sizes, encode_chunk = [], model._encode_chunk
-    monkeypatch.setattr(room, "_CHUNK", 12 * rows_at_once)
-    monkeypatch.setattr(model, "_encode_chunk", lambda chunk: sizes.append(len(chunk)) or encode_chunk(chunk))
+    sizes, above = [], model._above
+    monkeypatch.setattr(room, "_CHUNK", 12 * rows_at_once + 3)  # at least one row, whatever the width
+    monkeypatch.setattr(model, "_above", lambda chunk: sizes.append(len(chunk)) or above(chunk))
     np.testing.assert_allclose(dense(model.encode(h), 12), whole, rtol=0, atol=1e-5)
-    assert max(sizes) == rows_at_once
+    assert max(sizes) == max(1, rows_at_once)
     assert sum(sizes) == 40
-
-
-def test_a_chunk_has_at_least_one_row(monkeypatch):
-    monkeypatch.setattr(room, "_CHUNK", 3)  # less than the width
-    assert SparseAutoencoder(**weights(), k=3).encode(states(4)).values.shape == (4, 3)
 
 
 def test_neighbours_and_order_change_nothing():

@@ -3,7 +3,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib.selection import largest, pre_activations, select
+from lib import selection
+from lib.selection import largest, pre_activations, select, top
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,6 +72,56 @@ def test_select_by_magnitude(dtype):
     W_enc = torch.tensor([[1.0], [-4.0], [3.0], [0.5]], dtype=FLOAT64)
     chosen = select(torch.tensor([[1.0], [-1.0]], dtype=FLOAT64), W_enc, torch.zeros(4), 2, dtype, signed=True)
     assert chosen.sort(dim=1).values.tolist() == [[1, 2], [1, 2]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(0, 9),
+    width=st.sampled_from([1, 15, 40, 64, 1024]),
+    k=st.integers(1, 20),
+    spread=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3]),
+    bias=st.sampled_from([-2.0, 0.0, 2.0]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_top_is_that_of_float32_whatever_finds_it(seed, n, width, k, spread, bias, dtype):
+    assume(k <= width)
+    generator = torch.Generator().manual_seed(seed)
+    centred = torch.randn(n, 24, generator=generator)
+    # latents that lie as close together as `spread`, far below what bfloat16 tells apart
+    W_enc = torch.randn(1, 24, generator=generator) + spread * torch.randn(width, 24, generator=generator)
+    b_enc = bias + spread * torch.randn(width, generator=generator)
+    values, indices = top(centred, W_enc, b_enc, k, dtype)
+    assert values.shape == indices.shape == (n, k)
+    assert all(len(set(row)) == k for row in indices.tolist())
+    pre = centred.double() @ W_enc.double().T + b_enc
+    slack = 1e-5 * (centred.abs() @ W_enc.abs().T + b_enc.abs()).amax(dim=1, keepdim=True) if n else 0
+    wanted = pre.topk(k, dim=1).values
+    assert ((values - wanted).abs() <= slack).all()
+    assert ((pre.gather(1, indices) - values).abs() <= slack).all()
+
+
+def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
+    searched, dense = [], selection._dense_top
+    monkeypatch.setattr(selection, "_dense_top", lambda rows, *rest: searched.append(len(rows)) or dense(rows, *rest))
+    W_enc = torch.zeros(64, 2)
+    W_enc[:, 0] = torch.linspace(1, 2, 64)  # told apart by the first input
+    W_enc[:, 1] = 1 + 1e-5 * torch.arange(64)  # not by the second
+    centred = torch.tensor([[1.0, 0.0], [0.0, 1.0], [float("nan"), 0.0]])
+    values, indices = top(centred, W_enc, torch.zeros(64), 2, torch.bfloat16)
+    assert searched == [2]
+    assert indices[:2].tolist() == [[63, 62], [63, 62]]
+    assert values[2].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_top_of_blocks(monkeypatch, dtype):
+    generator = torch.Generator().manual_seed(3)
+    centred, W_enc = torch.randn(50, 24, generator=generator), torch.randn(256, 24, generator=generator)
+    whole = top(centred, W_enc, torch.zeros(256), 4, dtype)
+    monkeypatch.setattr(selection, "_BLOCK", 7 * 256)
+    for part, expected in zip(top(centred, W_enc, torch.zeros(256), 4, dtype), whole, strict=True):
+        torch.testing.assert_close(part, expected)
 
 
 def test_pre_activations():
