@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import lib.studies.autoencoders
 import lib.studies.inputs
 import lib.studies.sweeps
 from lib.collection import Collection
@@ -341,7 +342,8 @@ def test_study_of_widths_and_ks(tiny_encoder, store):
     assert rows.loc["k", "slope"] == pytest.approx(means[24, 4] - means[24, 2])
 
 
-def test_study_of_ablations(tiny_encoder, store):
+def test_study_of_ablations(tiny_encoder, store, monkeypatch):
+    monkeypatch.delenv(lib.studies.inputs.TEXT, raising=False)
     setting = tiny_setting(tiny_encoder, n_ablated=1)
     swept = ablations(setting, store)
     summary = swept.summary
@@ -355,6 +357,19 @@ def test_study_of_ablations(tiny_encoder, store):
     assert (paper["difference"] == 0).all()
     np.testing.assert_allclose(paper["mean"], baseline.loc[paper.index, "mean"], rtol=1e-6)
     assert (surface["low"] <= surface["difference"] + 1e-12).all()
+
+
+def test_arms_of_fewer_and_more_tokens_read_all_files(tiny_encoder, store, monkeypatch, tmp_path):
+    for name in ("first", "last"):
+        (tmp_path / f"{name}.txt").write_text(f"the cat sat on the {name} mat\n" * 500, "utf-8")
+    monkeypatch.setenv(lib.studies.inputs.TEXT, str(tmp_path))
+    arms = lib.studies.autoencoders._training_arms(tiny_setting(tiny_encoder, tokens=800, batch_tokens=16), store)
+    recipes = [arm.recipe for (factor, _), arm in arms.items() if factor == "tokens"]
+    assert [recipe.tokens for recipe in recipes] == [50, 200, 3200]
+    for recipe in recipes:
+        drawn = list(recipe.corpus)
+        assert 0.5 < sum(map(len, map(str.split, drawn))) * 1.2 / recipe.tokens < 1.5
+        assert {text.split()[5] for text in drawn} == {"first", "last"}
 
 
 def test_study_of_retrieval_training(tiny_encoder, store):

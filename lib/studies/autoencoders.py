@@ -15,7 +15,7 @@ from lib.measures import bootstrap_interval
 from lib.ranking import Ranking
 from lib.store import Store
 from lib.studies.agreement import ranking_agreement, recurrence
-from lib.studies.inputs import Setting, like, plain_language_model, shuffled, untrained
+from lib.studies.inputs import Setting, like, plain_language_model, shuffled, training_text, untrained
 from lib.studies.model import stored_fit
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
@@ -119,7 +119,8 @@ def slope_a_doubling(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 
 def ablations(setting: Setting, store: Store | None = None) -> Swept:
     """Change one thing at a time. The summary's columns beyond `Swept` are factor and level."""
-    arms = {("", BASELINE): Variant(_recipe(setting))} | _scoring_arms(setting) | _training_arms(setting)
+    store = store or Store()
+    arms = {("", BASELINE): Variant(_recipe(setting))} | _scoring_arms(setting) | _training_arms(setting, store)
     names = {arm: f"{arm[0]}: {arm[1]}" if arm[0] else arm[1] for arm in arms}
     variants = {names[arm]: variant for arm, variant in arms.items()}
     labels = {names[arm]: {"factor": arm[0], "level": arm[1]} for arm in arms}
@@ -138,7 +139,7 @@ def _scoring_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
     return arms
 
 
-def _training_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
+def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Variant]:
     """Return what takes another autoencoder, by factor and level; another seed shows what differs for no reason."""
     size, encoder = setting.size, setting.encoder
     base, budgets = _recipe(setting), tuple(sorted({max(1, size.k // 4), max(1, size.k // 2), size.k}))
@@ -152,9 +153,14 @@ def _training_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
         ("normalisation", "scaled"): {"normalisation": "scaled"},
     }
     arms = {arm: Variant(_recipe(setting, **change)) for arm, change in changes.items()}
-    for part in (16, 4):
-        fewer = max(size.batch_tokens, size.tokens // part)
-        arms["tokens", f"{fewer:,}"] = Variant(replace(base, tokens=fewer))
+    for times in (
+        1 / 16,
+        1 / 4,
+        4,
+    ):  # of a text drawn for so many: the first tokens of another would be of its first files
+        n = max(size.batch_tokens, int(size.tokens * times))
+        drawn, _ = training_text(replace(size, tokens=n), store)
+        arms["tokens", f"{n:,}"] = Variant(replace(base, corpus=drawn, tokens=n))
     own = shuffled(text for collection in setting.ablated for text in collection.doc_texts)
     arms["text", "in-domain"] = Variant(replace(base, corpus=own))
     without = like(encoder, special_tokens=not encoder.special_tokens)
