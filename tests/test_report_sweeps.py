@@ -127,6 +127,11 @@ def test_ablations(of_ablations, surface):
     white = [tuple(colour[:3]) == (1, 1, 1) for colour in points.get_facecolors()]
     assert white == [False, False, True]  # filled where p < 0.05
     assert [label.get_text() for label in axes.get_yticklabels()] == ["pooling: max", "φ: log1p", "seed: 1"]
+    far = of_ablations.assign(difference=of_ablations["difference"].replace(-0.1, -0.4))
+    axes = ablations_figure(far).axes[0]
+    assert axes.collections[-1].get_offsets()[:, 0].tolist() == [0.05, 0.01]
+    assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("← -0.40", 0)]
+    assert len(axes.get_yticklabels()) == 3
     words = ablations_in_words(of_ablations, surface).splitlines()[0]
     assert "of 3 changes, 1 are not told apart from the baseline (0.500 [0.400, 0.600])" in words
     assert "Worse: pooling: max -0.100 [-0.120, -0.080]. Better: φ: log1p +0.050 [+0.030, +0.070]." in words

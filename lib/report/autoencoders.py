@@ -19,6 +19,7 @@ from lib.storage import replacing
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 READOUTS = {"latent terms": COLOURS["latent terms"], "SPLADE-style": COLOURS["dense"]}
 SAME = 0.7  # least cosine at which two latents are called the same, as in Paulo and Belrose (arXiv 2501.16615)
+_FAR = 0.2  # a difference that is not drawn to scale
 KINDS = {
     "firings": ("all firings", "#E69F00"),
     "latents": ("latents", "#D55E00"),
@@ -99,25 +100,38 @@ def width_k_figure(summary: pd.DataFrame) -> Figure:
 
 
 def ablations_figure(summary: pd.DataFrame) -> Figure:
-    """Draw by how much each change moves nDCG@10, with its 95 % interval; filled where it is told apart from 0."""
+    """Draw by how much each change moves nDCG@10, with its 95 % interval; filled where it is told apart from 0.
+
+    Differences beyond _FAR are written at the edge: beside their bars the others would all look alike.
+    """
     changed = summary[summary["difference"].notna()]
-    return _forest(
-        changed, "difference", ("difference_low", "difference_high"), "difference in nDCG@10 to the baseline"
-    )
+    far, variants = changed["difference"].abs() > _FAR, list(dict.fromkeys(changed["variant"]))
+    title = "difference in nDCG@10 to the baseline"
+    figure = _forest(changed[~far], variants, "difference", ("difference_low", "difference_high"), title)
+    for axes in figure.axes:
+        written = changed[far & (changed["collection"] == axes.get_title())]
+        for variant, difference in zip(written["variant"], written["difference"], strict=True):
+            below = difference < 0
+            text = f"← {difference:+.2f}" if below else f"{difference:+.2f} →"
+            at, side = (0.02, "left") if below else (0.98, "right")
+            place = {"transform": axes.get_yaxis_transform(), "ha": side, "va": "center", "fontsize": 7.5}
+            axes.text(at, variants.index(variant), text, **place)
+    return figure
 
 
 def retrieval_training_figure(summary: pd.DataFrame) -> Figure:
     """Draw nDCG@10 of each model with its 95 % interval; filled where it is told apart from the retriever."""
-    return _forest(summary, "mean", ("low", "high"), "nDCG@10, 95 % interval")
+    variants = list(dict.fromkeys(summary["variant"]))
+    return _forest(summary, variants, "mean", ("low", "high"), "nDCG@10, 95 % interval")
 
 
-def _forest(table: pd.DataFrame, value: str, ends: tuple[str, str], title: str) -> Figure:
-    """Draw a row a variant and a panel a collection."""
-    names, variants = (list(dict.fromkeys(table[column])) for column in ("collection", "variant"))
+def _forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str, str], title: str) -> Figure:
+    """Draw a row for each of `variants` and a panel a collection, all of one scale."""
+    names = list(dict.fromkeys(table["collection"]))
     places = dict(zip(variants, range(len(variants)), strict=True))
     with plt.rc_context(STYLE):
         size = (1.7 + 2.0 * len(names), 0.9 + 0.2 * len(variants))
-        figure, panels = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+        figure, panels = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True, squeeze=False)
         for axes, name, colour in zip(panels[0], names, PALETTE, strict=False):
             rows = table[table["collection"] == name]
             y, told = rows["variant"].map(places), rows["p_holm"] < SIGNIFICANT
@@ -125,11 +139,11 @@ def _forest(table: pd.DataFrame, value: str, ends: tuple[str, str], title: str) 
             axes.scatter(rows[value], y, s=22, color=np.where(told, colour, "white"), edgecolor=colour, zorder=3)
             if value == "difference":
                 axes.axvline(0, color="#999999", linewidth=0.8, zorder=0)
-            else:
-                axes.set_xlim(0, None)
             axes.set_title(name, fontsize=9)
             axes.grid(axis="y", color="#eeeeee")
             axes.set_axisbelow(True)
+        if value != "difference":
+            panels[0, 0].set_xlim(0, None)
         panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=8)
         panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
         figure.supxlabel(f"{title} (filled: p < {SIGNIFICANT}, Holm-corrected)", fontsize=8.5)
