@@ -8,7 +8,7 @@ whatever the number of threads and the blocks that each is given.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -170,17 +170,25 @@ def is_read_whole(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Quer
     return postings * n_docs <= _APART * k * sum(len(rows.impacts) for _, rows in blocks)
 
 
+def _each(
+    blocks: Sequence[tuple[Block, Rows]], n_docs: int, allowed: np.ndarray | None, numbers: range
+) -> Iterator[tuple[tuple, tuple, int, int, np.ndarray]]:
+    """Give each block, its rows, the position of its first document, how many it has, and which of them are allowed."""
+    for number in numbers:
+        first = number * BLOCK_ROWS
+        own = min(BLOCK_ROWS, n_docs - first)
+        mask = np.empty(0, bool) if allowed is None else allowed[first : first + own]
+        block, rows = (tuple(part) for part in blocks[number])
+        yield block, rows, first, own, mask
+
+
 def search_whole_blocks(
     blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return what `search_blocks` returns, from all of the query's postings."""
-    scores, every = np.empty(_BUFFER, np.float32), np.empty(0, bool)
+    scores = np.empty(_BUFFER, np.float32)
     best_scores, best_docs, count = np.empty(k, np.float32), np.empty(k, np.int64), 0
-    for number in numbers:
-        first = number * BLOCK_ROWS
-        own = min(BLOCK_ROWS, n_docs - first)
-        mask = every if allowed is None else allowed[first : first + own]
-        block = tuple(blocks[number][0])
+    for block, _, first, own, mask in _each(blocks, n_docs, allowed, numbers):
         count = score_all(block, tuple(query), mask, first, scores[:own], best_scores, best_docs, count)
     return Best(best_docs[:count], best_scores[:count])
 
@@ -192,12 +200,8 @@ def search_blocks(
     scores, estimates = np.empty(_BUFFER, np.float32), np.empty(BLOCK_ROWS, np.float32)
     n = len(numbers) * BLOCK_ROWS  # only what is written to takes memory
     likely = Likely(*(np.empty(size, kind) for size, kind in zip((n, n, n, k, k), LIKELY, strict=True)))
-    every, count, ends = np.empty(0, bool), 0, [0]
-    for number in numbers:
-        first = number * BLOCK_ROWS
-        own = min(BLOCK_ROWS, n_docs - first)
-        mask = every if allowed is None else allowed[first : first + own]
-        block, rows = (tuple(part) for part in blocks[number])
+    count, ends = 0, [0]
+    for block, rows, first, own, mask in _each(blocks, n_docs, allowed, numbers):
         count, end = find_likely(
             block, rows, tuple(query), mask, first, scores[:own], estimates[:own], tuple(likely), count, ends[-1]
         )

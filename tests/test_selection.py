@@ -115,11 +115,12 @@ def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_top_of_blocks(monkeypatch, dtype):
+@pytest.mark.parametrize("block", [3, 7 * 256])  # a block has at least one row, whatever the width
+def test_top_of_blocks(monkeypatch, dtype, block):
     generator = torch.Generator().manual_seed(3)
     centred, W_enc = torch.randn(50, 24, generator=generator), torch.randn(256, 24, generator=generator)
     whole = top(centred, W_enc, torch.zeros(256), 4, dtype)
-    monkeypatch.setattr(selection, "_BLOCK", 7 * 256)
+    monkeypatch.setattr(selection, "_BLOCK", block)
     for part, expected in zip(top(centred, W_enc, torch.zeros(256), 4, dtype), whole, strict=True):
         torch.testing.assert_close(part, expected)
 

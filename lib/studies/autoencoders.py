@@ -153,11 +153,7 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
         ("normalisation", "scaled"): {"normalisation": "scaled"},
     }
     arms = {arm: Variant(_recipe(setting, **change)) for arm, change in changes.items()}
-    for times in (
-        1 / 16,
-        1 / 4,
-        4,
-    ):  # of a text drawn for so many: the first tokens of another would be of its first files
+    for times in (1 / 16, 1 / 4, 4):  # of text drawn for so many: a longer one begins with its first files
         n = max(size.batch_tokens, int(size.tokens * times))
         drawn, _ = training_text(replace(size, tokens=n), store)
         arms["tokens", f"{n:,}"] = Variant(replace(base, corpus=drawn, tokens=n))
