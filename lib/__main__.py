@@ -11,17 +11,18 @@ from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 from safetensors import safe_open
 
 from lib.checkpoints import Checkpoints
 from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
-from lib.experiments import tune
 from lib.retriever import LatentTerms
 from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
+from lib.studies.choice import choose
 from lib.trainer import TrainingStopped, check_same, run_identity, train
 from lib.training import TrainingConfig, training_device
 
@@ -36,9 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. Killed or stopped, the "
     about += "same command goes on where it was."
     _add_train(commands.add_parser("train", help="train autoencoders on text", description=about, **shown))
-    about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them."
+    about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
+    about += "Of several models, say which ranks these queries best."
     tune = commands.add_parser("tune", help="choose BM25's constants for a model", description=about, **shown)
-    tune.add_argument("model", type=Path, help="folder of a model; it is changed")
+    tune.add_argument("models", type=Path, nargs="+", help="folders of models of one retriever; they are changed")
     collections = ["pydoc/train", "beir/scifact/train"]
     tune.add_argument("--collections", nargs="+", default=collections, help="with training queries; each has one vote")
     tune.set_defaults(run=_tune)
@@ -217,13 +219,24 @@ def _check_writable(folder: Path) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    model = LatentTerms.from_pretrained(args.model)
-    _check_writable(args.model)
-    constants, grid, summary = tune(model, args.collections)
-    print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
-    print(summary.to_string(index=False))
-    update_manifest(args.model, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
-    print(f"{constants} is written to {args.model / 'latent_terms.json'}.")
+    models = [LatentTerms.from_pretrained(folder) for folder in args.models]
+    for folder in args.models:
+        _check_writable(folder)
+    means = []
+    for folder, (constants, grid, summary) in zip(args.models, choose(models, args.collections), strict=True):
+        print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
+        print(summary.to_string(index=False))
+        update_manifest(folder, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
+        print(f"{constants} is written to {folder / 'latent_terms.json'}.", flush=True)
+        means.append({"model": folder, **_means(summary), **asdict(constants)})
+    if len(means) > 1:
+        print(pd.DataFrame(means).sort_values("tuned", ascending=False, kind="stable").to_string(index=False))
+
+
+def _means(summary: pd.DataFrame) -> dict[str, float]:
+    """Return the mean over collections of each system's nDCG@10 on the training queries."""
+    means = summary.groupby("system")[["mean", "baseline_mean"]].mean()
+    return {"tuned": means["mean"]["tuned"], "paper": means["baseline_mean"]["tuned"], "dense": means["mean"]["dense"]}
 
 
 if __name__ == "__main__":

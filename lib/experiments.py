@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,13 @@ from lib.collection import Collection, load_collection
 from lib.encoder import TokenStates
 from lib.index import BM25Index
 from lib.late_interaction import MaxSim
-from lib.measures import compare, per_query, summarise
+from lib.measures import per_query, summarise
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
 from lib.storage import digest_json
 from lib.store import Store
-from lib.tuning import MEASURE, check_training, tune_bm25
 from lib.vocabulary import latent_token_matrix
-from lib.weighting import PAPER, BM25Constants
+from lib.weighting import BM25Constants
 
 SHARD = 16_384  # documents that are kept together
 
@@ -174,10 +173,8 @@ def encode_collection(
     Every 16,384 documents are kept on their own, so that a killed run continues behind them.
     """
     store = store or Store()
-    key = {"model": model.identity, "kind": "query", "texts": collection.identity["queries_sha256"]}
-    queries = store.get("encoded", key, lambda: _encode(model, collection.query_texts, "query"))
-    shards = range(0, len(collection.doc_texts), SHARD)
-    found = [_encoded_documents(model, collection, store, late, first) for first in shards]
+    queries = store.get(*_query_key(model, collection), lambda: _encode([model], collection.query_texts, "query")[0])
+    found = [_encoded_documents(model, collection, store, late, first) for first in _shards(collection)]
     docs, best = zip(*found, strict=True)
     ranking = None
     if late is not None:
@@ -198,21 +195,65 @@ def _encoded_documents(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return a shard of documents, those from `first` on, encoded, and which of them late interaction finds best."""
     texts = collection.doc_texts[first : first + SHARD]
-    digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
-    where = {"first": first} if len(collection.doc_texts) > SHARD else {}
     made: list[dict[str, np.ndarray]] = []  # the documents, where late interaction had to read them
 
     def rank_late() -> dict[str, np.ndarray]:
         best = MaxSim(model.encoder.stream(collection.query_texts, "query"), late)
-        made.append(_encode(model, texts, "document", best.add))
+        made.extend(_encode([model], texts, "document", best.add))
         return {"docs": first + best.docs, "scores": best.scores}
 
     best = {}
     if late is not None:
-        key = {"encoder": model.encoder.identity, "texts": digests, "k": late, **where}
+        digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
+        key = {"encoder": model.encoder.identity, "texts": digests, "k": late, **_where(collection, first)}
         best = store.get("late-interaction", key, rank_late)
-    key = {"model": model.identity, "kind": "document", "texts": digests[0], **where}
-    return store.get("encoded", key, lambda: made.pop() if made else _encode(model, texts, "document")), best
+    key = _document_key(model, collection, first)
+    return store.get(*key, lambda: made.pop() if made else _encode([model], texts, "document")[0]), best
+
+
+def encode_together(models: Sequence[LatentTerms], collection: Collection, store: Store | None = None) -> None:
+    """Read a collection once for several models of one retriever; `encode_collection` then finds each in the store.
+
+    Raises
+    ------
+    ValueError
+        For models of different retrievers, or none.
+    """
+    store = store or Store()
+    if len({digest_json(model.encoder.identity) for model in models}) != 1:
+        names = [f"{model.encoder.name}, layer {model.encoder.layer}" for model in models]
+        raise ValueError(f"Models of one retriever read a text together; these read with {names}. Give each its call.")
+    jobs = [("query", collection.query_texts, lambda model: _query_key(model, collection))]
+    for first in _shards(collection):
+        texts = collection.doc_texts[first : first + SHARD]
+        jobs.append(("document", texts, lambda model, first=first: _document_key(model, collection, first)))
+    for kind, texts, key in jobs:
+        made: dict[int, dict[str, np.ndarray]] = {}
+        for i, model in enumerate(models):
+
+            def make(i=i, made=made, texts=texts, kind=kind) -> dict[str, np.ndarray]:
+                if i not in made:  # the pass is for this model and all behind it
+                    made.update(enumerate(_encode(models[i:], texts, kind), i))
+                return made[i]
+
+            store.get(*key(model), make)
+
+
+def _shards(collection: Collection) -> range:
+    return range(0, len(collection.doc_texts), SHARD)
+
+
+def _where(collection: Collection, first: int) -> dict:
+    return {"first": first} if len(collection.doc_texts) > SHARD else {}
+
+
+def _query_key(model: LatentTerms, collection: Collection) -> tuple[str, dict]:
+    return "encoded", {"model": model.identity, "kind": "query", "texts": collection.identity["queries_sha256"]}
+
+
+def _document_key(model: LatentTerms, collection: Collection, first: int) -> tuple[str, dict]:
+    key = {"model": model.identity, "kind": "document", "texts": collection.identity["documents_sha256"]}
+    return "encoded", key | _where(collection, first)
 
 
 def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
@@ -222,25 +263,24 @@ def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
 
 
 def _encode(
-    model: LatentTerms, texts: list[str], kind: str, see: Callable[[TokenStates], None] | None = None
-) -> dict[str, np.ndarray]:
-    """Encode texts; `see` is shown every block of token states on the way."""
-    terms, embeddings, firings = [], [], np.zeros(model.sae.width, np.int64)
-    for states in model.encoder.stream(texts, kind):
+    models: Sequence[LatentTerms], texts: list[str], kind: str, see: Callable[[TokenStates], None] | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Encode texts once for models of one retriever; `see` is shown every block of token states on the way."""
+    parts = [([], [], np.zeros(model.sae.width, np.int64)) for model in models]
+    for states in models[0].encoder.stream(texts, kind):
         if see:
             see(states)
-        block = model.encode_states(states)
-        terms.append(block.terms)
-        embeddings.append(block.embeddings)
-        firings += block.firings
-    matrix = vstack(terms, format="csr")
-    return {
-        "data": matrix.data,
-        "indices": matrix.indices,
-        "indptr": matrix.indptr,
-        "embeddings": np.concatenate(embeddings),
-        "firings": firings,
-    }
+        for model, (terms, embeddings, firings) in zip(models, parts, strict=True):
+            block = model.encode_states(states)
+            terms.append(block.terms)
+            embeddings.append(block.embeddings)
+            firings += block.firings
+    return [_arrays(vstack(terms, format="csr"), np.concatenate(own), firings) for terms, own, firings in parts]
+
+
+def _arrays(terms: csr_array, embeddings: np.ndarray, firings: np.ndarray) -> dict[str, np.ndarray]:
+    matrix = {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr}
+    return matrix | {"embeddings": embeddings, "firings": firings}
 
 
 def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = None) -> csr_array:
@@ -344,49 +384,3 @@ def retrieval_table(
         "lexical analyzer": ANALYZER,
     }
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin
-
-
-def tune(
-    model: LatentTerms, names: Iterable[str], store: Store | None = None
-) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
-    """Choose BM25's constants for a model on training queries, and compare them with the paper's on the same.
-
-    Returns
-    -------
-    constants : BM25Constants
-        For `model.with_bm25`.
-    grid : DataFrame
-        As `tuning.tune_bm25`.
-    summary : DataFrame
-        One row a collection and system ("tuned" and "dense"): nDCG@10, that of the paper's constants (baseline_mean),
-        the difference with its 95 % interval over queries (low, high), p and p_holm, as `measures.compare`. The
-        constants were chosen on these queries: on others expect less.
-
-    Raises
-    ------
-    ValueError
-        Before anything is encoded: for an unknown collection, and as `tuning.check_training`.
-    """
-    collections = [load_collection(name) for name in names]
-    check_training(collections)
-    encoded = [encode_collection(model, collection, store) for collection in collections]
-    terms = [(c, e.doc_terms, e.query_terms) for c, e in zip(collections, encoded, strict=True)]
-    constants, grid = tune_bm25(terms)
-    summary = [
-        _against_paper(constants, *pair).assign(collection=pair[0].full_name)
-        for pair in zip(collections, encoded, strict=True)
-    ]
-    return constants, grid, pd.concat(summary, ignore_index=True)
-
-
-def _against_paper(constants: BM25Constants, collection: Collection, encoded: EncodedCollection) -> pd.DataFrame:
-    doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, 11  # one more: a query's own document goes
-    rankings = {"dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)}
-    for name, own in (("paper", PAPER), ("tuned", constants)):
-        index = BM25Index.build(encoded.doc_terms, doc_ids, **asdict(own))
-        rankings[name] = index.search(encoded.query_terms, query_ids, k)
-    frames = {
-        name: per_query(ranking.exclude(collection.self_matches).top(10), collection.qrels, [MEASURE])
-        for name, ranking in rankings.items()
-    }
-    return compare(frames, "paper", MEASURE)

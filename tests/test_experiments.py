@@ -13,6 +13,7 @@ from lib.experiments import (
     PROFILES,
     current_profile,
     encode_collection,
+    encode_together,
     figures_folder,
     latent_tokens,
     provenance,
@@ -107,6 +108,36 @@ def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypa
     again = encode_collection(model, collection, store)
     np.testing.assert_array_equal(again.query_terms.toarray(), first.query_terms.toarray())
     np.testing.assert_array_equal(again.doc_embeddings, first.doc_embeddings)
+
+
+def test_models_of_one_retriever_read_a_collection_together(model, beir_folder, tmp_path, monkeypatch):
+    collection = load_collection(str(beir_folder))
+    models = [model, LatentTerms(model.encoder, model.sae.with_k(2)), LatentTerms(model.encoder, model.sae.with_k(1))]
+    alone = [encode_collection(own, collection, Store(tmp_path / "alone")) for own in models]
+    monkeypatch.setattr(lib.experiments, "SHARD", 3)
+    store, kinds, stream = Store(tmp_path / "store"), [], model.encoder.stream
+
+    def count(texts, kind="document", **settings):
+        kinds.append(kind)
+        return stream(texts, kind, **settings)
+
+    monkeypatch.setattr(model.encoder, "stream", count)
+    encode_together(models[:1], collection, store)
+    encode_together(models, collection, store)
+    assert kinds == ["query", "document", "document"] * 2  # the second time for the two that were missing
+    kinds.clear()
+    for own, expected in zip(models, alone, strict=True):
+        together = encode_collection(own, collection, store)
+        np.testing.assert_allclose(together.doc_terms.toarray(), expected.doc_terms.toarray(), atol=1e-4)
+        np.testing.assert_array_equal(together.query_terms.toarray(), expected.query_terms.toarray())
+        np.testing.assert_array_equal(together.firings, expected.firings)
+    assert not kinds
+
+
+def test_models_of_different_retrievers_do_not_read_together(model, beir_folder, tmp_path):
+    other = LatentTerms(model.encoder.at(1), model.sae)
+    with pytest.raises(ValueError, match=r"Models of one retriever read a text together; these read with .*layer 1"):
+        encode_together([model, other], load_collection(str(beir_folder)), Store(tmp_path))
 
 
 def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folder, tmp_path, monkeypatch):

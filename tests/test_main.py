@@ -208,22 +208,31 @@ def test_a_dataset_is_named_with_hf(tmp_path, text, plain_folder, monkeypatch):
     assert (tmp_path / "a" / "latent_terms.json").exists()
 
 
-def test_tuned_constants_are_written_into_the_model(tmp_path, text, plain_folder, monkeypatch, capsys):
-    run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL)
-    weights = next((tmp_path / "a").glob("*.safetensors")).read_bytes()
+def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folder, monkeypatch, capsys):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        run(monkeypatch, "train", text, folder, "--model", plain_folder, *SMALL)
+    weights = [next(folder.glob("*.safetensors")).read_bytes() for folder in folders]
     called = []
 
-    def tune(model, names):
-        called.append((model.sae.width, names))
+    def choose(models, names):
+        called.append(([model.sae.width for model in models], names))
         grid = pd.DataFrame({"k1": [8.0, 1.5], "mean": [0.2, 0.3]})
-        return BM25Constants(k1=1.5, b=0.25, idf="robertson-clipped"), grid, pd.DataFrame({"system": ["tuned"]})
+        for b, mean in ((0.25, 0.3), (0.5, 0.4)):
+            rows = {"system": ["dense", "tuned"], "mean": [0.1, mean], "baseline_mean": [0.2, 0.2]}
+            yield BM25Constants(k1=1.5, b=b, idf="robertson-clipped"), grid, pd.DataFrame(rows)
 
-    monkeypatch.setattr(lib.__main__, "tune", tune)
-    run(monkeypatch, "tune", tmp_path / "a")
-    assert called == [(40, ["pydoc/train", "beir/scifact/train"])]
-    assert LatentTerms.from_pretrained(tmp_path / "a").bm25 == BM25Constants(1.5, 0.25, "robertson-clipped")
-    assert next((tmp_path / "a").glob("*.safetensors")).read_bytes() == weights
-    assert "BM25Constants(k1=1.5, b=0.25, idf='robertson-clipped') is written" in capsys.readouterr().out
+    monkeypatch.setattr(lib.__main__, "choose", choose)
+    run(monkeypatch, "tune", *folders)
+    assert called == [([40, 40], ["pydoc/train", "beir/scifact/train"])]
+    tuned = [LatentTerms.from_pretrained(folder).bm25 for folder in folders]
+    assert tuned == [BM25Constants(1.5, b, "robertson-clipped") for b in (0.25, 0.5)]
+    assert [next(folder.glob("*.safetensors")).read_bytes() for folder in folders] == weights
+    out = capsys.readouterr().out
+    assert "BM25Constants(k1=1.5, b=0.25, idf='robertson-clipped') is written" in out
+    best, other = out.splitlines()[-2:]
+    assert best.split()[:4] == [str(folders[1]), "0.4", "0.2", "0.1"]
+    assert other.split()[:4] == [str(folders[0]), "0.3", "0.2", "0.1"]
 
 
 def test_constants_are_not_tuned_on_test_queries(tmp_path, text, sentence_folder, monkeypatch):

@@ -71,6 +71,7 @@ ROAD = [
     "benchmarks.search",
     "experiments",
     "studies",
+    "studies.choice",
     "studies.readings",
     "studies.agreement",
     "studies.families",
@@ -103,8 +104,8 @@ NEED_TORCH = {
     *("trainer", "retriever", "late_interaction", "experiments", "__main__", "losses", "conversion", "evaluators"),
     *("sae_formats", "distributed"),
     *(f"benchmarks.{name}" for name in ("peers", "training", "encoding", "grown", "search")),
-    *(f"studies.{name}" for name in ("readings", "sweeps", "inputs", "autoencoders", "model", "backbones")),
-    *(f"studies.{name}" for name in ("features", "beyond", "latency")),
+    *(f"studies.{name}" for name in ("choice", "readings", "sweeps", "inputs", "autoencoders", "model")),
+    *(f"studies.{name}" for name in ("backbones", "features", "beyond", "latency")),
     *("modules", "modules.features", "modules.token_encoder", "modules.token_pooling"),
 }
 

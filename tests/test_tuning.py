@@ -4,17 +4,19 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_array, random_array
 
-import lib.experiments
+import lib.studies.choice
 import lib.tuning
 from lib.collection import Collection, load_collection
-from lib.experiments import encode_collection, tune
+from lib.experiments import encode_collection
 from lib.index import BM25Index
 from lib.measures import evaluate, per_query
 from lib.retriever import LatentTerms
 from lib.store import Store
+from lib.studies.choice import choose, tune
 from lib.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
 from lib.weighting import IDFS, PAPER, BM25Constants
 
@@ -235,9 +237,19 @@ def test_tuning_a_model(folder, tiny_encoder, tiny_sae, tmp_path):
     assert (rows["low"] <= rows["difference"]).all() and (rows["difference"] <= rows["high"]).all()
 
 
+def test_each_of_several_models_is_tuned_as_alone(folder, tiny_encoder, tiny_sae, tmp_path):
+    models = [LatentTerms(tiny_encoder, tiny_sae), LatentTerms(tiny_encoder, tiny_sae.with_k(1))]
+    names = [f"{folder}/train"]
+    for model, (constants, grid, summary) in zip(models, choose(models, names, Store(tmp_path / "a")), strict=True):
+        alone = tune(model, names, Store(tmp_path / "b"))
+        assert constants == alone[0]
+        pd.testing.assert_frame_equal(grid, alone[1])
+        pd.testing.assert_frame_equal(summary, alone[2])
+
+
 def test_tuning_a_model_refuses_test_queries_before_it_encodes(folder, tiny_encoder, tiny_sae, monkeypatch):
     model = LatentTerms(tiny_encoder, tiny_sae)
-    monkeypatch.setattr(lib.experiments, "encode_collection", None)
+    monkeypatch.setattr(lib.studies.choice, "encode_together", None)
     for names, message in (
         ([f"{folder}/train", f"{folder}/test"], "The queries of little/test are of the split 'test'"),
         ([str(folder)], "The queries of little/test are of the split 'test'"),
