@@ -13,10 +13,10 @@ LINES = {
     "both pruned": (COLOURS["latent terms"], "D", "doc_top"),
     "Seismic": ("#CC79A7", "^", None),
 }
-POINTS = {  # with how far above the point, in typographic points, its name stands
-    "dense, every document": (COLOURS["dense"], 7),
-    "dense, HNSW": (COLOURS["dense + lexical"], 7),
-    "lexical BM25": (COLOURS["lexical BM25"], -15),
+POINTS = {  # with where the name stands: typographic points to the right of the point and above it, and its alignment
+    "dense, every document": (COLOURS["dense"], (0, 7), "center"),
+    "dense, HNSW": (COLOURS["dense + lexical"], (0, 7), "center"),
+    "lexical BM25": (COLOURS["lexical BM25"], (5, -15), "right"),
 }
 
 
@@ -44,7 +44,7 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
                 axes.plot(row["median_ms"], row["nDCG@10"], marker, color=colour, markersize=4.5, markerfacecolor=face)
             last = rows.iloc[-1]
             text = f"{kind}\n(down to {last[named]})" if named else kind
-            right = kind == "documents pruned"  # the slower of two that end at the same quality
+            right = kind in ("documents pruned", "both pruned")  # the other ends further to the left
             axes.annotate(
                 text,
                 (x[-1], y[-1]),
@@ -64,18 +64,18 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
             fontsize=8,
             ha="center",
         )
-        for kind, (colour, above) in POINTS.items():
+        for kind, (colour, offset, side) in POINTS.items():
             for _, row in table[table["kind"] == kind].iterrows():
                 face = "white" if row["difference_high"] < 0 else colour
                 axes.plot(row["median_ms"], row["nDCG@10"], "P", color=colour, markersize=8, markerfacecolor=face)
                 axes.annotate(
                     kind,
                     (row["median_ms"], row["nDCG@10"]),
-                    (0, above),
+                    offset,
                     textcoords="offset points",
                     color=colour,
                     fontsize=8,
-                    ha="center",
+                    ha=side,
                 )
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.17)
