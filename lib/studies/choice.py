@@ -1,6 +1,6 @@
 """BM25's constants for a model, and which of several models, chosen on training queries."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -37,13 +37,16 @@ def tune(
     ValueError
         Before anything is encoded: for an unknown collection, and as `tuning.check_training`.
     """
-    return choose([model], names, store)[0]
+    (found,) = choose([model], names, store)
+    return found
 
 
 def choose(
     models: Sequence[LatentTerms], names: Iterable[str], store: Store | None = None
-) -> list[tuple[BM25Constants, pd.DataFrame, pd.DataFrame]]:
-    """Do what `tune` does for each of several models of one retriever; each collection is read once for all of them.
+) -> Iterator[tuple[BM25Constants, pd.DataFrame, pd.DataFrame]]:
+    """Give what `tune` returns for each of several models of one retriever, model by model as it comes.
+
+    Each collection is read once for all of them, before the first comes.
 
     Raises
     ------
@@ -55,7 +58,7 @@ def choose(
     store = store or Store()
     for collection in collections:
         encode_together(models, collection, store)
-    return [_tune(model, collections, store) for model in models]
+    return (_tune(model, collections, store) for model in models)
 
 
 def _tune(
