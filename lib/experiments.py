@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -223,20 +224,25 @@ def encode_together(models: Sequence[LatentTerms], collection: Collection, store
     if len({digest_json(model.encoder.identity) for model in models}) != 1:
         names = [f"{model.encoder.name}, layer {model.encoder.layer}" for model in models]
         raise ValueError(f"Models of one retriever read a text together; these read with {names}. Give each its call.")
-    jobs = [("query", collection.query_texts, lambda model: _query_key(model, collection))]
+    _keep_all(models, collection.query_texts, "query", [_query_key(model, collection) for model in models], store)
     for first in _shards(collection):
-        texts = collection.doc_texts[first : first + SHARD]
-        jobs.append(("document", texts, lambda model, first=first: _document_key(model, collection, first)))
-    for kind, texts, key in jobs:
-        made: dict[int, dict[str, np.ndarray]] = {}
-        for i, model in enumerate(models):
+        keys = [_document_key(model, collection, first) for model in models]
+        _keep_all(models, collection.doc_texts[first : first + SHARD], "document", keys, store)
 
-            def make(i=i, made=made, texts=texts, kind=kind) -> dict[str, np.ndarray]:
-                if i not in made:  # the pass is for this model and all behind it
-                    made.update(enumerate(_encode(models[i:], texts, kind), i))
-                return made[i]
 
-            store.get(*key(model), make)
+def _keep_all(
+    models: Sequence[LatentTerms], texts: list[str], kind: str, keys: list[tuple[str, dict]], store: Store
+) -> None:
+    """Put what each model makes of the texts into the store, under its key; one pass makes all that are missing."""
+    made: dict[int, dict[str, np.ndarray]] = {}
+
+    def make(i: int) -> dict[str, np.ndarray]:
+        if i not in made:  # the pass is for this model and all behind it
+            made.update(enumerate(_encode(models[i:], texts, kind), i))
+        return made[i]
+
+    for i, key in enumerate(keys):
+        store.get(*key, partial(make, i))
 
 
 def _shards(collection: Collection) -> range:
