@@ -1,4 +1,4 @@
-"""`python -m lib train TEXT OUT`: train autoencoders on text. `python -m lib tune MODEL`: choose BM25's constants."""
+"""`python -m lib train`: autoencoders, on text. `join`: one of several. `tune`: choose BM25's constants for a model."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from lib.checkpoints import Checkpoints
 from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms
+from lib.retriever import LatentTerms, join_models
 from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
@@ -37,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. Killed or stopped, the "
     about += "same command goes on where it was."
     _add_train(commands.add_parser("train", help="train autoencoders on text", description=about, **shown))
+    about = "Make one model of several that differ in the seed: each token has latents of all of them, and a text the "
+    about += "terms of all. Choose its constants with tune."
+    joined = commands.add_parser("join", help="join the latents of several models", description=about, **shown)
+    joined.add_argument("models", type=Path, nargs="+", help="folders of models of one retriever, trained alike")
+    joined.add_argument("out", type=Path, help="folder for the joined model")
+    joined.add_argument("--k", type=int, help="latents of a token, divided among the models; None: all that they have")
+    joined.add_argument("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
+    joined.set_defaults(run=_join)
     about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
     about += "Of several models, say which ranks these queries best."
     tune = commands.add_parser("tune", help="choose BM25's constants for a model", description=about, **shown)
@@ -216,6 +224,14 @@ def _finished(folder: Path) -> dict | None:
 def _check_writable(folder: Path) -> None:
     with temporary_beside(folder / "training_log.jsonl") as probe:
         probe.touch()
+
+
+def _join(args: argparse.Namespace) -> None:
+    if (args.out / "latent_terms.json").exists():
+        raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
+    model = join_models([LatentTerms.from_pretrained(folder) for folder in args.models], args.k)
+    model.save_pretrained(args.out, args.stored)
+    print(f"{model} is written to {args.out}.")
 
 
 def _tune(args: argparse.Namespace) -> None:

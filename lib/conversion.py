@@ -120,14 +120,15 @@ def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
 
 
 def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
-    if sae.activation == "topk":
+    if sae.threshold is None:
         if k is not None:
             raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {sae.k}; use its with_k instead.")
         k = sae.k
     elif k is None:
         k = min(sae.width, 16 * sae.k)
     variant = "standard" if sae.threshold is None else "jumprelu"
-    module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, frozen=True, normalize_input=sae.scales)
+    settings = {"frozen": True, "normalize_input": sae.scales, "groups": sae.groups}
+    module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, **settings)
     weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
     weights |= {} if sae.threshold is None else {"theta": sae.threshold}
     module.load_state_dict(weights)
@@ -189,7 +190,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         device=str(encoder.device),
     )
     combined, phi = next(pair for pair, strategy in STRATEGIES.items() if strategy == pooling.pooling_strategy)
-    sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever))
+    sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
     model = LatentTerms(retriever, sae, combined, phi, bm25)
     remedy = f"It was loaded from {place}: if it was changed since, save it, load it from there, and convert that."
     _check_equal(model, encoder.eval(), remedy)

@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from lib.checks import check_choice
 from lib.encoder import TokenEncoder, TokenStates
 from lib.hub import find_folder, upload
 from lib.index import BM25Index
-from lib.sae import FORMAT_VERSION, SparseAutoencoder
+from lib.sae import FORMAT_VERSION, SparseAutoencoder, join
 from lib.storage import digest_arrays, load_folder, save_folder
 from lib.terms import PHIS, POOLINGS, apply_phi, pool
 from lib.weighting import PAPER, BM25Constants
@@ -162,7 +162,7 @@ class LatentTerms:
     def identity(self) -> dict:
         """Everything that decides what a text encodes to, the weights by their sha256, JSON-able; the store's key."""
         weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.sae.tensors().items()})
-        sae = {"d": self.sae.d, "width": self.sae.width, "k": self.sae.k, "weights": weights}
+        sae = {"d": self.sae.d, "width": self.sae.width, "k": self.sae.k, "weights": weights} | self.sae.grouping
         return {"encoder": self.encoder.identity, "sae": sae, "pooling": self.pooling, "phi": self.phi}
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
@@ -244,6 +244,31 @@ class LatentTerms:
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
         bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
         return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)
+
+
+def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTerms:
+    """Return one model with the latents of several: a text's terms are those of all, side by side (`sae.join`).
+
+    Parameters
+    ----------
+    models : sequence of LatentTerms
+        Of one retriever, pooling and phi, with autoencoders as `sae.join` takes them. The joined model has the paper's
+        constants: those of a part were chosen for fewer terms.
+    k : int, optional
+        Latents of a token, a multiple of the number of models, which have equal shares; None is the sum of theirs. A
+        text has as many terms as one model gives it if k is that model's.
+
+    Raises
+    ------
+    ValueError
+        As `sae.join` and `SparseAutoencoder.with_k`, and for models of different retrievers, pooling or phi.
+    """
+    sae = join([model.sae for model in models])
+    kinds = [(model.encoder.identity, model.pooling, model.phi) for model in models]
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError(f"The models differ in the retriever, pooling or phi: {list(models)}; join those that do not.")
+    first = models[0]
+    return LatentTerms(first.encoder, sae if k is None else sae.with_k(k), first.pooling, first.phi)
 
 
 def _checked(bm25: BM25Constants) -> BM25Constants:

@@ -1,6 +1,6 @@
 """Token states to sparse codes: the inference half of a sparse autoencoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,14 +35,15 @@ class Codes(NamedTuple):
 
 
 class SparseAutoencoder:
-    """A sparse autoencoder, x_hat = W_dec^T z + b_pre, with one of two activations of pre = W_enc (x - b_pre) + b_enc.
+    """A sparse autoencoder, x_hat = W_dec^T z + b_pre, by an activation of pre = W_enc (x - b_pre) + b_enc.
 
-    topk:      z = ReLU(TopK(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2)
+    topk:      z = ReLU(TopK_k(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2)
+    grouped:   topk in each group of the latents alone, k / groups of them; several autoencoders in one, see `join`
     jumprelu:  z_j = pre_j [pre_j > threshold_j]      (Rajamanoharan et al., arXiv 2407.14435)
 
     The ReLU comes after the selection, and no threshold is below 0, so no code is ever negative and a later square
-    root never NaN. Every activation of `lib/activations.py` is saved as one of the two. x is the token state h itself,
-    or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of sentence-transformers scale it.
+    root never NaN. Every activation of `lib/activations.py` is saved as the first or the last. x is the token state h
+    itself, or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of sentence-transformers scale it.
 
     Parameters
     ----------
@@ -60,12 +61,14 @@ class SparseAutoencoder:
     centre : torch.Tensor, float32 [d], optional
         What is taken off each state before it is scaled to norm sqrt(d), zeros for nothing; None is to read states as
         they are. It is one of the `tensors`, so it is saved and compared with the weights.
+    groups : int
+        Into how many equal parts, one after the other, the latents are divided for the selection. 1 with thresholds.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit each other, a weight that is not finite, k outside 1..width, and a threshold below
-        0.
+        For shapes that do not fit each other, a weight that is not finite, k outside 1..width, a threshold below 0,
+        and groups that do not divide width and k, or go with a threshold.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class SparseAutoencoder:
         metadata: Mapping | None = None,
         threshold: torch.Tensor | None = None,
         centre: torch.Tensor | None = None,
+        groups: int = 1,
     ):
         if W_enc.ndim != 2:
             raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
@@ -106,17 +110,23 @@ class SparseAutoencoder:
             raise ValueError(
                 f"threshold holds {self.threshold.min().item()}; below 0 codes could be negative. Train again or clip."
             )
-        self.k = int(k)
+        if self.width % check_count(groups, "groups") or k % groups or (groups > 1 and threshold is not None):
+            raise ValueError(
+                f"groups is {groups} with width {self.width}, k {k}, {'no' if threshold is None else 'a'} threshold; "
+                "it must divide width and k, and be 1 with a threshold."
+            )
+        self.k, self.groups = int(k), int(groups)
         self.metadata = dict(metadata or {})
 
     def __repr__(self) -> str:
-        form = ("" if self.activation == "topk" else f", {self.activation}") + (", scaled" if self.scales else "")
+        form = f", groups={self.groups}" if self.groups > 1 else "" if self.threshold is None else ", jumprelu"
+        form += ", scaled" if self.scales else ""
         return f"SparseAutoencoder(d={self.d}, width={self.width}, k={self.k}{form})"
 
     @property
     def activation(self) -> str:
-        """Which of the two it is, "topk" or "jumprelu"."""
-        return "topk" if self.threshold is None else "jumprelu"
+        """Which of the three it is, "topk", "grouped" or "jumprelu"."""
+        return "jumprelu" if self.threshold is not None else "topk" if self.groups == 1 else "grouped"
 
     @property
     def scales(self) -> bool:
@@ -135,19 +145,19 @@ class SparseAutoencoder:
         Raises
         ------
         ValueError
-            For k outside 1..width, and if the activation is not topk.
+            For k outside 1..width or no multiple of the groups, and if there are thresholds.
         """
-        if self.activation != "topk":
+        if self.threshold is not None:
             raise ValueError(
                 f"The activation is {self.activation}: its thresholds say which latents are active, k does not. "
                 "Train a topk autoencoder with budgets to choose k afterwards."
             )
-        return SparseAutoencoder(**self.tensors(), k=k, metadata=self.metadata)
+        return SparseAutoencoder(**self.tensors(), k=k, metadata=self.metadata, groups=self.groups)
 
     def to(self, device: torch.device | str) -> "SparseAutoencoder":
         """Return the same autoencoder with its weights on `device`."""
         moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return SparseAutoencoder(**moved, k=self.k, metadata=self.metadata)
+        return SparseAutoencoder(**moved, k=self.k, metadata=self.metadata, groups=self.groups)
 
     def normalize(self, states: torch.Tensor) -> torch.Tensor:
         """Return what is encoded and reconstructed of token states, x, float32 [n, d]; without a centre, themselves.
@@ -185,12 +195,19 @@ class SparseAutoencoder:
         """
         self._check_states(states)
         if self.threshold is None:
-            centred = self._normalized(states) - self.b_pre
-            values, indices = top(centred, self.W_enc, self.b_enc, self.k, DTYPES[native_dtype(centred.device)])
-            return Codes(indices, values.relu_())
+            return self._largest(self._normalized(states) - self.b_pre)
         codes = [self._above(self._normalized(chunk)) for chunk in states.split(max(1, _CHUNK // self.width))]
         m = max(c.indices.shape[1] for c in codes)
         return Codes(*(torch.cat(parts) for parts in zip(*(_widened(c, m) for c in codes), strict=True)))
+
+    def _largest(self, centred: torch.Tensor) -> Codes:
+        """Return the codes of the largest pre-activations, a group's after the other's."""
+        groups, k, dtype = self.groups, self.k // self.groups, DTYPES[native_dtype(centred.device)]
+        parts = zip(self.W_enc.chunk(groups), self.b_enc.chunk(groups), strict=True)
+        found = [top(centred, *part, k, dtype) for part in parts]
+        values, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        first = torch.arange(0, self.width, self.width // groups, device=indices.device)  # latent of each group
+        return Codes(indices.add_(first.repeat_interleave(k)), values.relu_())
 
     def _above(self, states: torch.Tensor) -> Codes:
         """Return the codes of what the thresholds leave."""
@@ -207,9 +224,14 @@ class SparseAutoencoder:
 
     @property
     def config(self) -> dict:
-        """What the manifest says of these weights, JSON-able; `scales` only where it is true, as it came later."""
+        """What the manifest says of these weights, JSON-able; what came later only where it is not as before."""
         said = {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
-        return said | ({"scales": True} if self.scales else {})
+        return said | ({"scales": True} if self.scales else {}) | self.grouping
+
+    @property
+    def grouping(self) -> dict[str, int]:
+        """`groups` for a configuration or a key, if there are several; else nothing, as before there were any."""
+        return {"groups": self.groups} if self.groups > 1 else {}
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
@@ -256,11 +278,11 @@ class SparseAutoencoder:
         ------
         ValueError
             If the weights have no threshold and the activation of `config` needs one, or no centre and it `scales`, or
-            the other way round.
+            the other way round, and if its groups do not fit the rest.
         """
-        check_choice(config["activation"], ["topk", "jumprelu"], "activation")
+        check_choice(config["activation"], ["topk", "grouped", "jumprelu"], "activation")
         tensors = {name: torch.from_numpy(array) for name, array in load_file(weights).items()}
-        model = cls(**tensors, k=config["k"], metadata=config["metadata"])
+        model = cls(**tensors, k=config["k"], metadata=config["metadata"], groups=config.get("groups", 1))
         if model.activation != config["activation"]:
             raise ValueError(
                 f"The weights in {weights.name} are of a {model.activation} autoencoder, its configuration says "
@@ -272,6 +294,40 @@ class SparseAutoencoder:
                 f"configuration says scales={config.get('scales', False)}; take both from the same save."
             )
         return model
+
+
+def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
+    """Return one autoencoder with the latents of several, a group each: their codes side by side.
+
+    With G parts, x_hat = 1/G sum_g (W_dec_g^T z_g + b_pre_g), the mean of their reconstructions, which 1/G in the
+    decoder makes the formula of one autoencoder. They share a b_pre, the mean; that each part has its own is made up
+    for in b_enc, so codes are the parts' but for rounding. Autoencoders that differ in the seed find different latents
+    and err apart; ensembles of them: Gadgil, Lin and Lee, arXiv 2505.16077.
+
+    Parameters
+    ----------
+    parts : sequence of SparseAutoencoder
+        At least two, topk, of equal d, width and k, without a centre, and trained on the states of one retriever.
+
+    Raises
+    ------
+    ValueError
+        For other parts.
+    """
+    forms = [repr(part) for part in parts]
+    if len(parts) < 2 or len(set(forms)) > 1 or parts[0].activation != "topk" or parts[0].scales:
+        raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
+    trained_on = [part.metadata.get("run", {}).get("states", {}).get("encoder") for part in parts]
+    if any(one != trained_on[0] for one in trained_on):
+        raise ValueError(f"The parts were trained on different retrievers or layers, {trained_on}; join those of one.")
+    W_enc, W_dec = (torch.cat([part.tensors()[name] for part in parts]) for name in ("W_enc", "W_dec"))
+    b_pre = torch.stack([part.b_pre.double() for part in parts]).mean(dim=0)
+    b_enc = [part.b_enc + part.W_enc.double() @ (b_pre - part.b_pre) for part in parts]
+    metadata = {"parts": [part.metadata for part in parts]}
+    if trained_on[0]:
+        metadata["run"] = {"states": {"encoder": trained_on[0]}}
+    k, groups = sum(part.k for part in parts), len(parts)
+    return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec / groups, b_pre, k, metadata, groups=groups)
 
 
 def _widened(codes: Codes, m: int) -> Codes:

@@ -5,10 +5,10 @@ SAELens and sparsify each keep a `cfg.json` beside the weights. Their encoders a
     pre = W_enc (h - b_dec) + b_enc,  or, without apply_b_dec_to_input,  pre = W_enc h + b_enc
     z = ReLU(TopK(pre)),  TopK(ReLU(pre)),  or  ReLU(pre) [pre > threshold]
 
-which are the two forms of `SparseAutoencoder` with b_pre = b_dec, after W_enc b_dec is added to b_enc in the second
+which are two forms of `SparseAutoencoder` with b_pre = b_dec, after W_enc b_dec is added to b_enc in the second
 case. The token autoencoders of sentence-transformers' pull request 3796 have the first form in one file, mostly of
 states that are scaled to one norm. What would encode otherwise (transcoders, other scalings or activations) is
-refused.
+refused, as are joined autoencoders for SAELens.
 """
 
 import json
@@ -179,6 +179,7 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
         raise ValueError(f"k is {k}, but {path} has its own, {known}; read it, then use with_k.")
     if known is None and k is None:
         raise ValueError(f"{path} does not say how many latents a token has; look it up or measure it, and give k.")
+    weights["groups"] = config.get("groups", 1)
     sae = _made(path, weights, known if k is None else k, {"checkpoint": config})
     said = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
     _check_sizes(said, sae, f"The configuration of {path} says input_dim and hidden_dim")
@@ -238,10 +239,11 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     FileExistsError
         If there is an SAE in the folder.
     ValueError
-        If it scales states.
+        If it scales states or has groups.
     """
-    if sae.scales:
-        raise ValueError(f"{sae!r} scales each state, which SAELens cannot say; save it with save_pretrained.")
+    if sae.scales or sae.groups > 1:
+        what = "scales each state" if sae.scales else "chooses in groups of latents"
+        raise ValueError(f"{sae!r} {what}, which SAELens cannot say; save it with save_pretrained.")
     folder = Path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():

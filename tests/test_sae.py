@@ -436,7 +436,7 @@ def test_weights_and_configuration_that_differ(tmp_path, has, says):
 def test_an_unknown_activation_is_refused(tmp_path):
     model = jump()
     model.weight_writer()(tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="activation is 'gated'; choose one of 'topk', 'jumprelu'"):
+    with pytest.raises(ValueError, match="activation is 'gated'; choose one of 'topk', 'grouped', 'jumprelu'"):
         SparseAutoencoder.from_weights(tmp_path / "a.safetensors", model.config | {"activation": "gated"})
 
 

@@ -33,13 +33,13 @@ def check_comparable(model: LatentTerms) -> LatentTerms:
     Raises
     ------
     ValueError
-        If it does not read the final layer with its special tokens, or is not a Top-K autoencoder with sum and sqrt.
+        If it does not read the final layer with its special tokens, or has thresholds, or not sum and sqrt.
     """
     encoder = model.encoder
     for name, got, allowed in (
         ("layer", encoder.layer, encoder.n_layers),
         ("special_tokens", encoder.special_tokens, True),
-        ("activation", model.sae.config["activation"], "topk"),
+        ("sae.threshold", None if model.sae.threshold is None else "a tensor", None),
         ("pooling", model.pooling, "sum"),
         ("phi", model.phi, "sqrt"),
     ):
@@ -57,9 +57,9 @@ def spread(texts: list[str], n: int) -> list[str]:
 
 def dense_codes(states: torch.Tensor, sae: SparseAutoencoder) -> torch.Tensor:
     """Return ReLU(TopK(pre-activations)) of states [n, d] with all of their zeros, float32 [n, width]."""
-    pre_activations = (states - sae.b_pre) @ sae.W_enc.T + sae.b_enc
-    values, indices = pre_activations.topk(sae.k, dim=-1, sorted=False)
-    return torch.zeros_like(pre_activations).scatter_(-1, indices, values.relu())
+    pre_activations = ((states - sae.b_pre) @ sae.W_enc.T + sae.b_enc).unflatten(-1, (sae.groups, -1))
+    values, indices = pre_activations.topk(sae.k // sae.groups, dim=-1, sorted=False)
+    return torch.zeros_like(pre_activations).scatter_(-1, indices, values.relu()).flatten(-2)
 
 
 class UsualParts:

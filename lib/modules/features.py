@@ -70,10 +70,12 @@ def check_dimension(value: int, name: str) -> int:
     return check_count(value, name)
 
 
-def check_k(k: int, hidden_dim: int) -> int:
-    """Return `k`, an int from 1 to `hidden_dim`; TypeError or ValueError for others."""
+def check_k(k: int, hidden_dim: int, groups: int) -> int:
+    """Return `k`, an int from 1 to `hidden_dim` and a multiple of `groups`; TypeError or ValueError for others."""
     if check_dimension(k, "k") > hidden_dim:
         raise ValueError(f"k must be <= hidden_dim, got k={k}, hidden_dim={hidden_dim}.")
+    if k % groups:
+        raise ValueError(f"k must be a multiple of groups, got k={k}, groups={groups}.")
     return int(k)
 
 

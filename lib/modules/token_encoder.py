@@ -35,6 +35,7 @@ class SparseAutoEncoderTokenEncoder(Module):
 
     x = sqrt(D) h' / |h'|,  h' = h - data_mean, or rms_scale h if there is no data_mean
     standard:  z = ReLU(TopK_k(pre)),  pre = W_enc^T (x - b_pre) + b_enc      (Gao et al., arXiv 2406.04093, eqs. 1-2)
+               with groups, TopK_{k / groups} in each group of the latents alone (`lib.sae.join`)
     jumprelu:  z = ReLU(TopK_k(pre [pre > theta]))      (Rajamanoharan et al., arXiv 2407.14435)
     x_hat = W_dec^T z + b_pre
 
@@ -70,11 +71,13 @@ class SparseAutoEncoderTokenEncoder(Module):
         Tokens whose pre-activations are held at once; None is as many as make 128 MB.
     normalize_input : bool
         False is x = h: how `lib.sae.SparseAutoencoder` reads states.
+    groups : int
+        Into how many equal parts the latents are divided for the selection; it divides k and the width.
     trained_on : mapping, optional
         Name and fingerprint of what it was trained to read; `SparseEncoder` warns where it reads something else.
     checkpoint_format_version : int
-        Kept with the configuration. `normalize_input` and `trained_on`, which the pull request does not have, are
-        kept only where they are not the default, so that its module loads what this one saves.
+        Kept with the configuration. `normalize_input`, `groups` and `trained_on`, which the pull request does not have,
+        are kept only where they are not the default, so that its module loads what this one saves.
 
     Attributes
     ----------
@@ -88,15 +91,16 @@ class SparseAutoEncoderTokenEncoder(Module):
     Raises
     ------
     TypeError, ValueError
-        For dimensions below 1, k above the width, an unknown variant or output format, a negative k_aux, an rms_scale
-        that is not a finite number above 0, a trained_on without its two entries, and a newer format.
+        For dimensions below 1, k above the width, groups that do not divide both, an unknown variant or output format,
+        a negative k_aux, an rms_scale that is not a finite number above 0, a trained_on without its two entries, and a
+        newer format.
     """
 
     config_keys = [  # noqa: RUF012
         *("input_dim", "hidden_dim", "k", "variant", "output_format", "replace_token_embeddings"),
         *("checkpoint_format_version", "has_decoder", "k_aux", "frozen", "rms_scale", "token_batch_size"),
     ]
-    own_settings = {"normalize_input": True, "trained_on": None}  # noqa: RUF012
+    own_settings = {"normalize_input": True, "groups": 1, "trained_on": None}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
 
     def __init__(
@@ -113,13 +117,17 @@ class SparseAutoEncoderTokenEncoder(Module):
         rms_scale: float | None = None,
         token_batch_size: int | None = None,
         normalize_input: bool = True,
+        groups: int = 1,
         trained_on: Mapping[str, str] | None = None,
         checkpoint_format_version: int = 1,
     ):
         super().__init__()
         self.input_dim = check_dimension(input_dim, "input_dim")
         self.hidden_dim = check_dimension(hidden_dim, "hidden_dim")
-        self.k = check_k(k, hidden_dim)
+        self.groups = check_count(groups, "groups")
+        if hidden_dim % groups or (groups > 1 and variant != "standard"):
+            raise ValueError(f"groups must divide hidden_dim, and be 1 with thresholds, got {groups}, {hidden_dim}.")
+        self.k = check_k(k, hidden_dim, groups)
         if variant not in ("standard", "jumprelu"):
             raise ValueError(f"variant must be either 'standard' or 'jumprelu', got {variant!r}.")
         if output_format not in ("topk", "dense", "both"):
@@ -179,11 +187,11 @@ class SparseAutoEncoderTokenEncoder(Module):
         Raises
         ------
         TypeError, ValueError
-            For a k outside 1..width and embeddings of another size.
+            For a k outside 1..width or no multiple of the groups, and embeddings of another size.
         """
         k = self.k if k is None else k
         self._check_size(tokens)
-        return self._encode(self._normalized(tokens), check_k(k, self.hidden_dim))
+        return self._encode(self._normalized(tokens), check_k(k, self.hidden_dim, self.groups))
 
     def _check_size(self, tokens: torch.Tensor) -> None:
         if tokens.shape[-1] != self.input_dim:
@@ -201,9 +209,10 @@ class SparseAutoEncoderTokenEncoder(Module):
             pre = self.encode_pre_act(chunk)
             if self.theta is not None:
                 pre = pre * (pre > self.theta)
-            codes.append(pre.topk(k, dim=-1))
+            codes.append(pre.unflatten(-1, (self.groups, -1)).topk(k // self.groups, dim=-1))
         values, indices = (torch.cat(parts) for parts in zip(*codes, strict=True))
-        return values.relu(), indices
+        first = torch.arange(0, self.hidden_dim, self.hidden_dim // self.groups, device=indices.device)
+        return values.relu().flatten(1), (indices + first[:, None]).flatten(1)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return x_hat [..., D] of dense codes [..., width]; ValueError if there is no decoder."""
@@ -231,11 +240,11 @@ class SparseAutoEncoderTokenEncoder(Module):
             If there are no `token_embeddings`; it is a KeyError and a ValueError.
         ValueError
             For embeddings of a shape or size that is none of the three, bounds of texts that decrease, and a
-            `max_active_dims` outside 1..width.
+            `max_active_dims` outside 1..width or no multiple of the groups.
         """
         maker = "the Transformer before SparseAutoEncoderTokenEncoder"
         embeddings = feature(features, "token_embeddings", maker)
-        k = check_k(self.k if max_active_dims is None else max_active_dims, self.hidden_dim)
+        k = check_k(self.k if max_active_dims is None else max_active_dims, self.hidden_dim, self.groups)
         if "cu_seq_lens_q" in features:
             tokens = unpacked(features, "token_embeddings", maker)
         elif embeddings.ndim in (2, 3):

@@ -81,7 +81,7 @@ def pooled_terms(readings: list[Reading], texts: list[str], kind: str, digest: s
 
 def _key(reading: Reading, kind: str, digest: str) -> dict:
     weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in reading.sae.tensors().items()})
-    sae = {"k": reading.sae.k, "weights": weights}
+    sae = {"k": reading.sae.k, "weights": weights} | reading.sae.grouping
     return {"encoder": reading.encoder.identity, "sae": sae, "pooling": reading.pooling, "kind": kind, "texts": digest}
 
 

@@ -1,0 +1,198 @@
+"""Autoencoders joined into one with a group of latents for each: the same codes side by side, in every form."""
+
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from conftest import TEXTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_conversion import there_and_back
+from test_sae import dense, states, weights
+
+from lib.__main__ import main
+from lib.conversion import to_sparse_encoder
+from lib.encoder import TokenEncoder
+from lib.losses import TokenReconstructionLoss
+from lib.modules import SparseAutoEncoderTokenEncoder
+from lib.retriever import LatentTerms, join_models
+from lib.sae import SparseAutoencoder, join
+from lib.sae_formats import read_checkpoint, write_saelens
+from lib.weighting import PAPER, BM25Constants
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def parts_of(n: int, k: int = 3) -> list[SparseAutoencoder]:
+    return [SparseAutoencoder(**weights(seed), k=k, metadata={"seed": seed}) for seed in range(n)]
+
+
+def other_seed(sae: SparseAutoencoder, **changes) -> SparseAutoencoder:
+    """The same autoencoder with latents of its own."""
+    tensors = {name: tensor.roll(1, 0) * 1.25 for name, tensor in sae.tensors().items()}
+    return SparseAutoencoder(**tensors, k=sae.k, **changes)
+
+
+@given(n=st.integers(2, 4), k=st.integers(1, 12), scale=st.sampled_from([0.01, 1.0, 100.0]), seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_codes_are_those_of_the_parts_side_by_side(n, k, scale, seed):
+    parts, h = parts_of(n, k), states(20, seed=seed) * scale
+    joined = join(parts)
+    codes, each = joined.encode(h), [part.encode(h) for part in parts]
+    assert (joined.width, joined.k, joined.groups, joined.activation) == (12 * n, k * n, n, "grouped")
+    expected = np.concatenate([dense(own, 12) for own in each], axis=1)
+    np.testing.assert_allclose(dense(codes, 12 * n), expected, rtol=0, atol=2e-6 * max(1, scale) * 12)
+    mean = torch.stack([part.decode(own) for part, own in zip(parts, each, strict=True)]).mean(dim=0)
+    torch.testing.assert_close(joined.decode(codes), mean, rtol=1e-4, atol=1e-4 * max(1, scale))
+
+
+def test_worked_codes():
+    # d = 1, h = 2: latents 0 and 1 have 2 - 1 + 0 = 1 and 2 (2 - 1) = 2, latents 2 and 3 have 3 (2 - 3) + 9 = 6 and
+    # -(2 - 3) = 1. One of each pair: 2 and 6. h_hat = mean of 2 * 5 + 1 = 11 and 6 * 2 + 3 = 15
+    first = SparseAutoencoder(*(torch.tensor(t) for t in ([[1.0], [2.0]], [0.0, 0.0], [[7.0], [5.0]], [1.0])), k=1)
+    second = SparseAutoencoder(*(torch.tensor(t) for t in ([[3.0], [-1.0]], [9.0, 0.0], [[2.0], [7.0]], [3.0])), k=1)
+    joined = join([first, second])
+    codes = joined.encode(torch.tensor([[2.0]]))
+    assert (codes.indices.tolist(), codes.values.tolist()) == ([[1, 2]], [[2.0, 6.0]])
+    assert joined.decode(codes).tolist() == [[13.0]]
+
+
+def test_another_k_is_divided_among_the_parts():
+    parts, h = parts_of(2, 6), states(30)
+    few = join(parts).with_k(4)
+    expected = np.concatenate([dense(part.with_k(2).encode(h), 12) for part in parts], axis=1)
+    np.testing.assert_allclose(dense(few.encode(h), 24), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="groups is 2 with width 24, k 5, no threshold; it must divide width and k"):
+        few.with_k(5)
+
+
+def test_groups_are_kept_by_all_that_copies_and_by_files(tmp_path):
+    joined = join(parts_of(2))
+    joined.save_pretrained(tmp_path)
+    for other in (joined.to("cpu"), joined.with_k(6), SparseAutoencoder.from_pretrained(tmp_path)):
+        assert other.config == joined.config
+        assert torch.equal(other.encode(states(9)).indices, joined.encode(states(9)).indices)
+    assert (joined.config["activation"], joined.config["groups"]) == ("grouped", 2)
+    assert repr(joined) == "SparseAutoencoder(d=5, width=24, k=6, groups=2)"
+    assert joined.metadata == {"parts": [{"seed": 0}, {"seed": 1}]}
+    assert "groups" not in parts_of(1)[0].config  # as it was saved before
+    (path,) = tmp_path.glob("*.safetensors")
+    with pytest.raises(ValueError, match="are of a topk autoencoder, its configuration says 'grouped'"):
+        SparseAutoencoder.from_weights(path, {**joined.config, "groups": 1})
+
+
+@pytest.mark.parametrize(
+    ("groups", "k", "threshold"), [(5, 5, None), (2, 3, None), (0, 2, None), (2, 2, torch.ones(12))]
+)
+def test_groups_that_do_not_fit(groups, k, threshold):
+    with pytest.raises(ValueError, match=f"groups is {groups}"):
+        SparseAutoencoder(**weights(), k=k, threshold=threshold, groups=groups)
+
+
+def test_parts_that_cannot_be_joined():
+    (part,) = parts_of(1)
+    scaled = SparseAutoencoder(**weights(), k=3, centre=torch.zeros(5))
+    jump = SparseAutoencoder(**weights(), k=3, threshold=torch.ones(12))
+    for parts in ([], [part], [part, part.with_k(2)], [scaled, scaled], [jump, jump], [join([part, part])] * 2):
+        with pytest.raises(ValueError, match=r"The parts are .*; give two or more topk autoencoders of equal d"):
+            join(parts)
+    layers = [
+        SparseAutoencoder(**weights(), k=3, metadata={"run": {"states": {"encoder": {"layer": layer}}}})
+        for layer in (1, 2)
+    ]
+    with pytest.raises(ValueError, match="trained on different retrievers or layers"):
+        join(layers)
+    assert join([layers[0]] * 2).metadata["run"] == {"states": {"encoder": {"layer": 1}}}
+
+
+# with a retriever
+
+
+@pytest.fixture
+def models(tiny_encoder, tiny_sae) -> list[LatentTerms]:
+    return [LatentTerms(tiny_encoder, sae, bm25=BM25Constants(1, 0)) for sae in (tiny_sae, other_seed(tiny_sae))]
+
+
+def test_terms_are_those_of_the_parts_side_by_side(models):
+    joined = join_models(models)
+    expected = sp.hstack([model.encode_documents(TEXTS) for model in models]).toarray()
+    np.testing.assert_allclose(joined.encode_documents(TEXTS).toarray(), expected, rtol=1e-4, atol=1e-4)
+    assert joined.bm25 == PAPER
+    few = join_models(models, 4)
+    assert (few.sae.k, few.encode_documents(TEXTS).nnz < joined.encode_documents(TEXTS).nnz) == (4, True)
+    plain = SparseAutoencoder(**joined.sae.tensors(), k=joined.sae.k)
+    assert LatentTerms(joined.encoder, plain).identity != joined.identity
+
+
+def test_models_that_cannot_be_joined(models, sentence_folder):
+    other = LatentTerms(TokenEncoder(sentence_folder, layer=1, dtype="float32"), models[1].sae)
+    for changed in (other, LatentTerms(models[1].encoder, models[1].sae, phi="log1p")):
+        with pytest.raises(ValueError, match="The models differ in the retriever, pooling or phi"):
+            join_models([models[0], changed])
+
+
+def test_a_sparse_encoder_has_groups_too(models, tmp_path):
+    model = join_models(models)
+    back = there_and_back(model)
+    assert back.identity == model.identity
+    coder = to_sparse_encoder(model)[1]
+    tokens = states(20, 32)
+    values, indices = coder.encode_tokens(tokens)
+    found = torch.zeros(20, 128).scatter(1, indices, values)
+    np.testing.assert_allclose(found, dense(model.sae.encode(tokens), 128), rtol=1e-5, atol=1e-4)
+    assert coder.get_config_dict()["groups"] == 2
+    coder.save(tmp_path)
+    loaded = SparseAutoEncoderTokenEncoder.load(str(tmp_path))
+    assert torch.equal(loaded.encode_tokens(tokens)[1], indices)
+    torch.testing.assert_close(loaded.encode_tokens(tokens, 2)[0], model.sae.with_k(2).encode(tokens).values)
+    read = read_checkpoint(tmp_path)
+    assert (read.groups, read.k) == (2, model.sae.k)
+    with pytest.raises(ValueError, match="k must be a multiple of groups, got k=3, groups=2"):
+        loaded({"token_embeddings": tokens}, max_active_dims=3)
+    for groups, variant in ((3, "standard"), (2, "jumprelu")):
+        with pytest.raises(ValueError, match="groups must divide hidden_dim, and be 1 with thresholds"):
+            SparseAutoEncoderTokenEncoder(32, 64, 6, variant, groups=groups)
+
+
+def test_a_module_with_groups_is_trained(models):
+    encoder = to_sparse_encoder(join_models(models))
+    encoder[1].frozen = False
+    for weight in encoder[1].parameters():
+        weight.requires_grad_(True)
+    losses = TokenReconstructionLoss(encoder)([encoder.preprocess(["the cat sat on a mat", "a dog"])])
+    losses["fvu"].backward()
+    assert encoder[1].W_enc.grad.isfinite().all()
+    assert all(part.any() for part in encoder[1].W_enc.grad.chunk(2, dim=1))
+
+
+def test_saelens_has_no_groups(tmp_path):
+    with pytest.raises(ValueError, match="chooses in groups of latents, which SAELens cannot say"):
+        write_saelens(join(parts_of(2)), tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
+
+
+def test_the_join_command(models, tmp_path, monkeypatch, capsys):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for model, folder in zip(models, folders, strict=True):
+        model.save_pretrained(folder)
+
+    def run(*arguments) -> None:
+        monkeypatch.setattr(sys, "argv", ["lib", "join", *map(str, arguments)])
+        main()
+
+    run(*folders, tmp_path / "joined", "--k", 4, "--stored", "float16")
+    assert f"is written to {tmp_path / 'joined'}" in capsys.readouterr().out
+    made = LatentTerms.from_pretrained(tmp_path / "joined", dtype="float32")
+    assert (made.sae.width, made.sae.k, made.sae.groups) == (128, 4, 2)
+    for name, tensor in join_models(models, 4).sae.tensors().items():
+        assert torch.equal(made.sae.tensors()[name], tensor.half().float())
+    for arguments, message in (
+        ((*folders, tmp_path / "joined"), "FileExistsError: .* holds a model; give another folder"),
+        ((folders[0], tmp_path / "c"), "ValueError: The parts are .*; give two or more"),
+        ((*folders, tmp_path / "c", "--k", 5), "ValueError: groups is 2 with width 128, k 5"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(*arguments)
+    assert not (tmp_path / "c").exists()
