@@ -384,7 +384,7 @@ def test_repr_says_what_it_is_made_of(model):
 
 def test_the_packaged_model():
     model = LatentTerms.from_pretrained(dtype="float32")
-    assert (model.sae.d, model.sae.width, model.sae.k) == (384, 16_384, 16)
+    assert (model.sae.d, model.sae.width, model.sae.k, model.sae.groups) == (384, 16_384, 16, 2)
     assert model.encoder.name == "sentence-transformers/all-MiniLM-L6-v2"
     assert (model.pooling, model.phi) == ("sum", "sqrt")
     matrix = model.encode_documents(["The cat sat on the mat.", "", "A kitten lay on the rug.", "Stocks fell sharply."])
