@@ -17,7 +17,7 @@ from lib.encoder import TokenEncoder, TokenStates
 from lib.hub import find_folder, upload
 from lib.index import BM25Index
 from lib.sae import FORMAT_VERSION, SparseAutoencoder, join
-from lib.storage import digest_arrays, load_folder, save_folder
+from lib.storage import load_folder, save_folder
 from lib.terms import PHIS, POOLINGS, apply_phi, pool
 from lib.weighting import PAPER, BM25Constants
 
@@ -161,9 +161,12 @@ class LatentTerms:
     @cached_property
     def identity(self) -> dict:
         """Everything that decides what a text encodes to, the weights by their sha256, JSON-able; the store's key."""
-        weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.sae.tensors().items()})
-        sae = {"d": self.sae.d, "width": self.sae.width, "k": self.sae.k, "weights": weights} | self.sae.grouping
-        return {"encoder": self.encoder.identity, "sae": sae, "pooling": self.pooling, "phi": self.phi}
+        return {
+            "encoder": self.encoder.identity,
+            "sae": self.sae.identity,
+            "pooling": self.pooling,
+            "phi": self.phi,
+        }
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.

@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag, pad
 from lib.checks import check_choice, check_count
 from lib.encoder import DTYPES, native_dtype
 from lib.selection import top
-from lib.storage import load_folder, save_folder
+from lib.storage import digest_arrays, load_folder, save_folder
 
 FORMAT_VERSION = 1
 STORED_DTYPES = {"float32": np.float32, "float16": np.float16}
@@ -226,11 +226,17 @@ class SparseAutoencoder:
     def config(self) -> dict:
         """What the manifest says of these weights, JSON-able; what came later only where it is not as before."""
         said = {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
-        return said | ({"scales": True} if self.scales else {}) | self.grouping
+        return said | ({"scales": True} if self.scales else {}) | self._grouping
 
     @property
-    def grouping(self) -> dict[str, int]:
-        """`groups` for a configuration or a key, if there are several; else nothing, as before there were any."""
+    def identity(self) -> dict:
+        """Everything that decides the codes, the weights by their sha256, JSON-able; for keys of a store."""
+        weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
+        return {"d": self.d, "width": self.width, "k": self.k, "weights": weights} | self._grouping
+
+    @property
+    def _grouping(self) -> dict[str, int]:
+        """`groups`, if there are several; else nothing, as before there were any."""
         return {"groups": self.groups} if self.groups > 1 else {}
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:

@@ -238,7 +238,7 @@ def test_models_that_the_usual_parts_cannot_match_are_refused(model, sentence_fo
     for other, message in (
         (LatentTerms(TokenEncoder(sentence_folder, layer=1, dtype="float32"), sae), "layer is 1; the peer gives 3"),
         (LatentTerms(TokenEncoder(sentence_folder, special_tokens=False), sae), "special_tokens is False"),
-        (LatentTerms(model.encoder, thresholds), "sae.threshold is 'a tensor'; the peer gives None"),
+        (LatentTerms(model.encoder, thresholds), "thresholds is True; the peer gives False"),
         (LatentTerms(model.encoder, sae, pooling="max"), "pooling is 'max'"),
         (LatentTerms(model.encoder, sae, phi="log1p"), "phi is 'log1p'"),
     ):

@@ -39,7 +39,7 @@ def check_comparable(model: LatentTerms) -> LatentTerms:
     for name, got, allowed in (
         ("layer", encoder.layer, encoder.n_layers),
         ("special_tokens", encoder.special_tokens, True),
-        ("sae.threshold", None if model.sae.threshold is None else "a tensor", None),
+        ("thresholds", model.sae.threshold is not None, False),
         ("pooling", model.pooling, "sum"),
         ("phi", model.phi, "sqrt"),
     ):

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.encoder import TokenEncoder
 from lib.sae import SparseAutoencoder
-from lib.storage import digest_arrays, digest_json
+from lib.storage import digest_json
 from lib.store import Store
 from lib.terms import pool
 
@@ -80,9 +80,8 @@ def pooled_terms(readings: list[Reading], texts: list[str], kind: str, digest: s
 
 
 def _key(reading: Reading, kind: str, digest: str) -> dict:
-    weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in reading.sae.tensors().items()})
-    sae = {"k": reading.sae.k, "weights": weights} | reading.sae.grouping
-    return {"encoder": reading.encoder.identity, "sae": sae, "pooling": reading.pooling, "kind": kind, "texts": digest}
+    seen = {"encoder": reading.encoder.identity, "sae": reading.sae.identity, "pooling": reading.pooling}
+    return seen | {"kind": kind, "texts": digest}
 
 
 def _nothing() -> dict[str, np.ndarray]:
