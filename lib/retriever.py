@@ -258,8 +258,7 @@ def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTe
         Of one retriever, pooling and phi, with autoencoders as `sae.join` takes them. The joined model has the paper's
         constants: those of a part were chosen for fewer terms.
     k : int, optional
-        Latents of a token, a multiple of the number of models, which have equal shares; None is the sum of theirs. A
-        text has as many terms as one model gives it if k is that model's.
+        Latents of a token, a multiple of the number of models, which have equal shares; None is the sum of theirs.
 
     Raises
     ------
