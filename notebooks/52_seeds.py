@@ -12,8 +12,9 @@
 # # Does another seed give another vocabulary, and another ranking?
 #
 # The same autoencoder is trained from other random weights and in another order of the same states. Compared are
-# nDCG@10, the latents (a latent recurs in another run if some decoder row there has a cosine of 0.7 or more with its
-# own; the curve shows every threshold) and the ten best documents (rank-biased overlap, p = 0.9).
+# nDCG@10 (also of several joined, the k latents of a token divided among them), the latents (one recurs in another run
+# if some decoder row there has a cosine of 0.7 or more with its own; the curve shows every threshold) and the ten best
+# documents (rank-biased overlap, p = 0.9).
 #
 # | | |
 # |---|---|

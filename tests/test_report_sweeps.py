@@ -159,8 +159,14 @@ def test_retrieval_training():
 
 
 def test_seeds():
-    rows = [("seed 0", 0, 0.5, None, None), ("seed 1", 1, 0.52, 0.02, 0.04), ("lexical BM25", None, 0.9, 0.4, 0.001)]
-    summary = summary_of([{"variant": v, "seed": s, "mean": m, "difference": d, "p_holm": p} for v, s, m, d, p in rows])
+    columns = ["variant", "seed", "joined", "mean", "difference", "p_holm"]
+    rows = [
+        ("seed 0", 0, None, 0.5, None, None),
+        ("seed 1", 1, None, 0.52, 0.02, 0.04),
+        ("2 seeds joined", None, 2, 0.6, 0.1, 0.01),
+        ("lexical BM25", None, None, 0.9, 0.4, 0.001),
+    ]
+    summary = summary_of([dict(zip(columns, row, strict=True)) for row in rows])
     cosines = np.linspace(0, 1, 101)
     recurring = pd.DataFrame(
         [
@@ -177,6 +183,7 @@ def test_seeds():
     )  # fmt: skip
     quality, latents, rankings = seeds_figure(summary, recurring, agreement).axes
     assert quality.lines[0].get_ydata().tolist() == [0.5, 0.52]  # words are not a seed
+    assert quality.lines[2].get_ydata().tolist() == [0.6]
     assert rankings.lines[0].get_ydata().tolist() == [0.7, 0.7]
     colours = {line.get_ydata()[-1].round(6): line.get_color() for line in latents.lines if len(line.get_ydata()) > 2}
     labels = {text.get_text(): text.get_color() for text in latents.texts}
@@ -188,6 +195,10 @@ def test_seeds():
     # the standard deviation of 0.5 and 0.52 is 0.02 / sqrt(2)
     assert "over 2 seeds is 0.510, standard deviation 0.0141, from 0.500 to 0.520" in words
     assert "1 of 1 seeds are told apart from seed 0" in words
+    assert (
+        "little/test, 2 seeds joined: nDCG@10 0.600 [0.500, 0.700], beside seed 0 better (+0.100 [+0.080, +0.120])"
+        in words
+    )
 
 
 def test_a_study_is_written_whole(of_layers, tmp_path):

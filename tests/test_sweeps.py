@@ -383,6 +383,12 @@ def test_study_of_retrieval_training(tiny_encoder, store):
 def test_study_of_seeds(tiny_encoder, store):
     swept, recurring, agreement = seeds(tiny_setting(tiny_encoder), store)
     assert swept.summary["seed"].dropna().nunique() == 3
+    joined = swept.summary[swept.summary["joined"].notna()]
+    assert list(joined["variant"]) == ["2 seeds joined"] * 2
+    parts = [swept.autoencoders[f"seed {seed}"] for seed in (0, 1)]
+    two = swept.autoencoders["2 seeds joined"]
+    assert (two.groups, two.k, two.width) == (2, parts[0].k, 2 * parts[0].width)
+    assert torch.equal(two.W_enc, torch.cat([part.W_enc for part in parts]))
     assert set(recurring["kind"]) == {"latents", "firings", "every run", "chance"}
     assert len(agreement) == 2 * 2 and agreement["mean"].between(0, 1).all()
 

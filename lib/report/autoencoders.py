@@ -178,18 +178,19 @@ def surface_figure(surface: pd.DataFrame) -> Figure:
 
 
 def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 of each seed, the share of latents that recur by the least cosine, and how far rankings agree."""
+    """Draw nDCG@10 of seeds and of several joined, the share of latents that recur, and how far rankings agree."""
     names = list(dict.fromkeys(summary["collection"]))
     places = np.arange(len(names))
     with plt.rc_context(STYLE):
         figure, (quality, latents, rankings) = plt.subplots(1, 3, figsize=(8.4, 2.8))
-        runs = summary[summary["seed"].notna()]
-        for at, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
-            rows = runs[runs["collection"] == name]
-            x = at + np.linspace(-0.25, 0.25, len(rows))
-            quality.vlines(x, rows["low"], rows["high"], color=colour, linewidth=0.9)
-            quality.plot(x, rows["mean"], "o", markersize=3.5, color=colour)
-        quality.set(ylabel="nDCG@10, 95 % interval", ylim=(0, None), title="a dot a seed")
+        for column, ends, marker, size in (("seed", (-0.32, 0.12), "o", 3), ("joined", (0.25, 0.38), "D", 3.5)):
+            runs = summary[summary[column].notna()]
+            for at, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
+                rows = runs[runs["collection"] == name]
+                x = at + np.linspace(*ends, len(rows))
+                quality.vlines(x, rows["low"], rows["high"], color=colour, linewidth=0.9)
+                quality.plot(x, rows["mean"], marker, markersize=size, color=colour)
+        quality.set(ylabel="nDCG@10, 95 % interval", ylim=(0, None), title="a dot a seed, a diamond several joined")
         for kind, (_, colour) in KINDS.items():
             curve = recurring[recurring["kind"] == kind]
             latents.plot(curve["cosine"], curve["share"], color=colour)
@@ -329,7 +330,7 @@ def retrieval_training_in_words(summary: pd.DataFrame) -> str:
 
 
 def seeds_in_words(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> str:
-    """Say how far runs that differ in the seed only agree in quality, latents and rankings."""
+    """Say how far runs that differ in the seed only agree in quality, latents and rankings, and what joining gives."""
     shares = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")
     lines = [
         f"At a cosine of {SAME} or more, {_share(shares.loc['latents'])} of the latents of a run recur in another "
@@ -350,6 +351,8 @@ def seeds_in_words(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd
             f"top tens of two seeds have a rank-biased overlap of {_interval(both[0])}, those of a seed and lexical "
             f"BM25 of {_interval(both[1])}."
         )
+        for _, row in rows[rows["joined"].notna()].iterrows():
+            lines.append(f"{name}, {row['variant']}: nDCG@10 {_interval(row)}, beside seed 0 {_difference(row)}.")
     return "\n".join(lines)
 
 

@@ -209,6 +209,8 @@ CLAIMS = tuple(Claim(*fields) for fields in (
         partial(ours.change, table="retrieval_training", variant="its token embeddings", lost=True, trained=True)),
     ("seeds", "seeds agree in quality", OURS, "nDCG@10, standard deviation",
         (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
+    ("joined", "two seeds joined, half of k each, rank better than one", OURS, "nDCG@10 less seed 0",
+        MORE, None, "+.3f", "52_seeds", partial(ours.change, table="seeds", variant="2 seeds joined", trained=True)),
     ("peak-terms", "the best layer for latent terms is near two thirds, too", OURS, "its depth, read by sum and BM25",
         (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout="latent terms")),
     ("decay", "on LIMIT latent terms keep more of their recall than dense", OURS, "share of R@10 kept, less dense",

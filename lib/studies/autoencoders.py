@@ -27,6 +27,7 @@ from lib.weighting import PAPER, BM25Constants
 LATENT, SPLADE = "latent terms", "SPLADE-style"
 BASELINE = "baseline"
 LEXICAL = "lexical BM25"
+JOINED = (2, 4)  # seeds, as far as there are so many and they divide k
 N_REFITS = 100  # for the interval of an exponent
 
 
@@ -233,12 +234,13 @@ def _lexical(collection: Collection) -> dict[str, Ranking]:
 
 
 def seeds(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame, pd.DataFrame]:
-    """Train the same autoencoder from other random weights, in another order of the states.
+    """Train the same autoencoder from other random weights, in another order of the states; and join several of them.
 
     Returns
     -------
     Swept
-        The baseline is seed 0; the summary's column beyond it is seed, empty for lexical BM25.
+        The baseline is seed 0; the summary's columns beyond it are seed, and joined for variants that divide the k
+        latents of a token among the first so many seeds.
     recurring : DataFrame
         As `agreement.recurrence`, by the firings in the documents of all collections.
     agreement : DataFrame
@@ -246,15 +248,19 @@ def seeds(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataF
         seed 0 and lexical BM25 for scale; mean, low, high as in `agreement.ranking_agreement`.
     """
     numbers = range(setting.size.n_seeds)
-    variants = {f"seed {seed}": Variant(_recipe(setting, seed=seed)) for seed in numbers}
-    labels = {f"seed {seed}": {"seed": seed} for seed in numbers}
+    recipes = [_recipe(setting, seed=seed) for seed in numbers]
+    runs_of = {f"seed {seed}": Variant(recipe) for seed, recipe in zip(numbers, recipes, strict=True)}
+    labels: dict[str, dict] = {f"seed {seed}": {"seed": seed} for seed in numbers}
+    joined = [n for n in JOINED if n <= len(recipes) and setting.size.k % n == 0]
+    labels |= {f"{n} seeds joined": {"joined": n} for n in joined}
+    variants = runs_of | {f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n])) for n in joined}
     swept = sweep(variants, "seed 0", setting.collections, store, _lexical)
     names = [collection.full_name for collection in setting.collections]
-    decoders = [swept.autoencoders[run].W_dec.numpy() for run in variants]
-    firings = [sum(swept.documents[name, run].firings for name in names) for run in variants]
+    decoders = [swept.autoencoders[run].W_dec.numpy() for run in runs_of]
+    firings = [sum(swept.documents[name, run].firings for name in names) for run in runs_of]
     rows = []
     for name in names:
-        runs = [swept.rankings[name, run] for run in variants]
+        runs = [swept.rankings[name, run] for run in runs_of]
         rows.append({"collection": name, "pair": "two seeds", **ranking_agreement(runs)})
         pair = [runs[0], swept.rankings[name, LEXICAL]]
         rows.append({"collection": name, "pair": f"seed 0 and {LEXICAL}", **ranking_agreement(pair)})

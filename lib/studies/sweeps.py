@@ -19,7 +19,7 @@ from lib.encoder import TokenEncoder
 from lib.index import BM25Index
 from lib.measures import per_query, summarise
 from lib.ranking import Ranking
-from lib.sae import SparseAutoencoder
+from lib.sae import SparseAutoencoder, join
 from lib.states import StoredStates, cache_states
 from lib.storage import digest_json
 from lib.store import Store
@@ -69,6 +69,8 @@ class Variant:
     Attributes
     ----------
     recipe : Recipe
+    joined : tuple of Recipe
+        Of autoencoders whose latents stand beside its own (`sae.join`); a token's k of `recipe` are divided among them.
     pooling, phi : str
         As in `lib.terms`.
     scoring : BM25Constants, optional
@@ -78,6 +80,7 @@ class Variant:
     """
 
     recipe: Recipe
+    joined: tuple[Recipe, ...] = ()
     pooling: str = "sum"
     phi: str = "sqrt"
     scoring: BM25Constants | None = PAPER
@@ -149,8 +152,7 @@ def sweep(
     for collection in collections:
         if len(collection.query_ids) < 2:
             raise ValueError(f"{collection.full_name} has one judged query; comparing variants takes at least two.")
-    trained = autoencoders([variant.recipe for variant in variants.values()], store)
-    saes = dict(zip(variants, trained, strict=True))
+    saes = _made(variants, store)
     readings = [Reading(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
     summary, values, rankings, documents = [], [], {}, {}
     for collection in collections:
@@ -175,6 +177,14 @@ def sweep(
     first = ["collection", "n_docs", "n_queries", "variant"]
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
     return Swept(table[[*first, *table.columns.drop(first)]], wide.reset_index(), rankings, saes, documents)
+
+
+def _made(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
+    """Return the autoencoder of each variant, of several parts where it joins them."""
+    recipes = {name: (variant.recipe, *variant.joined) for name, variant in variants.items()}
+    parts = iter(autoencoders([recipe for own in recipes.values() for recipe in own], store))
+    made = {name: [next(parts) for _ in own] for name, own in recipes.items()}
+    return {name: own[0] if len(own) == 1 else join(own).with_k(own[0].k) for name, own in made.items()}
 
 
 def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoencoder]:
