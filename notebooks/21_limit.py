@@ -20,7 +20,7 @@
 # | *Reads* | the built-in `limit` in several sizes, the packaged model |
 # | *Writes* | `limit` (csv, json, png, pdf) |
 # | *Paper item* | Table 2 of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` under a minute, `laptop` an hour or more on two cores, for the 50,000 |
+# | *Runtime* | `smoke` under a minute, `laptop` half an hour to an hour and a half on two cores, for the 50,000 |
 
 # %% tags=["parameters"]
 import os

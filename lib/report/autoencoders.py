@@ -196,7 +196,7 @@ def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.D
             latents.plot(curve["cosine"], curve["share"], color=colour)
             latents.fill_between(curve["cosine"], curve["lowest"], curve["highest"], color=colour, alpha=0.2, lw=0)
         _key(latents, KINDS.values())
-        latents.axvline(SAME, color="#999999", linewidth=0.8, linestyle=":")
+        latents.axvline(SAME, ymax=0.65, color="#999999", linewidth=0.8, linestyle=":")
         latents.set(xlabel="least cosine of decoder rows", ylabel="share that recurs", ylim=(0, 1.02), xlim=(0, 1))
         latents.set_title("latents in another run")
         pairs = (("two seeds", "#D55E00"), ("seed 0 and lexical BM25", "#999999"))

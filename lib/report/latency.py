@@ -48,7 +48,7 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
             axes.annotate(
                 text,
                 (x[-1], y[-1]),
-                (6 if right else -5, 3 if right else -3),
+                (6, 3) if right else (-8, 16 if named else -3),
                 textcoords="offset points",
                 color=colour,
                 fontsize=7.5,
