@@ -168,7 +168,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     `name` is, in the order in which it is looked up:
 
     - a built-in one: "pydoc" ("pydoc/train", "pydoc/test"; "pydoc/2000/test" is a sample of 2,000 documents), "limit"
-      (5,000 documents) or "limit/46", "limit/50000"; see `lib.builtin.pydoc.build` and `lib.builtin.limit.build`;
+      (5,000 documents), "limit/46", "limit/50000", or "limit/train" to tune on; see `lib.builtin.pydoc.build`,
+      `lib.builtin.limit.build` and `build_train`;
     - a folder of the mirror, the folder that the environment variable LATENT_TERMS_DATA names. It holds collections in
       BEIR layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
     - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
@@ -216,11 +217,13 @@ def _build(name: str, split: str | None) -> dict:
         n_docs = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
         if len(rest) < 2:
             return pydoc.build(agreed_split(rest[0], split, name) if rest else split, n_docs)
-    if builder == "pydoc" or len(rest) > 3 or not all(part.isdecimal() for part in rest):
+    elif rest[-1:] == ["train"]:
+        split = agreed_split(rest.pop(), split, name)
+    if builder == "pydoc" or len(rest) > (3 if split is None else 1) or not all(part.isdecimal() for part in rest):
         raise ValueError(f"Unknown built-in collection {name!r}; choose one of {', '.join(BUILT_IN)}.")
-    if split is not None:
-        raise ValueError(f"split is {split!r}; 'limit' has no splits. Leave it out.")
-    return limit.build(*map(int, rest))
+    if split not in (None, "train"):
+        raise ValueError(f"split is {split!r}; 'limit' has one split, 'train'. Leave it out to have what is tested on.")
+    return (limit.build if split is None else limit.build_train)(*map(int, rest))
 
 
 def _digest(rows: Iterable[tuple[str, ...]]) -> str:

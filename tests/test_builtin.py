@@ -62,6 +62,21 @@ def test_limit_name_holds_every_argument_that_is_not_the_default():
     assert load_collection("limit/5000").name == "limit"
 
 
+def test_limit_train_asks_for_what_the_other_does_not():
+    test, train = (load_collection(name) for name in ("limit/60", "limit/60/train"))
+    assert (train.full_name, train.split) == ("limit/60/train", "train")
+    assert train == load_collection("limit/60", "train") and load_collection("limit", "train").name == "limit"
+    assert len(train.query_texts) == len(THINGS) - 1000
+    assert not set(train.query_texts) & set(test.query_texts)
+    assert len(set(train.doc_ids) & set(test.doc_ids)) < 5
+    pairs = {frozenset(judged) for judged in train.qrels.values()}
+    assert len(pairs) == len(train.query_ids) and {len(pair) for pair in pairs} == {2}
+    likes = {name: likes_of(text, name) for name, text in zip(train.doc_ids, train.doc_texts, strict=True)}
+    for query, text in zip(train.query_ids, train.query_texts, strict=True):
+        thing = text.removeprefix("Who likes ").removesuffix("?")
+        assert {name for name, things in likes.items() if thing in things} == set(train.qrels[query])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

@@ -51,18 +51,51 @@ def build(n_documents: int = 5000, n_queries: int = 1000, seed: int = 0) -> dict
         raise ValueError(f"seed is {seed!r}; it must be an integer of at least 0.")
     rng = Random(seed)
     things = draw(rng, THINGS, len(THINGS))
-    asked, others = things[:n_queries], things[n_queries:]
-    pairs = draw(rng, list(combinations(range(N_ASKED), 2)), n_queries)
+    name = _collection_name(n_documents, n_queries, seed)
+    return {"name": name, "split": None, **_written(rng, things[:n_queries], things[n_queries:], n_documents)}
+
+
+def build_train(n_documents: int = 5000) -> dict:
+    """Build the split "train" of `build()`: the same structure, asking for what no query of that one asks for.
+
+    To choose constants and autoencoders on. Its 874 queries ask for the things that only fill up the documents there
+    (and the other way round); people, pairs and places are drawn anew.
+
+    Parameters
+    ----------
+    n_documents
+        As in `build`.
+
+    Returns
+    -------
+    dict
+        The fields of a `Collection`, whose full name is "limit/train" or, of 46 documents, "limit/46/train".
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `build`.
+    """
+    test = build(n_documents)
+    asked_there = {text.removeprefix("Who likes ").removesuffix("?") for text in test["query_texts"]}
+    rng = Random(1)
+    things = draw(rng, THINGS, len(THINGS))
+    asked = [thing for thing in things if thing not in asked_there]
+    others = [thing for thing in things if thing in asked_there]
+    return {"name": test["name"], "split": "train", **_written(rng, asked, others, n_documents)}
+
+
+def _written(rng: Random, asked: list[str], others: list[str], n_documents: int) -> dict:
+    """Return documents, queries and judgements; of the people, two like each thing of `asked`."""
+    pairs = draw(rng, list(combinations(range(N_ASKED), 2)), len(asked))
     places = draw(rng, range(n_documents), N_ASKED)  # places[p]: the document of the p-th of the 46
     likes: dict[int, list[str]] = {place: [] for place in places}
     for thing, pair in zip(asked, pairs, strict=True):
         for person in pair:
             likes[places[person]].append(thing)
     names = [_name(number) for number in draw(rng, range(len(FIRST_NAMES) * len(SURNAMES)), n_documents)]
-    query_ids = [f"query_{i}" for i in range(n_queries)]
+    query_ids = [f"query_{i}" for i in range(len(asked))]
     return {
-        "name": _collection_name(n_documents, n_queries, seed),
-        "split": None,
         "doc_ids": names,
         "doc_texts": [_sentence(rng, name, likes.get(i, []), others) for i, name in enumerate(names)],
         "query_ids": query_ids,
