@@ -103,17 +103,22 @@ def encode_corpus(
     ray_data = _module("ray.data")
     _keep(folder, plan)
     settings = {"folder": folder, "plan": plan, "model": model, "threads": threads, "device": "cuda" if gpus else "cpu"}
+    _work(ray_data, units, settings, workers, {"num_gpus": gpus} if gpus else {"num_cpus": threads})
+    for left in folder.glob("shards/*/.*.tmp"):  # of workers that were killed while they wrote
+        left.unlink(missing_ok=True)
+    return Shards(folder)
+
+
+def _work(ray_data: ModuleType, units: list[dict], settings: dict, workers: int, share: dict) -> None:
+    """Have the units done by that many workers, each with its `share` of a machine."""
     done = ray_data.from_items(units, override_num_blocks=len(units)).map(
         Worker,
         fn_constructor_kwargs=settings,
         compute=ray_data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        **({"num_gpus": gpus} if gpus else {"num_cpus": threads}),
+        **share,
     )
     for _ in done.iter_rows():
         pass
-    for left in folder.glob("shards/*/.*.tmp"):  # of workers that were killed while they wrote
-        left.unlink(missing_ok=True)
-    return Shards(folder)
 
 
 def _plan(

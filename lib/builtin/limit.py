@@ -76,13 +76,14 @@ def build_train(n_documents: int = 5000) -> dict:
     TypeError, ValueError
         As in `build`.
     """
-    test = build(n_documents)
-    asked_there = {text.removeprefix("Who likes ").removesuffix("?") for text in test["query_texts"]}
-    rng = Random(1)
+    _check_range(n_documents, N_ASKED, MAX_DOCUMENTS, "n_documents")
+    _, n_queries, seed = build.__defaults__
+    tested = set(draw(Random(seed), THINGS, n_queries))  # what `build` asks for
+    rng = Random(seed + 1)
     things = draw(rng, THINGS, len(THINGS))
-    asked = [thing for thing in things if thing not in asked_there]
-    others = [thing for thing in things if thing in asked_there]
-    return {"name": test["name"], "split": "train", **_written(rng, asked, others, n_documents)}
+    asked, others = ([thing for thing in things if (thing in tested) is there] for there in (False, True))
+    name = _collection_name(n_documents, n_queries, seed)
+    return {"name": name, "split": "train", **_written(rng, asked, others, n_documents)}
 
 
 def _written(rng: Random, asked: list[str], others: list[str], n_documents: int) -> dict:
