@@ -1,7 +1,8 @@
-import os
+import json
 import re
 import shutil
-import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,6 @@ import pytest
 from conftest import TEXTS
 from scipy.sparse import csr_array, vstack
 
-from lib import distributed
 from lib.distributed import ATTEMPTS, Shards, Worker, _keep, _plan, encode_corpus
 from lib.retriever import LatentTerms
 
@@ -146,23 +146,27 @@ def test_a_worker_refuses_another_model_than_the_run_s(paths, model, tiny_sae, t
         in_this_process(tmp_path / "out", paths, model, tmp_path / "other")
 
 
-def killed_at_work(worker: Worker, unit: dict) -> None:
-    """Let a process of its own take the unit, and end without a word while it reads the rows."""
-    child = os.fork()
-    if not child:
-        try:
-            distributed._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            worker(unit)
-        finally:
-            os._exit(1)
+# A process without threads forks the workers: a fork of the tests' own, with threads of other libraries, may hang.
+KILLED_AT_WORK = """
+import json, os, signal, sys
+from pathlib import Path
+from lib import distributed
+
+folder, plan, unit, times = json.load(sys.stdin)
+distributed._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+for _ in range(times):
+    if not (child := os.fork()):
+        distributed.Worker(Path(folder), plan, None, 1, "cpu")(unit)
+        os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+"""
 
 
 def test_a_unit_that_kills_its_workers_ends_the_run(paths, model, tmp_path):
     plan, units = _plan(paths, model, **SETTINGS)
     worker = Worker(tmp_path, plan, str(tmp_path / "no model"), 1, "cpu")
-    for _ in range(ATTEMPTS):
-        killed_at_work(worker, units[4])
+    work = json.dumps([str(tmp_path), plan, units[4], ATTEMPTS])
+    subprocess.run([sys.executable, "-c", KILLED_AT_WORK], input=work, text=True, timeout=120, check=True)
     with pytest.raises(RuntimeError, match=r"Rows 4 to 8 of .*c\.parquet have ended 4 workers"):
         worker(units[4])
     for _ in range(ATTEMPTS + 1):  # called again, it is tried again; and errors are not counted
