@@ -259,8 +259,9 @@ import torch
 torch.set_num_threads({threads})
 from test_trainer import TINY, digest, sparse_states
 from lib.trainer import train
+may_not = lambda: not sys.stdin.read(1)  # a step takes a byte, so a child that is killed late has not ended before
 print("started", flush=True)
-print(digest(train(sparse_states(), TINY, checkpoints={folder!r}, every=0.0)), flush=True)
+print(digest(train(sparse_states(), TINY, checkpoints={folder!r}, every=0.0, stopped=may_not)), flush=True)
 """
 
 
@@ -274,10 +275,14 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
     folder = tmp_path / "checkpoints"
     script = CHILD.format(tests=os.path.dirname(__file__), threads=torch.get_num_threads(), folder=str(folder))
     draw, reached = random.Random(0), 0
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     for _ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-c", script], **pipes)
         assert child.stdout.readline() == "started\n"
+        child.stdin.write("." * draw.randint(2, 30))
+        child.stdin.flush()
         while newest_step(folder) <= reached:  # so that each of them gets somewhere
+            assert child.poll() is None
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
@@ -285,7 +290,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
         assert newest_step(folder) > reached
         reached = newest_step(folder)
     assert reached < 128
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], input="." * 256, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["started", digest(train(sparse_states(), TINY))]
 
 
