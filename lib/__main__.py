@@ -23,6 +23,7 @@ from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
 from lib.studies.choice import choose
+from lib.studies.inputs import like
 from lib.trainer import TrainingStopped, check_same, run_identity, train
 from lib.training import TrainingConfig, training_device
 
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument("models", type=Path, nargs="+", help="folders of models of one retriever, trained alike")
     joined.add_argument("out", type=Path, help="folder for the joined model")
     joined.add_argument("--k", type=int, help="latents of a token, divided among the models; None: all that they have")
+    about = "leave the states of special tokens out of texts from now on, whatever the models were trained on"
+    joined.add_argument("--no-special-tokens", action="store_true", help=about)
     joined.add_argument("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
     joined.set_defaults(run=_join)
     about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
@@ -230,6 +233,8 @@ def _join(args: argparse.Namespace) -> None:
     if (args.out / "latent_terms.json").exists():
         raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
     model = join_models([LatentTerms.from_pretrained(folder) for folder in args.models], args.k)
+    if args.no_special_tokens:
+        model = LatentTerms(like(model.encoder, special_tokens=False), model.sae, model.pooling, model.phi)
     model.save_pretrained(args.out, args.stored)
     print(f"{model} is written to {args.out}.")
 

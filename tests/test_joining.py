@@ -188,6 +188,11 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     assert (made.sae.width, made.sae.k, made.sae.groups) == (128, 4, 2)
     for name, tensor in join_models(models, 4).sae.tensors().items():
         assert torch.equal(made.sae.tensors()[name], tensor.half().float())
+    run(*folders, tmp_path / "without", "--no-special-tokens")
+    without = LatentTerms.from_pretrained(tmp_path / "without", dtype="float32")
+    assert (without.encoder.special_tokens, made.encoder.special_tokens) == (False, True)
+    assert without.encoder.identity == models[0].encoder.identity | {"special_tokens": False}
+    assert without.encode_documents(["dog"]).nnz < join_models(models).encode_documents(["dog"]).nnz
     for arguments, message in (
         ((*folders, tmp_path / "joined"), "FileExistsError: .* holds a model; give another folder"),
         ((folders[0], tmp_path / "c"), "ValueError: The parts are .*; give two or more"),

@@ -22,6 +22,7 @@ from lib.checks import check_count
 from lib.collection import load_collection
 from lib.retriever import LatentTerms
 from lib.sae import SparseAutoencoder
+from lib.studies.inputs import like
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once
@@ -46,6 +47,13 @@ def check_comparable(model: LatentTerms) -> LatentTerms:
         if got != allowed:
             raise ValueError(f"The model's {name} is {got!r}; the peer gives {allowed!r}. Choose a model with that.")
     return model
+
+
+def _with_special_tokens(model: LatentTerms) -> LatentTerms:
+    """Return the model with the states of special tokens among those that it pools, as the usual parts give them."""
+    if model.encoder.special_tokens:
+        return model
+    return LatentTerms(like(model.encoder, special_tokens=True), model.sae, model.pooling, model.phi)
 
 
 def spread(texts: list[str], n: int) -> list[str]:
@@ -159,6 +167,7 @@ def main() -> None:
     models = [LatentTerms.from_pretrained(args.model)]
     if models[0].encoder.dtype != "float32":
         models.append(LatentTerms.from_pretrained(args.model, dtype="float32"))
+    models = [_with_special_tokens(model) for model in models]
     for model in models:
         model.encoder.batch_tokens = check_count(args.batch_tokens or model.encoder.batch_tokens, "batch_tokens")
     load = f"load average before {os.getloadavg()[0]:.1f}"
