@@ -18,12 +18,11 @@ from lib.checkpoints import Checkpoints
 from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms, join_models
+from lib.retriever import LatentTerms, join_models, like
 from lib.sae import FORMAT_VERSION
 from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
 from lib.studies.choice import choose
-from lib.studies.inputs import like
 from lib.trainer import TrainingStopped, check_same, run_identity, train
 from lib.training import TrainingConfig, training_device
 

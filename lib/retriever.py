@@ -201,7 +201,7 @@ class LatentTerms:
         revision: str | None = None,
         token: str | None = None,
     ) -> "LatentTerms":
-        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 16,384 latents).
+        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 20,480 latents).
 
         A folder of a time before `bm25` was saved has the paper's constants.
 
@@ -271,6 +271,13 @@ def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTe
         raise ValueError(f"The models differ in the retriever, pooling or phi: {list(models)}; join those that do not.")
     first = models[0]
     return LatentTerms(first.encoder, sae if k is None else sae.with_k(k), first.pooling, first.phi)
+
+
+def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
+    """Return an encoder with the settings of another, but for the changes: arguments of `TokenEncoder`."""
+    settings = encoder.config | changes
+    model = settings.pop("model")
+    return TokenEncoder(None if model == RETRIEVER_NAME else model, **settings, device=str(encoder.device))
 
 
 def _checked(bm25: BM25Constants) -> BM25Constants:

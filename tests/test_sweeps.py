@@ -17,7 +17,7 @@ from lib.encoder import TokenEncoder
 from lib.index import BM25Index
 from lib.measures import evaluate
 from lib.ranking import Ranking
-from lib.retriever import LatentTerms
+from lib.retriever import LatentTerms, like
 from lib.sae import SparseAutoencoder
 from lib.store import Store
 from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
@@ -34,7 +34,6 @@ from lib.studies.inputs import (
     SIZES,
     Setting,
     SweepSize,
-    like,
     plain_language_model,
     sample_collection,
     training_text,

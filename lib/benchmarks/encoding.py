@@ -20,9 +20,8 @@ from lib.benchmarks import measure
 from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
 from lib.checks import check_count
 from lib.collection import load_collection
-from lib.retriever import LatentTerms
+from lib.retriever import LatentTerms, like
 from lib.sae import SparseAutoencoder
-from lib.studies.inputs import like
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once

@@ -4,7 +4,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-MODEL_FOLDER = Path(__file__).parent / "minilm-l6-16k"
+MODEL_FOLDER = Path(__file__).parent / "minilm-l6"
 RETRIEVER_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 RETRIEVER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

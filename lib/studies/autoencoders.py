@@ -13,9 +13,10 @@ from lib.collection import Collection
 from lib.encoder import TokenEncoder
 from lib.measures import bootstrap_interval
 from lib.ranking import Ranking
+from lib.retriever import like
 from lib.store import Store
 from lib.studies.agreement import ranking_agreement, recurrence
-from lib.studies.inputs import Setting, like, plain_language_model, shuffled, training_text, untrained
+from lib.studies.inputs import Setting, plain_language_model, shuffled, training_text, untrained
 from lib.studies.model import stored_fit
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep

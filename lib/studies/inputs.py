@@ -16,6 +16,7 @@ from lib.collection import Collection, load_collection
 from lib.corpus import GivenText, LocalText, StreamedText
 from lib.encoder import TokenEncoder
 from lib.experiments import PROFILES
+from lib.retriever import like
 from lib.storage import digest_json
 from lib.store import Store
 from lib.training import TrainingConfig, training_device
@@ -249,13 +250,6 @@ def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed:
         query_texts=[collection.query_texts[i] for i in kept],
         qrels=qrels,
     )
-
-
-def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
-    """Return an encoder with the settings of another, but for the changes: arguments of `TokenEncoder`."""
-    settings = encoder.config | changes
-    model = settings.pop("model")
-    return TokenEncoder(None if model == RETRIEVER_NAME else model, **settings, device=str(encoder.device))
 
 
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
