@@ -19,8 +19,8 @@ from lib.checks import check_count
 from lib.corpus import LocalText, StreamedText
 from lib.encoder import TokenEncoder
 from lib.retriever import LatentTerms, join_models, like
-from lib.sae import FORMAT_VERSION
-from lib.states import STORED_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
+from lib.sae import FORMAT_VERSION, STORED_DTYPES
+from lib.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
 from lib.studies.choice import choose
 from lib.trainer import TrainingStopped, check_same, run_identity, train
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     joined.add_argument("--k", type=int, help="latents of a token, divided among the models; None: all that they have")
     about = "leave the states of special tokens out of texts from now on, whatever the models were trained on"
     joined.add_argument("--no-special-tokens", action="store_true", help=about)
-    joined.add_argument("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
+    joined.add_argument("--stored", default="float32", choices=STORED_DTYPES, help="dtype of the saved file")
     joined.set_defaults(run=_join)
     about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
     about += "Of several models, say which ranks these queries best."
@@ -71,10 +71,10 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add("--revision", help="of a hub dataset")
     add("--states", choices=["cache", "encode"], default="cache", help="keep them on disk, or encode in each epoch")
     add("--cache", type=Path, default=_default_cache(), help="folder for the states")
-    add("--cache-dtype", choices=sorted(STORED_DTYPES), default="bfloat16")
+    add("--cache-dtype", choices=sorted(CACHE_DTYPES), default="bfloat16")
     add("--device", help="to encode and train on: cpu, cuda, cuda:1; None: the GPU if there is one")
     add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="between checkpoints")
-    add("--stored", default="float32", choices=["float32", "float16"], help="dtype of the saved file")
+    add("--stored", default="float32", choices=STORED_DTYPES, help="dtype of the saved file")
     for field in fields(TrainingConfig):
         several = field.name in SWEPT
         kind = int if field.name == "budgets" else field.type
@@ -219,7 +219,7 @@ def _finished(folder: Path) -> dict | None:
     manifest, files = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
     with safe_open(files["sae.safetensors"], "np") as weights:
         kind = weights.get_slice("W_enc").get_dtype()
-    stored = {"F32": "float32", "F16": "float16"}.get(kind, kind)
+    stored = {"F32": "float32", "F16": "float16", "I8": "int8"}.get(kind, kind)
     return {"config": {}, "states": {}, **manifest["sae"]["metadata"].get("run", {}), "stored": stored}
 
 

@@ -171,8 +171,8 @@ class LatentTerms:
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
 
-        The retriever's own weights are named, not copied. `dtype` is what the weights are stored in, "float32" or
-        "float16".
+        The retriever's own weights are named, not copied. `dtype` is what the weights are stored in, as in
+        `SparseAutoencoder.save_pretrained`, which says what it raises.
         """
         writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
         save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)

@@ -15,7 +15,8 @@ from lib.selection import top
 from lib.storage import digest_arrays, load_folder, save_folder
 
 FORMAT_VERSION = 1
-STORED_DTYPES = {"float32": np.float32, "float16": np.float16}
+STORED_DTYPES = ("float32", "float16", "int8")
+_SCALE = "_scale"  # ends the name of the scales of a matrix that is stored in int8
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 
 
@@ -245,21 +246,31 @@ class SparseAutoencoder:
         Parameters
         ----------
         folder : str or Path
-        dtype : {"float32", "float16"}
+        dtype : {"float32", "float16", "int8"}
             What the weights are stored in, but for threshold and centre, which stay float32; they are always computed
-            with in float32.
+            with in float32. In int8 each row of encoder and decoder has a float32 scale, its largest magnitude / 127,
+            so that no weight is off by more than half of that; the biases stay float32.
+
+        Raises
+        ------
+        ValueError
+            For another dtype, and for weights that float16 cannot hold.
         """
         save_folder(folder, "sae.json", FORMAT_VERSION, self.config, {"sae.safetensors": self.weight_writer(dtype)})
 
     def weight_writer(self, dtype: str = "float32"):
         """Return the function that writes the weights to a path, for `storage.save_folder`."""
-        stored = STORED_DTYPES[check_choice(dtype, STORED_DTYPES, "dtype")]
+        check_choice(dtype, STORED_DTYPES, "dtype")
         arrays = {}
         for name, tensor in self.tensors().items():
-            kind = np.float32 if name in ("threshold", "centre") else stored
-            if tensor.abs().max() > np.finfo(kind).max:
-                raise ValueError(f"{name} holds values that {dtype} cannot; store it as float32.")
-            arrays[name] = tensor.cpu().numpy().astype(kind)
+            array = tensor.cpu().numpy()
+            if dtype == "int8" and array.ndim == 2:
+                array, arrays[name + _SCALE] = _in_bytes(array)
+            elif dtype == "float16" and name not in ("threshold", "centre"):
+                if np.abs(array).max() > np.finfo(np.float16).max:
+                    raise ValueError(f"{name} holds values that {dtype} cannot; store it as float32.")
+                array = array.astype(np.float16)
+            arrays[name] = array
         return lambda path: save_file(arrays, path)
 
     @classmethod
@@ -287,7 +298,11 @@ class SparseAutoencoder:
             the other way round, and if its groups do not fit the rest.
         """
         check_choice(config["activation"], ["topk", "grouped", "jumprelu"], "activation")
-        tensors = {name: torch.from_numpy(array) for name, array in load_file(weights).items()}
+        arrays = load_file(weights)
+        for name in [name for name in arrays if name.endswith(_SCALE)]:
+            scaled = name.removesuffix(_SCALE)
+            arrays[scaled] = arrays[scaled] * arrays.pop(name)[:, None]
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         model = cls(**tensors, k=config["k"], metadata=config["metadata"], groups=config.get("groups", 1))
         if model.activation != config["activation"]:
             raise ValueError(
@@ -334,6 +349,13 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         metadata["run"] = {"states": {"encoder": trained_on[0]}}
     k, groups = sum(part.k for part in parts), len(parts)
     return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec / groups, b_pre, k, metadata, groups=groups)
+
+
+def _in_bytes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 [n, d] as int8 and the scale of each row, float32 [n]: the row is about int8 * scale."""
+    scale = np.abs(matrix).max(axis=1) / np.float32(127)
+    scale[scale < np.finfo(np.float32).tiny] = 1  # a row of zeros, or of what is as good as zero
+    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 
 def _widened(codes: Codes, m: int) -> Codes:

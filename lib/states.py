@@ -29,7 +29,7 @@ CHANGED = "The text changed since it was counted; train on a copy that nobody wr
 CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
 LEFT_AFTER = 3600.0  # seconds: a temporary file that old is of a process that was killed
 RUN = 64  # neighbouring tokens that are read from disk together, and so land in the same window
-STORED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+CACHE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class StateSource(Protocol):
@@ -270,7 +270,7 @@ def cache_states(
     ValueError
         If the corpus holds no token or changes while it is read, and if a state is too large for float16.
     """
-    check_choice(dtype, STORED_DTYPES, "dtype")
+    check_choice(dtype, CACHE_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
     asked = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
@@ -284,11 +284,11 @@ def cache_states(
         bar.update(int(text.ends[there - 1]) if there else 0)
         for number, chunk in enumerate(text.chunks(layers, there), there):
             for layer, states in chunk.items():
-                _write(paths[layer][number], states.to(STORED_DTYPES[dtype]))
+                _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
             bar.update(len(states))
     return {
         layer: StoredStates(
-            [_open(path, STORED_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
+            [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
         )
         for layer in layers
     }

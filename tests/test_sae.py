@@ -1,4 +1,5 @@
 import json
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -233,6 +234,24 @@ def test_round_trip_in_float16_is_within_its_precision(tmp_path):
         torch.testing.assert_close(tensor, model.tensors()[name], rtol=2**-11, atol=1e-7)
 
 
+@settings(max_examples=50)
+@given(st.integers(0, 2**31), st.lists(st.sampled_from([0.0, 1e-42, 1e-6, 1.0, 1e6, 1e37]), min_size=12, max_size=12))
+def test_in_int8_no_weight_is_off_by_more_than_half_a_step_of_its_row(seed, sizes):
+    tensors = weights(seed)
+    tensors["W_enc"] *= torch.tensor(sizes)[:, None]
+    model = SparseAutoencoder(**tensors, k=3)
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder, "int8")
+        loaded = SparseAutoencoder.from_pretrained(folder).tensors()
+    for name, tensor in model.tensors().items():
+        if name in ("b_enc", "b_pre"):
+            assert torch.equal(loaded[name], tensor)
+        else:
+            step = tensor.abs().amax(dim=1, keepdim=True).double() / 127
+            assert loaded[name].dtype == torch.float32
+            assert ((loaded[name] - tensor.double()).abs() <= 0.501 * step + 2e-36).all()
+
+
 def test_values_too_large_for_float16_are_not_saved(tmp_path):
     model = SparseAutoencoder(**weights() | {"b_pre": torch.full((5,), 1e5)}, k=3)
     with pytest.raises(ValueError, match="b_pre holds values that float16 cannot; store it as float32"):
@@ -241,8 +260,8 @@ def test_values_too_large_for_float16_are_not_saved(tmp_path):
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="dtype is 'int8'; choose one of 'float32', 'float16'"):
-        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path / "sae", "int8")
+    with pytest.raises(ValueError, match="dtype is 'int4'; choose one of 'float32', 'float16', 'int8'"):
+        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path / "sae", "int4")
     assert not (tmp_path / "sae").exists()
 
 
@@ -403,7 +422,7 @@ def test_bad_thresholds(threshold, message):
         jump(threshold=threshold)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_round_trip_with_thresholds(tmp_path, dtype):
     model = jump()
     model.save_pretrained(tmp_path, dtype)
