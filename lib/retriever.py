@@ -201,7 +201,7 @@ class LatentTerms:
         revision: str | None = None,
         token: str | None = None,
     ) -> "LatentTerms":
-        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 20,480 latents).
+        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 39,936 latents).
 
         A folder of a time before `bm25` was saved has the paper's constants.
 
