@@ -157,9 +157,9 @@ evaluate(full, collection.qrels, ["nDCG@10", "R@100"])
 # %% [markdown]
 # ## 7. A vocabulary like a language's?
 # Sort the terms by how often they occur, and plot frequency against rank, both on logarithmic axes: words fall along
-# Zipf's near-straight line. Every token has up to 16 latents, so latents occur more often than words, and there are
-# fewer of them; their curve falls off where words have a long tail of terms that occur once. The picture shows shapes
-# only, no fit: words are counted in whole texts, latents in the tokens that the model reads, its special ones too.
+# Zipf's near-straight line. Every token has several latents, so latents occur more often than words, and their curve
+# falls off where words have a long tail of terms that occur once. The picture shows shapes only, no fit: words are
+# counted in whole texts, latents in the tokens that the model pools.
 
 # %%
 curves = pd.concat(

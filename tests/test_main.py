@@ -141,6 +141,10 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
         run(monkeypatch, *command, "--stored", "float16")
     run(monkeypatch, *command, "--stored", "float32")
     assert bytes_of(tmp_path / "a") == before
+    in_bytes = [*command[:2], tmp_path / "b", *command[3:]]
+    run(monkeypatch, *in_bytes, "--stored", "int8")
+    with pytest.raises(SystemExit, match=r"begun otherwise: stored is 'float32', was 'int8'\."):
+        run(monkeypatch, *in_bytes)
     # in a sweep, before any of it is trained; with a damaged model, too
     encoded = []
     monkeypatch.setattr(TokenEncoder, "stream_layers", lambda *_, **__: encoded.append(1))
