@@ -389,11 +389,11 @@ def test_repr_says_what_it_is_made_of(model):
 
 def test_the_packaged_model():
     model = LatentTerms.from_pretrained(dtype="float32")
-    assert (model.sae.d, model.sae.width, model.sae.k, model.sae.groups) == (384, 20_480, 16, 2)
+    assert (model.sae.d, model.sae.width, model.sae.k, model.sae.groups) == (384, 39_936, 24, 3)
     assert model.encoder.name == "sentence-transformers/all-MiniLM-L6-v2"
     assert (model.pooling, model.phi) == ("sum", "sqrt")
     matrix = model.encode_documents(["The cat sat on the mat.", "", "A kitten lay on the rug.", "Stocks fell sharply."])
-    assert_term_matrix(matrix, (4, 20_480))
+    assert_term_matrix(matrix, (4, 39_936))
     assert matrix[[1]].nnz == 0
     cosines = (matrix @ matrix.T).toarray() / np.linalg.norm(matrix[[0, 2, 3]].toarray(), axis=1).min() ** 2
     assert cosines[0, 2] > cosines[0, 3]  # what is like shares more terms than what is not
