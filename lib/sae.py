@@ -249,7 +249,7 @@ class SparseAutoencoder:
         dtype : {"float32", "float16", "int8"}
             What the weights are stored in, but for threshold and centre, which stay float32; they are always computed
             with in float32. In int8 each row of encoder and decoder has a float32 scale, its largest magnitude / 127,
-            so that no weight is off by more than half of that; the biases stay float32.
+            so that no weight is off by more than half of that (a row below 1e-36 becomes zeros); biases stay float32.
 
         Raises
         ------
