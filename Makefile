@@ -40,7 +40,7 @@ test: .venv/installed  ## set up, check style, run all tests, run the notebooks 
 
 notebooks: .venv/installed  ## execute all notebooks (or NOTEBOOKS="21_limit 30_zipf") for the profile into build/
 	$(call convert,$(BUILT)/notebooks)
-	for name in $(NOTEBOOKS); do $(BIN)/jupyter execute --inplace $(BUILT)/notebooks/$$name.ipynb || exit 1; done
+	for name in $(NOTEBOOKS); do TIMEFORMAT="$$name: %lR"; time $(BIN)/jupyter execute --inplace $(BUILT)/notebooks/$$name.ipynb || exit 1; done
 
 figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
 	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)
