@@ -165,7 +165,7 @@ def _claims_table(results: Results) -> str:
     ragged = r">{\raggedright\arraybackslash}p"
     lines, table = [], results["claims"]
     for source, rows in table.groupby("source", sort=False):
-        lines.append(rf"\multicolumn{{5}}{{l}}{{\textbf{{{escaped(source)}}}}} \\")
+        lines.append(rf"\multicolumn{{5}}{{l}}{{\textbf{{{escaped(source)}}}}} \\*")
         for row in rows.itertuples():
             on = f" ({row.on})" if isinstance(row.on, str) else ""
             cells = (f"{row.claim}{on}", row.quantity, row.published, row.ours, _verdict(row))
