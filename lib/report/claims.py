@@ -265,7 +265,7 @@ def _row(claim: Claim, found: Found, missing: str) -> dict:
         "published": "–" if claim.published is None else format(claim.published, claim.form),
         "ours": shown,
         "verdict": verdict,
-        "why": missing or why,
+        "why": missing or found.untested or why,
         "notebook": claim.notebook,
         "value": found.value,
         "low": found.low,
