@@ -35,6 +35,11 @@ class Codes(NamedTuple):
     values: torch.Tensor
 
 
+def to_norm(x: torch.Tensor) -> torch.Tensor:
+    """Scale each row of x [n, d] to norm sqrt(d); one of zeros stays so."""
+    return x * (x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-8))
+
+
 class SparseAutoencoder:
     """A sparse autoencoder, x_hat = W_dec^T z + b_pre, by an activation of pre = W_enc (x - b_pre) + b_enc.
 
@@ -182,8 +187,7 @@ class SparseAutoencoder:
         states = states.to(torch.float32)
         if self.centre is None:
             return states
-        x = states - self.centre
-        return x * (self.d**0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-8))
+        return to_norm(states - self.centre)
 
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:

@@ -28,6 +28,7 @@ from lib.training import (
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
 _THRESHOLD_STEPS = 100  # over which BatchTopK's threshold is a running mean, fewer in a short run
+_THRESHOLD_RATE = 10  # by which JumpReLU's log thresholds learn faster than weights: AdamW moves each by a rate a step
 
 
 class TrainingStopped(Exception):
@@ -51,9 +52,7 @@ class Run:
         self.config = config
         self.normalise = Normalisation.of(first.float(), config.normalisation)
         self.model = TrainableAutoencoder(self.normalise(first), config)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=True)
         self.n_steps = config.epochs * (source.n // config.batch_tokens)
         self.step = 0
         self.silent = torch.zeros(config.width, dtype=torch.int64, device=first.device)
@@ -62,6 +61,13 @@ class Run:
         self.n_active = 0
         self.rows: list[dict] = []
         self.smallest: float | None = None  # running mean of the smallest activation of a batch
+
+    def _groups(self) -> list[dict]:
+        """Return the weights, and JumpReLU's thresholds if there are any, each with how much faster it learns."""
+        threshold = self.model.threshold
+        weights = [parameter for parameter in self.model.parameters() if parameter is not threshold]
+        groups = [{"params": weights, "faster": 1}]
+        return groups if threshold is None else [*groups, {"params": [threshold], "faster": _THRESHOLD_RATE}]
 
     def advance(self, batch: torch.Tensor) -> None:
         """Make one step on a batch of states [batch_tokens, d].
@@ -81,7 +87,8 @@ class Run:
         if config.unit_gradient:
             self.model.scale_gradient()
         rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
-        self.optimizer.param_groups[0]["lr"] = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["faster"]
         self.optimizer.step()
         self.model.normalise_decoder()
         self.step += 1

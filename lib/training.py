@@ -11,10 +11,11 @@ from lib.activations import activation_of
 from lib.checks import check_choice, check_count
 from lib.encoder import DTYPES, native_dtype
 from lib.kernels import Step, Weights, loss_and_gradients
-from lib.sae import SparseAutoencoder
+from lib.sae import SparseAutoencoder, to_norm
 
 CPU = torch.device("cpu")
 SELECT_DTYPES = DTYPES | {"int8": torch.int8}
+NORMALISATIONS = ("none", "centred", "scaled", "per-token")
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class TrainingConfig:
     budgets : tuple of int
         Of a hierarchical Top-K: numbers of latents, the last of them `k`, from each of which a token must be
         reconstructed, so that the autoencoder is good at all of them. () is plain Top-K.
-    normalisation : {"none", "centred", "scaled"}
-        Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d). It
-        is measured on the first buffer of states and folded into the weights that are saved. b_pre starts at the
-        mean of what it sees, so "none" and "centred" differ by rounding only.
+    normalisation : {"none", "centred", "scaled", "per-token"}
+        Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d), or
+        each state by itself to that norm. Mean and scale are measured on the first buffer of states and folded into
+        the weights that are saved; of "per-token", the mean is saved as `SparseAutoencoder.centre`, and the FVU is
+        that of the scaled states. b_pre starts at the mean of what it sees, so "none" and "centred" differ by rounding
+        only. Where states differ much in norm, a threshold (batchtopk, jumprelu) gives long ones most of the latents.
     buffer_batches : int
         Batches of states that are mixed with each other in memory; the first of them also give the mean.
     select_dtype : {"native", "bfloat16", "float32", "int8"}
@@ -97,7 +100,7 @@ class TrainingConfig:
             raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
-        check_choice(self.normalisation, ["none", "centred", "scaled"], "normalisation")
+        check_choice(self.normalisation, NORMALISATIONS, "normalisation")
         check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
         activation_of(self.activation, self.k, self.budgets)
 
@@ -132,14 +135,14 @@ def training_device(name: str | None = None) -> torch.device:
 
 
 class Normalisation(NamedTuple):
-    """h -> (h - shift) * scale, for shift [d] and a number.
+    """h -> (h - shift) * scale, for shift [d] and a number; without one, each state is scaled to norm sqrt(d).
 
-    It is folded into the weights of what is trained (`TrainableAutoencoder.finished`), so that inference knows nothing
-    of it: z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
+    A number is folded into the weights of what is trained (`TrainableAutoencoder.finished`), so that inference knows
+    nothing of it: z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
     """
 
     shift: torch.Tensor
-    scale: float
+    scale: float | None
 
     @classmethod
     def of(cls, states: torch.Tensor, kind: str) -> "Normalisation":
@@ -147,12 +150,15 @@ class Normalisation(NamedTuple):
         mean = states.mean(dim=0)
         if kind == "none":
             return cls(torch.zeros_like(mean), 1.0)
+        if kind == "per-token":
+            return cls(mean, None)
         mean_square = (states - mean).square().sum(dim=1).mean().item()
         return cls(mean, math.sqrt(len(mean) / mean_square) if kind == "scaled" and mean_square > 0 else 1.0)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Return normalised states, float32 [n, d]."""
-        return (states.float() - self.shift) * self.scale
+        centred = states.float() - self.shift
+        return to_norm(centred) if self.scale is None else centred * self.scale
 
 
 class TrainableAutoencoder(torch.nn.Module):
@@ -215,6 +221,8 @@ class TrainableAutoencoder(torch.nn.Module):
         """
         shift, scale = normalisation
         made = self.activation.finished(self.weights(), smallest)
+        if scale is None:
+            return SparseAutoencoder(**made, centre=shift, metadata=metadata)
         made |= {
             "W_enc": made["W_enc"] * scale,
             "W_dec": made["W_dec"] / scale,

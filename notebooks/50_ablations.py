@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
-# | *Writes* | `ablations` (csv, json, png, pdf), `ablations_k1_b` (csv, json, png, pdf), `ablations_per_query.csv` |
+# | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents`, `ablations_per_query` (csv) |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
@@ -33,8 +33,14 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import ablations_figure, ablations_in_words, save_study, surface_figure
-from lib.studies.autoencoders import ablations, bm25_surface
+from lib.report.autoencoders import (
+    ablations_figure,
+    ablations_in_words,
+    latents_a_token_in_words,
+    save_study,
+    surface_figure,
+)
+from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
 from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)
@@ -54,6 +60,16 @@ table = swept.summary.pivot(index="variant", columns="collection", values=["mean
 table.loc[list(dict.fromkeys(swept.summary["variant"]))].round(4)
 
 # %% [markdown]
+# ## Where the latents go
+# Top-K gives every token k latents. BatchTopK and JumpReLU give them k on average: all that pass a threshold, and more
+# pass where a state is far from the mean. "per-token" scales all states to one distance from it, so that a threshold
+# can choose by what a token is and not by how long its state is.
+
+# %%
+counted = latents_a_token(sweeps, swept)
+counted.round(3)
+
+# %% [markdown]
 # ## BM25's constants
 # The baseline's nDCG@10 over a grid of k1 and b. It shows how much hangs on them, on the queries that are measured: the
 # best point flatters itself, and nothing is chosen here.
@@ -66,7 +82,7 @@ surface.sort_values("mean").groupby("collection", sort=False).tail(1).round(4)
 # ## The figures
 
 # %%
-tables = {"ablations": swept.summary, "ablations_k1_b": surface}
+tables = {"ablations": swept.summary, "ablations_k1_b": surface, "ablations_latents": counted}
 figures = {"ablations": ablations_figure(swept.summary), "ablations_k1_b": surface_figure(surface)}
 origin = provenance(profile, **sweeps.origin)
 save_study(figures_folder(profile), origin, tables, swept.values, figures)
@@ -76,3 +92,4 @@ save_study(figures_folder(profile), origin, tables, swept.values, figures)
 
 # %%
 print(ablations_in_words(swept.summary, surface))
+print(latents_a_token_in_words(counted))

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from lib.report.autoencoders import (
     ablations_figure,
     ablations_in_words,
+    latents_a_token_in_words,
     layers_figure,
     layers_in_words,
     retrieval_training_figure,
@@ -138,6 +139,19 @@ def test_ablations(of_ablations, surface):
     assert "Another seed alone: +0.010" in words
     # best of the four cells: k1 8, b 0: 0.48, which is 0.07 more than 0.41
     assert "is 0.340 to 0.480; the best of the 4 points, k1 = 8, b = 0, is +0.070 [+0.060, +0.080]" in words
+
+
+def test_latents_a_token_in_words():
+    rows = [("baseline", 16, 16, 16, 16, None), ("activation: BatchTopK", 23.34, 0, 3.5, 127.2, 0.904)]
+    counted = pd.DataFrame(rows, columns=["variant", "mean", "low", "median", "high", "correlation"]).assign(
+        collection="one/test", n_tokens=12_000
+    )
+    assert latents_a_token_in_words(counted).splitlines() == [
+        "Of the 12,000 tokens of the first documents of one/test:",
+        "baseline: 16.0 latents each.",
+        "activation: BatchTopK: 23.3 latents on average, 4 in the median, nine tenths of the tokens have 0 to 127; the "
+        "correlation with a state's distance from the mean is 0.90.",
+    ]
 
 
 def test_surface_marks_the_best_cell(surface):

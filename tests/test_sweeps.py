@@ -24,6 +24,7 @@ from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agr
 from lib.studies.autoencoders import (
     ablations,
     bm25_surface,
+    latents_a_token,
     layers,
     retrieval_training,
     seeds,
@@ -350,6 +351,15 @@ def test_study_of_ablations(tiny_encoder, store, monkeypatch):
     assert {"pooling", "φ", "idf", "scoring", "dtype of search", "seed", "activation", "AuxK"} < set(summary["factor"])
     assert {"normalisation", "tokens", "text", "special tokens"} < set(summary["factor"])
     assert summary.groupby("collection")["p_holm"].count().eq(summary["variant"].nunique() - 1).all()
+    counted = latents_a_token(setting, swept).set_index("variant")
+    (collection,) = setting.ablated
+    n_tokens = sum(tiny_encoder.count_tokens(collection.doc_texts))
+    assert (counted["n_tokens"] == n_tokens).all() and (counted["collection"] == "little/test").all()
+    firings = swept.documents["little/test", "activation: BatchTopK"].firings.sum()
+    assert counted.loc["activation: BatchTopK", "mean"] == pytest.approx(firings / n_tokens)
+    assert counted.loc["baseline", ["mean", "low", "median", "high"]].tolist() == [4, 4, 4, 4]
+    assert np.isnan(counted.loc["baseline", "correlation"])
+    assert counted.loc["activation: BatchTopK", "low"] < 4 < counted.loc["activation: BatchTopK", "high"]
     surface = bm25_surface(setting, swept, store)
     paper = surface[(surface["k1"] == 8) & (surface["b"] == 0.7)].set_index("collection")
     baseline = summary[summary["variant"] == "baseline"].set_index("collection")

@@ -235,9 +235,13 @@ class StopAt:
         return self.left <= 0
 
 
-@pytest.mark.parametrize("activation", ["topk", "batchtopk", "jumprelu", "abstopk"])
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, activation):
-    config = replace(TINY, activation=activation, epochs=5, dead_tokens=300, normalisation="scaled", buffer_batches=3)
+@pytest.mark.parametrize(
+    ("activation", "normalisation"),
+    [("topk", "scaled"), ("batchtopk", "scaled"), ("jumprelu", "scaled"), ("abstopk", "scaled"), ("topk", "per-token")],
+)
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, activation, normalisation):
+    config = replace(TINY, activation=activation, epochs=5, dead_tokens=300, buffer_batches=3)
+    config = replace(config, normalisation=normalisation)
     states, rows = sparse_states(), []
     whole = train(states, config, log=rows.append)
     for n in (1, 40, 7):
@@ -393,6 +397,14 @@ def test_the_threshold_of_batch_topk_gives_as_many_latents_as_in_training():
         sae = train(sparse_states(), replace(TINY, activation="batchtopk", epochs=epochs))
         l0 = (sae.encode(sparse_states()).values > 0).sum(dim=1).float().mean().item()
         assert l0 == pytest.approx(4, rel=0.15)
+
+
+def test_jumprelu_has_as_many_latents_as_it_aims_at_after_a_short_run():
+    rows = []
+    sae = train(sparse_states(), replace(TINY, activation="jumprelu", learning_rate=1e-3), log=rows.append)
+    assert rows[-1]["step"] == 128  # in which log thresholds as slow as the weights move by .07 at most
+    l0 = (sae.encode(sparse_states()).values > 0).sum(dim=1).float().mean().item()
+    assert l0 == pytest.approx(4, rel=0.15)
 
 
 @pytest.mark.parametrize("kind", BATCHES)

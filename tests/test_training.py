@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.kernels import reference_loss, unexplained
-from lib.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.training import NORMALISATIONS, Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
 
@@ -60,16 +60,20 @@ def test_initial_weights():
 def test_normalisation():
     # the mean is (1, 2); about it the squared norms are 9, 9, 16, 16: their mean 12.5, to become d = 2
     states = torch.tensor([[4.0, 2.0], [-2.0, 2.0], [1.0, 6.0], [1.0, -2.0]])
-    none, centred, scaled = (Normalisation.of(states, kind) for kind in ("none", "centred", "scaled"))
+    none, centred, scaled, per_token = (Normalisation.of(states, kind) for kind in NORMALISATIONS)
     assert torch.equal(none(states), states)
     assert torch.equal(centred(states), states - torch.tensor([1.0, 2.0]))
     assert scaled.scale == pytest.approx(math.sqrt(2 / 12.5))
     assert scaled(states).square().sum(dim=1).mean().item() == pytest.approx(2)
     assert scaled(states.bfloat16()).dtype == torch.float32
+    # (3, 0), (-3, 0), (0, 4), (0, -4) about the mean, each to norm sqrt(2)
+    expected = math.sqrt(2) * torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    torch.testing.assert_close(per_token(states), expected)
+    assert torch.equal(per_token(torch.tensor([[1.0, 2.0]])), torch.zeros(1, 2))  # a state that is the mean
     assert Normalisation.of(torch.ones(3, 2), "scaled").scale == 1  # nothing to scale
 
 
-@pytest.mark.parametrize("kind", ["none", "centred", "scaled"])
+@pytest.mark.parametrize("kind", NORMALISATIONS)
 @pytest.mark.parametrize("activation", ["topk", "abstopk", "jumprelu"])
 def test_what_is_saved_does_on_states_what_was_trained_on_normalised_states(kind, activation):
     draw = torch.Generator().manual_seed(1)
@@ -84,7 +88,9 @@ def test_what_is_saved_does_on_states_what_was_trained_on_normalised_states(kind
     codes, wanted = saved.encode(states), unnormalised.encode(normalise(states))
     dense, wanted_dense = (torch.zeros(300, 96).scatter_add_(1, c.indices, c.values) for c in (codes, wanted))
     torch.testing.assert_close(dense, wanted_dense, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(normalise(saved.decode(codes)), unnormalised.decode(wanted), rtol=1e-4, atol=1e-4)
+    decoded = saved.decode(codes) if kind == "per-token" else normalise(saved.decode(codes))
+    torch.testing.assert_close(decoded, unnormalised.decode(wanted), rtol=1e-4, atol=1e-4)
+    assert saved.scales == (kind == "per-token")
     assert saved.metadata == {"a": 1}
     assert (wanted.values > 0).any()
 
@@ -125,7 +131,12 @@ def test_the_learning_rate_rises_to_1_and_falls_to_near_0(n_steps, warmup):
         ("dead_tokens", 0, ValueError, "dead_tokens is 0; it must be at least 1"),
         ("select_dtype", "float16", ValueError, "select_dtype is 'float16'; choose one of 'native', 'float32', 'bfl"),
         ("activation", "relu", ValueError, "activation is 'relu'; choose one of 'topk'"),
-        ("normalisation", "rms", ValueError, "normalisation is 'rms'; choose one of 'none', 'centred', 'scaled'"),
+        (
+            "normalisation",
+            "rms",
+            ValueError,
+            "normalisation is 'rms'; choose one of 'none', 'centred', 'scaled', 'per-token'",
+        ),
         ("buffer_batches", 0, ValueError, "buffer_batches is 0"),
         ("budgets", (32,), ValueError, "32"),
         *(("warmup", x, ValueError, "warmup is .* at least 0 and below 1") for x in (-0.1, 1.0, math.nan)),

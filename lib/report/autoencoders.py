@@ -316,6 +316,23 @@ def ablations_in_words(summary: pd.DataFrame, surface: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def latents_a_token_in_words(counted: pd.DataFrame) -> str:
+    """Say how unevenly the latents of each activation are spread over tokens, and whether long states have more."""
+    lines = [
+        f"Of the {counted['n_tokens'].iloc[0]:,} tokens of the first documents of {counted['collection'].iloc[0]}:"
+    ]
+    for row in counted.itertuples():
+        if np.isnan(row.correlation):
+            lines.append(f"{row.variant}: {row.mean:.1f} latents each.")
+            continue
+        lines.append(
+            f"{row.variant}: {row.mean:.1f} latents on average, {row.median:.0f} in the median, nine tenths of the "
+            f"tokens have {row.low:.0f} to {row.high:.0f}; the correlation with a state's distance from the mean is "
+            f"{row.correlation:.2f}."
+        )
+    return "\n".join(lines)
+
+
 def retrieval_training_in_words(summary: pd.DataFrame) -> str:
     """Say how far the models that never learned to retrieve, and words, are from the retriever."""
     lines = []

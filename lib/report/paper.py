@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from lib.report import autoencoders, limit, model
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
-from lib.report.common import SIGNIFICANT, latex_table, save_figure
+from lib.report.common import SIGNIFICANT, latex_table, mean_of, save_figure
 from lib.report.latency import latency_figure
 from lib.report.results import NDCG, Results, real
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
@@ -269,6 +269,17 @@ def _sweep_numbers(results: Results) -> dict[str, str]:
     return numbers | {"text": text["what"]}
 
 
+def _ablation_numbers(results: Results) -> dict[str, str]:
+    numbers = {}
+    for row in results["ablations_latents"].itertuples():
+        name = row.variant.removeprefix("activation: ")
+        numbers |= {f"median/{name}": f"{row.median:.0f}", f"high/{name}": f"{row.high:.0f}"}
+        numbers |= {f"low/{name}": f"{row.low:.0f}", f"correlation/{name}": f"{row.correlation:.2f}"}
+    per_token = real(results["ablations"]).set_index("variant").loc[["normalisation: per-token"]]
+    value, low, high = mean_of(per_token)
+    return numbers | {"per-token": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"}
+
+
 def _seed_numbers(results: Results) -> dict[str, str]:
     recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
     at = recurring[np.isclose(recurring["cosine"], autoencoders.SAME)].set_index("kind")["share"]
@@ -281,10 +292,10 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 def _claim_numbers(results: Results) -> dict[str, str]:
     """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
 
-    The counts are of the papers' claims, without those that are ours.
+    The counts are of the papers' claims, without those that are ours; one with several rows counts by its first.
     """
     table = results["claims"]
-    theirs = table[table["source"] != OURS]
+    theirs = table[table["source"] != OURS].drop_duplicates("key")
     numbers = {f"count/{verdict}": str((theirs["verdict"] == verdict).sum()) for verdict in VERDICTS}
     numbers |= {f"count/{why}": str((theirs["why"] == why).sum()) for why in (CONTRADICTED, UNDECIDED)}
     numbers["count"] = str(len(theirs))
@@ -308,6 +319,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "latency": _latency_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,
+    "ablations": _ablation_numbers,
     "seeds": _seed_numbers,
     "claims": _claim_numbers,
 }

@@ -138,12 +138,18 @@ def against_late(results: Results) -> list[Found]:
     table = results["retrieval_per_query"]
     if LATE not in table:
         raise NotMeasured(f"no {LATE} among the systems")
+    value, low, high, on, _ = _apart(real(table[table["measure"] == NDCG]), LATENT, LATE)
+    return [Found(value, low, high, f"{on}, retriever not trained for it")]
+
+
+def _apart(values: pd.DataFrame, one: str, other: str) -> Found:
+    """Return one column of values, a row a collection and query, less another."""
     rows = []
-    for name, own in real(table[table["measure"] == NDCG]).groupby("collection", sort=False):
-        differences = (own[LATENT] - own[LATE]).to_numpy()
+    for name, own in values.groupby("collection", sort=False):
+        differences = (own[one] - own[other]).to_numpy()
         rows.append((name, differences.mean(), *bootstrap_interval(differences)))
     table = pd.DataFrame(rows, columns=["collection", "mean", "low", "high"])
-    return [Found(*mean_of(table, "mean", "low", "high"), f"{_on(table)}, retriever not trained for it")]
+    return Found(*mean_of(table, "mean", "low", "high"), _on(table))
 
 
 def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
@@ -223,13 +229,31 @@ def change(results: Results, table: str, variant: str, lost: bool = False, train
     if variant not in set(whole["variant"]):
         raise NotMeasured(f"no {variant!r} in {table}.csv")
     rows = real(whole[whole["variant"] == variant])
-    value, low, high = mean_of(rows)
-    on = _on(rows)
-    if trained:
-        (deviation, *_), reach = seeds(results)[0], stats.norm.ppf(0.975) * np.sqrt(2)
-        low, high = value - np.hypot(value - low, reach * deviation), value + np.hypot(high - value, reach * deviation)
-        on += ", one run each"
+    found = Found(*mean_of(rows), _on(rows))
+    value, low, high, on, _ = _once(results, found) if trained else found
     return [Found(-value, -high, -low, on) if lost else Found(value, low, high, on)]
+
+
+def _once(results: Results, found: Found) -> Found:
+    """Widen the interval of a difference between two that were trained once, by what two seeds differ by."""
+    (deviation, *_), reach = seeds(results)[0], stats.norm.ppf(0.975) * np.sqrt(2)
+    value, low, high, on, _ = found
+    low, high = value - np.hypot(value - low, reach * deviation), value + np.hypot(high - value, reach * deviation)
+    return Found(value, low, high, f"{on}, one run each")
+
+
+def activation(results: Results, name: str) -> list[Found]:
+    """Return the nDCG@10 of an activation less that of Top-K: first both with states of one norm, then as they are.
+
+    Where states differ in norm, a threshold gives the long ones most of the latents (`latents_a_token`).
+    """
+    own, top_k = f"activation: {name}, per-token", "normalisation: per-token"
+    values = results["ablations_per_query"]
+    if missing := {own, top_k} - set(values):
+        raise NotMeasured(f"no {sorted(missing)[0]!r} in ablations_per_query.csv")
+    alike = _apart(real(values), own, top_k)
+    alike = _once(results, alike._replace(on=f"{alike.on}, states of one norm"))
+    return [alike, *change(results, "ablations", f"activation: {name}", trained=True)]
 
 
 def trend(results: Results, field: str) -> list[Found]:

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.sparse import csr_array
 
 from lib.baselines import LexicalBM25
@@ -30,6 +31,7 @@ BASELINE = "baseline"
 LEXICAL = "lexical BM25"
 JOINED = (2, 4)  # seeds, as far as there are so many and they divide k
 N_REFITS = 100  # for the interval of an exponent
+N_READ = 500  # documents in which the latents of each token are counted
 
 
 def _recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
@@ -153,6 +155,9 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
         ("activation", "hierarchical"): {"budgets": budgets},
         ("AuxK", "none"): {"auxk": 0.0},
         ("normalisation", "scaled"): {"normalisation": "scaled"},
+        ("normalisation", "per-token"): {"normalisation": "per-token"},
+        ("activation", "BatchTopK, per-token"): {"activation": "batchtopk", "normalisation": "per-token"},
+        ("activation", "JumpReLU, per-token"): {"activation": "jumprelu", "normalisation": "per-token"},
     }
     arms = {arm: Variant(_recipe(setting, **change)) for arm, change in changes.items()}
     for times in (1 / 16, 1 / 4, 4):  # of text drawn for so many: a longer one begins with its first files
@@ -164,6 +169,32 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
     without = like(encoder, special_tokens=not encoder.special_tokens)
     arms["special tokens", "left out"] = Variant(_recipe(setting, without))
     return arms
+
+
+def latents_a_token(setting: Setting, swept: Swept) -> pd.DataFrame:
+    """Count the latents of each token in the first documents of a collection, for every activation and normalisation.
+
+    Returns
+    -------
+    DataFrame
+        variant, collection, n_tokens; of the number of active latents of a token the mean, 5 % quantile (low), median
+        and 95 % quantile (high); and its correlation (Pearson) with the distance of the token's state from the mean
+        state, empty where all tokens have equally many.
+    """
+    collection = setting.ablated[0]
+    states = torch.cat([block.states.cpu() for block in setting.encoder.stream(collection.doc_texts[:N_READ])])
+    distance = (states - states.mean(dim=0)).norm(dim=1).numpy()
+    labels = swept.summary.drop_duplicates("variant")
+    rows = []
+    for variant in labels.loc[labels["factor"].isin(["", "activation", "normalisation"]), "variant"]:
+        coded = [swept.autoencoders[variant].encode(some).values for some in states.split(4_096)]
+        counts = torch.cat([(values > 0).sum(dim=1) for values in coded]).numpy()
+        correlation = np.corrcoef(counts, distance)[0, 1] if counts.std() > 0 else np.nan
+        quantiles = np.quantile(counts, [0.05, 0.5, 0.95])
+        rows.append((variant, collection.full_name, len(counts), counts.mean(), *quantiles, correlation))
+    return pd.DataFrame(
+        rows, columns=["variant", "collection", "n_tokens", "mean", "low", "median", "high", "correlation"]
+    )
 
 
 def bm25_surface(setting: Setting, swept: Swept, store: Store | None = None) -> pd.DataFrame:
