@@ -34,7 +34,8 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import layers_figure, layers_in_words, save_study
+from lib.report.answers import layers_in_words
+from lib.report.autoencoders import layers_figure, save_study
 from lib.studies.autoencoders import layers
 from lib.studies.inputs import setting
 

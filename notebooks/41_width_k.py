@@ -34,7 +34,8 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import save_study, width_k_figure, width_k_in_words
+from lib.report.answers import width_k_in_words
+from lib.report.autoencoders import save_study, width_k_figure
 from lib.studies.autoencoders import widths_and_ks
 from lib.studies.inputs import setting
 

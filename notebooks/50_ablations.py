@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
-# | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents`, `ablations_per_query` (csv) |
+# | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents` (csv, json) and a csv by query |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
@@ -33,13 +33,8 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import (
-    ablations_figure,
-    ablations_in_words,
-    latents_a_token_in_words,
-    save_study,
-    surface_figure,
-)
+from lib.report.answers import ablations_in_words, latents_a_token_in_words
+from lib.report.autoencoders import ablations_figure, save_study, surface_figure
 from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
 from lib.studies.inputs import setting
 

@@ -34,7 +34,8 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import retrieval_training_figure, retrieval_training_in_words, save_study
+from lib.report.answers import retrieval_training_in_words
+from lib.report.autoencoders import retrieval_training_figure, save_study
 from lib.studies.autoencoders import retrieval_training
 from lib.studies.inputs import setting
 

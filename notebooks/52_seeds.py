@@ -35,7 +35,8 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.autoencoders import save_study, seeds_figure, seeds_in_words
+from lib.report.answers import seeds_in_words
+from lib.report.autoencoders import save_study, seeds_figure
 from lib.studies.autoencoders import seeds
 from lib.studies.inputs import setting
 

@@ -7,20 +7,22 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report.autoencoders import (
-    ablations_figure,
+from lib.report.answers import (
     ablations_in_words,
     latents_a_token_in_words,
-    layers_figure,
     layers_in_words,
-    retrieval_training_figure,
     retrieval_training_in_words,
+    seeds_in_words,
+    width_k_in_words,
+)
+from lib.report.autoencoders import (
+    ablations_figure,
+    layers_figure,
+    retrieval_training_figure,
     save_study,
     seeds_figure,
-    seeds_in_words,
     surface_figure,
     width_k_figure,
-    width_k_in_words,
 )
 
 NAMES = ("little/test", "other/test")
@@ -137,6 +139,11 @@ def test_ablations(of_ablations, surface):
     assert "of 3 changes, 1 are not told apart from the baseline (0.500 [0.400, 0.600])" in words
     assert "Worse: pooling: max -0.100 [-0.120, -0.080]. Better: φ: log1p +0.050 [+0.030, +0.070]." in words
     assert "Another seed alone: +0.010" in words
+    assert "Without any effect" not in words
+    nothing = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
+    idle = of_ablations[of_ablations["variant"] == "seed: 1"].assign(variant="AuxK: none", p_holm=1.0, **nothing)
+    words = ablations_in_words(pd.concat([of_ablations, idle]), surface)
+    assert "Without any effect on a query: AuxK: none. Another seed alone" in words
     # best of the four cells: k1 8, b 0: 0.48, which is 0.07 more than 0.41
     assert "is 0.340 to 0.480; the best of the 4 points, k1 = 8, b = 0, is +0.070 [+0.060, +0.080]" in words
 

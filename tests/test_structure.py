@@ -91,6 +91,7 @@ ROAD = [
     "report.limit",
     "report.model",
     "report.autoencoders",
+    "report.answers",
     "report.latency",
     "report.results",
     "report.claims",
