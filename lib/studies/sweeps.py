@@ -31,6 +31,7 @@ from lib.weighting import PAPER, BM25Constants
 
 MEASURE, CUTOFF = "nDCG@10", 10
 STORED = "bfloat16"  # what training states are kept in
+RULE = 2  # to be raised when `train` gives other weights than before for the same configuration
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Recipe:
     def key(self) -> dict:
         """Everything that decides the autoencoder on one machine, JSON-able."""
         states = {"encoder": self.encoder.identity, "corpus": self.corpus.identity, "tokens": self.tokens}
-        return states | {"stored": STORED, "config": asdict(self.config.resolved(training_device()))}
+        return states | {"rule": RULE, "stored": STORED, "config": asdict(self.config.resolved(training_device()))}
 
 
 @dataclass(frozen=True)
