@@ -28,7 +28,7 @@ from lib.training import (
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
 _THRESHOLD_STEPS = 100  # over which BatchTopK's threshold is a running mean, fewer in a short run
-_THRESHOLD_RATE = 10  # by which JumpReLU's log thresholds learn faster than weights: AdamW moves each by a rate a step
+_THRESHOLD_RATE = 10  # times the weights' rate, of JumpReLU's log thresholds; AdamW moves them by a rate a step
 
 
 class TrainingStopped(Exception):

@@ -274,7 +274,7 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
     for row in results["ablations_latents"].itertuples():
         name = row.variant.removeprefix("activation: ")
         numbers |= {f"median/{name}": f"{row.median:.0f}", f"high/{name}": f"{row.high:.0f}"}
-        numbers |= {f"low/{name}": f"{row.low:.0f}", f"correlation/{name}": f"{row.correlation:.2f}"}
+        numbers[f"correlation/{name}"] = f"{row.correlation:.2f}"
     per_token = real(results["ablations"]).set_index("variant").loc[["normalisation: per-token"]]
     value, low, high = mean_of(per_token)
     return numbers | {"per-token": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"}
