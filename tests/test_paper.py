@@ -11,8 +11,8 @@ import pytest
 from matplotlib import pyplot as plt
 
 from lib.report.claims import claims_table
-from lib.report.common import save_figure
-from lib.report.paper import DRAWN, FIGURES, TABLES, changed, escaped, macros, main, redraw, tables, tabular
+from lib.report.common import escaped, latex_table, save_figure
+from lib.report.paper import DRAWN, FIGURES, TABLES, changed, macros, main, redraw, tables
 from lib.report.results import Results
 from lib.report.retrieval import update_readme
 from lib.storage import digest_file
@@ -178,6 +178,10 @@ def write_the_others(folder) -> None:
     write("ablations_latents", counted.assign(correlation=[0.912, 0.093]))
     changed = {"collection": "one/test", "variant": "normalisation: per-token", "difference": -0.03}
     write("ablations", pd.DataFrame([changed | {"difference_low": -0.05, "difference_high": -0.01}]))
+    own = {"collection": ["one/test", "two/test"], "system": "latent terms", "measure": "nDCG@10", "seeds": [5.0, 5.0]}
+    spread = {"difference": [0.02, -0.01], "difference_low": [0.01, -0.05], "difference_high": [0.05, -0.005]}
+    means = pd.DataFrame(own | spread | {"p_holm": [0.01, 0.02], "seed_sd": [0.004, 0.0061]})
+    write("backbones", pd.concat([means, means.assign(measure="R@100", difference=0.5)]))
     claims_table(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
 
 
@@ -191,6 +195,11 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
     expected = {
         "limit/largest": "50,000",
         "limit/largest/dense/R@10/kept": r"25\%",
+        "backbones/mean": "+0.005 [$-$0.016, +0.020]",  # 0.0206 down, 0.0152 up: in quadrature
+        "backbones/better": "1",
+        "backbones/worse": "1",
+        "backbones/collections": "2",
+        "backbones/seed sd": "0.006",
         "zipf/once/words": r"50.0\%",
         "latency/ms/exact": "1.23",
         "latency/a query": "84,653",
@@ -207,7 +216,7 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(r"\val{retrival/width}", "'retrival' is no result; use one of retrieval, limit"),
+    [(r"\val{retrival/width}", "'retrival' is no result; use one of retrieval, backbones"),
      (r"\val{retrieval/widht}", "'retrieval' has no 'widht'; it has better/dense, better/latent terms")],
 )  # fmt: skip
 def test_a_number_that_no_result_gives_is_an_error(folder, text, message):
@@ -218,8 +227,16 @@ def test_a_number_that_no_result_gives_is_an_error(folder, text, message):
 def test_latex_is_escaped():
     assert escaped("a_b 5% & ↑") == r"a\_b 5\% \& $^\uparrow$"
     assert escaped("-0.5 [-1, 2]; x-1 2026-11-21 up-to") == "$-$0.5 [$-$1, 2]; x-1 2026-11-21 up-to"
-    table = tabular(pd.DataFrame({"a_b": ["x"], "n": [-1]}), "lr")
-    assert table.splitlines()[2:5] == [r"a\_b & n \\", r"\midrule", r"x & $-$1 \\"]
+    table = latex_table(pd.DataFrame({"a_b": ["x"], "n": [-1]}), "rl")
+    assert table.splitlines() == [
+        *(r"\begin{tabular}{rl}", r"\toprule", r"a\_b & n \\", r"\midrule"),
+        *(r"x & $-$1 \\", r"\bottomrule", r"\end{tabular}"),
+    ]
+
+
+def test_a_heading_of_several_words_stands_in_two_lines():
+    table = latex_table(pd.DataFrame({"collection": ["x"], "latent terms + lexical": [1], "dense": [2]}))
+    assert table.splitlines()[2] == r"collection & \shortstack[r]{latent terms\\+ lexical} & dense \\"
 
 
 def test_a_table_without_results_says_so(folder):

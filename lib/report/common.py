@@ -1,6 +1,7 @@
 """What every report uses: one style, Markdown and LaTeX tables, figures and results written whole."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,9 @@ STYLE = {
     "savefig.dpi": 200,
 }
 SIGNIFICANT = 0.05
+_ESCAPES = str.maketrans(
+    {c: rf"\{c}" for c in "_%&#$"} | {"↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "φ": r"$\varphi$", "–": "--"}
+)
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -39,14 +43,31 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [*header, *table.to_numpy().tolist()])
 
 
-def latex_table(table: pd.DataFrame) -> str:
-    """Return a frame as a LaTeX tabular (booktabs)."""
-    alignment = "l" + "r" * (len(table.columns) - 1)
-    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "↑": r"$^\uparrow$", "↓": r"$^\downarrow$"})
-    rows = [" & ".join(str(cell).translate(escape) for cell in row) + r" \\" for row in table.to_numpy().tolist()]
-    header = " & ".join(column.translate(escape) for column in table.columns) + r" \\"
-    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
-    return "\n".join([*lines, r"\end{tabular}", ""])
+def escaped(text: object) -> str:
+    """Return text for LaTeX, with minus signs for the hyphens of numbers."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", str(text).translate(_ESCAPES))
+
+
+def latex_table(table: pd.DataFrame, columns: str | None = None) -> str:
+    """Return a frame as a LaTeX tabular (booktabs), with headings of several words in two lines.
+
+    `columns` are LaTeX's, such as "lrr"; without it the first is to the left, the others to the right.
+    """
+    columns = columns or "l" + "r" * (table.shape[1] - 1)
+    header = " & ".join(map(_heading, table.columns, columns))
+    rows = [" & ".join(map(escaped, row)) for row in table.to_numpy().tolist()]
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rf"{header} \\", r"\midrule"]
+    return "\n".join([*parts, *(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _heading(text: str, side: str) -> str:
+    """Return a column's heading for LaTeX, broken where it becomes narrowest."""
+    words = text.split(" ")
+    halves = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+    if not halves:
+        return escaped(text)
+    first, second = min(halves, key=lambda lines: max(map(len, lines)))
+    return rf"\shortstack[{side}]{{{escaped(first)}\\{escaped(second)}}}"
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

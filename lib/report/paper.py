@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from lib.report import autoencoders, limit, model
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
-from lib.report.common import SIGNIFICANT, latex_table, mean_of, save_figure
+from lib.report.common import SIGNIFICANT, escaped, latex_table, mean_of, save_figure
 from lib.report.latency import latency_figure
-from lib.report.results import NDCG, Results, real
+from lib.report.results import LATENT, NDCG, Results, real
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
 from lib.report.vocabulary import rank_frequency_figure
 from lib.storage import digest_file, replacing
@@ -31,9 +31,6 @@ from lib.storage import digest_file, replacing
 MISSING = "--"
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
-_ESCAPES = str.maketrans(
-    {c: rf"\{c}" for c in "_%&#$"} | {"↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "φ": r"$\varphi$", "–": "--"}
-)
 
 
 def _first(table: pd.DataFrame) -> str:
@@ -122,27 +119,15 @@ def changed(folder: Path, name: str, entry: dict) -> list[str]:
     return [file for file, sha in expected.items() if not (folder / file).exists() or digest_file(folder / file) != sha]
 
 
-def escaped(text: object) -> str:
-    """Return text for LaTeX, with minus signs for the hyphens of numbers."""
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", str(text).translate(_ESCAPES))
-
-
-def tabular(table: pd.DataFrame, columns: str) -> str:
-    """Return a frame as a LaTeX tabular (booktabs); `columns` are LaTeX's, such as "lrr"."""
-    lines = [" & ".join(map(escaped, row)) + r" \\" for row in [list(table.columns), *table.to_numpy().tolist()]]
-    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([*parts, r"\end{tabular}", ""])
-
-
 def _published_table(_: Results) -> str:
     table = PUBLISHED.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.3f}")
-    return tabular(table, "l" + "r" * (table.shape[1] - 1))
+    return latex_table(table)
 
 
 def _limit_table(results: Results) -> str:
     table = limit.limit_table(results["limit"]).rename(columns={"n_docs": "documents"})
     table["documents"] = table["documents"].map("{:,}".format)
-    return tabular(table[["documents", "system", "R@10", "R@100"]], "rlrr")
+    return latex_table(table[["documents", "system", "R@10", "R@100"]], "rlrr")
 
 
 def _latency_table(results: Results) -> str:
@@ -151,14 +136,14 @@ def _latency_table(results: Results) -> str:
     shown = {"search": table["kind"], "latents a document": kept["doc"], "a query": kept["query"]}
     shown[f"{NDCG} (mean)"] = table[NDCG].map("{:.3f}".format)
     shown |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
-    return tabular(pd.DataFrame(shown), "lrrrrr")
+    return latex_table(pd.DataFrame(shown))
 
 
 def _beyond_table(results: Results) -> str:
     table = results["beyond"]
     rows = table[(table["collection"] == model.MEAN) & table["difference"].notna()]
     change = [f"{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]" for r in rows.itertuples()]
-    return tabular(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}), "lr")
+    return latex_table(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}))
 
 
 def _claims_table(results: Results) -> str:
@@ -217,6 +202,16 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
     numbers |= {"width": f"{sae['width']:,}", "k": str(sae["k"]), "d": str(sae["d"]), "date": origin["date"]}
     numbers |= {"tokens": str(encoder["max_length"]), "layer": str(encoder["layer"]), "machine": origin["machine"]}
     return numbers | {f"tuned {name}": str(value) for name, value in origin["config"]["tuned"].items()}
+
+
+def _backbone_numbers(results: Results) -> dict[str, str]:
+    rows = results["backbones"]
+    rows = rows[(rows["measure"] == NDCG) & (rows["system"] == LATENT)]
+    told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
+    value, low, high = mean_of(rows)
+    numbers = {"mean": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", "seeds": f"{rows['seeds'].max():.0f}"}
+    numbers |= {"collections": str(len(rows)), "better": str((told & up).sum()), "worse": str((told & ~up).sum())}
+    return numbers | {"seed sd": f"{rows['seed_sd'].max():.3f}"}
 
 
 def _limit_numbers(results: Results) -> dict[str, str]:
@@ -313,6 +308,7 @@ def _family_numbers(results: Results) -> dict[str, str]:
 
 NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "retrieval": _retrieval_numbers,
+    "backbones": _backbone_numbers,
     "limit": _limit_numbers,
     "zipf": _zipf_numbers,
     "families": _family_numbers,
