@@ -24,12 +24,11 @@ from lib.late_interaction import MaxSim
 from lib.measures import per_query, summarise
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
+from lib.splade import Splade, splade_ranking
 from lib.storage import digest_json
-from lib.store import Store
+from lib.store import SHARD, Store
 from lib.vocabulary import latent_token_matrix
 from lib.weighting import BM25Constants
-
-SHARD = 16_384  # documents that are kept together
 
 
 @dataclass(frozen=True)
@@ -339,9 +338,13 @@ def retrieval_systems(
 
 
 def retrieval_table(
-    model: LatentTerms, names: Iterable[str], config: RetrievalConfig | None = None, store: Store | None = None
+    model: LatentTerms,
+    names: Iterable[str],
+    config: RetrievalConfig | None = None,
+    store: Store | None = None,
+    splade: Splade | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Run every system on every collection.
+    """Run every system on every collection, and SPLADE where there is a model of it.
 
     Returns
     -------
@@ -371,6 +374,9 @@ def retrieval_table(
     for collection in collections:
         encoded = encode_collection(model, collection, store, late=config.depth + 1)
         rankings = retrieval_systems(collection, encoded, model.bm25, config)
+        if splade is not None:
+            found = splade_ranking(splade, collection, config.depth + 1, store)
+            rankings["SPLADE"] = found.exclude(collection.self_matches).top(config.depth)
         frames = {system: per_query(ranking, collection.qrels, config.measures) for system, ranking in rankings.items()}
         label = {"collection": collection.full_name}
         values += [frame.assign(system=system, **label) for system, frame in frames.items()]
@@ -389,4 +395,6 @@ def retrieval_table(
         "tuned": asdict(model.bm25),
         "lexical analyzer": ANALYZER,
     }
+    if splade is not None:
+        origin["splade"] = splade.identity
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin

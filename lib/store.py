@@ -10,6 +10,7 @@ import numpy as np
 from lib.storage import digest_json, load_folder, save_folder, save_parts
 
 STORE_VERSION = 1
+SHARD = 16_384  # documents that are kept together
 
 
 class Store:

@@ -32,6 +32,7 @@ from lib.experiments import current_profile, repository_root
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
 collections = profile.collections
+splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3"; without it no such column
 
 # %%
 import pandas as pd
@@ -40,6 +41,7 @@ from lib import LatentTerms
 from lib.experiments import figures_folder, provenance, retrieval_table
 from lib.report.common import save_figure, save_results
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
+from lib.splade import Splade
 from lib.storage import replacing
 
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
@@ -51,6 +53,7 @@ model
 # - *dense*: the model's own embedding of the text, exact inner product.
 # - *late interaction*: for each token state of the query the nearest of the document's, summed (MaxSim); the states
 #   are those that latent terms are made of. The retriever was not trained for it.
+# - *SPLADE*, where `splade` names a model of it: learned sparse vectors over words, inner product.
 # - *latent terms*: BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7.
 # - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
 #   (`python -m lib tune`), none of them among those below.
@@ -60,13 +63,13 @@ model
 # dense, `p_holm` corrected for the number of systems.
 
 # %%
-summary, values, origin = retrieval_table(model, collections)
+summary, values, origin = retrieval_table(model, collections, splade=Splade(splade) if splade else None)
 pd.set_option("display.width", 200)
 summary[summary["measure"] == "nDCG@10"].drop(columns="measure").round(4)
 
 # %% [markdown]
 # ## The table
-# † marks a significant difference from dense.
+# ↑ significantly better, ↓ worse than dense (p_holm < 0.05).
 
 # %%
 wide_table(summary, "nDCG@10")

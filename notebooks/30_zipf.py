@@ -29,6 +29,7 @@ from lib.experiments import current_profile, repository_root
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
 collections = profile.collections
+splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3": its terms stand beside
 n_resamples = 50 if profile.name == "smoke" else 250
 
 # %%
@@ -38,20 +39,22 @@ from lib import LatentTerms
 from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
+from lib.splade import Splade
 from lib.studies.model import zipf_study
 
 pd.set_option("display.width", 200)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-tables, origin = zipf_study(model, collections, n_resamples)
+tables, origin = zipf_study(model, collections, n_resamples, splade=Splade(splade) if splade else None)
 fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growth"]
 
 # %% [markdown]
 # ## Rank and frequency
 # An occurrence of a latent is a token of a document in which it is active; words are those of lexical BM25's analyzer
-# (stemmed, without 33 stop words). The exponent is fitted by maximum likelihood to the frequent terms, from the
-# frequency `xmin` on that fits best (Clauset, Shalizi and Newman 2009): a line through points on logarithmic axes would
-# weigh the rare terms most and could not say that it does not fit. Interval and p are from resampled vocabularies, each
-# fitted anew; p below 0.1 rejects the power law.
+# (stemmed, without 33 stop words); of SPLADE's terms, where `splade` names a model of it, documents are counted. The
+# exponent is fitted by maximum likelihood to the frequent terms, from the frequency `xmin` on that fits best (Clauset,
+# Shalizi and Newman 2009): a line through points on logarithmic axes would weigh the rare terms most and could not say
+# that it does not fit. Interval and p are from resampled vocabularies, each fitted anew; p below 0.1 rejects the power
+# law.
 
 # %%
 fits[["collection", "vocabulary", "n_terms", "exponent", "low", "high", "xmin", "n_tail", "tail_share", "p"]].round(3)

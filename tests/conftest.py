@@ -119,6 +119,20 @@ def modernbert_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def splade_folder(tmp_path_factory) -> str:
+    """A BERT with its head for masked words, which a `SparseEncoder` reads as SPLADE."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("splade")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        BertForMaskedLM(BertConfig(**SHAPE)).save_pretrained(folder)
+    _save_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def no_special_tokens_folder(plain_folder, tmp_path_factory) -> str:
     """The plain BERT with a tokenizer that adds no special tokens, so that an empty text has no token at all."""
     from transformers import AutoModel

@@ -77,19 +77,6 @@ def colbert_folder(modernbert_folder, tmp_path_factory) -> str:
     return save_colbert(modernbert_folder, tmp_path_factory.mktemp("moderncolbert"), query_expansion=expansion)
 
 
-@pytest.fixture(scope="module")
-def splade_folder(tmp_path_factory) -> str:
-    """A BERT with its head for masked words, which a `SparseEncoder` reads as SPLADE."""
-    from transformers import BertConfig, BertForMaskedLM
-
-    folder = tmp_path_factory.mktemp("splade")
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        BertForMaskedLM(BertConfig(**SHAPE)).save_pretrained(folder)
-    _save_tokenizer(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def profile(tmp_path, monkeypatch, sentence_folder, nomic_folder, colbert_folder, splade_folder) -> Store:
     """Make the profile's models, collections and text tiny, leave the rest of it as it is, and return a store."""
@@ -208,7 +195,7 @@ def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
     paper, table = setting("paper", profile), replace(TABLES["paper"], splade="nobody/has-this")
     rows, notes, origin = backbone_table(paper, replace(table, backbones=table.backbones[:1]), profile)
     (note,) = notes
-    assert note.startswith("Left out is SPLADE: nobody/has-this cannot be loaded (")
+    assert note.startswith("Left out: SPLADE 'nobody/has-this' cannot be loaded (")
     assert origin["left out"] == notes
     assert set(rows["system"]) == {LEXICAL, "dense", LATENT}
 

@@ -59,6 +59,7 @@ ROAD = [
     "evaluators",
     "distributed",
     "baselines",
+    "splade",
     "measures",
     "tuning",
     "vocabulary",

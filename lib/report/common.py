@@ -17,6 +17,7 @@ COLOURS = {
     "lexical BM25": "#999999",
     "dense": "#0072B2",
     "late interaction": "#CC79A7",
+    "SPLADE": "#000000",
     "latent terms": "#D55E00",
     "latent terms, tuned": "#009E73",
     "dense + lexical": "#56B4E9",

@@ -9,7 +9,11 @@ from matplotlib.figure import Figure
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, interval
 
 LATENT, WORD = COLOURS["latent terms"], COLOURS["lexical BM25"]
-VOCABULARY_COLOURS = {"latents": LATENT, "words": "#555555"}
+VOCABULARY_COLOURS = {"latents": LATENT, "words": "#555555", "SPLADE": COLOURS["dense"]}
+# Behind which share of a curve's points the name of its vocabulary stands, and where.
+RANK_LABELS = {"latents": (0.4, "above right"), "words": (0.6, "below left"), "SPLADE": (0.3, "below left")}
+GROWTH_LABELS = {"latents": (1 / 3, "above left"), "words": (1 / 3, "below right"), "SPLADE": (0.7, "below right")}
+HEAD_LABELS = {"latents": (0.5, "above right"), "words": (0.3, "below left"), "SPLADE": (0.2, "below left")}
 PLAUSIBLE = 0.1  # Clauset et al. (2009) rule a power law out below this p
 
 
@@ -32,8 +36,7 @@ def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Fi
             f = np.geomspace(fit["xmin"], curve["frequency"].max(), 50)
             law = ((f - 0.5) / (fit["xmin"] - 0.5)) ** (-1 / fit["exponent"])  # P(X >= f)
             left.loglog(fit["n_tail"] * law, f, "--", color="black", lw=0.9)
-            at, place = (2, "above right") if name == "latents" else (3, "below left")
-            at = curve.iloc[at * len(curve) // 5]
+            at, place = _label(curve, RANK_LABELS[name])
             _beside(left, f"{name} ({fit['n_terms']:,})", at["rank"], at["frequency"], colour, place)
         left.set(xlim=(0.8, None), xlabel="rank", ylabel="occurrences", title=f"{collection}; dashed: the fitted tail")
         left.title.set_fontsize(8.5)
@@ -49,6 +52,11 @@ PLACES = {
 }
 
 
+def _label(curve: pd.DataFrame, label: tuple[float, str]) -> tuple[pd.Series, str]:
+    """Return the point of a curve that a label stands beside, and on which side of it."""
+    return curve.iloc[int(label[0] * len(curve))], label[1]
+
+
 def _beside(axes: Axes, text: str, x: float, y: float, colour: str, place: str) -> None:
     """Label a line beside a point of it."""
     axes.annotate(text, (x, y), textcoords="offset points", color=colour, fontsize=8.5, **PLACES[place])
@@ -56,9 +64,10 @@ def _beside(axes: Axes, text: str, x: float, y: float, colour: str, place: str) 
 
 def _exponents(axes: Axes, fits: pd.DataFrame) -> None:
     names = list(dict.fromkeys(fits["collection"]))
-    for offset, (vocabulary, rows) in zip((-0.12, 0.12), fits.groupby("vocabulary", sort=False), strict=True):
+    middle = (fits["vocabulary"].nunique() - 1) / 2
+    for number, (vocabulary, rows) in enumerate(fits.groupby("vocabulary", sort=False)):
         rows, colour = rows.set_index("collection").loc[names], VOCABULARY_COLOURS[vocabulary]
-        y = np.arange(len(names)) + offset
+        y = np.arange(len(names)) + 0.24 * (number - middle)
         axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.4)
         faces = [colour if p >= PLAUSIBLE else "white" for p in rows["p"]]
         axes.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3, label=vocabulary)
@@ -87,22 +96,14 @@ def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, 
     with plt.rc_context(STYLE):
         figure, (heaps, head, cost) = plt.subplots(1, 3, figsize=(7.2, 2.6))
         for name, rows in growth[growth["collection"] == collection].groupby("vocabulary", sort=False):
-            colour, last = VOCABULARY_COLOURS[name], rows.iloc[len(rows) // 3]
+            colour, (at, place) = VOCABULARY_COLOURS[name], _label(rows, GROWTH_LABELS[name])
             heaps.loglog(rows["n_docs"], rows["n_terms"], color=colour)
-            _beside(
-                heaps,
-                name,
-                last["n_docs"],
-                last["n_terms"],
-                colour,
-                "above left" if name == "latents" else "below right",
-            )
+            _beside(heaps, name, at["n_docs"], at["n_terms"], colour, place)
         heaps.set(xlabel="documents", ylabel="terms that occur", title=collection)
         for name, rows in curves[curves["collection"] == collection].groupby("vocabulary", sort=False):
-            head.plot(rows["rank"], 100 * rows["df_share"], color=VOCABULARY_COLOURS[name])
-            share, place = (0.5, "above right") if name == "latents" else (0.3, "below left")
-            at = rows.iloc[int(share * len(rows))]
-            _beside(head, name, at["rank"], 100 * at["df_share"], VOCABULARY_COLOURS[name], place)
+            colour, (at, place) = VOCABULARY_COLOURS[name], _label(rows, HEAD_LABELS[name])
+            head.plot(rows["rank"], 100 * rows["df_share"], color=colour)
+            _beside(head, name, at["rank"], 100 * at["df_share"], colour, place)
         head.set(xlabel="rank", ylabel="% of the documents", xscale="log", ylim=(0, None), title=collection)
         names = list(dict.fromkeys(fits["collection"]))
         for number, (name, rows) in enumerate(fits.groupby("vocabulary", sort=False)):
@@ -133,6 +134,13 @@ def zipf_in_words(fits: pd.DataFrame) -> str:
             f"words. A query reads {latents['query_share']:.1%} of the latents' postings, "
             f"{words['query_share']:.1%} of the words'."
         )
+        if "SPLADE" in rows.index:
+            learned = rows.loc["SPLADE"]
+            lines[-1] += (
+                f" SPLADE's exponent is {interval(learned, 'exponent', 'low', 'high', 2)}, {_law(learned['p'])}; of "
+                f"its {learned['n_terms']:,} terms {learned['n_frequent']:,} are in more than half of the documents, "
+                f"and a query reads {learned['query_share']:.1%} of their postings."
+            )
     latents = fits[fits["vocabulary"] == "latents"]
     kept = latents["p"] >= PLAUSIBLE
     covers = (latents["low"] <= 1) & (latents["high"] >= 1)

@@ -97,7 +97,7 @@ def results_in_words(summary: pd.DataFrame) -> str:
         ndcg = means.loc["nDCG@10"].loc[list(TEST_COLLECTIONS)]
         mean = ndcg.mean()
         latent = [name for name in ("latent terms", "latent terms, tuned") if name in mean]
-        others = [name for name in ("late interaction", "dense", "lexical BM25") if name in mean]
+        others = [name for name in ("late interaction", "SPLADE", "dense", "lexical BM25") if name in mean]
         least = [f"{name} are at {(ndcg[name] / ndcg['dense']).min():.2f} of dense or more on each" for name in latent]
         sentences += [
             f"Mean nDCG@10 over the four real test collections: "

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +18,14 @@ from lib.baselines import ANALYZER, LexicalBM25
 from lib.checks import repeats
 from lib.collection import Collection, load_collection
 from lib.encoder import TokenEncoder
-from lib.experiments import SHARD, RetrievalConfig
+from lib.experiments import RetrievalConfig
 from lib.index import BM25Index
 from lib.late_interaction import MaxSim
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
-from lib.storage import digest_arrays, digest_json
-from lib.store import Store
+from lib.splade import Splade
+from lib.storage import digest_json
+from lib.store import SHARD, Store
 from lib.studies.inputs import Setting
 from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
 from lib.studies.readings import Reading, pooled_terms
@@ -153,9 +153,9 @@ def backbone_table(setting: Setting, table: Table, store: Store | None = None) -
     others, notes, origins = {c.full_name: {LEXICAL: _values([_lexical(c, store)], c)} for c in collections}, [], {}
     if table.splade is not None:
         try:
-            splade = _load_splade(table.splade)
-        except OSError as error:  # so transformers reports a hub that cannot be reached, or that asks for a licence
-            notes.append(f"Left out is SPLADE: {table.splade} cannot be loaded ({str(error).splitlines()[0]}).")
+            splade = Splade(table.splade)
+        except OSError as error:
+            notes.append(f"Left out: {error}")
         else:
             for collection in collections:
                 others[collection.full_name][SPLADE] = _values([_splade(splade, collection, store)], collection)
@@ -257,26 +257,14 @@ def _lexical(collection: Collection, store: Store) -> Ranking:
     return _kept(collection, _key(collection, analyzer=ANALYZER, **constants), rank, store)
 
 
-def _load_splade(name: str):
-    from sentence_transformers import SparseEncoder  # slow to import
-
-    return SparseEncoder(name, local_files_only=Path(name).is_dir())
-
-
-def _splade(model, collection: Collection, store: Store) -> Ranking:
-    """Rank by the inner product of what a `SparseEncoder` makes of documents and queries."""
-
-    def terms(encode: Callable, texts: list[str]) -> csr_array:
-        matrix = encode(texts, convert_to_sparse_tensor=True, save_to_cpu=True).coalesce()
-        return csr_array((matrix.values().numpy(), tuple(matrix.indices().numpy())), shape=tuple(matrix.shape))
-
-    queries = cache(lambda: terms(model.encode_query, collection.query_texts))
+def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:
+    """Rank by the inner product of what SPLADE makes of documents and queries."""
+    queries = cache(lambda: model.encode_queries(collection.query_texts))
 
     def search(texts: list[str]) -> Best:
-        return _best((queries() @ terms(model.encode_document, texts).T).toarray(), _depth(collection))
+        return _best((queries() @ model.encode_documents(texts).T).toarray(), _depth(collection))
 
-    weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()})
-    return _by_shards(collection, _key(collection, splade=weights), search, store)
+    return _by_shards(collection, _key(collection, splade=model.identity), search, store)
 
 
 def _own(encoder: TokenEncoder, collection: Collection, store: Store) -> tuple[str, Ranking]:

@@ -20,6 +20,7 @@ from lib.measures import bootstrap_interval, per_query, summarise
 from lib.pruning import drop_frequent, prune
 from lib.ranking import Ranking
 from lib.retriever import LatentTerms
+from lib.splade import Splade, splade_terms
 from lib.storage import digest_arrays
 from lib.store import Store
 from lib.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
@@ -76,11 +77,17 @@ class Vocabulary(NamedTuple):
 
 
 def zipf_study(
-    model: LatentTerms, names: Iterable[str], n_resamples: int = 250, store: Store | None = None
+    model: LatentTerms,
+    names: Iterable[str],
+    n_resamples: int = 250,
+    store: Store | None = None,
+    splade: Splade | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict]:
     """Compare the latents with the words of `baselines.analyze` as vocabularies of each collection.
 
-    An occurrence of a latent is a document token in which it is active, that of a word a place where it stands.
+    An occurrence of a latent is a document token in which it is active, that of a word a place where it stands. With
+    `splade` the words that it gives weights to are a third vocabulary, "SPLADE", of which an occurrence is a document:
+    it keeps no more of a text's tokens than their largest weight.
 
     Returns
     -------
@@ -98,12 +105,17 @@ def zipf_study(
     store, tables = store or Store(), {"zipf": [], "zipf_curves": [], "zipf_growth": []}
     collections = [load_collection(name) for name in names]
     for collection in collections:
-        for kind, vocabulary in vocabularies(collection, encode_collection(model, collection, store)).items():
+        compared = vocabularies(collection, encode_collection(model, collection, store))
+        if splade is not None:
+            docs, queries = splade_terms(splade, collection, store)
+            compared["SPLADE"] = Vocabulary(document_frequency(docs), docs, queries)
+        for kind, vocabulary in compared.items():
             label = {"collection": collection.full_name, "vocabulary": kind}
             for table, frame in _vocabulary_tables(vocabulary, n_resamples, store).items():
                 tables[table].append(frame.assign(**label)[[*label, *frame.columns]])
     joined = {table: pd.concat(frames, ignore_index=True) for table, frames in tables.items()}
-    return joined, origin_of(model, collections, n_resamples=n_resamples, analyzer=ANALYZER)
+    third = {} if splade is None else {"splade": splade.identity}
+    return joined, origin_of(model, collections, n_resamples=n_resamples, analyzer=ANALYZER, **third)
 
 
 def origin_of(model: LatentTerms, collections: Iterable[Collection], **settings) -> dict:

@@ -1,0 +1,114 @@
+"""SPLADE beside latent terms: a tiny masked language model, from its folder to the tables and figures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sentence_transformers import SparseEncoder
+from test_studies import small_collection
+
+from lib import store, vocabulary
+from lib.baselines import dense_search
+from lib.experiments import retrieval_table
+from lib.measures import evaluate
+from lib.report.model import cost_figure, zipf_figure, zipf_in_words
+from lib.report.retrieval import retrieval_figure, wide_table
+from lib.retriever import LatentTerms
+from lib.splade import Splade, splade_ranking, splade_terms
+from lib.store import Store
+from lib.studies.model import zipf_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def splade(splade_folder) -> Splade:
+    return Splade(splade_folder)
+
+
+@pytest.fixture
+def collection(monkeypatch):
+    made = small_collection("a", "test", n_docs=20)
+    for room in ("lib.experiments", "lib.studies.model"):
+        monkeypatch.setattr(f"{room}.load_collection", {"a/test": made}.__getitem__)
+    return made
+
+
+@pytest.fixture
+def model(tiny_encoder, tiny_sae):
+    return LatentTerms(tiny_encoder, tiny_sae)
+
+
+def dense_terms(folder: str, collection) -> tuple[np.ndarray, np.ndarray]:
+    plain = SparseEncoder(folder, device="cpu")
+    sides = (plain.encode_document, collection.doc_texts), (plain.encode_query, collection.query_texts)
+    return tuple(encode(texts).to_dense().numpy() for encode, texts in sides)
+
+
+def test_terms_are_those_of_sentence_transformers(splade, splade_folder, collection, tmp_path):
+    for made, expected in zip(
+        splade_terms(splade, collection, Store(tmp_path)), dense_terms(splade_folder, collection), strict=True
+    ):
+        assert made.dtype == np.float32
+        np.testing.assert_allclose(made.toarray(), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match="texts"):
+        splade.encode_documents("one text")
+
+
+def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch):
+    whole, _ = splade_terms(splade, collection, Store(tmp_path / "whole"))
+    monkeypatch.setattr("lib.splade.SHARD", 8)
+    sharded, queries = splade_terms(splade, collection, Store(tmp_path / "sharded"))
+    np.testing.assert_allclose(sharded.toarray(), whole.toarray(), rtol=1e-5, atol=1e-6)
+    assert len(list((tmp_path / "sharded").iterdir())) == 3 + 1
+    monkeypatch.setattr(Splade, "_terms", None)
+    again = splade_terms(splade, collection, Store(tmp_path / "sharded"))
+    for kept, made in zip(again, (sharded, queries), strict=True):
+        assert (kept != made).nnz == 0
+    assert store.SHARD > 8  # the shard of this test alone
+
+
+def test_the_retrieval_table_has_a_column_of_it(model, splade, splade_folder, collection, tmp_path):
+    summary, values, origin = retrieval_table(model, ["a/test"], store=Store(tmp_path), splade=splade)
+    docs, queries = dense_terms(splade_folder, collection)
+    expected = dense_search(docs, collection.doc_ids, queries, collection.query_ids, 100)
+    assert splade_ranking(splade, collection, 100, Store(tmp_path)).doc_ids == expected.doc_ids
+    row = summary[(summary["system"] == "SPLADE") & (summary["measure"] == "nDCG@10")].iloc[0]
+    assert row["mean"] == pytest.approx(evaluate(expected, collection.qrels, ["nDCG@10"])["nDCG@10"])
+    assert 0 <= row["p_holm"] <= 1
+    assert "SPLADE" in values and "SPLADE" in wide_table(summary)
+    assert "SPLADE" in [text.get_text() for text in retrieval_figure(summary).legends[0].get_texts()]
+    assert json.loads(json.dumps(origin))["splade"] == splade.identity
+    without, _, origin = retrieval_table(model, ["a/test"], store=Store(tmp_path))
+    assert "SPLADE" not in set(without["system"]) and "splade" not in origin
+    both = summary.merge(without, on=["measure", "system"], suffixes=("", "_without"))
+    pd.testing.assert_series_equal(both["mean"], both["mean_without"], check_names=False)
+
+
+def test_its_terms_are_a_third_vocabulary(model, splade, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary, "LEAST_TAIL", 5)  # the tiny vocabularies have fewer than 50 terms
+    tables, origin = zipf_study(model, ["a/test"], n_resamples=3, store=Store(tmp_path), splade=splade)
+    docs, queries = splade_terms(splade, collection, Store(tmp_path))
+    df = np.count_nonzero(docs.toarray(), axis=0)
+    own = tables["zipf"].set_index("vocabulary").loc["SPLADE"]
+    assert (own["n_terms"], own["n_occurrences"], own["postings"]) == ((df > 0).sum(), df.sum(), df.sum())
+    assert own["query_postings"] == pytest.approx(((queries.toarray() != 0) @ df).mean())
+    assert json.loads(json.dumps(origin))["splade"] == splade.identity
+    fits, curves, growth = (tables[name] for name in ("zipf", "zipf_curves", "zipf_growth"))
+    left, right = zipf_figure(fits, curves, "a/test").axes
+    assert f"SPLADE ({own['n_terms']:,})" in [text.get_text() for text in left.texts]
+    assert [round(marks.get_offsets()[0][1], 2) for marks in right.collections[1::2]] == [-0.24, 0, 0.24]
+    drawn = {text.get_text() for axes in cost_figure(fits, curves, growth, "a/test").axes for text in axes.texts}
+    assert drawn == {"latents", "words", "SPLADE"}
+    assert f"of its {own['n_terms']:,} terms {own['n_frequent']:,} are in more than half" in zipf_in_words(fits)
+    without, _ = zipf_study(model, ["a/test"], n_resamples=3, store=Store(tmp_path))
+    assert without["zipf"]["vocabulary"].tolist() == ["latents", "words"]
+    assert "SPLADE" not in zipf_in_words(without["zipf"])
+
+
+def test_a_model_that_is_not_to_be_had_says_so(plain_folder):
+    with pytest.raises(OSError, match=r"SPLADE 'nobody/has-this' cannot be loaded .*Give a folder"):
+        Splade("nobody/has-this")
+    with pytest.raises(ValueError, match="is no SPLADE model: it has no head for masked words"):
+        Splade(plain_folder)
