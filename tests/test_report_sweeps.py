@@ -67,7 +67,7 @@ def test_layers(of_layers):
     assert [axes.get_title() for axes in figure.axes] == [*NAMES, "reconstruction", "Zipf's law"]
     drawn = {tuple(np.round(line.get_ydata(), 6)) for line in figure.axes[0].lines}
     assert drawn == {(0.2, 0.52, 0.5), (0.1, 0.45, 0.47)}
-    labels = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+    labels = {text.get_text(): text.get_color() for text in figure.axes[1].texts}  # of the last collection, for all
     colours = {line.get_ydata()[-1]: line.get_color() for line in figure.axes[0].lines}
     assert labels == {"latent terms": colours[0.5], "SPLADE-style": colours[0.47]}  # each label beside its own line
     words = layers_in_words(of_layers).splitlines()

@@ -42,18 +42,20 @@ def save_study(
 
 
 def layers_figure(summary: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 of each layer in both readouts, a panel a collection; FVU and Zipf's exponent in two more."""
+    """Draw nDCG@10 of each layer in both readouts, a panel a collection; below it FVU and Zipf's exponent."""
     names = list(dict.fromkeys(summary["collection"]))
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(names) + 2, figsize=(2.1 * (len(names) + 2), 2.6))
-        for axes, name in zip(panels, names, strict=False):
+        figure = plt.figure(figsize=(7.2, 4.6))
+        above, below = figure.subfigures(2, 1)
+        ranked = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, name in zip(ranked, names, strict=True):
             rows = summary[summary["collection"] == name]
             ends = [_band(axes, own, "layer", READOUTS[readout]) for readout, own in rows.groupby("readout")]
-            _label(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
-            axes.set(title=name, xlabel="layer", ylim=(0, None))
-        panels[0].set_ylabel("nDCG@10, 95 % interval")
-        latent = summary[summary["readout"] == "latent terms"]
-        for axes, column in zip(panels[-2:], ("fvu", "exponent"), strict=True):
+            axes.set_title(name)
+        ranked[0].set(ylabel="nDCG@10, 95 % interval", ylim=(0, None))
+        _label(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
+        latent, (reconstruction, zipf) = summary[summary["readout"] == "latent terms"], below.subplots(1, 2)
+        for axes, column in ((reconstruction, "fvu"), (zipf, "exponent")):
             ends = []
             for name, colour in zip(names, PALETTE, strict=False):
                 rows = latent[latent["collection"] == name]
@@ -64,9 +66,9 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
                 ends.append((rows[column].iloc[-1], name, colour))
             axes.set(xlabel="layer", ylim=(0, None))
             _label(axes, ends)
-        panels[-2].set(title="reconstruction", ylabel="FVU of the documents")
-        panels[-1].set(title="Zipf's law", ylabel="exponent, 95 % interval")
-        for axes in panels:
+        reconstruction.set(title="reconstruction", ylabel="FVU of the documents")
+        zipf.set(title="Zipf's law", ylabel="exponent, 95 % interval")
+        for axes in figure.axes:
             axes.set_xticks(sorted(set(summary["layer"])))
             axes.title.set_fontsize(9)
     return figure
