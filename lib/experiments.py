@@ -44,7 +44,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", ("pydoc/2000/test", "limit/1000")),
+    "smoke": Profile("smoke", ("pydoc/2000/test", "limit/500")),
     "laptop": Profile(
         "laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit"), "float32"
     ),

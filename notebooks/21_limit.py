@@ -29,9 +29,9 @@ from lib.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
-collections = ["limit/46", "limit/1000"]
+collections = ["limit/46", "limit/500"]
 if profile.name != "smoke":
-    collections += ["limit", "limit/50000"]
+    collections = ["limit/46", "limit/1000", "limit", "limit/50000"]
 
 # %%
 import pandas as pd
