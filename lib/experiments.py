@@ -20,7 +20,7 @@ from lib.checks import check_choice, repeats
 from lib.collection import Collection, load_collection
 from lib.encoder import TokenStates
 from lib.index import BM25Index
-from lib.late_interaction import MaxSim
+from lib.late_interaction import KEPT, MaxSim
 from lib.measures import per_query, summarise
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
@@ -198,14 +198,14 @@ def _encoded_documents(
     made: list[dict[str, np.ndarray]] = []  # the documents, where late interaction had to read them
 
     def rank_late() -> dict[str, np.ndarray]:
-        best = MaxSim(model.encoder.stream(collection.query_texts, "query"), late)
+        best = MaxSim(model.encoder.stream(collection.query_texts, "query"), depth)
         made.extend(_encode([model], texts, "document", best.add))
         return {"docs": first + best.docs, "scores": best.scores}
 
-    best = {}
+    best, depth = {}, max(late or 0, KEPT)
     if late is not None:
         digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
-        key = {"encoder": model.encoder.identity, "texts": digests, "k": late, **_where(collection, first)}
+        key = {"encoder": model.encoder.identity, "texts": digests, "k": depth, **_where(collection, first)}
         best = store.get("late-interaction", key, rank_late)
     key = _document_key(model, collection, first)
     return store.get(*key, lambda: made.pop() if made else _encode([model], texts, "document")[0]), best
@@ -395,6 +395,5 @@ def retrieval_table(
         "tuned": asdict(model.bm25),
         "lexical analyzer": ANALYZER,
     }
-    if splade is not None:
-        origin["splade"] = splade.identity
+    origin |= {} if splade is None else {"splade": splade.identity}
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin

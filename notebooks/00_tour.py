@@ -114,10 +114,10 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4. Documents to an inverted index
 # The same for every document. From here on no Transformer is needed: this is an inverted index like any other, with
-# latents for words.
+# latents for words. (Late interaction ranks in the same pass, for `20_retrieval`, which finds both in the store.)
 
 # %%
-encoded = encode_collection(model, collection)
+encoded = encode_collection(model, collection, late=100)
 index = BM25Index.build(encoded.doc_terms, collection.doc_ids)
 per_document = np.diff(encoded.doc_terms.indptr)
 print(index)

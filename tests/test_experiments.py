@@ -156,6 +156,8 @@ def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folde
     assert encoded.late.doc_ids == alone.doc_ids
     kinds.clear()
     assert encode_collection(model, collection, store, late=3).late.doc_ids == alone.doc_ids
+    fewer = encode_collection(model, collection, store, late=2).late
+    assert fewer.doc_ids == [row[:2] for row in alone.doc_ids]
     np.testing.assert_array_equal(encode_collection(model, collection, store).doc_embeddings, encoded.doc_embeddings)
     assert not kinds  # all of it is kept
 
