@@ -21,7 +21,7 @@
 # | *Reads* | the built-in collection `pydoc` (its documents, no queries) |
 # | *Writes* | `training` (.png, .pdf, .csv, .json) |
 # | *Paper item* | training set-up of Latent Terms (arXiv 2605.29384), section on the autoencoder |
-# | *Runtime* | about three minutes on two cores |
+# | *Runtime* | `smoke` about a minute, `laptop` two, on two cores |
 
 # %% tags=["parameters"]
 import os
@@ -30,7 +30,7 @@ from lib.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
-n_tokens = 150_000  # distinct token states
+n_tokens = 75_000 if profile.name == "smoke" else 150_000  # distinct token states
 
 # %%
 import tempfile
@@ -97,7 +97,7 @@ whole = train(states, short)
 asked = iter(range(1_000))
 with tempfile.TemporaryDirectory() as checkpoints:
     try:
-        train(states, short, checkpoints=checkpoints, stopped=lambda: next(asked) > 60)
+        train(states, short, checkpoints=checkpoints, stopped=lambda: next(asked) > 40)
     except TrainingStopped as stopped:
         print(stopped)
     resumed = train(states, short, checkpoints=checkpoints)
