@@ -20,13 +20,13 @@ from lib.checks import check_choice, repeats
 from lib.collection import Collection, load_collection
 from lib.encoder import TokenStates
 from lib.index import BM25Index
-from lib.late_interaction import KEPT, MaxSim
+from lib.late_interaction import MaxSim
 from lib.measures import per_query, summarise
 from lib.ranking import Ranking, top_k
 from lib.retriever import LatentTerms
 from lib.splade import Splade, splade_ranking
 from lib.storage import digest_json
-from lib.store import SHARD, Store
+from lib.store import LATE_DEPTH, SHARD, Store
 from lib.vocabulary import latent_token_matrix
 from lib.weighting import BM25Constants
 
@@ -202,7 +202,7 @@ def _encoded_documents(
         made.extend(_encode([model], texts, "document", best.add))
         return {"docs": first + best.docs, "scores": best.scores}
 
-    best, depth = {}, max(late or 0, KEPT)
+    best, depth = {}, max(late or 0, LATE_DEPTH)
     if late is not None:
         digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
         key = {"encoder": model.encoder.identity, "texts": digests, "k": depth, **_where(collection, first)}
@@ -394,6 +394,6 @@ def retrieval_table(
         "retrieval": asdict(config),
         "tuned": asdict(model.bm25),
         "lexical analyzer": ANALYZER,
+        **({} if splade is None else {"splade": splade.identity}),
     }
-    origin |= {} if splade is None else {"splade": splade.identity}
     return table[[*first, *table.columns.drop(first)]], by_query.reset_index(), origin

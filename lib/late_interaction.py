@@ -11,8 +11,6 @@ from lib.checks import check_count, check_ids, check_texts
 from lib.encoder import TokenEncoder, TokenStates
 from lib.ranking import Ranking, top_k
 
-KEPT = 1_001  # documents of a query that are stored, if no more are asked for, so that all studies share a pass
-
 
 class MaxSim:
     """Scores documents as they are encoded: score(q, d) = sum over t in q of max over u in d of cos(h_t, h_u).

@@ -38,17 +38,17 @@ class Splade:
         from sentence_transformers import SparseEncoder  # slow to import
         from sentence_transformers.sparse_encoder.modules import SpladePooling
 
-        self.name = str(name)
+        name = str(name)
         try:
-            self._model = SparseEncoder(self.name, local_files_only=Path(self.name).is_dir())
+            self._model = SparseEncoder(name, local_files_only=Path(name).is_dir())
         except OSError as error:  # so transformers reports a hub that cannot be reached, or that asks for a licence
             raise OSError(
-                f"SPLADE {self.name!r} cannot be loaded ({str(error).splitlines()[0]}) Give a folder, or a hub id "
+                f"SPLADE {name!r} cannot be loaded ({str(error).splitlines()[0]}) Give a folder, or a hub id "
                 "where the hub is reached; for a model that asks for a licence, accept it and call `hf auth login`."
             ) from error
         if not any(isinstance(module, SpladePooling) for module in self._model.modules()):
             raise ValueError(
-                f"{self.name!r} is no SPLADE model: it has no head for masked words. Give one that has, such "
+                f"{name!r} is no SPLADE model: it has no head for masked words. Give one that has, such "
                 'as "naver/splade-v3".'
             )
 

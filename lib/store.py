@@ -11,6 +11,7 @@ from lib.storage import digest_json, load_folder, save_folder, save_parts
 
 STORE_VERSION = 1
 SHARD = 16_384  # documents that are kept together
+LATE_DEPTH = 1_001  # best documents by late interaction that are kept of a query, if no more are asked for
 
 
 class Store:
