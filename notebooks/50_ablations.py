@@ -33,7 +33,7 @@ profile = current_profile()
 import pandas as pd
 
 from lib.experiments import figures_folder, provenance
-from lib.report.answers import ablations_in_words, latents_a_token_in_words
+from lib.report.answers import ablations_in_words, latents_a_token_in_words, tokens_in_words
 from lib.report.autoencoders import ablations_figure, save_study, surface_figure
 from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
 from lib.studies.inputs import setting
@@ -87,4 +87,5 @@ save_study(figures_folder(profile), origin, tables, swept.values, figures)
 
 # %%
 print(ablations_in_words(swept.summary, surface))
+print(tokens_in_words(swept.summary))
 print(latents_a_token_in_words(counted))

@@ -260,6 +260,6 @@ def test_the_packaged_retriever_is_read_as_in_the_sweeps_so_that_autoencoders_ar
 
 def test_the_text_is_fineweb_edu(tmp_path, monkeypatch):
     monkeypatch.delenv("LATENT_TERMS_TEXT", raising=False)
-    text, what = training_text(SIZES["paper"], Store(tmp_path))
+    text, what = training_text(SIZES["paper"], 10_000_000, Store(tmp_path))
     assert text == StreamedText("HuggingFaceFW/fineweb-edu", "sample-10BT")
     assert what == "the first of HuggingFaceFW/fineweb-edu,sample-10BT"

@@ -13,6 +13,7 @@ from lib.report.answers import (
     layers_in_words,
     retrieval_training_in_words,
     seeds_in_words,
+    tokens_in_words,
     width_k_in_words,
 )
 from lib.report.autoencoders import (
@@ -146,6 +147,18 @@ def test_ablations(of_ablations, surface):
     assert "Without any effect on a query: AuxK: none. Another seed alone" in words
     # best of the four cells: k1 8, b 0: 0.48, which is 0.07 more than 0.41
     assert "is 0.340 to 0.480; the best of the 4 points, k1 = 8, b = 0, is +0.070 [+0.060, +0.080]" in words
+
+
+def test_tokens_in_words():
+    rows = [("", "baseline", 0.5, None, None), ("seed", "1", 0.5, 0.01, 1), ("tokens", "25", 0.4, -0.1, 0.01)]
+    rows += [("tokens", "1,000", 0.5, 0.0, 1), ("tokens", "9,000 (all)", 0.51, 0.01, 1)]
+    columns = ["factor", "level", "mean", "difference", "p_holm"]
+    summary = summary_of([dict(zip(columns, row, strict=True)) for row in rows])  # fvu is 1 - mean there
+    assert tokens_in_words(summary).splitlines()[0] == (
+        f"{NAMES[0]}: autoencoders trained on 25 to 9,000 (all) tokens leave 0.600 to 0.490 of the variance "
+        "unexplained, the baseline 0.500. In nDCG@10 the one of the fewest is worse (-0.100 [-0.120, -0.080]), the one "
+        "of the most not told apart from it (+0.010 [-0.010, +0.030])."
+    )
 
 
 def test_latents_a_token_in_words():

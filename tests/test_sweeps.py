@@ -163,6 +163,17 @@ def test_fewer_tokens_are_the_first_of_the_same_states(recipe, store):
     assert len(list(store.folder.glob("states-*"))) == 1
 
 
+def test_training_text_is_read_in_the_dtype_of_the_machine(recipe, store, monkeypatch):
+    assert recipe.encoder.dtype == "float32"
+    keys = []
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setattr(lib.studies.sweeps, "native_dtype", lambda device, dtype=dtype: dtype)
+        (sae,) = autoencoders([recipe], store)
+        assert sae.metadata["run"]["states"]["encoder"]["dtype"] == dtype
+        keys.append(recipe.key)
+    assert keys[0] != keys[1]
+
+
 def test_what_is_read_is_counted(recipe, store):
     (sae,) = autoencoders([recipe], store)
     (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
@@ -226,16 +237,17 @@ def test_a_sample_keeps_its_queries_answerable():
 def test_the_text_is_the_folder_that_the_variable_names(tmp_path, store, monkeypatch):
     (tmp_path / "a.txt").write_text("one two three four\n" * 100)
     monkeypatch.setenv("LATENT_TERMS_TEXT", str(tmp_path))
-    size = replace(SIZES["smoke"], tokens=120)
+    size = SIZES["smoke"]
     for _ in range(2):  # counted, and then from the store
-        corpus, what = training_text(size, store)
+        corpus, what = training_text(size, 120, store)
     # 400 words, at least 1.2 tokens each: 120 / 480 of the passages
     assert corpus.fraction == pytest.approx(0.25)
     assert "25.00%" in what and str(tmp_path) not in json.dumps(corpus.identity)
+    assert list(training_text(size, None, store)[0]) == ["one two three four"] * 100
     monkeypatch.delenv("LATENT_TERMS_TEXT")
     monkeypatch.setattr(lib.studies.inputs, "load_collection", lambda name: make_collection())
-    assert "pydoc" in training_text(size, store)[1]
-    assert training_text(SIZES["paper"], store)[0].dataset == "HuggingFaceFW/fineweb-edu"
+    assert "pydoc" in training_text(size, None, store)[1]
+    assert training_text(SIZES["paper"], 120, store)[0].dataset == "HuggingFaceFW/fineweb-edu"
 
 
 def test_untrained_is_the_same_but_for_the_weights(tiny_encoder, store, monkeypatch):
@@ -306,7 +318,7 @@ def test_recurrence_of_latents():
 
 
 def tiny_setting(encoder, **changes) -> Setting:
-    size = SweepSize(None, "pydoc", (), 2, None, None, 96, 1, 16, 32, 24, 4, (12, 24), (2, 4), (0, 1, 3), 3)
+    size = SweepSize(None, "pydoc", (), 2, None, None, 96, (24, 48), 1, 16, 32, 24, 4, (12, 24), (2, 4), (0, 1, 3), 3)
     collections = (make_collection(), make_collection("other", ("dog", "a stone")))
     return Setting(replace(size, **changes), encoder, GivenText(DOCS), "test documents", collections)
 
@@ -372,10 +384,14 @@ def test_arms_of_fewer_and_more_tokens_read_all_files(tiny_encoder, store, monke
     for name in ("first", "last"):
         (tmp_path / f"{name}.txt").write_text(f"the cat sat on the {name} mat\n" * 500, "utf-8")
     monkeypatch.setenv(lib.studies.inputs.TEXT, str(tmp_path))
-    arms = lib.studies.autoencoders._training_arms(tiny_setting(tiny_encoder, tokens=800, batch_tokens=16), store)
-    recipes = [arm.recipe for (factor, _), arm in arms.items() if factor == "tokens"]
-    assert [recipe.tokens for recipe in recipes] == [50, 200, 3200]
-    for recipe in recipes:
+    setting = tiny_setting(tiny_encoder, token_counts=(50, 200, 3_200, None))
+    arms = lib.studies.autoencoders._training_arms(setting, store)
+    recipes = {level: arm.recipe for (factor, level), arm in arms.items() if factor == "tokens"}
+    # seven words a line, each a token, and [CLS] and [SEP]
+    assert {level: recipe.tokens for level, recipe in recipes.items()} == (
+        {"50": 50, "200": 200, "3,200": 3_200, "9,000 (all)": 9_000}
+    )
+    for recipe in recipes.values():
         drawn = list(recipe.corpus)
         assert 0.5 < sum(map(len, map(str.split, drawn))) * 1.2 / recipe.tokens < 1.5
         assert {text.split()[5] for text in drawn} == {"first", "last"}

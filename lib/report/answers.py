@@ -72,6 +72,20 @@ def ablations_in_words(summary: pd.DataFrame, surface: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def tokens_in_words(summary: pd.DataFrame) -> str:
+    """Say what the fewest and the most tokens to train on give: the variance left unexplained, and nDCG@10."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        counts, baseline = rows[rows["factor"] == "tokens"], rows[rows["difference"].isna()].iloc[0]
+        fewest, most = counts.iloc[0], counts.iloc[-1]
+        lines.append(
+            f"{name}: autoencoders trained on {fewest['level']} to {most['level']} tokens leave {fewest['fvu']:.3f} to "
+            f"{most['fvu']:.3f} of the variance unexplained, the baseline {baseline['fvu']:.3f}. In nDCG@10 the one of "
+            f"the fewest is {_difference(fewest)}, the one of the most {_difference(most)}."
+        )
+    return "\n".join(lines)
+
+
 def latents_a_token_in_words(counted: pd.DataFrame) -> str:
     """Say how unevenly the latents of each activation are spread over tokens, and whether long states have more."""
     lines = [

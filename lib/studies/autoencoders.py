@@ -17,7 +17,7 @@ from lib.ranking import Ranking
 from lib.retriever import like
 from lib.store import Store
 from lib.studies.agreement import ranking_agreement, recurrence
-from lib.studies.inputs import Setting, plain_language_model, shuffled, training_text, untrained
+from lib.studies.inputs import Setting, count_tokens, plain_language_model, shuffled, training_text, untrained
 from lib.studies.model import stored_fit
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
@@ -160,10 +160,11 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
         ("activation", "JumpReLU, per-token"): {"activation": "jumprelu", "normalisation": "per-token"},
     }
     arms = {arm: Variant(_recipe(setting, **change)) for arm, change in changes.items()}
-    for times in (1 / 16, 1 / 4, 4):  # of text drawn for so many: a longer one begins with its first files
-        n = max(size.batch_tokens, int(size.tokens * times))
-        drawn, _ = training_text(replace(size, tokens=n), store)
-        arms["tokens", f"{n:,}"] = Variant(replace(base, corpus=drawn, tokens=n))
+    for n in size.token_counts:  # of text drawn for so many: a longer one begins with its first files
+        drawn, _ = training_text(size, n, store)
+        counted = n or count_tokens(encoder, drawn, store)
+        level = f"{counted:,}" if n else f"{counted:,} (all)"
+        arms["tokens", level] = Variant(replace(base, corpus=drawn, tokens=counted))
     own = shuffled(text for collection in setting.ablated for text in collection.doc_texts)
     arms["text", "in-domain"] = Variant(replace(base, corpus=own))
     without = like(encoder, special_tokens=not encoder.special_tokens)

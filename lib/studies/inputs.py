@@ -17,6 +17,7 @@ from lib.corpus import GivenText, LocalText, StreamedText
 from lib.encoder import TokenEncoder
 from lib.experiments import PROFILES
 from lib.retriever import like
+from lib.states import TrainingText
 from lib.storage import digest_json
 from lib.store import Store
 from lib.training import TrainingConfig, training_device
@@ -46,6 +47,8 @@ class SweepSize:
         Of a sample of each collection; None is all.
     tokens : int
         Distinct token states that an autoencoder is trained on.
+    token_counts : tuple of int or None
+        In their place, in the ablations; None is all of the text.
     epochs, batch_tokens, dead_tokens : int
         As in `TrainingConfig`.
     width, k : int
@@ -63,6 +66,7 @@ class SweepSize:
     n_docs: int | None
     n_queries: int | None
     tokens: int
+    token_counts: tuple[int | None, ...]
     epochs: int
     batch_tokens: int
     dead_tokens: int
@@ -90,6 +94,7 @@ SIZES = {
         n_docs=60,
         n_queries=20,
         tokens=16_000,
+        token_counts=(1_000, 4_000, 64_000),
         epochs=2,
         batch_tokens=512,
         dead_tokens=8_000,
@@ -108,6 +113,7 @@ SIZES = {
         n_docs=None,
         n_queries=None,
         tokens=400_000,
+        token_counts=(25_000, 100_000, 1_600_000, None),
         epochs=2,
         batch_tokens=2_048,
         dead_tokens=200_000,
@@ -126,6 +132,7 @@ SIZES = {
         n_docs=None,
         n_queries=None,
         tokens=10_000_000,
+        token_counts=(625_000, 2_500_000, 40_000_000),
         epochs=3,
         batch_tokens=4_096,
         dead_tokens=1_000_000,
@@ -192,28 +199,36 @@ def setting(profile: str, store: Store | None = None) -> Setting:
     collections = tuple(load_collection(name) for name in size.collections)
     if size.n_docs is not None:
         collections = tuple(sample_collection(c, size.n_docs, size.n_queries) for c in collections)
-    corpus, text = training_text(size, store or Store())
+    corpus, text = training_text(size, size.tokens, store or Store())
     encoder = TokenEncoder(size.model, max_length=256, dtype=PROFILES[profile].dtype)
     return Setting(size, encoder, corpus, text, collections)
 
 
-def training_text(size: SweepSize, store: Store) -> tuple[Iterable[str], str]:
+def training_text(size: SweepSize, tokens: int | None, store: Store) -> tuple[Iterable[str], str]:
     """Return the text that autoencoders are trained on, and what it is.
 
     Of the files that LATENT_TERMS_TEXT names, as `LocalText` reads them, a random share is drawn that is a little more
-    than `size.tokens`, so that the states are of all files; their words are counted once. The docstrings of `pydoc` are
-    read without its queries.
+    than `tokens` (None: all), so that the states are of all files; their words are counted once. The docstrings of
+    `pydoc` are read without its queries.
     """
     if source := os.environ.get(TEXT):
+        if tokens is None:
+            return LocalText(source), f"the files that {TEXT} names"
         whole = LocalText(source)
         counted = store.get("words", whole.identity, lambda: {"n": np.array([sum(map(_count_words, whole))])})
         words = int(counted["n"][0])
-        share = min(1.0, size.tokens / (_TOKENS_A_WORD * words))
+        share = min(1.0, tokens / (_TOKENS_A_WORD * words))
         return LocalText(source, fraction=share), f"a random {share:.2%} of the files that {TEXT} names"
     if size.text.startswith("hf:"):
         dataset, _, name = size.text.removeprefix("hf:").partition(",")
         return StreamedText(dataset, name or None), f"the first of {size.text.removeprefix('hf:')}"
     return shuffled(load_collection("pydoc/train").doc_texts), "pydoc's docstrings in random order, no queries"
+
+
+def count_tokens(encoder: TokenEncoder, corpus: Iterable[str], store: Store) -> int:
+    """Return how many tokens a retriever reads in a text that has an `identity`; they are counted once."""
+    key = {"encoder": encoder.identity, "corpus": corpus.identity}
+    return int(store.get("tokens", key, lambda: {"n": np.array([TrainingText(encoder, corpus).n])})["n"][0])
 
 
 def _count_words(passage: str) -> int:

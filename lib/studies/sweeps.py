@@ -15,10 +15,11 @@ from scipy.sparse import csr_array
 from lib.baselines import inner_product_search
 from lib.checkpoints import Checkpoints
 from lib.collection import Collection
-from lib.encoder import TokenEncoder
+from lib.encoder import TokenEncoder, native_dtype
 from lib.index import BM25Index
 from lib.measures import per_query, summarise
 from lib.ranking import Ranking
+from lib.retriever import like
 from lib.sae import SparseAutoencoder, join
 from lib.states import StoredStates, cache_states
 from lib.storage import digest_json
@@ -41,7 +42,7 @@ class Recipe:
     Attributes
     ----------
     encoder : TokenEncoder
-        It reads the text, at its layer.
+        It reads the text, at its layer, in the machine's own dtype: states are kept in bfloat16 all the same.
     corpus : LocalText, StreamedText, GivenText, or any iterable of str that can be read again and has an `identity`
     tokens : int
         Distinct token states to train on, the first of the text; all if there are fewer.
@@ -56,7 +57,8 @@ class Recipe:
     @property
     def key(self) -> dict:
         """Everything that decides the autoencoder on one machine, JSON-able."""
-        states = {"encoder": self.encoder.identity, "corpus": self.corpus.identity, "tokens": self.tokens}
+        encoder = self.encoder.identity | {"dtype": native_dtype(self.encoder.device)}
+        states = {"encoder": encoder, "corpus": self.corpus.identity, "tokens": self.tokens}
         return states | {"rule": RULE, "stored": STORED, "config": asdict(self.config.resolved(training_device()))}
 
 
@@ -213,7 +215,9 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
         return
     first, layers = recipes[0], {recipe.encoder.layer for recipe in missing.values()}
     most = max(recipe.tokens for recipe in recipes)
-    states = cache_states(store.folder, first.encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
+    native = native_dtype(first.encoder.device)
+    encoder = first.encoder if first.encoder.dtype == native else like(first.encoder, dtype=native)
+    states = cache_states(store.folder, encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
         source = first_states(states[layer], recipe.tokens)
