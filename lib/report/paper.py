@@ -270,9 +270,14 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
         name = row.variant.removeprefix("activation: ")
         numbers |= {f"median/{name}": f"{row.median:.0f}", f"high/{name}": f"{row.high:.0f}"}
         numbers[f"correlation/{name}"] = f"{row.correlation:.2f}"
-    per_token = real(results["ablations"]).set_index("variant").loc[["normalisation: per-token"]]
-    value, low, high = mean_of(per_token)
-    return numbers | {"per-token": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"}
+    table = real(results["ablations"])
+    most = table[table["factor"] == "tokens"].iloc[-1]
+    for name, variant in (("per-token", "normalisation: per-token"), ("most", most["variant"])):
+        value, low, high = mean_of(table[table["variant"] == variant])
+        numbers[name] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    unexplained = table.groupby("variant")["fvu"].mean()
+    numbers |= {"fvu/most": f"{unexplained[most['variant']]:.2f}", "fvu/baseline": f"{unexplained['baseline']:.2f}"}
+    return numbers | {"most/tokens": most["level"].removesuffix(" (all)")}
 
 
 def _seed_numbers(results: Results) -> dict[str, str]:
