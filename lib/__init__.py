@@ -5,25 +5,25 @@ The names below are imported when first used, so that whoever only searches an i
 
 from importlib import import_module
 
-_ROOM_OF = {
-    "BM25Index": "index",
-    "Collection": "collection",
-    "LatentTerms": "retriever",
-    "Ranking": "ranking",
-    "SparseAutoencoder": "sae",
-    "TokenEncoder": "encoder",
-    "evaluate": "measures",
-    "load_collection": "collection",
+_MODULE_OF = {
+    "BM25Index": "bm25.index",
+    "Collection": "data.collection",
+    "LatentTerms": "latent_terms",
+    "Ranking": "bm25.ranking",
+    "SparseAutoencoder": "sae.autoencoder",
+    "TokenEncoder": "encode.encoder",
+    "evaluate": "evaluate.measures",
+    "load_collection": "data.collection",
 }
 
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted(_MODULE_OF)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"lib has no {name!r}; it has {', '.join(__all__)}.")
-    return getattr(import_module(f"lib.{_ROOM_OF[name]}"), name)
+    return getattr(import_module(f"lib.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,17 +14,17 @@ from pathlib import Path
 import pandas as pd
 from safetensors import safe_open
 
-from lib.checkpoints import Checkpoints
-from lib.checks import check_count
-from lib.corpus import LocalText, StreamedText
-from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms, join_models, like
-from lib.sae import FORMAT_VERSION, STORED_DTYPES
-from lib.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
-from lib.storage import digest_json, load_folder, temporary_beside, update_manifest
+from lib.data.training_text import LocalText, StreamedText
+from lib.encode.encoder import TokenEncoder
+from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
+from lib.latent_terms import LatentTerms, join_models, like
+from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
+from lib.sae.checkpoints import Checkpoints
+from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
+from lib.sae.training import TrainingConfig, training_device
 from lib.studies.choice import choose
-from lib.trainer import TrainingStopped, check_same, run_identity, train
-from lib.training import TrainingConfig, training_device
+from lib.support.checks import check_count
+from lib.support.storage import digest_json, load_folder, temporary_beside, update_manifest
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints

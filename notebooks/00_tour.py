@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -38,10 +38,10 @@ import pandas as pd
 from IPython.display import display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
-from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
+from lib.inspect.vocabulary import rank_frequency, top_tokens, word_counts
 from lib.report.common import save_figure, save_results
 from lib.report.vocabulary import rank_frequency_figure, thin
-from lib.vocabulary import rank_frequency, top_tokens, word_counts
+from lib.studies.experiments import encode_collection, figures_folder, latent_tokens, provenance
 
 collection = load_collection(collection_name)
 model = LatentTerms.from_pretrained()

@@ -26,7 +26,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -40,16 +40,16 @@ import pandas as pd
 import torch
 
 from lib import load_collection
-from lib.corpus import GivenText
-from lib.encoder import TokenEncoder
-from lib.experiments import figures_folder, provenance
+from lib.data.training_text import GivenText
+from lib.encode.encoder import TokenEncoder
+from lib.encode.states import cache_states
+from lib.inspect.vocabulary import latent_token_matrix, top_tokens
 from lib.report.common import save_figure, save_results
 from lib.report.training import plot_training
-from lib.states import cache_states
-from lib.store import Store
-from lib.trainer import TrainingStopped, train
-from lib.training import TrainingConfig
-from lib.vocabulary import latent_token_matrix, top_tokens
+from lib.sae.trainer import TrainingStopped, train
+from lib.sae.training import TrainingConfig
+from lib.studies.experiments import figures_folder, provenance
+from lib.support.store import Store
 
 # %% [markdown]
 # ## 1. Text to states on disk

@@ -24,7 +24,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -45,14 +45,14 @@ from sentence_transformers import (
 )
 
 from lib import BM25Index, LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
-from lib.baselines import dense_search
-from lib.builtin.minilm import default_retriever
-from lib.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
-from lib.experiments import figures_folder, provenance
-from lib.losses import TokenReconstructionLoss
-from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
-from lib.ranking import top_k
+from lib.bm25.ranking import top_k
+from lib.encode.packaged import default_retriever
+from lib.evaluate.baselines import dense_search
+from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
+from lib.interop.losses import TokenReconstructionLoss
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.report.common import save_results
+from lib.studies.experiments import figures_folder, provenance
 
 _, folder = default_retriever()  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
 pydoc = load_collection("pydoc/test")

@@ -27,7 +27,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -38,11 +38,11 @@ splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/spl
 import pandas as pd
 
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance, retrieval_table
+from lib.evaluate.splade import Splade
 from lib.report.common import save_figure, save_results
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
-from lib.splade import Splade
-from lib.storage import replacing
+from lib.studies.experiments import figures_folder, provenance, retrieval_table
+from lib.support.storage import replacing
 
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 model

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -37,9 +37,9 @@ if profile.name != "smoke":
 import pandas as pd
 
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import limit_study
 
 pd.set_option("display.width", 200)

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -35,11 +35,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from lib.experiments import figures_folder, provenance
 from lib.report.common import SIGNIFICANT, mean_of, save_results
 from lib.report.limit import PUBLISHED_LIMIT
 from lib.report.retrieval import PUBLISHED
 from lib.studies.backbones import LATENT, TABLES, backbone_table
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)

@@ -24,7 +24,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -36,10 +36,10 @@ n_resamples = 50 if profile.name == "smoke" else 250
 import pandas as pd
 
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance
+from lib.evaluate.splade import Splade
 from lib.report.common import save_figure, save_results
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
-from lib.splade import Splade
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import zipf_study
 
 pd.set_option("display.width", 200)

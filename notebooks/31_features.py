@@ -24,7 +24,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -39,12 +39,12 @@ import numpy as np
 import pandas as pd
 
 from lib import LatentTerms, load_collection
-from lib.experiments import encode_collection, figures_folder, latent_tokens, provenance
+from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_figure, save_results
 from lib.report.model import contribution_figure, families_in_words
+from lib.studies.experiments import encode_collection, figures_folder, latent_tokens, provenance
 from lib.studies.families import by_word, group_words
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
-from lib.vocabulary import top_tokens
 
 pd.set_option("display.max_colwidth", 90)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)

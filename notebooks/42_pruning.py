@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -36,9 +36,9 @@ collections = profile.collections[:1] if smoke else profile.collections
 import pandas as pd
 
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.model import pruning_figure, pruning_in_words
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import PRUNINGS, pruning_study
 
 pd.set_option("display.width", 200)

@@ -29,7 +29,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -37,9 +37,9 @@ collections = profile.collections[:1] if profile.name == "smoke" else profile.co
 
 # %%
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.latency import latency_figure, latency_in_words
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.latency import latency_study
 
 model = LatentTerms.from_pretrained(dtype=profile.dtype)

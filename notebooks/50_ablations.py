@@ -24,7 +24,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -32,10 +32,10 @@ profile = current_profile()
 # %%
 import pandas as pd
 
-from lib.experiments import figures_folder, provenance
 from lib.report.answers import ablations_in_words, latents_a_token_in_words, tokens_in_words
 from lib.report.autoencoders import ablations_figure, save_study, surface_figure
 from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -33,10 +33,10 @@ profile = current_profile()
 # %%
 import pandas as pd
 
-from lib.experiments import figures_folder, provenance
 from lib.report.answers import retrieval_training_in_words
 from lib.report.autoencoders import retrieval_training_figure, save_study
 from lib.studies.autoencoders import retrieval_training
+from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
 
 pd.set_option("display.width", 200)

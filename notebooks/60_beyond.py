@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -38,10 +38,10 @@ n_queries = 200 if smoke else None  # training queries of each collection
 import pandas as pd
 
 from lib import LatentTerms
-from lib.experiments import figures_folder, provenance
 from lib.report.common import save_figure, save_results
 from lib.report.model import beyond_figure, beyond_in_words
 from lib.studies.beyond import beyond_study
+from lib.studies.experiments import figures_folder, provenance
 
 pd.set_option("display.width", 200)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)

@@ -24,7 +24,7 @@
 # %% tags=["parameters"]
 import os
 
-from lib.experiments import current_profile, repository_root
+from lib.studies.experiments import current_profile, repository_root
 
 os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
 profile = current_profile()
@@ -32,9 +32,9 @@ profile = current_profile()
 # %%
 import pandas as pd
 
-from lib.experiments import figures_folder, provenance
 from lib.report.claims import claims_figure, claims_in_words, claims_table
 from lib.report.common import save_figure, save_results
+from lib.studies.experiments import figures_folder, provenance
 
 pd.set_option("display.width", 200, "display.max_rows", 100, "display.max_colwidth", 60)
 folder = figures_folder(profile)

@@ -9,8 +9,8 @@ import signal
 import pytest
 from test_distributed import SETTINGS, assert_shards_are, expected, model, model_folder, paths
 
-from lib import storage
-from lib.distributed import Worker, encode_corpus
+from lib.interop.distributed import Worker, encode_corpus
+from lib.support import storage
 
 __all__ = ["expected", "model", "model_folder", "paths"]  # fixtures
 pytestmark = pytest.mark.usefixtures("one_thread")

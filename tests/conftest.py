@@ -145,7 +145,7 @@ def no_special_tokens_folder(plain_folder, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(sentence_folder):
-    from lib.encoder import TokenEncoder
+    from lib.encode.encoder import TokenEncoder
 
     return TokenEncoder(sentence_folder, dtype="float32")
 
@@ -155,7 +155,7 @@ def tiny_sae():
     """A random autoencoder for the tiny encoder: d = 32, 64 latents, k = 4."""
     import torch
 
-    from lib.sae import SparseAutoencoder
+    from lib.sae.autoencoder import SparseAutoencoder
 
     draw = torch.Generator().manual_seed(4)
     shapes = {"W_enc": (64, 32), "b_enc": (64,), "W_dec": (64, 32), "b_pre": (32,)}
@@ -165,7 +165,7 @@ def tiny_sae():
 
 @pytest.fixture(scope="session")
 def packaged_encoder():
-    from lib.encoder import TokenEncoder
+    from lib.encode.encoder import TokenEncoder
 
     return TokenEncoder(dtype="float32")
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_sae_formats import SAELENS, WIDTH, dense, ours, saelens_folder, sparsify_folder, states
 
-from lib.sae_formats import read_saelens, read_sparsify, write_saelens
+from lib.sae.foreign import read_saelens, read_sparsify, write_saelens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

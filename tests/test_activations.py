@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import activations as room
-from lib.activations import (
+from lib.sae import activations as room
+from lib.sae.activations import (
     ACTIVATIONS,
     AbsTopK,
     BatchTopK,
@@ -17,8 +17,8 @@ from lib.activations import (
     TrainedActivation,
     activation_of,
 )
-from lib.kernels import Step, Weights, loss_and_gradients, reference_loss, unexplained
-from lib.sae import Codes, SparseAutoencoder
+from lib.sae.autoencoder import Codes, SparseAutoencoder
+from lib.sae.kernels import Step, Weights, loss_and_gradients, reference_loss, unexplained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

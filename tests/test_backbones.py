@@ -18,13 +18,13 @@ from transformers import (
     AutoTokenizer,
 )
 
-from lib.baselines import inner_product_search
-from lib.corpus import GivenText
-from lib.encoder import TokenEncoder
-from lib.late_interaction import late_interaction_search
-from lib.retriever import LatentTerms
-from lib.sae import SparseAutoencoder
-from lib.states import cache_states
+from lib.data.training_text import GivenText
+from lib.encode.encoder import TokenEncoder
+from lib.encode.states import cache_states
+from lib.evaluate.baselines import inner_product_search
+from lib.evaluate.late_interaction import late_interaction_search
+from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
 
 QUERIES = ["red cat", "", "is the big dog in the old house ?", "fish , bird . " * 6]
 SKIPPED = [".", ",", ":"]

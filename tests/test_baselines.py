@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from lib.baselines import (
+from lib.bm25.ranking import Ranking
+from lib.evaluate.baselines import (
     ANALYZER,
     LexicalBM25,
     OkapiBM25,
@@ -20,7 +21,6 @@ from lib.baselines import (
     inner_product_search,
     reciprocal_rank_fusion,
 )
-from lib.ranking import Ranking
 
 ENGINES = pytest.mark.parametrize("engine", [LexicalBM25, OkapiBM25])
 

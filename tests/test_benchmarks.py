@@ -10,13 +10,13 @@ from scipy.sparse import csr_array
 from lib.benchmarks import encoding, measure, peers, training
 from lib.benchmarks.peers import OURS, REFERENCE, competitors
 from lib.benchmarks.training import PRODUCT, fvu_table, fvus, speed_table, steps_to_time
-from lib.collection import Collection
-from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms
-from lib.sae import SparseAutoencoder
-from lib.states import StoredStates
-from lib.trainer import Run
-from lib.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder
+from lib.encode.states import StoredStates
+from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.trainer import Run
+from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
 CONFIG = TrainingConfig(width=48, k=3, batch_tokens=64, learning_rate=1e-2, select_dtype="float32")
 WORDS = [text for text in TEXTS if text.strip()]

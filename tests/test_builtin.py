@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.builtin import limit, pydoc
-from lib.builtin.limit_words import FIRST_NAMES, SURNAMES, THINGS
-from lib.collection import Collection, load_collection
+from lib.data import limit, pydoc
+from lib.data.collection import Collection, load_collection
+from lib.data.limit_words import FIRST_NAMES, SURNAMES, THINGS
 
 
 def likes_of(text: str, name: str) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-import lib.checkpoints
-from lib.checkpoints import Checkpoints, differing
+import lib.sae.checkpoints
+from lib.sae.checkpoints import Checkpoints, differing
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:
@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_are(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")  # as the library raises it, which is no OSError
 
-    monkeypatch.setattr(lib.checkpoints, "save_file", full)
+    monkeypatch.setattr(lib.sae.checkpoints, "save_file", full)
     with pytest.raises(OSError, match=r"state\.safetensors cannot be written \(No space left on device\); make room"):
         kept.save(30, tensors(30), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -119,7 +119,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    child = "import sys; from lib.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
+    child = "import sys; from lib.sae.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
     with Checkpoints(tmp_path):
         done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True)
         assert "Another process trains in" in done.stderr

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lib.checks import check_choice, check_count, check_ids, check_texts, repeats
+from lib.support.checks import check_choice, check_count, check_ids, check_texts, repeats
 
 
 def test_texts_pass_through_in_order():

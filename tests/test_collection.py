@@ -10,9 +10,9 @@ from typing import NamedTuple
 import ir_datasets
 import pytest
 
-import lib.collection
-from lib.collection import Collection, load_collection
-from lib.sources import canonical_text
+import lib.data.collection
+from lib.data.collection import Collection, load_collection
+from lib.data.sources import canonical_text
 
 DOCS = {"d1": ("Title", "one text"), "d2": ("", "two"), "d3": ("", "")}
 QUERIES = {"q0": "nobody judged this", "q2": "second", "q1": "first"}
@@ -409,9 +409,9 @@ def test_number_of_documents_must_be_the_stated_one(registered, mirror):
 
 def test_another_edition_is_a_warning_that_names_what_differs(mirror, tmp_path, monkeypatch):
     write(mirror / "own", test=QRELS)
-    known = {"own/test": lib.collection._comparable(load_collection("own").identity)}
+    known = {"own/test": lib.data.collection._comparable(load_collection("own").identity)}
     (tmp_path / "identities.json").write_text(json.dumps(known))
-    monkeypatch.setattr(lib.collection, "_IDENTITIES", tmp_path / "identities.json")
+    monkeypatch.setattr(lib.data.collection, "_IDENTITIES", tmp_path / "identities.json")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_collection("own")
@@ -425,17 +425,17 @@ def test_the_default_limit_is_the_one_of_the_results():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collection = load_collection("limit")
-    known = json.loads(lib.collection._IDENTITIES.read_text())
-    assert known["limit"] == lib.collection._comparable(collection.identity)
+    known = json.loads(lib.data.collection._IDENTITIES.read_text())
+    assert known["limit"] == lib.data.collection._comparable(collection.identity)
     names = {"beir/scifact/test", "beir/scifact/train", "cranfield/test", "vaswani/test", "cisi/test"}
     assert set(known) == names | {"limit-small/test", "limit"}
 
 
 def test_the_command_prints_identities():
-    root = lib.collection._IDENTITIES.parents[2]
-    command = [sys.executable, "-m", "lib.collection", "limit/46"]
+    root = lib.data.collection._IDENTITIES.parents[2]
+    command = [sys.executable, "-m", "lib.data.collection", "limit/46"]
     printed = json.loads(subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout)
-    assert printed == {"limit/46": lib.collection._comparable(load_collection("limit/46").identity)}
+    assert printed == {"limit/46": lib.data.collection._comparable(load_collection("limit/46").identity)}
 
 
 def test_a_folder_may_lack_a_judged_document(tmp_path):

@@ -11,15 +11,15 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize, WeightedLayerPooling
 from test_reading import save_decoder
 
-from lib.conversion import STRATEGIES, from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
-from lib.encoder import TokenEncoder
-from lib.index import BM25Index
-from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
-from lib.pruning import prune
-from lib.retriever import LatentTerms
-from lib.sae import SparseAutoencoder
-from lib.sae_formats import read_checkpoint
-from lib.weighting import BM25Constants
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import prune
+from lib.bm25.weighting import BM25Constants
+from lib.encode.encoder import TokenEncoder
+from lib.interop.conversion import STRATEGIES, from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.foreign import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -310,7 +310,7 @@ def test_folders_that_are_not_loaded(made, tmp_path):
         load_sparse_encoder(tmp_path)
     made.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     path = tmp_path / "model" / "modules.json"
-    path.write_text(path.read_text().replace("lib.modules.token_pooling", "folder_code"))
+    path.write_text(path.read_text().replace("lib.interop.modules.token_pooling", "folder_code"))
     with pytest.raises(ValueError, match=r"names the module folder_code\.SparseTokenPooling, which may run any code"):
         load_sparse_encoder(tmp_path / "model")
 

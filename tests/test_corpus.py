@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.corpus import GivenText, LocalText, StreamedText, read_passages, sample, split, text_files
+from lib.data.training_text import GivenText, LocalText, StreamedText, read_passages, sample, split, text_files
 
 WORD = st.text("abc.!?,", min_size=1, max_size=4)
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import TEXTS
 from scipy.sparse import csr_array, vstack
 
-from lib.distributed import ATTEMPTS, Shards, Worker, _keep, _plan, encode_corpus
-from lib.retriever import LatentTerms
+from lib.interop.distributed import ATTEMPTS, Shards, Worker, _keep, _plan, encode_corpus
+from lib.latent_terms import LatentTerms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -150,7 +150,7 @@ def test_a_worker_refuses_another_model_than_the_run_s(paths, model, tiny_sae, t
 KILLED_AT_WORK = """
 import json, os, signal, sys
 from pathlib import Path
-from lib import distributed
+from lib.interop import distributed
 
 folder, plan, unit, times = json.load(sys.stdin)
 distributed._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

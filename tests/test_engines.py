@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, vstack
 
-import lib.engines.local
-import lib.index
-import lib.postings
-import lib.search
-from lib.engines.files import TARGETS, request, write
-from lib.engines.integers import rounding_loss, write_anserini
-from lib.engines.local import ImpactIndexEngine, MilvusEngine, QdrantEngine, SeismicEngine
-from lib.engines.vectors import documents, query_vectors
-from lib.index import BM25Index
-from lib.ranking import Ranking
+import lib.bm25.index
+import lib.bm25.postings
+import lib.bm25.search
+import lib.interop.engines.local
+from lib.bm25.index import BM25Index
+from lib.bm25.ranking import Ranking
+from lib.interop.engines.files import TARGETS, request, write
+from lib.interop.engines.integers import rounding_loss, write_anserini
+from lib.interop.engines.local import ImpactIndexEngine, MilvusEngine, QdrantEngine, SeismicEngine
+from lib.interop.engines.vectors import documents, query_vectors
 
 N_DOCS, N_QUERIES, WIDTH = 70, 9, 40
 BLOCK_ROWS = 32  # so that the index has three blocks
@@ -43,7 +43,7 @@ def index():
     matrix[[3, 64]] = 0
     matrix[6] = matrix[5]
     with pytest.MonkeyPatch.context() as patch:
-        for room in (lib.index, lib.postings, lib.search):
+        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(room, "BLOCK_ROWS", BLOCK_ROWS, raising=False)
         made = BM25Index.build(csr_array(matrix), ODD + ids(N_DOCS)[len(ODD) :])
         assert len(made._blocks) == 3
@@ -135,7 +135,7 @@ def test_milvus_lite_finds_the_same(index, queries, tmp_path):
 
 @pytest.mark.parametrize(("largest", "kind"), [(WIDTH, "SeismicIndex"), (WIDTH - 1, "SeismicIndexLV")])
 def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
-    monkeypatch.setattr(lib.engines.local, "_SEISMIC_WIDTH", largest)  # 65,536 lists take the engine seconds
+    monkeypatch.setattr(lib.interop.engines.local, "_SEISMIC_WIDTH", largest)  # 65,536 lists take the engine seconds
     index, queries = BM25Index.build(terms(400, seed=3), ids(400)), terms(20, seed=4)
     engine = SeismicEngine(index, n_postings=400, num_threads=1)
     assert type(engine._engine).__name__ == kind

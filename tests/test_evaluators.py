@@ -6,12 +6,12 @@ from sentence_transformers.sparse_encoder.evaluation import (
     SparseNanoBEIREvaluator,
 )
 
-from lib.conversion import term_matrix, to_sparse_encoder
-from lib.evaluators import LatentTermsSearch, MTEBSearch
-from lib.measures import evaluate
-from lib.pruning import prune
-from lib.retriever import LatentTerms
-from lib.weighting import BM25Constants
+from lib.bm25.pruning import prune
+from lib.bm25.weighting import BM25Constants
+from lib.evaluate.measures import evaluate
+from lib.interop.conversion import term_matrix, to_sparse_encoder
+from lib.interop.evaluators import LatentTermsSearch, MTEBSearch
+from lib.latent_terms import LatentTerms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CORPUS = {

@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 
-import lib.experiments
-from lib.baselines import dense_search
-from lib.collection import load_collection
-from lib.experiments import (
+import lib.studies.experiments
+from lib.bm25.weighting import BM25Constants
+from lib.data.collection import load_collection
+from lib.evaluate.baselines import dense_search
+from lib.evaluate.late_interaction import late_interaction_search
+from lib.latent_terms import LatentTerms
+from lib.studies.experiments import (
     PROFILES,
     current_profile,
     encode_collection,
@@ -20,10 +23,7 @@ from lib.experiments import (
     retrieval_systems,
     retrieval_table,
 )
-from lib.late_interaction import late_interaction_search
-from lib.retriever import LatentTerms
-from lib.store import Store
-from lib.weighting import BM25Constants
+from lib.support.store import Store
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_models_of_one_retriever_read_a_collection_together(model, beir_folder, 
     collection = load_collection(str(beir_folder))
     models = [model, LatentTerms(model.encoder, model.sae.with_k(2)), LatentTerms(model.encoder, model.sae.with_k(1))]
     alone = [encode_collection(own, collection, Store(tmp_path / "alone")) for own in models]
-    monkeypatch.setattr(lib.experiments, "SHARD", 3)
+    monkeypatch.setattr(lib.studies.experiments, "SHARD", 3)
     store, kinds, stream = Store(tmp_path / "store"), [], model.encoder.stream
 
     def count(texts, kind="document", **settings):
@@ -165,7 +165,7 @@ def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folde
 def test_shards_of_a_collection_make_the_whole_and_are_kept_one_by_one(model, beir_folder, tmp_path, monkeypatch):
     collection = load_collection(str(beir_folder))
     whole = encode_collection(model, collection, Store(tmp_path / "whole"), late=2)
-    monkeypatch.setattr(lib.experiments, "SHARD", 3)
+    monkeypatch.setattr(lib.studies.experiments, "SHARD", 3)
     store, encode = Store(tmp_path / "store"), model.encode_states
 
     def cut_short(block):

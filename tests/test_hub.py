@@ -20,9 +20,9 @@ from huggingface_hub.errors import (
 )
 from scipy.sparse import csr_array
 
-from lib.hub import find_folder, upload
-from lib.index import BM25Index
-from lib.retriever import LatentTerms
+from lib.bm25.index import BM25Index
+from lib.latent_terms import LatentTerms
+from lib.support.hub import find_folder, upload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

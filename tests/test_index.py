@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array, random_array, vstack
 
-import lib.index
-import lib.postings
-import lib.search
-from lib.index import BM25Index
-from lib.storage import load_folder, save_folder, save_parts
-from lib.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
+import lib.bm25.index
+import lib.bm25.postings
+import lib.bm25.search
+from lib.bm25.index import BM25Index
+from lib.bm25.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
+from lib.support.storage import load_folder, save_folder, save_parts
 
 IDS = ["a", "b", "c"]
 WORKED = csr_array(np.array([[4, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0]], np.float32))
@@ -151,7 +151,7 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
         whole = all_scores(BM25Index.build(docs, ids(50)), queries)
-        for room in (lib.index, lib.postings, lib.search):
+        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         parts = BM25Index.build((docs[i:j] for i, j in itertools.pairwise(edges)), ids(50))
         np.testing.assert_array_equal(all_scores(parts, queries), whole)
@@ -161,7 +161,7 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
 
 
 def test_building_from_a_stream_holds_the_corpus_once(monkeypatch):
-    for room in (lib.index, lib.postings, lib.search):
+    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
         monkeypatch.setattr(room, "BLOCK_ROWS", 500)
     n_blocks, rows = 20, random_terms(500, 400, 8, density=0.5)
     tracemalloc.start()
@@ -196,7 +196,7 @@ def test_explain_adds_up_to_the_score_largest_first():
 
 
 def test_saved_and_loaded_index_gives_the_same_ranking(tmp_path, monkeypatch):
-    for room in (lib.index, lib.postings, lib.search):
+    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
         monkeypatch.setattr(room, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50), k1=2.5, b=0.3, idf="robertson")
@@ -216,7 +216,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, 
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.index, "save_parts", fail)
+        patch.setattr(lib.bm25.index, "save_parts", fail)
         with pytest.raises(OSError, match="disk full"):
             new.save(tmp_path)
     assert BM25Index.load(tmp_path).k1 == 8.0
@@ -367,7 +367,7 @@ def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
 
 def resaved(folder, **changed) -> None:
     """Put something else into an index, with the right checksums."""
-    manifest, files = load_folder(folder, "index.json", lib.index.FORMAT_VERSION)
+    manifest, files = load_folder(folder, "index.json", lib.bm25.index.FORMAT_VERSION)
     del manifest["files"], manifest["format_version"]
     held = {name: path.read_bytes() for name, path in files.items()}
     writers = {name: lambda path, data=data: path.write_bytes(data) for name, data in held.items()}
@@ -379,7 +379,7 @@ def resaved(folder, **changed) -> None:
         else:
             array = change(np.load(files[f"{name}.npy"], allow_pickle=False))
             writers[f"{name}.npy"] = lambda path, array=array: save_parts(path, [array])
-    save_folder(folder, "index.json", lib.index.FORMAT_VERSION, manifest, writers)
+    save_folder(folder, "index.json", lib.bm25.index.FORMAT_VERSION, manifest, writers)
 
 
 def with_entry(at: int, value: int):
@@ -462,7 +462,7 @@ def test_adding_documents_equals_building_at_once(cuts, block_rows, b, k1, strea
     docs, queries, names = random_terms(50, 20, 6), random_terms(5, 20, 7), ids(50)
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
-        for room in (lib.index, lib.postings, lib.search):
+        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         whole = BM25Index.build(docs, names, k1=k1, b=b)
         grown = BM25Index.build(docs[: edges[1]], names[: edges[1]], k1=k1, b=b)
@@ -517,7 +517,7 @@ def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monke
     index, whole = BM25Index.build(WORKED, IDS), BM25Index.build(vstack([WORKED, 2 * WORKED]), [*IDS, *"def"])
     before, state = all_scores(index, WORKED), repr(index)
     with monkeypatch.context() as patch:
-        patch.setattr(lib.index, where, interrupted)
+        patch.setattr(lib.bm25.index, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.add(2 * WORKED, ["d", "e", "f"])
     assert repr(index) == state
@@ -527,7 +527,7 @@ def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monke
 
 
 def test_scores_are_inner_products_of_impact_rows(monkeypatch):
-    for room in (lib.index, lib.postings, lib.search):
+    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
         monkeypatch.setattr(room, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50))

@@ -13,14 +13,14 @@ from test_conversion import there_and_back
 from test_sae import dense, states, weights
 
 from lib.__main__ import main
-from lib.conversion import to_sparse_encoder
-from lib.encoder import TokenEncoder
-from lib.losses import TokenReconstructionLoss
-from lib.modules import SparseAutoEncoderTokenEncoder
-from lib.retriever import LatentTerms, join_models
-from lib.sae import SparseAutoencoder, join
-from lib.sae_formats import read_checkpoint, write_saelens
-from lib.weighting import PAPER, BM25Constants
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.encode.encoder import TokenEncoder
+from lib.interop.conversion import to_sparse_encoder
+from lib.interop.losses import TokenReconstructionLoss
+from lib.interop.modules import SparseAutoEncoderTokenEncoder
+from lib.latent_terms import LatentTerms, join_models
+from lib.sae.autoencoder import SparseAutoencoder, join
+from lib.sae.foreign import read_checkpoint, write_saelens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import kernels, selection
-from lib.activations import JumpReLU, activation_of
-from lib.kernels import (
+from lib.sae import kernels, selection
+from lib.sae.activations import JumpReLU, activation_of
+from lib.sae.kernels import (
     Activation,
     Choice,
     Transpose,
@@ -17,7 +17,7 @@ from lib.kernels import (
     loss_and_gradients,
     reference_loss,
 )
-from lib.selection import Pairs, dots
+from lib.sae.selection import Pairs, dots
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.encoder import TokenStates
-from lib.late_interaction import MaxSim, late_interaction_search
+from lib.encode.encoder import TokenStates
+from lib.evaluate.late_interaction import MaxSim, late_interaction_search
 
 DOCS = ["the cat sat", "a dog ran far", "", "the sun and the moon", "the cat sat"]
 QUERIES = ["cat", "the moon ran", ""]

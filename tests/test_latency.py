@@ -6,11 +6,11 @@ import pytest
 from conftest import TEXTS
 
 import lib.studies.latency
-from lib.collection import Collection
+from lib.data.collection import Collection
+from lib.latent_terms import LatentTerms
 from lib.report.latency import latency_figure, latency_in_words
-from lib.retriever import LatentTerms
-from lib.store import Store
 from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, timings, word_corpus
+from lib.support.store import Store
 
 DOCS = [f"{text}. Here is more of it. And an end!" for text in TEXTS if text.strip()]
 

@@ -11,10 +11,10 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.testing import assert_close
 
-from lib.activations import activation_of
-from lib.kernels import Weights, reference_loss
-from lib.losses import TokenReconstructionLoss
-from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.interop.losses import TokenReconstructionLoss
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.sae.activations import activation_of
+from lib.sae.kernels import Weights, reference_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,11 +14,11 @@ from conftest import TEXTS
 
 import lib.__main__
 from lib.__main__ import main
-from lib.checkpoints import Checkpoints
-from lib.corpus import LocalText
-from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms
-from lib.weighting import BM25Constants
+from lib.bm25.weighting import BM25Constants
+from lib.data.training_text import LocalText
+from lib.encode.encoder import TokenEncoder
+from lib.latent_terms import LatentTerms
+from lib.sae.checkpoints import Checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -278,10 +278,10 @@ def test_the_train_command_without_text(tmp_path, plain_folder, monkeypatch):
 
 COMMAND = """
 import faulthandler
-import lib.states, lib.__main__, torch
+import lib.encode.states, lib.__main__, torch
 faulthandler.dump_traceback_later(300, exit=True)  # should it ever hang, it says where
 torch.set_num_threads(1)
-lib.states.CHUNK = 4
+lib.encode.states.CHUNK = 4
 lib.__main__.main()
 """
 # what is there when a kill is due: tokens counted, states cached, steps taken, the model written
@@ -305,6 +305,6 @@ def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, te
         child.kill()
         assert child.wait() in (-signal.SIGKILL, 0)
     assert started().wait() == 0
-    monkeypatch.setattr(lib.states, "CHUNK", 4)
+    monkeypatch.setattr(lib.encode.states, "CHUNK", 4)
     run(monkeypatch, "train", text, tmp_path / "whole", *settings, tmp_path / "states of the whole")
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")

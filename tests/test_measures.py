@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.measures import bootstrap_interval, compare, evaluate, holm, per_query
-from lib.ranking import Ranking
+from lib.bm25.ranking import Ranking
+from lib.evaluate.measures import bootstrap_interval, compare, evaluate, holm, per_query
 
 
 def ranked(**docs: str) -> Ranking:

@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch.testing import assert_close
 
-from lib.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

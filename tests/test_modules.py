@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from torch.testing import assert_close
 
-from lib.modules import MissingFeatureError, SparseAutoEncoderTokenEncoder, SparseTokenPooling
-from lib.modules.features import origin_of
+from lib.interop.modules import MissingFeatureError, SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.interop.modules.features import origin_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -334,7 +334,7 @@ def test_a_sparse_encoder_is_the_same_in_a_fresh_process(encoder, tmp_path):
     script = f"""
 import json, numpy
 from sentence_transformers import SparseEncoder
-from lib.conversion import load_sparse_encoder
+from lib.interop.conversion import load_sparse_encoder
 stock = SparseEncoder("model", trust_remote_code=True)
 texts = json.loads({json.dumps(TEXTS)!r})
 for name, model in (("stock", stock), ("own", load_sparse_encoder("model"))):

@@ -13,18 +13,18 @@ from test_backbones import save_colbert
 
 import lib.studies.backbones
 import lib.studies.readings
-from lib.baselines import LexicalBM25, dense_search
-from lib.corpus import StreamedText
-from lib.encoder import TokenEncoder
-from lib.experiments import PROFILES
-from lib.index import BM25Index
-from lib.late_interaction import late_interaction_search
-from lib.measures import evaluate
-from lib.sources import _find_ir_dataset
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.data.sources import _find_ir_dataset
+from lib.data.training_text import StreamedText
+from lib.encode.encoder import TokenEncoder
+from lib.evaluate.baselines import LexicalBM25, dense_search
+from lib.evaluate.late_interaction import late_interaction_search
+from lib.evaluate.measures import evaluate
 from lib.studies.autoencoders import retrieval_training, seeds
 from lib.studies.backbones import LATENT, LEXICAL, SPLADE, TABLES, backbone_table, models
+from lib.studies.experiments import PROFILES
 from lib.studies.inputs import SIZES, setting, training_text
+from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from lib.pruning import drop_frequent, prune
+from lib.bm25.pruning import drop_frequent, prune
 
 MATRIX = csr_array(np.array([[1, 4, 0, 2, 2], [0, 0, 0, 0, 0], [0, 3, 3, 3, 1]], np.float32))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.ranking import Ranking, top_k
+from lib.bm25.ranking import Ranking, top_k
 
 
 def three_documents() -> Ranking:

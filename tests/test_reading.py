@@ -22,8 +22,8 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from lib.encoder import TokenEncoder
-from lib.retriever import LatentTerms
+from lib.encode.encoder import TokenEncoder
+from lib.latent_terms import LatentTerms
 
 PROMPTS = {"query": "query : ", "document": "title : "}
 

@@ -7,14 +7,14 @@ import scipy.sparse as sp
 import torch
 from conftest import TEXTS
 
-import lib.retriever as room
-from lib.collection import load_collection
-from lib.encoder import TokenEncoder
-from lib.index import BM25Index
-from lib.retriever import LatentTerms
-from lib.sae import SparseAutoencoder
-from lib.storage import digest_json
-from lib.weighting import PAPER, BM25Constants
+import lib.latent_terms as room
+from lib.bm25.index import BM25Index
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.data.collection import load_collection
+from lib.encode.encoder import TokenEncoder
+from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.support.storage import digest_json
 
 QUERIES = ["red cat", "", "river in a tree ?"]
 TUNED = BM25Constants(1.5, 0.25, "robertson-clipped")

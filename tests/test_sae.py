@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import sae as room
-from lib.sae import Codes, SparseAutoencoder
-from lib.terms import pool
+from lib.bm25.pooling import pool
+from lib.sae import autoencoder as room
+from lib.sae.autoencoder import Codes, SparseAutoencoder
 
 SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
 
@@ -140,7 +140,7 @@ def test_all_negative_pre_activations_give_an_empty_code():
 
 @pytest.mark.parametrize("rows_at_once", [0, 1, 7, 40])
 def test_chunks_change_nothing(monkeypatch, rows_at_once):
-    # thresholds of whole chunks here; blocks of Top-K are those of `lib.selection`
+    # thresholds of whole chunks here; blocks of Top-K are those of `lib.sae.selection`
     model, h = SparseAutoencoder(**weights(), k=3, threshold=torch.full((12,), 0.5)), states(40)
     whole = dense(model.encode(h), 12)
     sizes, above = [], model._above

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.sae import SparseAutoencoder
-from lib.sae_formats import read_checkpoint, read_saelens, read_sparsify, write_saelens
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.foreign import read_checkpoint, read_saelens, read_sparsify, write_saelens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 D, WIDTH, K = 5, 20, 3
@@ -195,7 +195,7 @@ def test_checkpoints_of_the_modules_encode_as_defined(tmp_path, variant):
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("scaling", ["none", "rms", "norm"])
 def test_a_folder_of_the_module_is_read(tmp_path, variant, mean, scaling):
-    from lib.modules import SparseAutoEncoderTokenEncoder
+    from lib.interop.modules import SparseAutoEncoderTokenEncoder
 
     k = K if variant == "standard" else WIDTH
     module = SparseAutoEncoderTokenEncoder(D, WIDTH, k, variant, rms_scale=0.3 if scaling == "rms" else None)
@@ -287,7 +287,7 @@ def test_a_write_that_fails_leaves_no_configuration(tmp_path, monkeypatch):
         path.write_bytes(b"a part")
         raise OSError("no space left")
 
-    monkeypatch.setattr("lib.sae_formats.save_file", full)
+    monkeypatch.setattr("lib.sae.foreign.save_file", full)
     with pytest.raises(OSError, match="no space left"):
         write_saelens(ours(False), tmp_path / "sae")
     assert not list((tmp_path / "sae").iterdir())

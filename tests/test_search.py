@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-import lib.index
-import lib.postings
-import lib.search
-from lib.frequent import MOST, add_rows, complete, error_bound, rows_of
-from lib.index import BM25Index
-from lib.postings import block_of
-from lib.ranking import top_k
-from lib.search import LIKELY, Likely, Query, find_likely
+import lib.bm25.index
+import lib.bm25.postings
+import lib.bm25.search
+from lib.bm25.frequent import MOST, add_rows, complete, error_bound, rows_of
+from lib.bm25.index import BM25Index
+from lib.bm25.postings import block_of
+from lib.bm25.ranking import top_k
+from lib.bm25.search import LIKELY, Likely, Query, find_likely
 
 EVERY = np.empty(0, bool)
 
@@ -32,7 +32,7 @@ def terms(n: int, width: int, seed: int, values: int) -> csr_array:
 def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
     """Add up postings latent after latent in float32, with numpy: first of latents that few documents have."""
     scores = np.zeros(len(index), np.float32)
-    rows = lib.postings.BLOCK_ROWS
+    rows = lib.bm25.postings.BLOCK_ROWS
     in_order = sorted(zip(query.indices, query.data, strict=True), key=lambda item: index.df[item[0]] * 8 >= len(index))
     for number, block in enumerate(index._blocks):
         own = scores[number * rows :]
@@ -57,8 +57,8 @@ def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
 def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, whole, seed):
     with pytest.MonkeyPatch.context() as patch:
         if whole is not None:
-            patch.setattr(lib.search, "is_read_whole", lambda *_: whole)
-        for room in (lib.index, lib.postings, lib.search):
+            patch.setattr(lib.bm25.search, "is_read_whole", lambda *_: whole)
+        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
         queries = terms(n_queries, 6, seed + 1, values)
@@ -186,7 +186,7 @@ def test_all_is_read_where_scoring_k_documents_would_read_more():
     def whole(latents: list[int], k: int) -> bool:
         rows = index._row_of[latents]
         query = Query(np.array(latents), np.ones(len(latents), np.float32), rows[rows >= 0], 1.0)
-        return lib.search.is_read_whole(index._parts, 16, query, k)
+        return lib.bm25.search.is_read_whole(index._parts, 16, query, k)
 
     # a document has two of the three frequent latents, so k of them have 2 k impacts, and one counts as two postings
     assert [k for k in range(1, 17) if whole([1], k)] == list(range(2, 17))

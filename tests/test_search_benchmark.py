@@ -10,8 +10,8 @@ from lib.benchmarks import grown, search, search_peers
 from lib.benchmarks.grown import encode_sentences, grow, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies, real_corpus
 from lib.benchmarks.search_peers import BARE, EXACT, PRUNED, Engine, engines
-from lib.collection import load_collection
-from lib.retriever import LatentTerms
+from lib.data.collection import load_collection
+from lib.latent_terms import LatentTerms
 
 TEXT = [f"{text}. Another sentence. A third one!" for text in TEXTS if text.strip()]
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib import selection
-from lib.selection import largest, pre_activations, select, top
+from lib.sae import selection
+from lib.sae.selection import largest, pre_activations, select, top
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,16 +8,16 @@ import pytest
 from sentence_transformers import SparseEncoder
 from test_studies import small_collection
 
-from lib import vocabulary
-from lib.baselines import dense_search
-from lib.experiments import retrieval_table
-from lib.measures import evaluate
+from lib.evaluate.baselines import dense_search
+from lib.evaluate.measures import evaluate
+from lib.evaluate.splade import Splade, splade_ranking, splade_terms
+from lib.inspect import vocabulary
+from lib.latent_terms import LatentTerms
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
 from lib.report.retrieval import retrieval_figure, wide_table
-from lib.retriever import LatentTerms
-from lib.splade import Splade, splade_ranking, splade_terms
-from lib.store import Store
+from lib.studies.experiments import retrieval_table
 from lib.studies.model import zipf_study
+from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +30,7 @@ def splade(splade_folder) -> Splade:
 @pytest.fixture
 def collection(monkeypatch):
     made = small_collection("a", "test", n_docs=20)
-    for room in ("lib.experiments", "lib.studies.model"):
+    for room in ("lib.studies.experiments", "lib.studies.model"):
         monkeypatch.setattr(f"{room}.load_collection", {"a/test": made}.__getitem__)
     return made
 
@@ -58,7 +58,7 @@ def test_terms_are_those_of_sentence_transformers(splade, splade_folder, collect
 
 def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch):
     whole, _ = splade_terms(splade, collection, Store(tmp_path / "whole"))
-    monkeypatch.setattr("lib.splade.SHARD", 8)
+    monkeypatch.setattr("lib.evaluate.splade.SHARD", 8)
     sharded, queries = splade_terms(splade, collection, Store(tmp_path / "sharded"))
     np.testing.assert_allclose(sharded.toarray(), whole.toarray(), rtol=1e-5, atol=1e-6)
     assert len(list((tmp_path / "sharded").iterdir())) == 3 + 1

@@ -10,9 +10,9 @@ from conftest import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lib.states
-from lib.encoder import TokenEncoder
-from lib.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states
+import lib.encode.states
+from lib.encode.encoder import TokenEncoder
+from lib.encode.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states
 
 
 class Texts(list):
@@ -31,7 +31,7 @@ def encoder(sentence_folder):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(lib.states, "CHUNK", 4)
+    monkeypatch.setattr(lib.encode.states, "CHUNK", 4)
 
 
 def numbered(n: int, d: int = 2) -> torch.Tensor:
@@ -197,8 +197,8 @@ def test_no_descriptor_stays_open_for_a_file(encoder, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_named(encoder, tmp_path, monkeypatch):
-    save = lib.states.save_parts
-    monkeypatch.setattr(lib.states, "save_parts", lambda path, parts: save("/dev/full", parts))
+    save = lib.encode.states.save_parts
+    monkeypatch.setattr(lib.encode.states, "save_parts", lambda path, parts: save("/dev/full", parts))
     with pytest.raises(OSError, match=r"000000\.npy cannot be written \(.*No space left on device.*; make room"):
         cache_states(tmp_path, encoder, CORPUS)
     assert not list(tmp_path.rglob("*npy*"))

@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from lib.collection import Collection
-from lib.experiments import encode_collection
-from lib.measures import evaluate
-from lib.ranking import Ranking
-from lib.retriever import LatentTerms
-from lib.store import Store
+from lib.bm25.ranking import Ranking
+from lib.data.collection import Collection
+from lib.evaluate.measures import evaluate
+from lib.latent_terms import LatentTerms
 from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
+from lib.studies.experiments import encode_collection
 from lib.studies.families import FAMILIES
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.studies.model import (
@@ -27,6 +26,7 @@ from lib.studies.model import (
     summary_of,
     zipf_study,
 )
+from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["cat", "dog", "cow", "mat", "house", "tree", "river", "stone", "bird", "fish", "red", "green", "blue", "old"]
@@ -108,7 +108,7 @@ def test_the_pruning_study_takes_what_it_has_from_the_store(model, collections, 
 
 
 def test_the_zipf_study_counts_words_and_latents(model, collections, tmp_path, monkeypatch):
-    from lib import vocabulary
+    from lib.inspect import vocabulary
 
     monkeypatch.setattr(vocabulary, "LEAST_TAIL", 5)  # the tiny vocabularies have fewer than 50 terms
     tables, _ = zipf_study(model, ["a/test"], n_resamples=3, store=Store(tmp_path))

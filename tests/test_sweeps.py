@@ -11,15 +11,17 @@ import torch
 import lib.studies.autoencoders
 import lib.studies.inputs
 import lib.studies.sweeps
-from lib.collection import Collection
-from lib.corpus import GivenText
-from lib.encoder import TokenEncoder
-from lib.index import BM25Index
-from lib.measures import evaluate
-from lib.ranking import Ranking
-from lib.retriever import LatentTerms, like
-from lib.sae import SparseAutoencoder
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import apply_phi
+from lib.bm25.ranking import Ranking
+from lib.data.collection import Collection
+from lib.data.training_text import GivenText
+from lib.encode.encoder import TokenEncoder
+from lib.evaluate.measures import evaluate
+from lib.inspect.vocabulary import fit_zipf
+from lib.latent_terms import LatentTerms, like
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.training import TrainingConfig
 from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
 from lib.studies.autoencoders import (
     ablations,
@@ -42,9 +44,7 @@ from lib.studies.inputs import (
 )
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
-from lib.terms import apply_phi
-from lib.training import TrainingConfig
-from lib.vocabulary import fit_zipf
+from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

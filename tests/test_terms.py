@@ -4,7 +4,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.terms import PHIS, POOLINGS, apply_phi, check_weights, pool
+from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, check_weights, pool
 
 
 def reference(indices, values, offsets, width: int, pooling: str) -> np.ndarray:

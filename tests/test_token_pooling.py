@@ -4,7 +4,7 @@ import torch
 from test_modules import BOUNDS, LENGTHS, WIDTH, K, N, draw, padded
 from torch.testing import assert_close
 
-from lib.modules import MissingFeatureError, SparseTokenPooling
+from lib.interop.modules import MissingFeatureError, SparseTokenPooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,19 +17,19 @@ from test_kernels import BATCHES, both, draw_problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import lib.checkpoints
-import lib.trainer
-import lib.training
-from lib import kernels, selection
-from lib.activations import JumpReLU, activation_of
-from lib.checkpoints import Checkpoint
-from lib.encoder import native_dtype
-from lib.kernels import unexplained
-from lib.sae import SparseAutoencoder
-from lib.states import StoredStates
-from lib.storage import digest_arrays
-from lib.trainer import TrainingStopped, batches, train
-from lib.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor, training_device
+import lib.sae.checkpoints
+import lib.sae.trainer
+import lib.sae.training
+from lib.encode.encoder import native_dtype
+from lib.encode.states import StoredStates
+from lib.sae import kernels, selection
+from lib.sae.activations import JumpReLU, activation_of
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.checkpoints import Checkpoint
+from lib.sae.kernels import unexplained
+from lib.sae.trainer import TrainingStopped, batches, train
+from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor, training_device
+from lib.support.storage import digest_arrays
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
 
@@ -82,9 +82,9 @@ def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
 
 
 def test_the_selection_is_in_the_dtype_that_the_configuration_names(monkeypatch):
-    seen, step = [], lib.training.loss_and_gradients
+    seen, step = [], lib.sae.training.loss_and_gradients
     monkeypatch.setattr(
-        lib.training, "loss_and_gradients", lambda *arguments: seen.append(arguments[-1]) or step(*arguments)
+        lib.sae.training, "loss_and_gradients", lambda *arguments: seen.append(arguments[-1]) or step(*arguments)
     )
     native = native_dtype(torch.device("cpu"))
     for name, wanted in (("native", native), ("float32", "float32"), ("bfloat16", "bfloat16")):
@@ -262,7 +262,7 @@ sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads({threads})
 from test_trainer import TINY, digest, sparse_states
-from lib.trainer import train
+from lib.sae.trainer import train
 may_not = lambda: not sys.stdin.read(1)  # a step takes a byte, so a child that is killed late has not ended before
 print("started", flush=True)
 print(digest(train(sparse_states(), TINY, checkpoints={folder!r}, every=0.0, stopped=may_not)), flush=True)
@@ -365,7 +365,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(tmp_path
         raise SafetensorError("No space left on device")  # as the library raises it, which is no OSError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lib.checkpoints, "save_file", full)
+        patch.setattr(lib.sae.checkpoints, "save_file", full)
         with pytest.raises(OSError, match=rf"No space left on device.*The checkpoint of step {step} is whole"):
             train(states, TINY, checkpoints=tmp_path, every=0.0)
     assert not list(tmp_path.glob(".*"))
@@ -463,14 +463,14 @@ def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, 
     config = replace(TINY, batch_tokens=64, **settings, **activation)
     with FakeTensorMode(), Answers():
         source = StoredStates([torch.empty(192, 16, dtype=torch.bfloat16)])
-        run = lib.trainer._begin(source, config, FAR)
+        run = lib.sae.trainer._begin(source, config, FAR)
         taken = list(batches(source, config, device=FAR))[:2]
         for batch in taken:
             run.advance(batch)
         tensors, facts = run.state()
-        facts |= {"run": {}, "machine": lib.trainer._machine(FAR)}
+        facts |= {"run": {}, "machine": lib.sae.trainer._machine(FAR)}
         kept = SimpleNamespace(load=lambda: Checkpoint(run.step, tensors, facts), folder=None)
-        resumed = lib.trainer._resume(source, config, FAR, kept, {}, print)
+        resumed = lib.sae.trainer._resume(source, config, FAR, kept, {}, print)
         resumed.advance(taken[0])
         made = resumed.model.activation.finished(resumed.model.weights(), 1.0)
         own = [*run.model.state_dict().values(), run.silent, run.fired, run.normalise.shift, *taken]

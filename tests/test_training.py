@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.kernels import reference_loss, unexplained
-from lib.training import NORMALISATIONS, Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.sae.kernels import reference_loss, unexplained
+from lib.sae.training import NORMALISATIONS, Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
 

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array, random_array
 
+import lib.evaluate.tuning
 import lib.studies.choice
-import lib.tuning
-from lib.collection import Collection, load_collection
-from lib.experiments import encode_collection
-from lib.index import BM25Index
-from lib.measures import evaluate, per_query
-from lib.retriever import LatentTerms
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.bm25.weighting import IDFS, PAPER, BM25Constants
+from lib.data.collection import Collection, load_collection
+from lib.evaluate.measures import evaluate, per_query
+from lib.evaluate.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
+from lib.latent_terms import LatentTerms
 from lib.studies.choice import choose, tune
-from lib.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
-from lib.weighting import IDFS, PAPER, BM25Constants
+from lib.studies.experiments import encode_collection
+from lib.support.store import Store
 
 B0, B1 = BM25Constants(1, 0), BM25Constants(1, 1)
 # A long document, a short one and another; latent 0 stands in the first two.
@@ -86,7 +86,9 @@ def test_values_are_those_of_the_index_and_the_measures(monkeypatch, seed):
     """With ties, equal documents, a query without terms, absent documents, grades of every sign, and own documents."""
     rng = np.random.default_rng(seed)
     n, width = int(rng.integers(12, 40)), int(rng.integers(2, 12))
-    monkeypatch.setattr(lib.tuning, "_CHUNK", int(rng.integers(1, 5 * width)))  # from one to five documents at once
+    monkeypatch.setattr(
+        lib.evaluate.tuning, "_CHUNK", int(rng.integers(1, 5 * width))
+    )  # from one to five documents at once
     whole = csr_array(rng.poisson(0.4, (n, width)), dtype=np.float32)
     docs = whole if seed % 2 else csr_array(random_array((n, width), density=0.3, rng=rng, dtype=np.float32))
     queries = rng.poisson(0.6, (9, width)).astype(np.float32)
@@ -132,7 +134,7 @@ def test_the_grid_is_what_it_says():
     ],
 )
 def test_test_queries_are_refused_before_any_work(monkeypatch, name, split, message):
-    monkeypatch.setattr(lib.tuning, "ndcg_on_grid", None)
+    monkeypatch.setattr(lib.evaluate.tuning, "ndcg_on_grid", None)
     qrels = {"q1": {"short": 1}, "q2": {"long": 1}}
     train, other = collection_of(qrels), collection_of(qrels, name=name, split=split)
     terms = csr_array(LONG_SHORT), asking_latent_0(2)

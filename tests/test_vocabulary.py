@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import zeta
 
-from lib.vocabulary import (
+from lib.inspect.vocabulary import (
     _draw,
     _fit_tail,
     _Tail,

@@ -17,11 +17,11 @@ from scipy.sparse.linalg import norm
 from sentence_transformers import SentenceTransformer
 
 from lib.benchmarks import measure
-from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
-from lib.checks import check_count
-from lib.collection import load_collection
-from lib.retriever import LatentTerms, like
-from lib.sae import SparseAutoencoder
+from lib.data.collection import load_collection
+from lib.encode.packaged import RETRIEVER_NAME, default_retriever
+from lib.latent_terms import LatentTerms, like
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.support.checks import check_count
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from lib.checks import check_count
-from lib.retriever import LatentTerms
+from lib.latent_terms import LatentTerms
+from lib.support.checks import check_count
 
 _ROWS = 16_384  # grown at once
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])|\n{2,}")

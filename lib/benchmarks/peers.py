@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from lib.kernels import reference_loss
-from lib.sae import SparseAutoencoder
-from lib.training import TrainableAutoencoder, TrainingConfig
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.kernels import reference_loss
+from lib.sae.training import TrainableAutoencoder, TrainingConfig
 
 OURS, REFERENCE = "this package", "dense reference"
 

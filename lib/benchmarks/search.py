@@ -22,10 +22,10 @@ from tqdm import tqdm
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import Sentences, encode_sentences, grow
 from lib.benchmarks.search_peers import EXACT, PRUNED, Corpus, Engine, engines
-from lib.checks import check_count
-from lib.collection import Collection, load_collection
-from lib.index import BM25Index
-from lib.retriever import LatentTerms
+from lib.bm25.index import BM25Index
+from lib.data.collection import Collection, load_collection
+from lib.latent_terms import LatentTerms
+from lib.support.checks import check_count
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:

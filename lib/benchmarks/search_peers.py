@@ -12,9 +12,9 @@ import numpy as np
 from numba import njit
 from scipy.sparse import csr_array, vstack
 
-from lib.engines.local import ImpactIndexEngine, SeismicEngine
-from lib.index import BM25Index
-from lib.pruning import prune
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import prune
+from lib.interop.engines.local import ImpactIndexEngine, SeismicEngine
 
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
 PRUNED = "this package, 100 latents a document, 40 a query"

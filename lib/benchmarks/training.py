@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from lib.benchmarks import measure
 from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
-from lib.collection import load_collection
-from lib.encoder import DTYPES, TokenEncoder
-from lib.kernels import unexplained
-from lib.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
+from lib.data.collection import load_collection
+from lib.encode.encoder import DTYPES, TokenEncoder
+from lib.sae.kernels import unexplained
+from lib.sae.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
 
 PRODUCT = "bare product"
 HELD_OUT = 16_384  # token states that FVU is measured on

@@ -6,8 +6,8 @@ from itertools import combinations, permutations
 import numpy as np
 import pandas as pd
 
-from lib.measures import bootstrap_interval
-from lib.ranking import Ranking
+from lib.bm25.ranking import Ranking
+from lib.evaluate.measures import bootstrap_interval
 
 _CHUNK = 2**25  # cosines held at once: 128 MB of float32
 PERSISTENCE = 0.9  # of rank-biased overlap: the first ten ranks have 86 % of its weight

@@ -9,22 +9,22 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_array
 
-from lib.baselines import LexicalBM25
-from lib.collection import Collection
-from lib.encoder import TokenEncoder
-from lib.measures import bootstrap_interval
-from lib.ranking import Ranking
-from lib.retriever import like
-from lib.store import Store
+from lib.bm25.pooling import apply_phi, check_weights
+from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder
+from lib.evaluate.baselines import LexicalBM25
+from lib.evaluate.measures import bootstrap_interval
+from lib.evaluate.tuning import B_GRID, K1_GRID, ndcg_on_grid
+from lib.inspect.vocabulary import LEAST_TAIL
+from lib.latent_terms import like
 from lib.studies.agreement import ranking_agreement, recurrence
 from lib.studies.inputs import Setting, count_tokens, plain_language_model, shuffled, training_text, untrained
 from lib.studies.model import stored_fit
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import CUTOFF, Recipe, Swept, Variant, sweep
-from lib.terms import apply_phi, check_weights
-from lib.tuning import B_GRID, K1_GRID, ndcg_on_grid
-from lib.vocabulary import LEAST_TAIL
-from lib.weighting import PAPER, BM25Constants
+from lib.support.store import Store
 
 LATENT, SPLADE = "latent terms", "SPLADE-style"
 BASELINE = "baseline"
@@ -199,7 +199,7 @@ def latents_a_token(setting: Setting, swept: Swept) -> pd.DataFrame:
 
 
 def bm25_surface(setting: Setting, swept: Swept, store: Store | None = None) -> pd.DataFrame:
-    """Return nDCG@10 of the ablations' baseline for every k1 and b of `lib.tuning`'s grid.
+    """Return nDCG@10 of the ablations' baseline for every k1 and b of `lib.evaluate.tuning`'s grid.
 
     It describes how much hangs on the constants, on the very queries that are measured; nothing is chosen by it.
 

@@ -14,25 +14,25 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.baselines import ANALYZER, LexicalBM25
-from lib.checks import repeats
-from lib.collection import Collection, load_collection
-from lib.encoder import TokenEncoder
-from lib.experiments import RetrievalConfig
-from lib.index import BM25Index
-from lib.late_interaction import MaxSim
-from lib.ranking import Ranking, top_k
-from lib.retriever import LatentTerms
-from lib.splade import Splade
-from lib.storage import digest_json
-from lib.store import SHARD, Store
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import apply_phi
+from lib.bm25.ranking import Ranking, top_k
+from lib.bm25.weighting import PAPER
+from lib.data.collection import Collection, load_collection
+from lib.encode.encoder import TokenEncoder
+from lib.evaluate.baselines import ANALYZER, LexicalBM25
+from lib.evaluate.late_interaction import MaxSim
+from lib.evaluate.splade import Splade
+from lib.latent_terms import LatentTerms
+from lib.sae.training import training_device
+from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting
 from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, autoencoders
-from lib.terms import apply_phi
-from lib.training import training_device
-from lib.weighting import PAPER
+from lib.support.checks import repeats
+from lib.support.storage import digest_json
+from lib.support.store import SHARD, Store
 
 LEXICAL, SPLADE, LATENT = "lexical BM25", "SPLADE", "latent terms"
 _GPU_BATCH = 16_384  # tokens of a forward pass

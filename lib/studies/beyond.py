@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.baselines import ANALYZER, LexicalBM25
-from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, RetrievalConfig, encode_collection
-from lib.index import BM25Index
-from lib.pruning import drop_frequent, prune
-from lib.ranking import Ranking, top_k
-from lib.retriever import LatentTerms
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import PHIS, apply_phi
+from lib.bm25.pruning import drop_frequent, prune
+from lib.bm25.ranking import Ranking, top_k
+from lib.bm25.weighting import PAPER
+from lib.data.collection import Collection, load_collection
+from lib.evaluate.baselines import ANALYZER, LexicalBM25
+from lib.evaluate.tuning import check_training
+from lib.latent_terms import LatentTerms
+from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
-from lib.terms import PHIS, apply_phi
-from lib.tuning import check_training
-from lib.weighting import PAPER
+from lib.support.store import Store
 
 DEPTH = 200  # documents of each ranking that a fusion sees
 BASE, PAPERS, WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"

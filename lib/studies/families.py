@@ -6,7 +6,7 @@ import numpy as np
 import Stemmer
 from scipy.sparse import csr_array
 
-from lib.checks import check_count
+from lib.support.checks import check_count
 
 FAMILIES = ("lexical", "narrow", "broad")
 UNSEEN = "rare"

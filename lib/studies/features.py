@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array, csr_array
 
-from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, encode_collection
-from lib.retriever import LatentTerms
-from lib.storage import digest_arrays, digest_json
-from lib.store import Store
+from lib.data.collection import Collection, load_collection
+from lib.latent_terms import LatentTerms
+from lib.studies.experiments import EncodedCollection, encode_collection
 from lib.studies.families import FAMILIES, HALF, UNSEEN, families, kappa, strongest
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
+from lib.support.storage import digest_arrays, digest_json
+from lib.support.store import Store
 
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare
 HALVES = (0.3, HALF, 0.7)  # the rules' limit, and two others to see how much hangs on it

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from lib.backbones import load
-from lib.builtin.minilm import RETRIEVER_NAME, default_retriever
-from lib.checks import check_choice, check_count
-from lib.collection import Collection, load_collection
-from lib.corpus import GivenText, LocalText, StreamedText
-from lib.encoder import TokenEncoder
-from lib.experiments import PROFILES
-from lib.retriever import like
-from lib.states import TrainingText
-from lib.storage import digest_json
-from lib.store import Store
-from lib.training import TrainingConfig, training_device
+from lib.data.collection import Collection, load_collection
+from lib.data.training_text import GivenText, LocalText, StreamedText
+from lib.encode.backbones import load
+from lib.encode.encoder import TokenEncoder
+from lib.encode.packaged import RETRIEVER_NAME, default_retriever
+from lib.encode.states import TrainingText
+from lib.latent_terms import like
+from lib.sae.training import TrainingConfig, training_device
+from lib.studies.experiments import PROFILES
+from lib.support.checks import check_choice, check_count
+from lib.support.storage import digest_json
+from lib.support.store import Store
 
 TEXT = "LATENT_TERMS_TEXT"  # the environment variable
 _TOKENS_A_WORD = 1.2  # at least, of English prose in WordPiece; about 1.3 as it was counted

@@ -11,21 +11,21 @@ import pandas as pd
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from lib.baselines import LexicalBM25, analyze, dense_search
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
-from lib.checks import check_choice
-from lib.collection import Collection, load_collection
-from lib.engines.local import SeismicEngine
-from lib.experiments import EncodedCollection, encode_collection
-from lib.index import BM25Index
-from lib.pruning import prune
-from lib.ranking import Ranking
-from lib.retriever import LatentTerms
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import prune
+from lib.bm25.ranking import Ranking
+from lib.data.collection import Collection, load_collection
+from lib.evaluate.baselines import LexicalBM25, analyze, dense_search
+from lib.interop.engines.local import SeismicEngine
+from lib.latent_terms import LatentTerms
+from lib.studies.experiments import EncodedCollection, encode_collection
 from lib.studies.model import MEASURE, values_of
+from lib.support.checks import check_choice
+from lib.support.store import Store
 
 GROWN_FROM = "pydoc/test"  # the corpus that is timed
 DEPTH = 100  # documents that a timed query returns

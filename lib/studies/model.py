@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.baselines import ANALYZER, LexicalBM25, analyze, dense_search
-from lib.checks import check_choice
-from lib.collection import Collection, load_collection
-from lib.experiments import EncodedCollection, RetrievalConfig, encode_collection
-from lib.index import BM25Index
-from lib.measures import bootstrap_interval, per_query, summarise
-from lib.pruning import drop_frequent, prune
-from lib.ranking import Ranking
-from lib.retriever import LatentTerms
-from lib.splade import Splade, splade_terms
-from lib.storage import digest_arrays
-from lib.store import Store
-from lib.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import drop_frequent, prune
+from lib.bm25.ranking import Ranking
+from lib.data.collection import Collection, load_collection
+from lib.evaluate.baselines import ANALYZER, LexicalBM25, analyze, dense_search
+from lib.evaluate.measures import bootstrap_interval, per_query, summarise
+from lib.evaluate.splade import Splade, splade_terms
+from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
+from lib.latent_terms import LatentTerms
+from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
+from lib.support.checks import check_choice
+from lib.support.storage import digest_arrays
+from lib.support.store import Store
 
 MEASURE = "nDCG@10"
 LIMIT_MEASURES = ("R@10", "R@20", "R@100", "R@1000")

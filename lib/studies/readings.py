@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
-from lib.encoder import TokenEncoder
-from lib.sae import SparseAutoencoder
-from lib.storage import digest_json
-from lib.store import Store
-from lib.terms import pool
+from lib.bm25.pooling import pool
+from lib.encode.encoder import TokenEncoder
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.support.storage import digest_json
+from lib.support.store import Store
 
 T = TypeVar("T")
 

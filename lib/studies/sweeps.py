@@ -12,23 +12,23 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.baselines import inner_product_search
-from lib.checkpoints import Checkpoints
-from lib.collection import Collection
-from lib.encoder import TokenEncoder, native_dtype
-from lib.index import BM25Index
-from lib.measures import per_query, summarise
-from lib.ranking import Ranking
-from lib.retriever import like
-from lib.sae import SparseAutoencoder, join
-from lib.states import StoredStates, cache_states
-from lib.storage import digest_json
-from lib.store import Store
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import apply_phi
+from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder, native_dtype
+from lib.encode.states import StoredStates, cache_states
+from lib.evaluate.baselines import inner_product_search
+from lib.evaluate.measures import per_query, summarise
+from lib.latent_terms import like
+from lib.sae.autoencoder import SparseAutoencoder, join
+from lib.sae.checkpoints import Checkpoints
+from lib.sae.trainer import train
+from lib.sae.training import TrainingConfig, training_device
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
-from lib.terms import apply_phi
-from lib.trainer import train
-from lib.training import TrainingConfig, training_device
-from lib.weighting import PAPER, BM25Constants
+from lib.support.storage import digest_json
+from lib.support.store import Store
 
 MEASURE, CUTOFF = "nDCG@10", 10
 STORED = "bfloat16"  # what training states are kept in
@@ -75,7 +75,7 @@ class Variant:
     joined : tuple of Recipe
         Of autoencoders whose latents stand beside its own (`sae.join`); a token's k of `recipe` are divided among them.
     pooling, phi : str
-        As in `lib.terms`.
+        As in `lib.bm25.pooling`.
     scoring : BM25Constants, optional
         None is the inner product.
     reader : TokenEncoder, optional

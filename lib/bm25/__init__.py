@@ -1,0 +1,1 @@
+"""Codes to a document-term matrix to a ranking: pooling, pruning, weighting, postings, search, the index. No torch."""

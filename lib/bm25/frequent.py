@@ -1,0 +1,178 @@
+"""Eight-bit rows for the latents that many documents have, from which search estimates scores before it computes them.
+
+Most postings that a query reads belong to few latents, those that an eighth of the documents or more have. A row holds
+such a latent's impacts in a block, one byte a document, so that they are added up in order and many at a time. What
+the rounding hides is bounded: only documents that could be among the best within the bound are scored exactly, from
+their own impacts, which are kept document by document for that.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from lib.bm25.postings import Block, block_sizes, blocks_in, check_pointers, document_frequency, read_part
+from lib.support.storage import save_parts
+
+SHARE = 8  # a latent has rows if at least one in so many documents has it; part of the index's format
+MOST = 2**16  # latents with rows, so that their numbers are uint16
+_LEVELS = 255
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+class Rows(NamedTuple):
+    """The impacts of the frequent latents in the documents of one block.
+
+    Attributes
+    ----------
+    rows : np.ndarray, uint8 [n_frequent, n_docs of the block]
+        Impact / scale, rounded; 0 where a document lacks the latent.
+    scales : np.ndarray, float32 [n_frequent]
+    indptr : np.ndarray, int64 [n_docs + 1]
+        Document i has the exact impacts `indptr[i]:indptr[i + 1]`.
+    numbers : np.ndarray, uint16
+        Which row each of them is of, ascending within a document.
+    impacts : np.ndarray, float32
+    """
+
+    rows: np.ndarray
+    scales: np.ndarray
+    indptr: np.ndarray
+    numbers: np.ndarray
+    impacts: np.ndarray
+
+
+_FILES = [(0, "", field) for field in Block._fields] + [(1, "frequent_", field) for field in Rows._fields]
+_DTYPES = {
+    "indptr": np.int64,
+    "docs": np.uint16,
+    "impacts": np.float32,
+    "rows": np.uint8,
+    "scales": np.float32,
+    "numbers": np.uint16,
+}
+LARGE = ("docs.npy", "impacts.npy", "frequent_rows.npy", "frequent_numbers.npy", "frequent_impacts.npy")
+
+
+def frequent_latents(df: np.ndarray, n_docs: int) -> np.ndarray:
+    """Return the latents that have rows, int64, ascending, given in how many documents each occurs."""
+    return np.flatnonzero(df * SHARE >= max(n_docs, 1))[:MOST]
+
+
+def rows_of(block: Block, latents: np.ndarray, n_docs: int) -> Rows:
+    """Return the rows of a block of `n_docs` documents."""
+    columns = block.matrix(n_docs)[:, latents]
+    largest = columns.max(axis=0).toarray().ravel() if columns.nnz else np.zeros(len(latents), np.float32)
+    scales = np.maximum(largest / np.float32(_LEVELS), np.finfo(np.float32).tiny)
+    rows = np.zeros((len(latents), n_docs), np.uint8)
+    number = np.repeat(np.arange(len(latents)), np.diff(columns.indptr))
+    rows[number, columns.indices] = np.minimum(np.rint(columns.data / scales[number]), _LEVELS)
+    forward = columns.tocsr()
+    return Rows(
+        rows,
+        scales,
+        forward.indptr.astype(np.int64),
+        forward.indices.astype(np.uint16),
+        forward.data.astype(np.float32),
+    )
+
+
+def writers(parts: list[tuple[Block, Rows]]) -> dict[str, Callable[[Path], None]]:
+    """Return what writes blocks and their rows, under the name of each file."""
+
+    def write(which: int, field: str) -> Callable[[Path], None]:
+        return lambda path: save_parts(path, [getattr(part[which], field).ravel() for part in parts])
+
+    return {f"{prefix}{field}.npy": write(which, field) for which, prefix, field in _FILES}
+
+
+def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[Block, Rows]]:
+    """Return the blocks and rows in files that `writers` wrote; the large ones are memory-mapped.
+
+    Whatever the files hold, search reads nothing outside them: every pointer is looked at.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not belong together, or are not such arrays.
+    """
+    names = {f"{prefix}{field}.npy": _DTYPES[field] for _, prefix, field in _FILES}
+    if missing := names.keys() - files.keys():
+        raise ValueError(f"There is no {min(missing)}")
+    found = {name: read_part(files[name], dtype, mapped=name in LARGE) for name, dtype in names.items()}
+    sizes = block_sizes(n_docs)
+    blocks = blocks_in(*(found[f"{field}.npy"] for field in Block._fields), width)
+    if not len(blocks) == len(sizes) > 0:
+        raise ValueError(f"There are {len(blocks)} blocks of postings for {n_docs} documents")
+    n_frequent = len(frequent_latents(document_frequency(blocks), n_docs))
+    rows = _rows_in(Rows(*(found[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
+    return list(zip(blocks, rows, strict=True))
+
+
+def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
+    """Return the rows of blocks of `sizes` documents, of which these are the parts end to end."""
+    ends, n_impacts = np.cumsum(sizes), len(whole.impacts)
+    held = [len(part) for part in whole]
+    expected = [n_frequent * ends[-1], n_frequent * len(sizes), ends[-1] + len(sizes), n_impacts, n_impacts]
+    if held != expected:
+        raise ValueError(f"The parts of the rows hold {held} numbers, not {list(map(int, expected))}")
+    pointers = np.split(whole.indptr, ends[:-1] + np.arange(1, len(sizes)))
+    check_pointers(pointers, n_impacts, "exact impacts")
+    made, start = [], 0
+    for number, (size, end, own) in enumerate(zip(sizes, ends, pointers, strict=True)):
+        stop = start + own[-1]
+        made.append(
+            Rows(
+                whole.rows[n_frequent * (end - size) : n_frequent * end].reshape(n_frequent, size),
+                whole.scales[n_frequent * number : n_frequent * (number + 1)],
+                own,
+                whole.numbers[start:stop],
+                whole.impacts[start:stop],
+            )
+        )
+        start = stop
+    return made
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def add_rows(rows, factors, numbers, estimates):
+    """Add the rows `numbers`, uint8 [n_docs] each, times their factors to `estimates`, float32 [n_docs]."""
+    at, n_docs = 0, len(estimates)
+    while at + 4 <= len(numbers):  # four at a time: estimates are read and written once for the four
+        a, b, c, d = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
+        first, second = rows[numbers[at]], rows[numbers[at + 1]]
+        third, fourth = rows[numbers[at + 2]], rows[numbers[at + 3]]
+        for doc in range(n_docs):
+            estimates[doc] += (a * first[doc] + b * second[doc]) + (c * third[doc] + d * fourth[doc])
+        at += 4
+    while at < len(numbers):
+        factor, row = factors[at], rows[numbers[at]]
+        for doc in range(n_docs):
+            estimates[doc] += factor * row[doc]
+        at += 1
+
+
+@njit(cache=True, nogil=True)
+def error_bound(factors, others):
+    """Return by how much an estimate may differ from the score that float32 gives.
+
+    That is half a level of each row, and what float32 sums of n terms differ by in another order, n epsilon of their
+    size. `factors` are each row's weight times its scale, `others` how large what the rare latents add may be.
+    """
+    reach = 0.0
+    for factor in factors:
+        reach += abs(factor)
+    return np.float32(0.501 * reach + 4 * _EPSILON * (len(factors) + 8) * (others + _LEVELS * reach))
+
+
+@njit(cache=True, nogil=True)
+def complete(doc, score, indptr, numbers, impacts, weight_of):
+    """Return a document's `score` and what the frequent latents add to it, exactly and in the order of the latents.
+
+    `weight_of`, float32 [MOST], is what each row counts, 0 for those that the query lacks.
+    """
+    for at in range(indptr[doc], indptr[doc + 1]):
+        score += weight_of[numbers[at]] * impacts[at]
+    return score

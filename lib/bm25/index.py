@@ -1,0 +1,398 @@
+"""A document-term matrix to an inverted index, and exact BM25 search over it."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lib.bm25.frequent import LARGE, Rows, frequent_latents, parts_in, rows_of, writers
+from lib.bm25.pooling import check_weights
+from lib.bm25.postings import (
+    BLOCK_ROWS,
+    Block,
+    block_sizes,
+    cut,
+    document_frequency,
+    joined,
+    post,
+    read_part,
+    reweigh,
+    weigh,
+)
+from lib.bm25.ranking import Ranking
+from lib.bm25.search import Best, Query, search
+from lib.bm25.weighting import IDFS, BM25Constants, saturation
+from lib.support.checks import check_count, check_ids
+from lib.support.storage import load_folder, save_folder, save_parts
+
+FORMAT_VERSION = 4
+
+
+class Contribution(NamedTuple):
+    """What one latent adds to a score: `score` = `query_weight` * `idf` * `impact`."""
+
+    latent: int
+    query_weight: float
+    idf: float
+    impact: float
+    score: float
+
+
+def _n_rows(matrix: csr_array | Iterable[csr_array]) -> int | None:
+    """Return how many rows a matrix has, of which [width] is one; None of a stream, where nobody knows."""
+    return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
+
+
+class BM25Index:
+    """BM25 over real-valued term weights w, which are latent terms here but may be anything that is not negative.
+
+    score(q, d) = sum_j w_j(q) * idf_j * w_j(d) (k1 + 1) / (w_j(d) + k1 (1 - b + b |d| / avgdl)),  |d| = sum_j w_j(d)
+
+    Latent Terms (arXiv 2605.29384) with its untuned k1 = 8 and b = 0.7. Make one with `build` or `load`.
+
+    Attributes
+    ----------
+    doc_ids : list of str
+    width : int
+        Number of latents.
+    df : np.ndarray, int64 [width]
+        In how many documents each latent has a weight above 0.
+    idf : np.ndarray, float32 [width]
+    lengths : np.ndarray, float32 [n_docs]
+        |d| of each document.
+    average_length : float
+        avgdl, over all documents, empty ones too.
+    """
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        doc_ids: list[str],
+        lengths: np.ndarray,
+        average_length: float,
+        *,
+        k1: float,
+        b: float,
+        idf: str,
+        rows: list[Rows] | None = None,
+    ):
+        self._blocks = blocks
+        self.doc_ids = doc_ids
+        self.lengths, self.average_length = lengths, average_length
+        self.df = document_frequency(blocks)
+        self.k1, self.b, self.idf_form = k1, b, idf
+        self.width = len(self.df)
+        self.idf = IDFS[idf](self.df.astype(np.float64), len(doc_ids)).astype(np.float32)
+        self._position = {doc_id: position for position, doc_id in enumerate(doc_ids)}
+        frequent = frequent_latents(self.df, len(doc_ids))
+        self._row_of = np.full(self.width, -1)
+        self._row_of[frequent] = np.arange(len(frequent))
+        sizes = block_sizes(len(doc_ids))
+        self._rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
+        self._parts = list(zip(blocks, self._rows, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"BM25Index({len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings, "
+            f"k1={self.k1}, b={self.b}, idf={self.idf_form})"
+        )
+
+    @property
+    def n_postings(self) -> int:
+        """Number of non-zero entries of the document-term matrix."""
+        return int(self.df.sum())
+
+    @classmethod
+    def build(
+        cls,
+        matrix: csr_array | Iterable[csr_array],
+        doc_ids: Iterable[str],
+        *,
+        k1: float = 8.0,
+        b: float = 0.7,
+        idf: str = "lucene",
+    ) -> "BM25Index":
+        """Index a document-term matrix, or a stream of consecutive blocks of its rows.
+
+        From a stream, the corpus is never in memory but as the index itself.
+
+        Parameters
+        ----------
+        matrix : csr_array [n_docs, width], or iterable of csr_array [any number of documents, width]
+            Term weights, finite and at least 0.
+        doc_ids : iterable of str
+            Unique, one for each row.
+        k1 : float
+            At least 0: how slowly a weight saturates.
+        b : float
+            From 0 to 1: how much a document's length counts.
+        idf : {"lucene", "robertson", "robertson-clipped"}
+            See `lib.bm25.weighting`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a collection without documents, blocks of different widths, weights that are NaN, infinite or
+            negative, ids that repeat or do not match in number, and constants out of range.
+        """
+        constants = BM25Constants(k1, b, idf)
+        doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
+        blocks, lengths = post(matrix, len(doc_ids))
+        check_ids(doc_ids, len(lengths), "doc_ids")
+        average_length = float(lengths.mean())
+        weigh(blocks, cut(saturation(lengths, average_length, constants.k1, constants.b)), constants.k1)
+        return cls(blocks, doc_ids, lengths.astype(np.float32), average_length, **asdict(constants))
+
+    def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
+        """Add documents behind those that are there, as if all had been indexed at once.
+
+        N, df, idf, avgdl and with it every impact become those of all documents. So each call weighs the whole index
+        anew, however few documents are added: add many at once. Where avgdl changes, the impacts of the old documents
+        are computed from what they were, so they differ from those of an index built at once by about 1e-7 of their
+        size. Not for use while another thread searches.
+
+        Parameters
+        ----------
+        matrix : csr_array [n_new, width], or iterable of csr_array [any number of documents, width]
+            As in `build`, of the same width.
+        doc_ids : iterable of str
+            Unique, and not in the index.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build`, and for ids that are in the index; after any error it stays as it was.
+        """
+        doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
+        if known := [doc_id for doc_id in doc_ids if doc_id in self._position]:
+            raise ValueError(
+                f"{len(known)} of {len(doc_ids)} ids are in the index already, such as {known[0]!r}; give new ids, or "
+                "build the index anew."
+            )
+        n_last = (len(self) - 1) % BLOCK_ROWS + 1
+        room = BLOCK_ROWS - n_last or BLOCK_ROWS
+        new, added = post(matrix, len(doc_ids), room, self.width)
+        check_ids(doc_ids, len(added), "doc_ids")
+        lengths = np.concatenate([self.lengths, added.astype(np.float32)])
+        average = (self.average_length * len(self) + float(added.sum())) / len(lengths)
+        before, after = (saturation(self.lengths, mean, self.k1, self.b) for mean in (self.average_length, average))
+        weigh(new, cut(saturation(added, average, self.k1, self.b), room), self.k1)
+        old = self._blocks if np.array_equal(before, after) else reweigh(self._blocks, cut(before), cut(after), self.k1)
+        if n_last < BLOCK_ROWS:
+            new[0] = joined(old[-1], n_last, new[0], min(room, len(added)))
+            old = old[:-1]
+        doc_ids = self.doc_ids + doc_ids
+        made = BM25Index([*old, *new], doc_ids, lengths, average, k1=self.k1, b=self.b, idf=self.idf_form)
+        self.__dict__ = made.__dict__  # in one step, so that nothing on the way leaves half an index
+
+    def impact_rows(self) -> Iterator[csr_array]:
+        """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
+
+        score(q, d) is the inner product of a document's row with w_j(q) * idf_j.
+        """
+        for number, block in enumerate(self._blocks):
+            yield block.matrix(min(BLOCK_ROWS, len(self) - number * BLOCK_ROWS)).tocsr()
+
+    def search(
+        self,
+        queries: csr_array,
+        query_ids: Iterable[str],
+        k: int = 100,
+        *,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        threads: int | None = None,
+    ) -> Ranking:
+        """Return the k best documents of each query, exactly; ties in the order of the documents.
+
+        Every document has a score, 0 where it shares no latent with the query; so k larger than the collection
+        returns all documents.
+
+        Parameters
+        ----------
+        queries : csr_array, float32 [n_queries, width]
+            Term weights, finite and at least 0; an empty row is legal.
+        query_ids : iterable of str
+            Unique, one for each row.
+        k : int
+            At least 1.
+        allow, deny : iterable of str, optional
+            Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
+        threads : int, optional
+            None is one for each processor. The ranking does not depend on it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another width than the index's, weights that are NaN, infinite or negative, ids that repeat or do not
+            match in number, k or threads below 1, ids in `allow` or `deny` that are not in the index, and both given.
+        """
+        queries = self._check_queries(queries)
+        query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
+        found = self._search(queries, k, allow, deny, threads)
+        doc_ids = [[self.doc_ids[position] for position in best.docs.tolist()] for best in found]
+        return Ranking(query_ids, doc_ids, [best.scores for best in found])
+
+    def search_one(
+        self,
+        query: csr_array,
+        k: int = 100,
+        *,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        threads: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """Return the k best documents of one query as (id, score), best first; otherwise as `search`.
+
+        `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
+        """
+        (best,) = self._search(self._check_query(query, "search_one"), k, allow, deny, threads)
+        return [(self.doc_ids[doc], score) for doc, score in zip(best.docs.tolist(), best.scores.tolist(), strict=True)]
+
+    def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
+        k = check_count(k, "k")
+        threads = check_count(os.cpu_count() if threads is None else threads, "threads")
+        allowed = self._allowed(allow, deny)
+        rows = []
+        for row in range(queries.shape[0]):
+            own = slice(queries.indptr[row], queries.indptr[row + 1])
+            latents = queries.indices[own].astype(np.int64)
+            numbers = self._row_of[latents]
+            order = np.argsort(numbers >= 0, kind="stable")  # rare latents first
+            weights = queries.data[own] * self.idf[latents]
+            others = float(np.abs(weights[numbers < 0]).sum()) * (self.k1 + 1)  # no impact is above k1 + 1
+            rows.append(Query(latents[order], weights[order], numbers[numbers >= 0], others))
+        return search(self._parts, len(self), rows, k, allowed, threads)
+
+    def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
+        if allow is None and deny is None:
+            return None
+        if allow is not None and deny is not None:
+            raise ValueError("allow and deny are both given; give one, such as allow = all that you do not deny.")
+        ids = check_ids(allow if deny is None else deny, None, "allow" if deny is None else "deny")
+        if unknown := [doc_id for doc_id in ids if doc_id not in self._position]:
+            raise ValueError(
+                f"{len(unknown)} of {len(ids)} ids are not in the index, such as {unknown[0]!r}; its ids start with "
+                f"{self.doc_ids[:3]}."
+            )
+        allowed = np.full(len(self), deny is not None)
+        allowed[[self._position[doc_id] for doc_id in ids]] = deny is None
+        return allowed
+
+    def _check_queries(self, queries: csr_array) -> csr_array:
+        queries = check_weights(queries, "the query matrix")
+        if queries.shape[1] != self.width:
+            raise ValueError(
+                f"the query matrix has {queries.shape[1]} latents, the index {self.width}; "
+                "encode queries with the model that encoded the documents."
+            )
+        return queries
+
+    def _check_query(self, query: csr_array, what: str) -> csr_array:
+        query = self._check_queries(query)
+        if query.shape[0] != 1:
+            raise ValueError(f"the query matrix has {query.shape[0]} rows; {what} takes one, such as queries[[0]].")
+        return query
+
+    def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
+        """Return what each latent that query and document share adds to the score, largest first.
+
+        Parameters
+        ----------
+        query : csr_array, float32 [1, width] or [width]
+            One row, such as `queries[[0]]` or `queries[0]`.
+        doc_id : str
+
+        Raises
+        ------
+        TypeError, ValueError
+            For more than one row, another width, weights out of range, and an id that is not in the index.
+        """
+        query = self._check_query(query, "explain")
+        if doc_id not in self._position:
+            raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
+        number, position = divmod(self._position[doc_id], BLOCK_ROWS)
+        block = self._blocks[number]
+        found = []
+        for latent, weight in zip(query.indices, query.data, strict=True):
+            docs = block.docs[block.indptr[latent] : block.indptr[latent + 1]]
+            at = int(np.searchsorted(docs, position))
+            if at < len(docs) and docs[at] == position:
+                own = block.impacts[block.indptr[latent] + at]
+                terms = (float(weight), float(self.idf[latent]), float(own))
+                found.append(Contribution(int(latent), *terms, math.prod(terms)))
+        return sorted(found, key=lambda contribution: -contribution.score)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
+        content = {
+            "k1": self.k1,
+            "b": self.b,
+            "idf": self.idf_form,
+            "average_length": self.average_length,
+            "n_docs": len(self),
+            "width": self.width,
+        }
+        files = {
+            "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
+            "lengths.npy": lambda path: save_parts(path, [self.lengths]),
+            **writers(self._parts),
+        }
+        save_folder(folder, "index.json", FORMAT_VERSION, content, files)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, verify: bool = True) -> "BM25Index":
+        """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
+
+        Parameters
+        ----------
+        folder : str or Path
+        verify : bool
+            Whether to read the postings once to compare their checksums. Without, a large index opens at once; then
+            postings altered on disk are not noticed and give wrong scores.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If a file is missing, truncated, altered, or of a newer format.
+        """
+        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else LARGE)
+        try:
+            doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
+            lengths = read_part(files["lengths.npy"], np.float32)
+            constants = BM25Constants(manifest["k1"], manifest["b"], manifest["idf"])
+            parts = parts_in(files, len(lengths), manifest["width"])
+            if len(lengths) != len(doc_ids):
+                raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
+        except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
+            raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
+        blocks, rows = map(list, zip(*parts, strict=True))
+        return cls(blocks, doc_ids, lengths, manifest["average_length"], **asdict(constants), rows=rows)
+
+    def save_to_hub(
+        self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None
+    ) -> str:
+        """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
+        from lib.support.hub import upload  # here, since it is slow to import
+
+        return upload(self.save, repo_id, revision=revision, token=token, private=private, message="Save the index")
+
+    @classmethod
+    def load_from_hub(
+        cls, repo_id: str, *, revision: str | None = None, token: str | None = None, verify: bool = True
+    ) -> "BM25Index":
+        """Download what `save_to_hub` uploaded and `load` it; for the errors of the hub see `hub.find_folder`."""
+        from lib.support.hub import find_folder
+
+        return cls.load(find_folder(repo_id, "index.json", revision=revision, token=token), verify=verify)

@@ -1,0 +1,110 @@
+"""Sparse codes of tokens to a document-term matrix: latents are the words, their summed activations the counts."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lib.support.checks import check_choice
+
+POOLINGS = ("sum", "max", "count")
+PHIS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sqrt": np.sqrt,
+    "log1p": np.log1p,
+    "identity": lambda weights: weights,
+}
+
+
+def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: int, pooling: str = "sum") -> csr_array:
+    """Pool token codes into one row of latent weights a text (Latent Terms, arXiv 2605.29384).
+
+    sum: w_j = sum_t z_tj (the paper's);  max: w_j = max_t z_tj;  count: w_j = |{t : z_tj > 0}|
+
+    Parameters
+    ----------
+    indices, values : np.ndarray, integer and float32 [n_tokens, k]
+        Each token's latents and activations; those that are not above 0 are left out.
+    offsets : np.ndarray, int64 [n_texts + 1]
+        Text i owns tokens `offsets[i]:offsets[i + 1]`; a text may own none.
+    width : int
+        Number of latents.
+    pooling : {"sum", "max", "count"}
+
+    Returns
+    -------
+    csr_array, float32 [n_texts, width]
+        Latents ascending within a row, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        For another pooling, offsets that do not end at the number of tokens, a latent outside 0..width-1 and an
+        activation that is NaN.
+    """
+    check_choice(pooling, POOLINGS, "pooling")
+    if offsets[-1] != len(indices):
+        raise ValueError(f"offsets end at {offsets[-1]}, there are {len(indices)} tokens; they must agree.")
+    if indices.size and not 0 <= indices.min() <= indices.max() < width:
+        raise ValueError(f"indices run from {indices.min()} to {indices.max()}; latents are 0 to {width - 1}.")
+    if np.isnan(values).any():
+        raise ValueError("values hold NaN: the states that were encoded do. Use an encoder dtype of wider range.")
+    n_texts = len(offsets) - 1
+    text_of_token = np.repeat(np.arange(n_texts, dtype=np.int64), np.diff(offsets))
+    active = values > 0
+    cells = (text_of_token[:, None] * width + indices)[active]
+    order = np.argsort(cells, kind="stable")
+    cells, sorted_values = cells[order], values[active][order].astype(np.float32, copy=False)
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    if pooling == "count":
+        weights = np.diff(starts, append=len(cells)).astype(np.float32)
+    else:
+        reduce = np.add.reduceat if pooling == "sum" else np.maximum.reduceat
+        weights = reduce(sorted_values, starts) if len(starts) else sorted_values
+    rows, columns = np.divmod(cells[starts], width)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_texts))])
+    return csr_array((weights, columns, indptr), shape=(n_texts, width))
+
+
+def apply_phi(matrix: csr_array, phi: str = "sqrt") -> csr_array:
+    """Return phi of every weight of a term matrix: sqrt (the paper's), log1p or identity.
+
+    Each is 0 at 0, so an absent latent stays absent.
+
+    Raises
+    ------
+    ValueError
+        For another phi, and for weights that are NaN, infinite or negative.
+    """
+    check_choice(phi, PHIS, "phi")
+    matrix = check_weights(matrix)
+    return csr_array((PHIS[phi](matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array:
+    """Return `matrix` as a float32 `csr_array` of term weights: latents ascending in a row, no stored zeros.
+
+    Raises
+    ------
+    TypeError
+        If it is not a scipy sparse matrix or array.
+    ValueError
+        If a weight is NaN, infinite or negative (its row is named).
+    """
+    if not hasattr(matrix, "tocsr"):
+        raise TypeError(
+            f"{what} is a {type(matrix).__name__}; pass a scipy.sparse array [n_texts, width], "
+            "for example what encode_documents returns."
+        )
+    matrix = csr_array(matrix.reshape(1, -1) if matrix.ndim == 1 else matrix, dtype=np.float32)  # 1-D: one row
+    if not matrix.has_canonical_format or not matrix.data.all():
+        matrix = matrix.copy()  # the caller's stays as it is
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+    wrong = np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))
+    if len(wrong):
+        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right") - 1)
+        raise ValueError(
+            f"{what} holds {matrix.data[wrong[0]]} in row {row}; term weights are finite and at least 0. "
+            "Apply ReLU before pooling."
+        )
+    return matrix

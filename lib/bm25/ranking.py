@@ -1,0 +1,235 @@
+"""The ranking: for each query the retrieved documents, best first, in memory and as a TREC run file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from lib.support.checks import check_count, check_ids
+from lib.support.storage import replacing
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the `k` best scores, by (score descending, position ascending); exact on ties.
+
+    Parameters
+    ----------
+    scores : array (n_docs,), real, without NaN
+    k : int
+        At least 1; more than n_docs returns all n_docs positions.
+
+    Returns
+    -------
+    array (min(k, n_docs),) of int64
+        O(n_docs + k log k): the k-th best score is selected, not sorted for.
+
+    Raises
+    ------
+    TypeError
+        If `k` is not an integer.
+    ValueError
+        If `scores` is not one-dimensional or holds NaN, or `k` is below 1.
+    """
+    scores, k = np.asarray(scores), check_count(k, "k")
+    if scores.ndim != 1:
+        raise ValueError(f"scores has shape {scores.shape}; pass one query's scores, shape (n_docs,).")
+    if np.isnan(scores).any():
+        raise ValueError(f"scores is NaN at position {np.isnan(scores).argmax()}; NaN has no rank. Repair the scorer.")
+    if k >= len(scores):
+        return _descending(scores)
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above = np.flatnonzero(scores > threshold)
+    chosen = np.concatenate([above, np.flatnonzero(scores == threshold)[: k - len(above)]])
+    return chosen[_descending(scores[chosen])]
+
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+    """Return the stable descending order, by reversing twice: sorting -scores would fail on unsigned integers."""
+    return (len(scores) - 1 - np.argsort(scores[::-1], kind="stable"))[::-1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking:
+    """For each query the retrieved documents, best first.
+
+    Parameters
+    ----------
+    query_ids : list of str
+        Unique.
+    doc_ids : list of list of str
+        One list per query, best first, no document twice; an empty list is a query without an answer.
+    scores : list of array (n_retrieved,) float32
+        One array per query, finite and non-increasing; other real arrays are converted. The order of `doc_ids` is the
+        ranking: documents of equal score stay in the order in which they are given.
+
+    Raises
+    ------
+    TypeError
+        For an id that is not a `str`.
+    ValueError
+        For numbers that do not match, ids that repeat, and scores that increase or are not finite.
+    """
+
+    query_ids: list[str]
+    doc_ids: list[list[str]]
+    scores: list[np.ndarray]
+    _row: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check and normalise the fields."""
+        query_ids = check_ids(self.query_ids, what="query_ids")
+        if not len(query_ids) == len(self.doc_ids) == len(self.scores):
+            raise ValueError(
+                f"query_ids, doc_ids and scores hold {len(query_ids)}, {len(self.doc_ids)} and {len(self.scores)} "
+                "entries; give one list of documents and one array of scores for each query."
+            )
+        columns = [_check_row(*row) for row in zip(query_ids, self.doc_ids, self.scores, strict=True)]
+        object.__setattr__(self, "query_ids", query_ids)
+        object.__setattr__(self, "doc_ids", [docs for docs, _ in columns])
+        object.__setattr__(self, "scores", [scores for _, scores in columns])
+        object.__setattr__(self, "_row", {query_id: row for row, query_id in enumerate(query_ids)})
+
+    def __repr__(self) -> str:
+        """Say how many queries and retrieved documents there are."""
+        return f"Ranking({len(self)} queries, {sum(map(len, self.doc_ids))} retrieved documents)"
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.query_ids)
+
+    def __getitem__(self, query_id: str) -> list[tuple[str, float]]:
+        """Return the (document id, score) pairs of one query, best first; a `KeyError` for a query not ranked."""
+        if query_id not in self._row:
+            raise KeyError(f"query {query_id!r} is not among the {len(self)} ranked queries; see query_ids.")
+        row = self._row[query_id]
+        return list(zip(self.doc_ids[row], self.scores[row].tolist(), strict=True))
+
+    def top(self, k: int) -> Self:
+        """Return the ranking of the `k` best documents per query (fewer where fewer were retrieved)."""
+        k = check_count(k, "k")
+        return type(self)(self.query_ids, [docs[:k] for docs in self.doc_ids], [scores[:k] for scores in self.scores])
+
+    def above(self, score: float) -> Self:
+        """Return the ranking of the documents whose score is above `score`.
+
+        `above(0)` of a BM25 ranking keeps the documents that share a term with the query; the others stand in it in
+        the order of the collection, which means nothing to a fusion.
+        """
+        kept = [scores > score for scores in self.scores]
+        docs = [
+            [doc for doc, keep in zip(row, mask, strict=True) if keep]
+            for row, mask in zip(self.doc_ids, kept, strict=True)
+        ]
+        return type(self)(self.query_ids, docs, [scores[mask] for scores, mask in zip(self.scores, kept, strict=True)])
+
+    def exclude(self, pairs: Mapping[str, str]) -> Self:
+        """Return the ranking without the document that `pairs` names for a query, where it was retrieved.
+
+        ArguAna's queries are documents of the collection and must not find themselves: search with k + 1, then
+        `ranking.exclude({query_id: query_id for query_id in ranking.query_ids}).top(k)`. Queries of `pairs` that are
+        not ranked have no effect.
+        """
+        if not isinstance(pairs, Mapping):
+            raise TypeError(f"pairs is a {type(pairs).__name__}; pass a dict from query id to document id.")
+        rows = zip(self.query_ids, self.doc_ids, self.scores, strict=True)
+        kept = [_without(docs, scores, pairs.get(query_id)) for query_id, docs, scores in rows]
+        return type(self)(self.query_ids, [docs for docs, _ in kept], [scores for _, scores in kept])
+
+    def write_trec(self, path: str | Path, tag: str = "latent-terms") -> None:
+        """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic.
+
+        Whitespace and `%` in ids are percent-encoded (UTF-8), since the format separates by whitespace: the document
+        `Geneva Durben` becomes `Geneva%20Durben`; `read_trec` decodes. Scores carry 9 significant digits, enough for
+        float32 to be read back exactly. The format has no line for a query without documents; such a query is absent
+        when read back, which measures count as 0 as well. trec_eval ignores the ranks and re-sorts equal scores by
+        document id: use `lib.evaluate.measures`, which keeps our order.
+
+        Raises
+        ------
+        ValueError
+            If an id is empty, or the tag is empty or holds whitespace.
+        """
+        if not re.fullmatch(r"\S+", tag):
+            raise ValueError(f"tag is {tag!r}; it must be one word without whitespace, for example 'latent-terms'.")
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            for query_id, docs, scores in zip(self.query_ids, self.doc_ids, self.scores, strict=True):
+                query = _escape(query_id)
+                for rank, (doc_id, score) in enumerate(zip(docs, scores.tolist(), strict=True), start=1):
+                    file.write(f"{query} Q0 {_escape(doc_id)} {rank} {score:.9g} {tag}\n")
+
+    @classmethod
+    def read_trec(cls, path: str | Path) -> Self:
+        """Read a TREC run file: queries in order of first appearance, documents by the rank column.
+
+        Percent-encoded sequences in ids are decoded (see `write_trec`).
+
+        Raises
+        ------
+        ValueError
+            Names the file and line of a malformed line or a rank given twice; names the file where a query repeats a
+            document or its scores rise along the ranks.
+        """
+        path = Path(path)
+        runs: dict[str, dict[int, tuple[str, float]]] = {}
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                query_id, doc_id, rank, score = _parse_line(line, f"{path}, line {number}")
+                run = runs.setdefault(query_id, {})
+                if rank in run:
+                    raise ValueError(f"{path}, line {number}: query {query_id!r} has rank {rank} twice; number them.")
+                run[rank] = (doc_id, score)
+        ordered = [[run[rank] for rank in sorted(run)] for run in runs.values()]
+        try:
+            return cls(
+                list(runs),
+                [[doc_id for doc_id, _ in run] for run in ordered],
+                [np.array([score for _, score in run]) for run in ordered],
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
+    docs = check_ids(doc_ids, what=f"doc_ids of query {query_id!r}")
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused below
+        scores = np.asarray(scores, dtype=np.float32)
+    if scores.shape != (len(docs),):
+        raise ValueError(f"scores of query {query_id!r} has shape {scores.shape}; it must be ({len(docs)},).")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"scores of query {query_id!r} holds NaN or infinity; scores must be finite float32 numbers.")
+    if (scores[1:] > scores[:-1]).any():
+        rank = int((scores[1:] > scores[:-1]).argmax())
+        raise ValueError(
+            f"scores of query {query_id!r} rises from {scores[rank]} to {scores[rank + 1]} at position {rank + 1}; "
+            "give documents best first, for example in the order of top_k."
+        )
+    return docs, scores
+
+
+def _without(docs: list[str], scores: np.ndarray, doc_id: str | None) -> tuple[list[str], np.ndarray]:
+    if doc_id not in docs:
+        return docs, scores
+    position = docs.index(doc_id)
+    return docs[:position] + docs[position + 1 :], np.delete(scores, position)
+
+
+def _escape(id_: str) -> str:
+    if not id_:
+        raise ValueError("an id is ''; a TREC run file cannot hold an empty id. Give every query and document a name.")
+    return re.sub(r"[\s%]", lambda match: quote(match[0], safe=""), id_)
+
+
+def _parse_line(line: str, where: str) -> tuple[str, str, int, float]:
+    """Return query id, document id, rank and score of one line."""
+    columns = line.split()
+    if len(columns) != 6:
+        raise ValueError(f"{where}: got {len(columns)} columns; a TREC run has 6: query-id Q0 doc-id rank score tag.")
+    query_id, _, doc_id, rank, score, _ = columns
+    try:
+        return unquote(query_id, errors="strict"), unquote(doc_id, errors="strict"), int(rank), float(score)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; rank is an integer, score a number, ids percent-encoded UTF-8.") from error

@@ -1,0 +1,105 @@
+"""The formulas of BM25, on real-valued term weights; searching with them is `lib.bm25.index`.
+
+score(q, d) = sum_j w_j(q) * idf_j * impact_j(d), over the latents j that both have.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from lib.support.checks import check_choice
+
+
+def idf_lucene(df: np.ndarray, n_docs: int) -> np.ndarray:
+    """Return ln(1 + (N - df + 0.5) / (df + 0.5)), always above 0.
+
+    Apache Lucene's BM25Similarity; Kamphuis et al., "Which BM25 do you mean?", ECIR 2020, table 1, "Lucene".
+    """
+    return np.log1p((n_docs - df + 0.5) / (df + 0.5))
+
+
+def idf_robertson(df: np.ndarray, n_docs: int) -> np.ndarray:
+    """Return ln((N - df + 0.5) / (df + 0.5)), below 0 for a latent in more than half of the documents.
+
+    Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009, eq. 3.3 without relevance
+    information.
+    """
+    return np.log((n_docs - df + 0.5) / (df + 0.5))
+
+
+def idf_robertson_clipped(df: np.ndarray, n_docs: int) -> np.ndarray:
+    """Return max(0, `idf_robertson`): a latent in more than half of the documents counts nothing.
+
+    The floor that rank-bm25's BM25Okapi applies with epsilon = 0.
+    """
+    return np.maximum(idf_robertson(df, n_docs), 0.0)
+
+
+IDFS = {"lucene": idf_lucene, "robertson": idf_robertson, "robertson-clipped": idf_robertson_clipped}
+
+
+@dataclass(frozen=True)
+class BM25Constants:
+    """What BM25 is set to; by default as in Latent Terms (arXiv 2605.29384), which did not tune it.
+
+    Parameters
+    ----------
+    k1 : float
+        At least 0: how slowly a weight saturates.
+    b : float
+        From 0 to 1: how much a document's length counts.
+    idf : {"lucene", "robertson", "robertson-clipped"}
+
+    Raises
+    ------
+    TypeError
+        If k1 or b is not a number.
+    ValueError
+        For constants out of range and an unknown idf.
+    """
+
+    k1: float = 8.0
+    b: float = 0.7
+    idf: str = "lucene"
+
+    def __post_init__(self) -> None:
+        """Check the constants, and make numbers of any kind floats, as JSON gives them back."""
+        for name, value in (("k1", self.k1), ("b", self.b)):
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a number.")
+            object.__setattr__(self, name, float(value))
+        if not (math.isfinite(self.k1) and self.k1 >= 0):
+            raise ValueError(f"k1 is {self.k1!r}; it must be a number of at least 0, such as 8.0 or 1.2.")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b is {self.b!r}; it must be from 0 to 1, such as 0.7.")
+        check_choice(self.idf, IDFS, "idf")
+
+
+PAPER = BM25Constants()
+
+
+def saturation(lengths: np.ndarray, average: float, k1: float, b: float) -> np.ndarray:
+    """Return k1 * (1 - b + b * |d| / avgdl) for each document, float64; with no words at all, as if |d| = avgdl."""
+    relative = lengths.astype(np.float64) / average if average > 0 else np.ones(len(lengths))
+    return k1 * (1 - b + b * relative)
+
+
+def impact(weights: np.ndarray, saturations: np.ndarray, k1: float) -> np.ndarray:
+    """Return w * (k1 + 1) / (w + saturation) for term weights w > 0 and their documents' saturations, float32.
+
+    Robertson and Zaragoza 2009, eq. 3.15, with the (k1 + 1) of rank-bm25 and of Latent Terms (arXiv 2605.29384).
+    """
+    weights = weights.astype(np.float64)
+    return (weights * (k1 + 1) / (weights + saturations)).astype(np.float32)
+
+
+def impact_elsewhere(impacts: np.ndarray, before: np.ndarray, after: np.ndarray, k1: float) -> np.ndarray:
+    """Return the impacts of the same weights under the saturations `after`, given those they were made with, float32.
+
+    From `impact`, w = I s / (k1 + 1 - I). Before, s, and after must be above 0. As I was rounded to float32, the result
+    is about 1e-7 * max(1, after / before) off.
+    """
+    weighted = impacts.astype(np.float64) * before
+    return ((k1 + 1) * weighted / (weighted + after * (k1 + 1 - impacts.astype(np.float64)))).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Collections, their sources, and text to train on."""

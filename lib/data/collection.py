@@ -1,0 +1,270 @@
+"""Test collections: documents, queries and judgements (qrels), from the package, a mirror, ir_datasets or a folder.
+
+``python -m lib.data.collection NAME... > lib/data/identities.json`` writes the identities that `load_collection`
+compares
+with; run it, with LATENT_TERMS_DATA set, for every name that is in the file.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lib.data import limit, pydoc
+from lib.data.sources import BUILT_IN, agreed_split, ir_dataset, read
+from lib.support.checks import check_choice, check_ids, check_texts
+
+SOURCES = ("built-in", "mirror", "ir_datasets", "folder")
+_IDENTITIES = Path(__file__).parent / "identities.json"
+
+
+@dataclass(frozen=True, repr=False)
+class Collection:
+    """A test collection: texts to search, queries to search them with, and which documents answer which query.
+
+    Every query is judged: each has an entry in `qrels`. A grade above 0 means relevant. A judged document that the
+    collection does not hold (some official ones lack a few) stays in `qrels`, because trec_eval counts it as relevant
+    and never found, and so do published figures; `missing` counts such judgements, and a `UserWarning` says so.
+
+    Parameters
+    ----------
+    name
+        Without the split: "beir/scifact", "limit"; for a folder its last part, never a path.
+    split
+        Which set of judgements ("test"); None where there is one without a name.
+    doc_ids, doc_texts
+        One unique id and one canonical text (`canonical_text`) per document; at least one document.
+    query_ids, query_texts
+        One unique id and one text per query; at least one query.
+    qrels
+        Query id → document id → grade (int).
+    source
+        "built-in", "mirror", "ir_datasets" or "folder".
+
+    Raises
+    ------
+    TypeError, ValueError
+        For columns that do not fit together; the offending id or position is named.
+    """
+
+    name: str
+    split: str | None
+    doc_ids: list[str]
+    doc_texts: list[str]
+    query_ids: list[str]
+    query_texts: list[str]
+    qrels: dict[str, dict[str, int]]
+    source: str
+
+    def __post_init__(self):
+        check_choice(self.source, SOURCES, "source")
+        for what in ("doc", "query"):
+            texts = list(check_texts(getattr(self, f"{what}_texts"), f"{what}_texts"))
+            ids = check_ids(getattr(self, f"{what}_ids"), len(texts), f"{what}_ids")
+            object.__setattr__(self, f"{what}_texts", texts)
+            object.__setattr__(self, f"{what}_ids", ids)
+        self._check_qrels()
+        if not (self.doc_ids and self.query_ids):
+            raise ValueError(
+                f"{self.full_name} holds {len(self.doc_ids)} documents and {len(self.query_ids)} judged queries; a "
+                "collection has at least one of each."
+            )
+        object.__setattr__(self, "qrels", {query: dict(self.qrels[query]) for query in self.query_ids})
+        if self.missing:
+            known = set(self.doc_ids)
+            first = next(f"{q!r} → {d!r}" for q, judged in self.qrels.items() for d in judged if d not in known)
+            message = (
+                f"{self.missing} of the {self._n_qrels} qrels of {self.full_name} judge a document that is not in "
+                f"doc_ids (first: {first})."
+            )
+            if self.missing == self._n_qrels:
+                raise ValueError(f"{message} Use the ids of doc_ids.")
+            warnings.warn(f"{message} They count as relevant and never found, as in trec_eval.", stacklevel=4)
+
+    def _check_qrels(self) -> None:
+        """Raise unless the judged queries are exactly `query_ids` and each judgement is an integer grade."""
+        if not isinstance(self.qrels, dict):
+            raise TypeError(f"qrels is a {type(self.qrels).__name__}; pass a dict: query id → document id → grade.")
+        unknown = sorted(set(self.qrels) - set(self.query_ids))
+        unjudged = [query for query in self.query_ids if not self.qrels.get(query)]
+        if unknown or unjudged:
+            raise ValueError(
+                f"qrels of {self.full_name} and query_ids do not match: {len(unknown)} judged queries without a text "
+                f"{unknown[:3]}, {len(unjudged)} queries without a judgement {unjudged[:3]}. Add or drop them."
+            )
+        for query, judged in self.qrels.items():
+            for doc, grade in judged.items():
+                if not isinstance(grade, int) or isinstance(grade, bool):
+                    raise TypeError(f"qrels[{query!r}][{doc!r}] is {grade!r}; a grade is an int, above 0 for relevant.")
+
+    @property
+    def full_name(self) -> str:
+        """Name and split: "beir/scifact/test"."""
+        return f"{self.name}/{self.split}" if self.split else self.name
+
+    @cached_property
+    def missing(self) -> int:
+        """Number of judgements of documents that the collection does not hold."""
+        known = set(self.doc_ids)
+        return sum(doc not in known for judged in self.qrels.values() for doc in judged)
+
+    @property
+    def _n_qrels(self) -> int:
+        return sum(map(len, self.qrels.values()))
+
+    @cached_property
+    def identity(self) -> dict[str, str | int | None]:
+        """What the collection is, to store with results: counts, first and last document, SHA-256 digests.
+
+        Each of the three digests is over UTF-8 strings that are preceded by their length in bytes: id and text of
+        each document; of each query; query id, document id and grade of each judgement. Documents and queries are
+        in the collection's order, the judgements of a query in that of their document ids. The splits of a
+        collection share `documents_sha256`.
+        """
+        judgements = ((q, d, str(grade)) for q, judged in self.qrels.items() for d, grade in sorted(judged.items()))
+        return {
+            "name": self.name,
+            "split": self.split,
+            "source": self.source,
+            "documents": len(self.doc_ids),
+            "queries": len(self.query_ids),
+            "qrels": self._n_qrels,
+            "missing": self.missing,
+            "first_document": self.doc_ids[0],
+            "last_document": self.doc_ids[-1],
+            "documents_sha256": _digest(zip(self.doc_ids, self.doc_texts, strict=True)),
+            "queries_sha256": _digest(zip(self.query_ids, self.query_texts, strict=True)),
+            "qrels_sha256": _digest(judgements),
+        }
+
+    @cached_property
+    def self_matches(self) -> dict[str, str]:
+        """Queries that are themselves a document, as in ArguAna: query id → document id, to exclude in evaluation.
+
+        The ids must be equal and the query's words part of the document's text (white space aside): in SciFact, whose
+        ids are numbers, some are equal by chance.
+        """
+        texts = dict(zip(self.doc_ids, self.doc_texts, strict=True))
+        spaced = {q: " ".join(text.split()) for q, text in zip(self.query_ids, self.query_texts, strict=True)}
+        return {q: q for q, text in spaced.items() if text and q in texts and text in " ".join(texts[q].split())}
+
+    def __repr__(self) -> str:
+        i = self.identity
+        lacking = f" ({self.missing:,} of documents it does not hold)" if self.missing else ""
+        return (
+            f"Collection {self.full_name} ({self.source}): {i['documents']:,} documents, {i['queries']:,} queries, "
+            f"{i['qrels']:,} qrels{lacking}\n  {i['first_document']!r} … {i['last_document']!r}, sha256 of documents "
+            f"{i['documents_sha256'][:12]}, queries {i['queries_sha256'][:12]}, qrels {i['qrels_sha256'][:12]}"
+        )
+
+
+def load_collection(name: str | os.PathLike, split: str | None = None) -> Collection:
+    """Load a test collection.
+
+    `name` is, in the order in which it is looked up:
+
+    - a built-in one: "pydoc" ("pydoc/train", "pydoc/test"; "pydoc/2000/test" is a sample of 2,000 documents), "limit"
+      (5,000 documents), "limit/46", "limit/50000", or "limit/train" to tune on; see `lib.data.pydoc.build`,
+      `lib.data.limit.build` and `build_train`;
+    - a folder of the mirror, the folder that the environment variable LATENT_TERMS_DATA names. It holds collections in
+      BEIR layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
+    - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
+    - an ir_datasets id, which downloads what is not downloaded yet.
+
+    Only judged queries are kept, in file order. Cranfield's judgements are made binary whatever the source (above 0
+    becomes 1, the rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
+
+    Where ir_datasets knows the name, the number of documents must be the one that it states. The collections that
+    this project reports on are also compared with the identities they had then; what differs is a `UserWarning`.
+
+    Parameters
+    ----------
+    name
+        As above. Its last part may be the split: "beir/scifact/train".
+    split
+        None: the split in the name, else "test", else the only one (pydoc: all queries). A collection of ir_datasets
+        with one unnamed set of judgements (vaswani) has the split "test".
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or split (those that exist are listed), a name and split that contradict each other, a
+        malformed file (file and line are named), an empty collection or another number of documents than stated.
+    OSError
+        If ir_datasets cannot download it; the message says which files to put where instead.
+    """
+    collection = _load(os.fspath(name).rstrip("/"), split)
+    if collection.source in ("mirror", "ir_datasets"):
+        _check_size(collection)
+    if collection.source != "folder":
+        _compare_identity(collection)
+    return collection
+
+
+def _load(name: str, split: str | None) -> Collection:
+    if name.split("/")[0] in ("pydoc", "limit"):
+        return Collection(**_build(name, split))
+    return Collection(**read(name, split))
+
+
+def _build(name: str, split: str | None) -> dict:
+    builder, *rest = name.split("/")
+    if builder == "pydoc":
+        n_docs = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
+        if len(rest) < 2:
+            return pydoc.build(agreed_split(rest[0], split, name) if rest else split, n_docs)
+    elif rest[-1:] == ["train"]:
+        split = agreed_split(rest.pop(), split, name)
+    if builder == "pydoc" or len(rest) > (3 if split is None else 1) or not all(part.isdecimal() for part in rest):
+        raise ValueError(f"Unknown built-in collection {name!r}; choose one of {', '.join(BUILT_IN)}.")
+    if split not in (None, "train"):
+        raise ValueError(f"split is {split!r}; 'limit' has one split, 'train'. Leave it out to have what is tested on.")
+    return (limit.build if split is None else limit.build_train)(*map(int, rest))
+
+
+def _digest(rows: Iterable[tuple[str, ...]]) -> str:
+    sha = hashlib.sha256()
+    for row in rows:
+        for part in row:
+            data = part.encode("utf-8", "surrogatepass")
+            sha.update(b"%d:%b" % (len(data), data))
+    return sha.hexdigest()
+
+
+def _check_size(collection: Collection) -> None:
+    """Raise unless the collection has as many documents as the metadata packaged with ir_datasets state, if any."""
+    dataset = ir_dataset(collection.name)
+    stated = dataset.metadata().get("docs", {}).get("count") if dataset is not None else None
+    if stated not in (None, len(collection.doc_ids)):
+        raise ValueError(
+            f"{collection.name} ({collection.source}) holds {len(collection.doc_ids):,} documents, and ir_datasets "
+            f"states {stated:,}: a truncated copy or another version. Get it again, or give yours another name."
+        )
+
+
+def _comparable(identity: dict) -> dict:
+    return {key: value for key, value in identity.items() if key not in ("name", "split", "source")}
+
+
+def _compare_identity(collection: Collection) -> None:
+    """Warn if the collection is not the one of that name that the project's results were measured on."""
+    known = json.loads(_IDENTITIES.read_text(encoding="utf-8")).get(collection.full_name, {})
+    differing = [key for key, value in known.items() if collection.identity[key] != value]
+    if differing:
+        warnings.warn(
+            f"{collection.full_name} ({collection.source}) is not the one this project's results were measured on; "
+            f"differing: {', '.join(differing)}. Its texts or judgements are of another edition (or differ in white "
+            "space), so figures may differ too.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+if __name__ == "__main__":
+    _loaded = [_load(_name, None) for _name in sys.argv[1:]]
+    print(json.dumps({c.full_name: _comparable(c.identity) for c in _loaded}, indent=2, ensure_ascii=False))

@@ -1,0 +1,224 @@
+"""Where a collection's files come from: folders in BEIR layout (the mirror's, or any), and ir_datasets.
+
+Every reader returns the fields of a `lib.data.collection.Collection` as a dict.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lib.support.storage import read_lines
+
+BUILT_IN = ("pydoc", "pydoc/train", "pydoc/test", "limit", "limit/46 (or another number of documents)", "limit/train")
+MIRROR = "LATENT_TERMS_DATA"  # the environment variable that names the mirror's folder
+QRELS_HEADER = "query-id\tcorpus-id\tscore"
+_LAYOUT = (
+    "corpus.jsonl (one JSON object per line: _id, title, text), queries.jsonl (_id, text) and qrels/{split}.tsv "
+    "(header 'query-id corpus-id score', then one judgement per line; three columns set apart by tabs)"
+)
+
+
+def read(name: str, split: str | None) -> dict:
+    """Read a collection from the mirror, else from the folder of that path, else through ir_datasets."""
+    if found := _find_folder(name, split):
+        return _read_folder(*found)
+    return _read_ir_dataset(*_find_ir_dataset(name, split))
+
+
+def canonical_text(title: str | None, text: str | None) -> str:
+    """Return the one text of a document: title, newline, text; just one of them where the other is blank."""
+    return "\n".join(part for part in (title, text) if part and part.strip())
+
+
+def agreed_split(last: str, split: str | None, name: str) -> str:
+    """Return the split that is the last part of a name, unless `split` contradicts it."""
+    if split not in (None, last):
+        raise ValueError(f"{name!r} names the split {last!r}, and split is {split!r}; give one of the two.")
+    return last
+
+
+def _chosen_split(split: str | None, splits: Iterable[str], name: str) -> str:
+    """Return `split` if it exists; by default "test", else the only one."""
+    splits = sorted(splits)
+    if split is None and ("test" in splits or len(splits) == 1):
+        return "test" if "test" in splits else splits[0]
+    if split not in splits:
+        there = ", ".join(map(repr, splits)) or "none (no qrels)"
+        raise ValueError(
+            f"{name!r} has no split {split!r}; there are: {there}. Choose one with split=... or add its qrels."
+        )
+    return split
+
+
+# ---------------------------------------------------------------------------------------------- folders in BEIR layout
+
+
+def _mirror() -> Path | None:
+    if not os.environ.get(MIRROR):
+        return None
+    folder = os.path.expanduser(os.environ[MIRROR])
+    if not Path(folder).is_dir():
+        raise ValueError(f"{MIRROR} is {folder!r}, which is not a folder; name the mirror's folder, or unset it.")
+    return Path(folder)
+
+
+def _find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, str] | None:
+    """Find (folder, name, split or None, source) of a collection in BEIR layout: in the mirror, else at that path."""
+    roots = [(Path(), "folder")]
+    if not (Path(name).is_absolute() or name.startswith(".")) and (mirror := _mirror()):
+        roots.insert(0, (mirror, "mirror"))
+    for root, source in roots:
+        for folder, last in ((root / name, None), ((root / name).parent, Path(name).name)):
+            if _file(folder, "corpus.jsonl") and (last is None or folder != root):
+                own_name = folder.relative_to(root).as_posix() if source == "mirror" else folder.resolve().name
+                return folder, own_name, split if last is None else agreed_split(last, split, name), source
+    return None
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Return the file or its gzipped form; None if there is neither."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_folder(folder: Path, name: str, split: str | None, source: str) -> dict:
+    split = _chosen_split(split, (path.stem for path in folder.glob("qrels/*.tsv")), name)
+    if not _file(folder, "queries.jsonl"):
+        raise ValueError(f"{folder} holds no queries.jsonl; a collection is {_LAYOUT.format(split=split)}.")
+    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
+    docs = list(_read_jsonl(_file(folder, "corpus.jsonl")))
+    return _assemble(name, split, docs, _read_jsonl(_file(folder, "queries.jsonl")), qrels, source)
+
+
+def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict, source: str) -> dict:
+    """Make the fields of a `Collection` of (id, text) pairs: judged queries only, Cranfield's grades made binary."""
+    if name == "cranfield":
+        binary = {query: {doc: 1 for doc, grade in judged.items() if grade > 0} for query, judged in qrels.items()}
+        qrels = {query: judged for query, judged in binary.items() if judged}
+    queries = [(query, text) for query, text in queries if query in qrels]
+    return {
+        "name": name,
+        "split": split,
+        "doc_ids": [doc for doc, _ in docs],
+        "doc_texts": [text for _, text in docs],
+        "query_ids": [query for query, _ in queries],
+        "query_texts": [text for _, text in queries],
+        "qrels": qrels,
+        "source": source,
+    }
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (id, canonical text) of each line."""
+    for place, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place} is not JSON ({error}); write one object per line.") from error
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("_id"), str)
+            or not {"title", "text"} & set(record)
+        ):
+            raise ValueError(f"{place} is {line[:80]!r}; it must be an object with strings '_id' and 'text'.")
+        title, text = record.get("title"), record.get("text")
+        if not (isinstance(title, str | None) and isinstance(text, str | None)):
+            raise ValueError(f"{place} is {line[:80]!r}; title and text must be strings, or left out (one of the two).")
+        yield record["_id"], canonical_text(title, text)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for i, (place, line) in enumerate(read_lines(path)):
+        if i == 0:
+            if line != QRELS_HEADER:
+                raise ValueError(f"{place} is {line!r}; the first line must be {QRELS_HEADER!r} (tabs between).")
+            continue
+        query, doc, grade = line.split("\t") if line.count("\t") == 2 else ("", "", "")
+        if not (query and doc and grade.strip().removeprefix("-").isdecimal()):
+            raise ValueError(f"{place} is {line!r}; it must be query id, document id and a whole number, tabs between.")
+        if qrels.setdefault(query, {}).setdefault(doc, int(grade)) != int(grade):
+            raise ValueError(
+                f"{place} is {line!r}, and the same pair has grade {qrels[query][doc]} above; keep one line."
+            )
+    return qrels
+
+
+# --------------------------------------------------------------------------------------------------------- ir_datasets
+
+
+def ir_dataset(id_: str):
+    """Return what ir_datasets has under this id, else None. It is imported only here: it takes a third of a second."""
+    import ir_datasets
+
+    try:
+        return ir_datasets.load(id_)
+    except KeyError:
+        return None
+
+
+def _ir_ids() -> list[str]:
+    import ir_datasets
+
+    return list(ir_datasets.registry)
+
+
+def _find_ir_dataset(name: str, split: str | None) -> tuple[str, str, str]:
+    """Find (ir_datasets id, name without split, split) of a set of judgements; an unknown name is a `ValueError`."""
+    dataset, (parent, _, last) = ir_dataset(name), name.rpartition("/")
+    parent_dataset = ir_dataset(parent) if parent else None
+    if parent_dataset is not None and not parent_dataset.has_docs():
+        parent_dataset = None  # "beir" is a family of collections, not a collection
+    if dataset is None and parent_dataset is None:
+        raise _unknown(name)
+    if dataset is None:
+        return _find_ir_dataset(parent, agreed_split(last, split, name))
+    if dataset.has_qrels():
+        own = last if parent_dataset is not None else "test"
+        if split not in (None, own):
+            raise ValueError(
+                f"{name!r} has no split {split!r}; the judgements of this id are {own!r}. Leave split out."
+            )
+        return name, name if parent_dataset is None else parent, own
+    below = [id_.removeprefix(f"{name}/") for id_ in _ir_ids() if id_.startswith(f"{name}/")]
+    split = _chosen_split(split, (s for s in below if "/" not in s and ir_dataset(f"{name}/{s}").has_qrels()), name)
+    return f"{name}/{split}", name, split
+
+
+def _read_ir_dataset(id_: str, name: str, split: str) -> dict:
+    dataset = ir_dataset(id_)
+    qrels: dict[str, dict[str, int]] = {}
+    try:
+        for judgement in dataset.qrels_iter():
+            qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
+        queries = [(query.query_id, _ir_text(query)) for query in dataset.queries_iter()]
+        docs = [(doc.doc_id, _ir_text(doc)) for doc in dataset.docs_iter()]
+    except (OSError, RuntimeError) as error:  # what requests and ir_datasets raise when no source answers
+        folder = f"{os.environ.get(MIRROR) or f'MIRROR (a folder of yours; set {MIRROR} to it)'}/{name}"
+        raise OSError(
+            f"ir_datasets could not get {id_!r} ({type(error).__name__}: {error}). To use it without a download, put "
+            f"these files in {folder}: {_LAYOUT.format(split=split)}."
+        ) from error
+    return _assemble(name, split, docs, queries, qrels, "ir_datasets")
+
+
+def _ir_text(record) -> str:
+    """Return title and text of a document or query of ir_datasets; where it has no field `text`, its default text."""
+    if hasattr(record, "text"):
+        return canonical_text(getattr(record, "title", None), record.text)
+    return record.default_text()
+
+
+def _unknown(name: str) -> ValueError:
+    mirror = _mirror()
+    corpora = mirror.rglob("corpus.jsonl*") if mirror else ()
+    held = sorted({path.parent.relative_to(mirror).as_posix() for path in corpora})
+    close = difflib.get_close_matches(name, _ir_ids(), n=5)
+    lacking = " (a folder, but without corpus.jsonl)" if Path(name).is_dir() else ""
+    return ValueError(
+        f"Unknown collection {name!r}{lacking}. Built in: {', '.join(BUILT_IN)}. "
+        f"In the mirror ({MIRROR}): {', '.join(held) or 'nothing' if mirror else 'not set'}. "
+        f"Close ids of ir_datasets: {', '.join(close) or 'none'}. "
+        f"To add one, make a folder with {_LAYOUT.format(split='test')} and give its path, or put it in the mirror."
+    )

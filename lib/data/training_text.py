@@ -1,0 +1,238 @@
+"""Streams of training text: passages out of local files and of datasets on the hub."""
+
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lib.support.checks import check_count, check_texts
+from lib.support.storage import digest_file, digest_json, read_lines
+
+ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def text_files(source: str | Path) -> list[Path]:
+    """Return the text files of a folder (not below it), by name; or the one file that `source` is.
+
+    Raises
+    ------
+    ValueError
+        If there is no text file there; allowed are .txt (a paragraph a line) and .jsonl (a "text" field a line),
+        plain or .gz.
+    """
+    source = Path(source).expanduser()
+    candidates = [source] if source.is_file() else sorted(source.glob("*"))
+    files = [path for path in candidates if path.name.endswith(ENDINGS) and path.is_file()]
+    if not files:
+        raise ValueError(f"{source} holds no text: give a folder or file of {', '.join(ENDINGS)}.")
+    return files
+
+
+def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
+    """Yield the passages of the text files in `source`, file after file, line after line.
+
+    A line longer than `max_words` words is cut at ends of sentences into passages of at most that many (a single
+    longer sentence is cut at words); 180 English words are about 256 WordPiece tokens.
+
+    Raises
+    ------
+    ValueError
+        For a source without text, and for a line that is not UTF-8 or not JSON with a "text" (file and line named).
+    """
+    check_count(max_words, "max_words")
+    return (passage for path in text_files(source) for line in _lines(path) for passage in split(line, max_words))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    is_json = path.name.endswith((".jsonl", ".jsonl.gz"))
+    for place, line in read_lines(path):
+        yield _text_of(line, place) if is_json else line
+
+
+def _text_of(line: str, place: str) -> str:
+    try:
+        return json.loads(line)["text"].strip()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{place} is not a JSON object with a "text" that is a string; mend or drop the line.'
+        ) from error
+
+
+def split(line: str, max_words: int) -> Iterator[str]:
+    """Yield passages of at most `max_words` words, whole sentences where they fit."""
+    check_count(max_words, "max_words")
+    passage: list[str] = []
+    for sentence in _SENTENCE_END.split(line):
+        words = sentence.split()
+        if passage and len(passage) + len(words) > max_words:
+            yield " ".join(passage)
+            passage = []
+        while len(words) > max_words:
+            yield " ".join(words[:max_words])
+            words = words[max_words:]
+        passage += words
+    if passage:
+        yield " ".join(passage)
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise a ValueError if `fraction` is not in (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
+
+
+def sample(passages: Iterable[str], fraction: float, seed: int = 0) -> Iterator[str]:
+    """Yield each passage with probability `fraction`, the same ones for the same seed.
+
+    Raises
+    ------
+    ValueError
+        If `fraction` is not in (0, 1].
+    """
+    check_fraction(fraction)
+    draw = random.Random(seed)
+    return (passage for passage in passages if draw.random() < fraction)
+
+
+@dataclass(frozen=True)
+class LocalText:
+    """Passages of the text files in a folder, or of one file, as `read_passages` cuts them; read anew each time.
+
+    Attributes
+    ----------
+    source : str or Path
+    max_words : int
+        Of a passage.
+    fraction : float
+        Share of the passages to draw, at random.
+    seed : int
+        Of that draw.
+
+    Raises
+    ------
+    ValueError
+        For a source without text and a fraction outside (0, 1].
+    """
+
+    source: str | Path
+    max_words: int = 180
+    fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        text_files(self.source)
+        check_count(self.max_words, "max_words")
+        check_fraction(self.fraction)
+
+    def __iter__(self) -> Iterator[str]:
+        return sample(read_passages(self.source, self.max_words), self.fraction, self.seed)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the passages, files by their sha256, JSON-able."""
+        files = {path.name: digest_file(path) for path in text_files(self.source)}
+        return {"files": files, "max_words": self.max_words, "fraction": self.fraction, "seed": self.seed}
+
+
+class GivenText:
+    """Passages of texts at hand, such as a collection's documents; read anew each time.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    max_words : int
+        Of a passage; line breaks are spaces here.
+
+    Raises
+    ------
+    TypeError
+        For a single `str` and for an element that is not one (its position is named).
+    """
+
+    def __init__(self, texts: Iterable[str], max_words: int = 180):
+        self._texts = list(check_texts(texts))
+        self._max_words = check_count(max_words, "max_words")
+
+    def __iter__(self) -> Iterator[str]:
+        return (passage for text in self._texts for passage in split(text, self._max_words))
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the passages, the texts by their sha256, JSON-able."""
+        return {"texts": digest_json(self._texts), "max_words": self._max_words}
+
+
+@dataclass(frozen=True)
+class StreamedText:
+    """Passages of a Hugging Face dataset, by default FineWeb-Edu, read as a stream: only what is read is downloaded.
+
+    Attributes
+    ----------
+    dataset : str
+        Hub id, or a local folder of files that `datasets` reads.
+    name : str, optional
+        Which of its configurations; "sample-10BT" is FineWeb-Edu's smallest.
+    split, column : str
+        Where the text is.
+    revision : str, optional
+        Of the dataset on the hub, such as a commit; None is the newest when the passages or the identity are first
+        asked for, and the same from then on.
+    max_words, fraction, seed
+        As in `LocalText`.
+
+    Raises
+    ------
+    ImportError
+        On reading, if the package `datasets` is not installed.
+    ValueError
+        For a fraction outside (0, 1]; on reading, for a column that the dataset does not have.
+    """
+
+    dataset: str = "HuggingFaceFW/fineweb-edu"
+    name: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    max_words: int = 180
+    fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        check_count(self.max_words, "max_words")
+        check_fraction(self.fraction)
+
+    def __iter__(self) -> Iterator[str]:
+        return sample(self._passages(), self.fraction, self.seed)
+
+    def _passages(self) -> Iterator[str]:
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise ImportError(f"{self.dataset} is read with datasets: pip install 'latent-terms[hub]'.") from error
+        rows = load_dataset(self.dataset, self.name, split=self.split, revision=self._commit, streaming=True)
+        for row in rows:
+            if not isinstance(row.get(self.column), str):
+                raise ValueError(f"{self.dataset} has no text in {self.column!r}; its columns are {', '.join(row)}.")
+            for line in row[self.column].splitlines():
+                yield from split(line, self.max_words)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the passages, JSON-able: files by their sha256, a hub set by its commit."""
+        folder = Path(self.dataset)
+        if folder.is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            return asdict(self) | {"files": {str(path.relative_to(folder)): digest_file(path) for path in files}}
+        return asdict(self) | {"revision": self._commit}
+
+    @cached_property
+    def _commit(self) -> str | None:
+        if self.revision is not None or Path(self.dataset).is_dir():
+            return self.revision
+        from huggingface_hub import HfApi
+
+        return HfApi().dataset_info(self.dataset).sha

@@ -1,0 +1,1 @@
+"""Text to token states: kinds of retrievers, the encoder, states on disk, the packaged retriever."""

@@ -1,0 +1,391 @@
+"""Text to token states: a frozen dense retriever, read at one of its layers."""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.encode.backbones import (
+    LONG_TEXTS,
+    Passage,
+    Reader,
+    gives_unit_vectors,
+    head,
+    is_late_interaction,
+    load,
+    own_limits,
+    own_prompts,
+    own_reading,
+)
+from lib.encode.packaged import default_retriever
+from lib.support.checks import check_choice, check_count, check_texts
+from lib.support.storage import digest_arrays, digest_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WINDOW = 32  # forward passes whose texts are sorted by length: of twice as many, 2 % less would be padding
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The token states of a few consecutive texts, laid end to end.
+
+    Attributes
+    ----------
+    states : torch.Tensor, float32 [n_tokens, d]
+        Hidden states at the encoder's layer, on the encoder's device; padding is never among them.
+    token_ids : np.ndarray, int64 [n_tokens]
+        The tokenizer's id of each token.
+    offsets : np.ndarray, int64 [n_texts + 1]
+        Text i owns the rows `offsets[i]:offsets[i + 1]`; an empty text owns none.
+    pooled : np.ndarray, float32 [n_texts, d_pooled]
+        The model's own embedding of each text, from the same forward pass, of the tokens that its own pooling takes
+        (mostly the prompt's and the special ones too). A late-interaction model has none: d_pooled is 0.
+    """
+
+    states: torch.Tensor
+    token_ids: np.ndarray
+    offsets: np.ndarray
+    pooled: np.ndarray
+
+
+def native_dtype(device: torch.device) -> str:
+    """Name the fastest dtype that `device` computes natively: "bfloat16" or "float32"."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+    return "float32"
+
+
+def _locate(model: str | Path) -> tuple[str, str]:
+    """Return name and place of a model: a folder's absolute path, else the hub id as it is."""
+    folder = Path(model).expanduser()
+    place = str(folder.resolve()) if folder.is_dir() else str(model)
+    return place, place
+
+
+class TokenEncoder:
+    """A frozen Transformer retriever that gives the state of every token, and its own embedding of every text.
+
+    A late-interaction model (a folder of sentence-transformers' `MultiVectorEncoder`, of PyLate or of ColBERT) has one
+    layer more than blocks: its final states are those after the projection, as it compares them. Its query expansion
+    and its skiplist are its configuration's: tokens that fill a query up are given out (they count as special tokens),
+    tokens of the skiplist are read but not given out. Decoder-only models are read without padding on the left.
+
+    Parameters
+    ----------
+    model : str or Path, optional
+        A sentence-transformers or transformers encoder: a folder or a hub id. None is the packaged default, the
+        official all-MiniLM-L6-v2 (d = 384, six layers).
+    layer : int
+        Which hidden states to read: -1 the final ones, 0 the embeddings, l the output of the l-th block.
+    special_tokens : bool
+        Whether the states of special tokens ([CLS], [SEP], ...) are among the states given out. The model always
+        reads them.
+    query_prompt, document_prompt : str, optional
+        Put before each query or document; None is the model's own (its `prompts`, else its `default_prompt_name`),
+        mostly "".
+    include_prompt : bool
+        Whether the states of a prompt's tokens are among those given out. The model always reads them. Those of a
+        prompt are counted as sentence-transformers does, from the first token on: without them, the special tokens
+        before them are not given out either.
+    max_length : int, optional
+        Tokens of a text that are read, special tokens included. None is the model's own limit.
+    long_texts : {"cut", "chunk"}
+        Of a text beyond that, "cut" leaves the rest unread. "chunk" reads it all, in chunks of nearly equal length,
+        each like a text of its own, with prompt and special tokens; their states follow each other as one text's, and
+        its embedding is the mean of theirs, weighted by their numbers of tokens (and scaled to length 1 if theirs are).
+        Queries of a model with query expansion are cut.
+    dtype : {"float32", "bfloat16"}, optional
+        What the model computes in; None is bfloat16 where the machine has it natively, else float32. States and
+        embeddings are always given as float32.
+    device : str, optional
+        A torch device; None is the GPU if there is one.
+    batch_tokens : int
+        Budget of one forward pass, in tokens, padding included (one longer text is still read whole).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a layer that the model does not have, for a dtype, length or budget that is not allowed, and for a model
+        that is no Transformer, merges tokens, or makes its tokens by other means than its tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        layer: int = -1,
+        special_tokens: bool = True,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        include_prompt: bool = True,
+        max_length: int | None = None,
+        long_texts: str = "cut",
+        dtype: str | None = None,
+        device: str | None = None,
+        batch_tokens: int = 2048,
+    ):
+        if dtype is not None:
+            check_choice(dtype, DTYPES, "dtype")
+        prompts = {"query": query_prompt, "document": document_prompt}
+        for kind, prompt in prompts.items():
+            if not isinstance(prompt, str | None):
+                raise TypeError(f"{kind}_prompt is {prompt!r}; it must be a str, or None for the model's own.")
+        self.batch_tokens = check_count(batch_tokens, "batch_tokens")
+        self.long_texts = check_choice(long_texts, LONG_TEXTS, "long_texts")
+        self.name, folder = default_retriever() if model is None else _locate(model)
+        self._model = load(folder, device)
+        self.device = self._model.device
+        self.dtype = dtype or native_dtype(self.device)
+        self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
+        self._head = head(self._model)
+        self.late_interaction = is_late_interaction(self._model)
+        self.tokenizer = self._model.tokenizer
+        shape = self._backbone.config.get_text_config()
+        self._n_blocks, self._hidden_size = int(shape.num_hidden_layers), int(shape.hidden_size)
+        self.n_layers = self._n_blocks + self.late_interaction
+        self.layer = self.resolve_layer(layer)
+        self.special_tokens, self.include_prompt = bool(special_tokens), bool(include_prompt)
+        own = own_prompts(self._model)
+        self.prompts = {kind: own[kind] if prompt is None else prompt for kind, prompt in prompts.items()}
+        own_limit = max(own_limits(self._model).values())
+        self.max_length = own_limit if max_length is None else min(self._check_max_length(max_length), own_limit)
+        settings = (self.max_length, self.special_tokens, self.include_prompt, self.long_texts)
+        self._readers = {kind: Reader(self._model, kind, prompt, *settings) for kind, prompt in self.prompts.items()}
+
+    def _check_max_length(self, max_length: int) -> int:
+        n_special = self.tokenizer.num_special_tokens_to_add()
+        if check_count(max_length, "max_length") <= n_special:  # the tokenizer would then not truncate at all
+            raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
+        return max_length
+
+    def resolve_layer(self, layer: int) -> int:
+        """Return the number of a layer, 0 (embeddings) to `n_layers`; -1 is the final one. ValueError for others."""
+        if not isinstance(layer, int) or isinstance(layer, bool) or not -1 <= layer <= self.n_layers:
+            raise ValueError(
+                f"layer is {layer!r}; {self.name} has layers 0 (embeddings) to {self.n_layers}, and -1 for the final."
+            )
+        return layer % (self.n_layers + 1)
+
+    @property
+    def d(self) -> int:
+        """The size of the states at the encoder's layer."""
+        return self._size(self.layer)
+
+    def _size(self, layer: int) -> int:
+        projected = self.late_interaction and layer == self.n_layers
+        return self._model.get_embedding_dimension() if projected else self._hidden_size
+
+    def at(self, layer: int) -> "TokenEncoder":
+        """Return the same encoder reading another layer; the model is shared, not copied."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)
+        other.layer = self.resolve_layer(layer)
+        return other
+
+    @property
+    def config(self) -> dict:
+        """Everything but the weights that decides what a text's states are, JSON-able."""
+        later = {}  # settings that came later are named only if they are used, and so the keys of what was stored stay
+        if not self.include_prompt:
+            later["include_prompt"] = False
+        if self.long_texts != "cut":
+            later["long_texts"] = self.long_texts
+        return later | {
+            "model": self.name,
+            "layer": self.layer,
+            "special_tokens": self.special_tokens,
+            "query_prompt": self.prompts["query"],
+            "document_prompt": self.prompts["document"],
+            "max_length": self.max_length,
+            "dtype": self.dtype,
+        }
+
+    @cached_property
+    def identity(self) -> dict:
+        """The `config` and what else decides states and embeddings, JSON-able; the key of whatever is stored.
+
+        That is the sha256 of all weights as they compute, and of the tokenizer and the modules behind the Transformer.
+        """
+        weights = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in self._model.state_dict().items()}
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
+        reading = own_reading(self._model)
+        others = digest_json([tokenizer, *map(repr, list(self._model)[1:]), *([reading] if reading else [])])
+        return self.config | {"weights": digest_arrays(weights), "tokenizer_and_head": others}
+
+    def stream(
+        self, texts: Iterable[str], kind: str = "document", *, progress: bool | None = None
+    ) -> Iterator[TokenStates]:
+        """Yield the token states of `texts`, a few consecutive texts at a time, in their order.
+
+        Memory is bounded by one window of about 32 forward passes (or one text, if that is longer), whatever the number
+        of texts.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            A list is checked whole before the first forward pass; a generator as it is read.
+        kind : {"document", "query"}
+            Which prompt is put before each text.
+        progress : bool, optional
+            A progress bar on stderr; None shows it on a terminal only.
+
+        Raises
+        ------
+        TypeError
+            For a single `str` and for an element that is not one (its position is named).
+        """
+        return (block[self.layer] for block in self.stream_layers(texts, [self.layer], kind, progress=progress))
+
+    def stream_layers(
+        self, texts: Iterable[str], layers: Iterable[int], kind: str = "document", *, progress: bool | None = None
+    ) -> Iterator[dict[int, TokenStates]]:
+        """Yield the token states of `texts` at several layers, all from one forward pass; otherwise as `stream`.
+
+        Parameters
+        ----------
+        layers : iterable of int
+            Named as in the constructor, whose own `layer` does not matter here. They are the keys of what is yielded,
+            -1 under its number `n_layers`; under each are the same token ids, offsets and embeddings.
+        texts, kind, progress
+            As in `stream`.
+
+        Raises
+        ------
+        TypeError
+            As in `stream`, and for layers that are a single int.
+        ValueError
+            For no layer, and for one that the model does not have.
+        """
+        check_choice(kind, self.prompts, "kind")
+        if isinstance(layers, int):
+            raise TypeError(f"layers is {layers} (int); pass a list of int, for example [{layers}].")
+        numbers = sorted({self.resolve_layer(layer) for layer in layers})
+        if not numbers:
+            raise ValueError("layers is empty; name at least one, such as -1 for the final states.")
+        return self._stream(check_texts(texts), numbers, self._readers[kind], progress)
+
+    def _stream(
+        self, texts: Iterable[str], layers: list[int], reader: Reader, progress: bool | None
+    ) -> Iterator[dict[int, TokenStates]]:
+        total = len(texts) if isinstance(texts, list) else None
+        hidden = None if progress is None else not progress
+        with tqdm(total=total, disable=hidden, unit="text", desc="encode", mininterval=1.0) as bar:
+            for window in self._windows(reader.read(texts)):
+                yield self._encode_window(window, layers, reader.prompt_length)
+                bar.update(len(window))
+
+    def count_tokens(self, texts: Iterable[str], kind: str = "document") -> Iterator[int]:
+        """Yield how many token states `stream` gives of each text, by the tokenizer alone: no forward pass.
+
+        Parameters
+        ----------
+        texts, kind
+            As in `stream`.
+
+        Raises
+        ------
+        TypeError
+            As in `stream`.
+        """
+        check_choice(kind, self.prompts, "kind")
+        read = self._readers[kind].read(check_texts(texts))
+        return (sum(len(passage.kept) for passage in text) for text in read)
+
+    def _windows(self, texts: Iterable[list[Passage]]) -> Iterator[list[list[Passage]]]:
+        """Cut the stream where a window holds enough batches' worth of tokens, never within a text."""
+        window, n_tokens = [], 0
+        for text in texts:
+            window.append(text)
+            n_tokens += sum(len(passage.ids) for passage in text)
+            if n_tokens >= _WINDOW * self.batch_tokens:
+                yield window
+                window, n_tokens = [], 0
+        if window:
+            yield window
+
+    def _encode_window(
+        self, window: list[list[Passage]], layers: list[int], prompt_length: int
+    ) -> dict[int, TokenStates]:
+        """Encode in batches of similar length, and put every passage's rows where they belong in the window."""
+        passages = [passage for text in window for passage in text]
+        starts = np.concatenate([[0], np.cumsum([len(passage.kept) for passage in passages])])
+        ends = np.cumsum([len(text) for text in window])  # of each text, in passages
+        states = {
+            layer: torch.empty(starts[-1], self._size(layer), dtype=torch.float32, device=self.device)
+            for layer in layers
+        }
+        pooled: list[np.ndarray] = [np.empty(0)] * len(passages)
+        for batch in self._batches(passages):
+            read, embeddings = self._forward([passages[i] for i in batch], layers, prompt_length)
+            length = read[layers[0]].shape[1]
+            source = torch.from_numpy(np.concatenate([row * length + passages[i].kept for row, i in enumerate(batch)]))
+            target = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch]))
+            for layer, rows in read.items():
+                rows = rows.flatten(0, 1)[source.to(self.device)]
+                states[layer].index_copy_(0, target.to(self.device), rows.float())
+            for i, embedding in zip(batch, embeddings, strict=True):
+                pooled[i] = embedding
+        shared = {
+            "token_ids": np.concatenate([passage.ids[passage.kept] for passage in passages]),
+            "offsets": starts[np.concatenate([[0], ends])].astype(np.int64),
+            "pooled": np.stack([self._join(*pair) for pair in zip(window, np.split(pooled, ends[:-1]), strict=True)]),
+        }
+        return {layer: TokenStates(states=rows, **shared) for layer, rows in states.items()}
+
+    def _join(self, chunks: list[Passage], embeddings: np.ndarray) -> np.ndarray:
+        """Return a text's embedding of its chunks' [n, d_pooled]: e = sum_c n_c e_c / sum_c n_c, n_c tokens each."""
+        if len(chunks) == 1:
+            return embeddings[0]
+        mean = np.average(embeddings, axis=0, weights=[len(chunk.ids) for chunk in chunks]).astype(np.float32)
+        return mean / np.linalg.norm(mean) if gives_unit_vectors(self._model) else mean
+
+    def _batches(self, passages: list[Passage]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for i in sorted(range(len(passages)), key=lambda i: len(passages[i].ids)):
+            # ascending length, so the newest passage is the longest of its batch
+            if batch and (len(batch) + 1) * len(passages[i].ids) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _forward(
+        self, passages: list[Passage], layers: list[int], prompt_length: int
+    ) -> tuple[dict[int, torch.Tensor], np.ndarray]:
+        """Return the states of a batch at `layers`, each [n, length, d], and the embeddings [n, d_pooled]."""
+        lengths = np.array([len(passage.ids) for passage in passages])
+        filled = np.arange(max(1, lengths.max())) < lengths[:, None]  # 1: all texts may be without a token
+        ids = np.full(filled.shape, self.tokenizer.pad_token_id or 0)
+        mask = np.zeros(filled.shape, dtype=np.int64)
+        ids[filled] = np.concatenate([passage.ids for passage in passages])
+        mask[filled] = np.concatenate([passage.attended for passage in passages])
+        # padding is on the right: on the left, it would shift positions by the neighbours' lengths
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        out = self._backbone(**batch, output_hidden_states=layers[0] < self._n_blocks, return_dict=True)
+        features = {"token_embeddings": out.last_hidden_state.float(), **batch}
+        if prompt_length:
+            features["prompt_length"] = prompt_length  # for a pooling that leaves the prompt out
+        for module in self._head:
+            features = module(features)
+        read = {i: out.last_hidden_state if i == self._n_blocks else features["token_embeddings"] for i in layers}
+        read |= {i: out.hidden_states[i] for i in layers if i < self._n_blocks}
+        if self.late_interaction:
+            return read, np.empty((len(passages), 0), dtype=np.float32)
+        if "sentence_embedding" not in features:
+            raise ValueError(
+                f"{self.name} has no pooling, so no embedding of a text; add a sentence-transformers Pooling module."
+            )
+        return read, features["sentence_embedding"].float().cpu().numpy()

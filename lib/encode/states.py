@@ -1,0 +1,345 @@
+"""Token states to train on: kept in memory or on disk, or encoded again each epoch; never a corpus at once.
+
+A source of states gives an epoch as a sequence of windows, the contents of a shuffle buffer of bounded size. Which
+states a window holds, and in what order a trainer takes them, are functions of (seed, epoch, window) and of nothing
+before them: a run that was stopped goes on at any window without replaying what came earlier.
+"""
+
+import json
+import shutil
+import time
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.encode.encoder import TokenEncoder
+from lib.support.checks import check_choice, check_count
+from lib.support.storage import digest_arrays, digest_json, replacing, save_parts
+
+CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
+CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
+LEFT_AFTER = 3600.0  # seconds: a temporary file that old is of a process that was killed
+RUN = 64  # neighbouring tokens that are read from disk together, and so land in the same window
+CACHE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StateSource(Protocol):
+    """What a trainer needs of its states.
+
+    Attributes
+    ----------
+    n, d : int
+        How many states there are, and their size.
+    identity : dict
+        Everything that decides them, JSON-able.
+    """
+
+    n: int
+    d: int
+    identity: dict
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+
+
+class StoredStates:
+    """States that can be read in any order: a tensor in memory, or memory-mapped files.
+
+    An epoch visits runs of 64 neighbouring tokens in a random order over the whole corpus.
+
+    Parameters
+    ----------
+    parts : sequence of torch.Tensor [n_part, d]
+        All of one dtype.
+    identity : dict, optional
+        None is the digest of the states themselves.
+    """
+
+    def __init__(self, parts: Iterable[torch.Tensor], identity: dict | None = None):
+        self._parts = list(parts)
+        if not self._parts or any(part.ndim != 2 for part in self._parts):
+            shapes = [tuple(part.shape) for part in self._parts]
+            raise ValueError(f"states have the shapes {shapes}; they must be [n, d], at least one of them.")
+        self._ends = np.cumsum([len(part) for part in self._parts]).tolist()
+        self._identity = identity
+        self.n, self.d = self._ends[-1], self._parts[0].shape[1]
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the states, JSON-able."""
+        if self._identity is not None:
+            return self._identity
+        parts = {f"{i:06}": part.cpu().contiguous().view(torch.uint8).numpy() for i, part in enumerate(self._parts)}
+        return {"states": digest_arrays(parts)}
+
+    def read(self, start: int, stop: int) -> list[torch.Tensor]:
+        """Return the states `start:stop` in pieces, one for each part that they lie in."""
+        pieces = []
+        at = bisect_right(self._ends, start)
+        while start < stop:
+            begin, end = self._ends[at] - len(self._parts[at]), min(stop, self._ends[at])
+            pieces.append(self._parts[at][start - begin : end - begin])
+            start, at = end, at + 1
+        return pieces
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+        runs = np.random.default_rng([seed, epoch]).permutation(-(-self.n // RUN))
+        starts = runs * RUN
+        stops = np.minimum(starts + RUN, self.n)
+        ends = np.cumsum(stops - starts)  # where each run ends in the epoch's order
+        for begin in range(first * size, self.n, size):
+            end = min(begin + size, self.n)
+            low, high = np.searchsorted(ends, [begin, end - 1], side="right")
+            chosen = zip(starts[low : high + 1].tolist(), stops[low : high + 1].tolist(), strict=True)
+            block = torch.cat([piece for start, stop in chosen for piece in self.read(start, stop)])
+            skip = begin - int(ends[low] - (stops - starts)[low])
+            yield block[skip : skip + end - begin]
+
+
+def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
+    passages = iter(passages)
+    while chunk := list(islice(passages, CHUNK)):
+        yield chunk
+
+
+class TrainingText:
+    """A corpus of passages as one encoder reads it: how many tokens there are, known before any is encoded.
+
+    Parameters
+    ----------
+    encoder : TokenEncoder
+    corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
+    max_tokens : int, optional
+        Where to stop; None is the whole corpus.
+    plan : Path, optional
+        A file for the counts, read if it is there: counting takes a pass of the tokenizer. A damaged one is written
+        anew, with a warning.
+
+    Raises
+    ------
+    ValueError
+        If the corpus holds no token.
+    """
+
+    def __init__(self, encoder: TokenEncoder, corpus, max_tokens: int | None = None, plan: Path | None = None):
+        self.encoder, self.corpus = encoder, corpus
+        if max_tokens is not None:
+            check_count(max_tokens, "max_tokens")
+        self._counts = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
+        self.ends = np.minimum(np.cumsum(self._counts), max_tokens or np.inf).astype(np.int64)  # of chunks, in tokens
+        self.n = int(self.ends[-1]) if self._counts else 0
+        if not self.n:
+            raise ValueError("The corpus holds no token; give text.")
+
+    def _count(self, max_tokens: int | None, plan: Path | None) -> list[int]:
+        counts, total = [], 0
+        with tqdm(disable=None, unit="token", unit_scale=True, desc="count tokens") as bar:
+            for chunk in _chunks(self.corpus):
+                counts.append(sum(self.encoder.count_tokens(chunk)))
+                total += counts[-1]
+                bar.update(counts[-1])
+                if max_tokens is not None and total >= max_tokens:
+                    break
+        if plan is not None:
+            plan.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(plan) as path:
+                path.write_text(json.dumps(counts) + "\n", "utf-8")
+        return counts
+
+    def chunks(self, layers: list[int], first: int = 0) -> Iterator[dict[int, torch.Tensor]]:
+        """Yield the states of each layer, float32 [n_chunk, d], chunk after chunk from number `first` on.
+
+        A chunk is encoded by itself, so that it comes out the same whether or not the ones before it were.
+
+        Raises
+        ------
+        ValueError
+            If a chunk has another number of tokens than were counted, or is not there any more.
+        """
+        chunks = _chunks(islice(self.corpus, first * CHUNK, None))
+        for number in range(first, len(self.ends)):
+            chunk = next(chunks, [])
+            blocks = list(self.encoder.stream_layers(chunk, layers, progress=False))
+            found = sum(len(block[layers[0]].states) for block in blocks)
+            if not chunk or found != self._counts[number]:
+                raise ValueError(f"Chunk {number} has {found} tokens, {self._counts[number]} were counted. {CHANGED}")
+            size = int(self.ends[number] - (self.ends[number - 1] if number else 0))
+            yield {layer: torch.cat([block[layer].states for block in blocks])[:size].cpu() for layer in layers}
+
+
+def _read_plan(plan: Path) -> list[int] | None:
+    """Return the counts in a file, None if it is not there or damaged."""
+    try:
+        counts = json.loads(plan.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        counts = None
+    if isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
+        return counts
+    warnings.warn(f"{plan} is damaged; the tokens are counted again.", stacklevel=3)
+    return None
+
+
+class EncodedStates:
+    """States that are encoded anew in each epoch, in the order of the text; for when disk is dearer than time.
+
+    Parameters
+    ----------
+    text : TrainingText
+    layer : int
+        As in `TokenEncoder`.
+    """
+
+    def __init__(self, text: TrainingText, layer: int):
+        self._text, self._layer = text, layer
+        self.n, self.d = text.n, text.encoder.at(layer).d
+
+    @cached_property
+    def identity(self) -> dict:
+        """Everything that decides the states, JSON-able."""
+        return {**_identity(self._text, self._layer), "stored": "no: encoded in each epoch"}
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter. Each epoch has the same."""
+        begin = first * size
+        number = int(np.searchsorted(self._text.ends, begin, side="right"))
+        skip = begin - (int(self._text.ends[number - 1]) if number else 0)
+        held, n_held = [], 0
+        for chunk in self._text.chunks([self._layer], number):
+            held.append(chunk[self._layer][skip:])
+            n_held, skip = n_held + len(held[-1]), 0
+            while n_held >= size:
+                block = torch.cat(held)
+                yield block[:size]
+                held, n_held = [block[size:]], n_held - size
+        if n_held:
+            yield torch.cat(held)
+
+
+def _identity(text: TrainingText, layer: int) -> dict:
+    return {"encoder": text.encoder.identity | {"layer": layer}, "corpus": text.corpus.identity, "tokens": text.n}
+
+
+def cache_states(
+    folder: str | Path,
+    encoder: TokenEncoder,
+    corpus,
+    layers: Iterable[int] = (-1,),
+    *,
+    max_tokens: int | None = None,
+    dtype: str = "bfloat16",
+) -> dict[int, StoredStates]:
+    """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
+
+    Every chunk of 512 passages is a file that is written atomically; a killed run continues behind the last whole one.
+    Several processes may write the same cache. What a killed one left half-written is removed an hour later.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder in it is named after everything that decides the states.
+    encoder : TokenEncoder
+    corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
+    layers : iterable of int
+        As in `TokenEncoder`.
+    max_tokens : int, optional
+        Where to stop; None is the whole corpus.
+    dtype : {"bfloat16", "float16"}
+        What states are stored in, 2 bytes a number; float16 is finer and ends at 65,504.
+
+    Returns
+    -------
+    dict of int to StoredStates
+        By layer, resolved (6, not -1); memory-mapped.
+
+    Raises
+    ------
+    OSError
+        If the disk lacks the space, before anything is encoded.
+    ValueError
+        If the corpus holds no token or changes while it is read, and if a state is too large for float16.
+    """
+    check_choice(dtype, CACHE_DTYPES, "dtype")
+    layers = sorted({encoder.resolve_layer(layer) for layer in layers})
+    asked = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
+    folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
+    _remove_leftovers(folder)
+    text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
+    paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
+    sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
+    _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
+    there = min(_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
+    with tqdm(total=text.n, disable=None, unit="token", unit_scale=True, desc="encode") as bar:
+        bar.update(int(text.ends[there - 1]) if there else 0)
+        for number, chunk in enumerate(text.chunks(layers, there), there):
+            for layer, states in chunk.items():
+                _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
+            bar.update(len(states))
+    return {
+        layer: StoredStates(
+            [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
+        )
+        for layer in layers
+    }
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: those that nobody has written to for an hour."""
+    for path in folder.rglob(".*.tmp"):
+        with suppress(FileNotFoundError):  # another process may end, or be quicker
+            if time.time() - path.stat().st_mtime > LEFT_AFTER:
+                path.unlink()
+
+
+def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
+    """How many files are there, of the size that they should have, counted from the first."""
+    for i, (path, n) in enumerate(zip(paths, np.diff(ends, prepend=0), strict=True)):
+        try:
+            if np.load(path, mmap_mode="r", allow_pickle=False).shape != (n, d):
+                return i
+        except (FileNotFoundError, ValueError):  # not there, or cut short
+            return i
+    return len(paths)
+
+
+def _check_space(folder: Path, paths: dict[int, list[Path]], total: int) -> None:
+    there = sum(path.stat().st_size for files in paths.values() for path in files if path.exists())
+    free = shutil.disk_usage(folder).free
+    print(
+        f"States of {len(paths)} layer(s): {total / 1e9:.2f} GB in {folder}, {there / 1e9:.2f} GB are there.",
+        flush=True,
+    )
+    if total - there > free:
+        raise OSError(
+            f"The disk of {folder} has {free / 1e9:.2f} GB left, {(total - there) / 1e9:.2f} GB are needed. Make room, "
+            "name another folder, take fewer tokens, or encode again in each epoch instead."
+        )
+
+
+def _write(path: Path, states: torch.Tensor) -> None:
+    if not torch.isfinite(states).all():
+        raise ValueError(f"A state is not finite in {states.dtype}; store bfloat16, and look for NaN in the encoder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        try:
+            save_parts(temporary, [states.view(torch.int16).numpy()])
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error}); make room. What is there is kept.") from error
+
+
+def _open(path: Path, dtype: torch.dtype) -> torch.Tensor:
+    """Map a file that `_write` wrote; unlike numpy, torch keeps no descriptor open, and there may be thousands."""
+    header = np.load(path, mmap_mode="r", allow_pickle=False)
+    skipped = header.offset // 2
+    return torch.from_file(str(path), False, skipped + header.size, dtype=dtype)[skipped:].view(header.shape)

@@ -1,0 +1,273 @@
+"""Measures: ranking and relevance judgments to values per query, means, intervals and paired significance tests."""
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+
+import ir_measures
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.bm25.ranking import Ranking
+from lib.support.checks import check_choice, check_count, check_texts
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+# The providers that compute in this process; ir_measures' own default also starts Perl, which reads ids as numbers.
+_PROVIDERS = ir_measures.providers.FallbackProvider(
+    [ir_measures.pytrec_eval, ir_measures.judged, ir_measures.msmarco, ir_measures.compat]
+)
+_EXAMPLES = "for example 'nDCG@10', 'R@100', 'RR@10', 'AP', 'P@5', 'Success@1' or 'AP(rel=2)@100'"
+
+
+def evaluate(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> dict[str, float]:
+    """Return each measure's mean over all judged queries; see `per_query`."""
+    means = per_query(ranking, qrels, measures).groupby("measure", sort=False)["value"].mean()
+    return {str(name): float(value) for name, value in means.items()}
+
+
+def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.DataFrame:
+    """Return one row per measure and judged query, with columns query_id, measure, value.
+
+    Every key of `qrels` counts, even one with zero grades only; a judged query that the ranking lacks or that has no
+    documents has value 0. Ranked queries without judgments are ignored. Documents of equal score keep the ranking's
+    order: ir_measures is given values derived from the ranks, since it would re-sort equal scores by document id.
+
+    Parameters
+    ----------
+    ranking : Ranking
+    qrels : dict from query id to dict from document id to integer grade
+    measures : list of str
+        Names in the notation of ir_measures (https://ir-measur.es).
+
+    Raises
+    ------
+    TypeError
+        For a single `str` as measures, qrels that are not a dict of dicts, and a grade that is not an integer.
+    ValueError
+        For no measure, an unknown measure (named) and empty qrels.
+    """
+    parsed, qrels = _parse(measures), _check_qrels(qrels)
+    run = {
+        query_id: {doc_id: float(len(docs) - rank) for rank, doc_id in enumerate(docs)}
+        for query_id, docs in zip(ranking.query_ids, ranking.doc_ids, strict=True)
+        if query_id in qrels and docs
+    }
+    metrics = _PROVIDERS.iter_calc(set(parsed.values()), qrels, run)
+    values = {(metric.measure, metric.query_id): float(metric.value) for metric in metrics}
+    rows = [(query, name, values.get((measure, query), 0.0)) for name, measure in parsed.items() for query in qrels]
+    return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
+
+
+def bootstrap_interval(
+    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean over queries (Efron & Tibshirani 1993, chapter 13).
+
+    Parameters
+    ----------
+    values : array (n_queries,)
+        One value per query, finite.
+    confidence : float
+        Strictly between 0 and 1.
+    n_resamples, seed : int
+        The same seed gives the same interval.
+
+    Raises
+    ------
+    ValueError
+        For values that are empty, not one-dimensional or not finite, and for a confidence outside (0, 1).
+    """
+    values, n_resamples = _check_values(values, "values"), check_count(n_resamples, "n_resamples")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie strictly between 0 and 1, for example 0.95.")
+    rng, n = np.random.default_rng(seed), len(values)
+    means = np.empty(n_resamples)
+    block = max(1, 2**20 // n)  # about a million draws at a time bound the memory to a few megabytes
+    for start in range(0, n_resamples, block):
+        part = means[start : start + block]
+        part[:] = values[rng.integers(n, size=(len(part), n))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def compare(
+    frames: Mapping[str, pd.DataFrame],
+    baseline: str,
+    measure: str,
+    test: str = "randomisation",
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test each other system against the baseline, paired by query, with Holm's correction over the systems.
+
+    Parameters
+    ----------
+    frames : dict from system name to its frame from `per_query`
+    baseline, measure : str
+        The system to compare with, and one of the frames' measures.
+    test : 'randomisation' or 't'
+        Two-sided sign-flip randomisation test (exact when 2**n_queries <= n_resamples) or paired t-test.
+    n_resamples, seed : int
+        Of the randomisation test and of the bootstrap interval.
+
+    Returns
+    -------
+    DataFrame
+        One row per other system: system, mean, baseline_mean, difference (system - baseline), low, high (95 %
+        bootstrap interval of the difference), p, p_holm. A system identical to the baseline has p = 1.
+
+    Raises
+    ------
+    ValueError
+        For an unknown baseline, measure or test, no other system, fewer than two queries, a query given twice, values
+        that are not finite, and systems that do not share the same queries.
+    """
+    check_choice(test, ("randomisation", "t"), "test")
+    check_choice(baseline, frames, "baseline")
+    n_resamples = check_count(n_resamples, "n_resamples")
+    if len(frames) < 2:
+        raise ValueError(f"frames holds only {baseline!r}; add at least one system to compare it with.")
+    values = {system: _measure_values(frame, system, measure) for system, frame in frames.items()}
+    reference = values.pop(baseline)
+    if len(reference) < 2:
+        raise ValueError(f"frames hold {len(reference)} query; a paired test needs at least 2 queries.")
+    for system, series in values.items():
+        _check_same_queries(series, reference, system, baseline)
+    rows = []
+    for system, series in values.items():
+        difference = (series.loc[reference.index] - reference).to_numpy()
+        p = _t_test(difference) if test == "t" else _randomisation_test(difference, n_resamples, seed)
+        interval = bootstrap_interval(difference, n_resamples=n_resamples, seed=seed)
+        rows.append((system, series.mean(), reference.mean(), difference.mean(), *interval, p))
+    table = pd.DataFrame(rows, columns=["system", "mean", "baseline_mean", "difference", "low", "high", "p"])
+    return table.assign(p_holm=holm(table["p"].to_numpy()))
+
+
+def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, seed: int = 0) -> pd.DataFrame:
+    """Return each system's mean with its interval, and the paired test against the baseline, of one measure.
+
+    Parameters
+    ----------
+    frames, baseline, measure, seed
+        As in `compare`.
+
+    Returns
+    -------
+    DataFrame
+        One row a system: system; mean, low, high (95 % bootstrap interval over queries); and difference,
+        difference_low, difference_high, p and p_holm as in `compare`, missing for the baseline.
+
+    Raises
+    ------
+    ValueError
+        As `compare`.
+    """
+    tests = compare(frames, baseline, measure, seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
+    tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
+    rows = []
+    for system, frame in frames.items():
+        values = frame.loc[frame["measure"] == measure, "value"].to_numpy()
+        rows.append((system, values.mean(), *bootstrap_interval(values, seed=seed)))
+    return pd.DataFrame(rows, columns=["system", "mean", "low", "high"]).join(tests, on="system")
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return Holm's step-down adjusted p-values, `max_{j <= i} min(1, (m - j + 1) p_(j))`.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6, 1979.
+
+    Parameters
+    ----------
+    p : array (m,)
+        In any order; the adjusted values come back in the same order.
+    """
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, (len(p) - np.arange(len(p))) * p[order]))
+    return adjusted
+
+
+def _randomisation_test(difference: np.ndarray, n_resamples: int, seed: int) -> float:
+    """Two-sided p of the mean difference under random signs (Fisher's; Smucker, Allan & Carterette, CIKM 2007)."""
+    result = stats.permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=n_resamples,
+        batch=max(1, 2**20 // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _t_test(difference: np.ndarray) -> float:
+    """Two-sided p of Student's paired t-test; 1 for differences that are all 0, where t is 0 / 0."""
+    if not difference.any():
+        return 1.0
+    if np.ptp(difference) == 0:  # t is infinite
+        return 0.0
+    return float(stats.ttest_1samp(difference, 0.0).pvalue)
+
+
+def _parse(measures: Iterable[str]) -> dict[str, ir_measures.Measure]:
+    names = list(check_texts(measures, "measures"))
+    if not names:
+        raise ValueError(f"measures is empty; name at least one, {_EXAMPLES}.")
+    return {name: _parse_measure(name) for name in names}
+
+
+def _parse_measure(name: str) -> ir_measures.Measure:
+    try:
+        measure = ir_measures.parse_measure(name)
+        known = _PROVIDERS.supports(measure) and measure.params.get("cutoff", 1) >= 1
+    except (NameError, ValueError, KeyError, AssertionError) as error:  # how ir_measures reports a name or parameter
+        raise ValueError(f"measure {name!r} is not known ({error}); use one of ir_measures', {_EXAMPLES}.") from error
+    if not known:
+        raise ValueError(f"measure {name!r} cannot be computed here; use another of ir_measures', {_EXAMPLES}.")
+    return measure
+
+
+def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
+    if not isinstance(qrels, Mapping) or not all(isinstance(grades, Mapping) for grades in qrels.values()):
+        raise TypeError("qrels is not a dict of dicts; pass {query_id: {doc_id: grade}}.")
+    if not qrels:
+        raise ValueError("qrels is empty; a mean over no judged query is undefined. Check the collection and split.")
+    for query_id, grades in qrels.items():
+        for doc_id, grade in grades.items():
+            if not isinstance(grade, Integral):
+                raise TypeError(f"qrels[{query_id!r}][{doc_id!r}] is {grade!r}; a grade must be an integer.")
+    return {query_id: {doc_id: int(grade) for doc_id, grade in grades.items()} for query_id, grades in qrels.items()}
+
+
+def _check_values(values: np.ndarray, what: str) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"{what} has shape {values.shape}; pass one value for each query, at least one in all.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} holds NaN or infinity; an unanswered query counts 0, as per_query gives it.")
+    return values
+
+
+def _measure_values(frame: pd.DataFrame, system: str, measure: str) -> pd.Series:
+    """Return one system's values of one measure, indexed by query id."""
+    missing = {"query_id", "measure", "value"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"frames[{system!r}] lacks the columns {sorted(missing)}; pass the frame of per_query.")
+    check_choice(measure, frame["measure"].unique(), f"measure, for system {system!r},")
+    series = frame[frame["measure"] == measure].set_index("query_id")["value"]
+    if not series.index.is_unique:
+        repeated = series.index[series.index.duplicated()][0]
+        raise ValueError(f"frames[{system!r}] repeats query {repeated!r}; pass one collection's frame at a time.")
+    _check_values(series.to_numpy(), f"frames[{system!r}]")
+    return series
+
+
+def _check_same_queries(series: pd.Series, reference: pd.Series, system: str, baseline: str) -> None:
+    odd = sorted(set(series.index) ^ set(reference.index))
+    if odd:
+        raise ValueError(
+            f"{system!r} and {baseline!r} differ in {len(odd)} queries, for example {odd[0]!r}; "
+            "a paired test needs the same queries. Evaluate both with the same qrels."
+        )

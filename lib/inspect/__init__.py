@@ -1,0 +1,1 @@
+"""What latents mean, and latents as a vocabulary."""

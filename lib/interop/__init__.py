@@ -1,0 +1,1 @@
+"""Other packages: sentence-transformers, search engines, Ray Data."""

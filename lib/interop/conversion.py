@@ -1,0 +1,337 @@
+"""`LatentTerms` and sentence-transformers' `SparseEncoder`, each made of the other: the same texts, the same matrix."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
+from sentence_transformers.util import import_from_string
+
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.encode.backbones import PROMPT_NAMES
+from lib.encode.encoder import TokenEncoder
+from lib.encode.packaged import RETRIEVER_NAME, default_retriever
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.interop.modules.features import origin_of, public_name, warn_of_another_origin
+from lib.latent_terms import LatentTerms, other_origin
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.foreign import autoencoder_weights, json_object
+from lib.support.hub import find_folder
+
+STRATEGIES = {
+    ("sum", "sqrt"): "sum_sqrt",
+    ("sum", "identity"): "sum",
+    ("max", "log1p"): "max_log1p",
+    ("max", "identity"): "max",
+}
+_MODULES = "modules.json"
+_PROBE = ["Do both say the same of this text?", "Of this?", "", "one two three, a hundred and more"]
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # Frobenius norm of the difference; other layers or weights give 1
+
+
+def term_matrix(embeddings: torch.Tensor) -> csr_array:
+    """Return what `SparseEncoder.encode` gives, a tensor [n_texts, width], as `BM25Index.build` takes it, float32.
+
+    Raises
+    ------
+    TypeError
+        If it is not a tensor, such as the list that `convert_to_tensor=False` gives.
+    """
+    if not isinstance(embeddings, torch.Tensor):
+        raise TypeError(f"embeddings are a {type(embeddings).__name__}; encode with convert_to_tensor=True.")
+    sparse = embeddings.detach().float().cpu().to_sparse().coalesce()
+    matrix = csr_array((sparse.values().numpy(), sparse.indices().numpy()), shape=tuple(sparse.shape))
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
+
+
+def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: bool = False) -> SparseEncoder:
+    """Return a `SparseEncoder` whose `encode_document` and `encode_query` give the rows of `model`.
+
+    The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
+    `model.bm25`. Its `max_active_dims` is None, so rows are whole; `encode(texts, max_active_dims=n)` keeps the n
+    largest weights of a text, and n in the place of the autoencoder's k. A text of blanks has an empty row here; there
+    it has terms if the tokenizer makes tokens of blanks. The autoencoder is noted as trained on this retriever
+    (`trained_on`) unless its metadata say that it was trained on another layer or model.
+
+    Parameters
+    ----------
+    model : LatentTerms
+    k : int, optional
+        Latents a token may have at most, for an autoencoder with thresholds; None is 16 times its average, above
+        which rows would differ. Of a Top-K autoencoder it is `model.sae.k`.
+    sparse_rows : bool
+        As in `SparseTokenPooling`.
+
+    Raises
+    ------
+    ValueError
+        For a pooling and phi that `SparseTokenPooling` does not have, for chunks of long texts and late-interaction
+        models, which `SparseEncoder` does not have, for a k with a Top-K autoencoder, and if a few texts show that the
+        rows differ.
+    """
+    if (strategy := STRATEGIES.get((model.pooling, model.phi))) is None:
+        known = ", ".join(f"{pooling} with {phi}" for pooling, phi in STRATEGIES)
+        raise ValueError(f"pooling is {model.pooling!r} with phi {model.phi!r}; SparseTokenPooling has {known}.")
+    encoder, sae = model.encoder, model.sae
+    if encoder.late_interaction:
+        raise ValueError(
+            f"{encoder.name} is a late-interaction model; SparseEncoder reads the states of a Transformer."
+        )
+    if encoder.long_texts != "cut":
+        raise ValueError(f"long_texts is {encoder.long_texts!r}, SparseEncoder cuts; load the model with 'cut'.")
+    folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
+    device = str(encoder.device)
+    transformer = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())[0].float()
+    transformer.max_seq_length = encoder.max_length
+    modules = [transformer]
+    if encoder.layer != encoder.n_layers:
+        transformer.config.output_hidden_states = True
+        modules.append(_layer_reader(encoder.d, encoder.layer, encoder.n_layers))
+    modules.append(_token_encoder(sae, k))
+    modules.append(
+        SparseTokenPooling(
+            sae.width,
+            strategy,
+            encoder.include_prompt,
+            sparse_rows=sparse_rows,
+            special_tokens=_special_tokens(encoder.tokenizer),
+            include_special=encoder.special_tokens,
+        )
+    )
+    made = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
+    coder = modules[-2]
+    if other_origin(sae, encoder) is None:
+        coder.trained_on = origin_of(made, coder) | {"name": public_name(encoder.name)}
+    _check_equal(model, made.eval(), "Make it of a model whose encoder is a plain Transformer.")
+    return made
+
+
+def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
+    """Return the stock module that averages layers, with all weight on one."""
+    weights = torch.zeros(n_layers + 1 - layer)
+    weights[0] = 1.0
+    return WeightedLayerPooling(d, n_layers, layer, torch.nn.Parameter(weights, requires_grad=False))
+
+
+def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
+    if sae.threshold is None:
+        if k is not None:
+            raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {sae.k}; use its with_k instead.")
+        k = sae.k
+    elif k is None:
+        k = min(sae.width, 16 * sae.k)
+    variant = "standard" if sae.threshold is None else "jumprelu"
+    settings = {"frozen": True, "normalize_input": sae.scales, "groups": sae.groups}
+    module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, **settings)
+    weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
+    weights |= {} if sae.threshold is None else {"theta": sae.threshold}
+    module.load_state_dict(weights)
+    if sae.scales and sae.centre.any():
+        module.data_mean = sae.centre.clone()
+    return module
+
+
+def _special_tokens(tokenizer) -> tuple[int, int]:
+    """Return how many special tokens a tokenizer puts before and after a text."""
+    ordinary = np.flatnonzero(np.array(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]) == 0)
+    n_tokens = len(tokenizer("a")["input_ids"])
+    return (int(ordinary[0]), int(n_tokens - 1 - ordinary[-1])) if len(ordinary) else (0, 0)
+
+
+def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: BM25Constants = PAPER) -> LatentTerms:
+    """Return a `LatentTerms` that gives the rows of `encoder`, so that BM25 ranks with them.
+
+    The retriever is loaded anew from where `encoder` has it: the folder or hub id it was loaded from. A blank text has
+    an empty row here, and there if `SparseTokenPooling` knows the special tokens. The weights are copied. What the
+    autoencoder was trained on goes into its metadata, so that `LatentTerms` warns of another retriever.
+
+    Parameters
+    ----------
+    encoder : SparseEncoder
+        A Transformer, `SparseAutoEncoderTokenEncoder` with a decoder, `SparseTokenPooling`.
+    k : int, optional
+        Latents a token has on average, for an autoencoder with thresholds: there it is needed, as the k of the module
+        is a limit that `SparseAutoencoder` does not have. Not for a Top-K autoencoder.
+    bm25 : BM25Constants
+
+    Raises
+    ------
+    ValueError
+        For other modules and settings that `LatentTerms` does not have, and if a few texts show that the rows differ:
+        a Transformer that was trained must be saved first, and the `SparseEncoder` loaded from there; and for a k that
+        is missing or out of place.
+
+    Warns
+    -----
+    UserWarning
+        If the autoencoder was trained on another retriever or layer than the one before it.
+    """
+    transformer, layer, coder, pooling = _parts(encoder)
+    if encoder.max_active_dims is not None:
+        raise ValueError(
+            f"max_active_dims is {encoder.max_active_dims}; set it to None and prune with lib.bm25.pruning."
+        )
+    weights, k = _weights(coder), _average(coder, k)
+    prompts = {kind: _prompt(encoder, kind) for kind in PROMPT_NAMES}
+    place = transformer.config.name_or_path
+    retriever = TokenEncoder(
+        None if place == default_retriever()[1] else place,
+        layer=layer,
+        special_tokens=pooling.include_special,
+        query_prompt=prompts["query"],
+        document_prompt=prompts["document"],
+        include_prompt=pooling.include_prompt,
+        max_length=transformer.max_seq_length,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+        device=str(encoder.device),
+    )
+    combined, phi = next(pair for pair, strategy in STRATEGIES.items() if strategy == pooling.pooling_strategy)
+    sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
+    model = LatentTerms(retriever, sae, combined, phi, bm25)
+    remedy = f"It was loaded from {place}: if it was changed since, save it, load it from there, and convert that."
+    _check_equal(model, encoder.eval(), remedy)
+    return model
+
+
+def _parts(encoder: SparseEncoder) -> tuple[Transformer, int, SparseAutoEncoderTokenEncoder, SparseTokenPooling]:
+    """Return Transformer, layer, autoencoder and pooling; ValueError for other modules."""
+    modules = list(encoder)
+    reader = modules.pop(1) if len(modules) == 4 and isinstance(modules[1], WeightedLayerPooling) else None
+    kinds = (Transformer, SparseAutoEncoderTokenEncoder, SparseTokenPooling)
+    if len(modules) != 3 or not all(map(isinstance, modules, kinds)):
+        found = ", ".join(type(module).__name__ for module in encoder)
+        raise ValueError(f"The modules are {found}; they must be {', '.join(kind.__name__ for kind in kinds)}.")
+    if reader is None:
+        return modules[0], -1, *modules[1:]
+    weights = reader.layer_weights.detach()
+    if weights.count_nonzero() != 1:
+        raise ValueError(f"WeightedLayerPooling averages layers {weights.tolist()}; LatentTerms reads one.")
+    return modules[0], reader.layer_start + int(weights.argmax()), *modules[1:]
+
+
+def _prompt(encoder: SparseEncoder, kind: str) -> str:
+    """Return the prompt that `encode_query` or `encode_document` puts before a text."""
+    name = next((name for name in PROMPT_NAMES[kind] if name in encoder.prompts), encoder.default_prompt_name)
+    return encoder.prompts.get(name) or ""
+
+
+def _weights(coder: SparseAutoEncoderTokenEncoder) -> dict[str, torch.Tensor]:
+    if coder.W_dec is None:
+        raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
+    return autoencoder_weights(coder.state_dict(), coder.normalize_input)
+
+
+def _average(coder: SparseAutoEncoderTokenEncoder, k: int | None) -> int:
+    """Return how many latents a token has, on average if there are thresholds."""
+    if coder.theta is None and k is not None:
+        raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {coder.k}; leave it out.")
+    if coder.theta is not None and k is None:
+        raise ValueError(
+            f"The autoencoder has thresholds, and its k, {coder.k}, is only a limit; measure how many latents a token "
+            "has on average, or look it up, and give it as k."
+        )
+    return coder.k if k is None else k
+
+
+def _training(encoder: SparseEncoder, coder: SparseAutoEncoderTokenEncoder, retriever: TokenEncoder) -> dict:
+    """Return what is known of the training of `coder`, as metadata: `retriever`, if it is what stands before it."""
+    if coder.trained_on is None:
+        return {}
+    found = origin_of(encoder, coder)
+    if coder.trained_on["fingerprint"] == found["fingerprint"]:
+        return {"trained_on": coder.trained_on, "run": {"states": {"encoder": retriever.identity}}}
+    warn_of_another_origin(coder.trained_on, found)
+    return {"trained_on": coder.trained_on}
+
+
+def _check_equal(model: LatentTerms, encoder: SparseEncoder, remedy: str) -> None:
+    """Raise a ValueError if the two differ on a few texts."""
+    for kind, ours, theirs in (
+        ("documents", model.encode_documents, encoder.encode_document),
+        ("queries", model.encode_queries, encoder.encode_query),
+    ):
+        expected = ours(_PROBE, progress=False)
+        found = term_matrix(theirs(_PROBE, show_progress_bar=False))
+        blank = np.diff(expected.indptr) == 0
+        off = np.linalg.norm((expected - found).toarray()[~blank])
+        if expected.nnz:
+            off /= np.linalg.norm(expected.data)
+        if not off <= _TOLERANCE[model.encoder.dtype]:
+            raise ValueError(f"The rows of {kind} would differ by {off:.1%} of their norm. {remedy}")
+
+
+def load_sparse_encoder(
+    folder: str | Path, device: str | None = None, *, revision: str | None = None, token: str | None = None
+) -> SparseEncoder:
+    """Load a `SparseEncoder` with these modules from a folder, running no code but this package's and the library's.
+
+    `SparseEncoder(folder, trust_remote_code=True)` gives the same: the library wants that flag for any module that is
+    not its own, but with it would run a module in the folder, too.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Or the id of a repository on the hub, of which JSON and safetensors are fetched.
+    device : str, optional
+        A torch device; None is the GPU if there is one.
+    revision, token : str, optional
+        Of a repository on the hub.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder or repository, or if `modules.json`, `config_sentence_transformers.json` or a module
+        is not in it.
+    ValueError
+        If these files are not what `save_pretrained` writes, or name a module of neither package or a place outside.
+    PermissionError, ConnectionError
+        As `LatentTerms.from_pretrained`.
+    """
+    if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
+        raise FileNotFoundError(
+            f"There is no {Path(folder) / _MODULES}; give a folder that SparseEncoder.save_pretrained wrote."
+        )
+    folder = find_folder(folder, _MODULES, revision=revision, token=token)
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; copy or download the folder again.")
+    config = json_object(path.read_text("utf-8"), str(path))
+    modules = [_load_module(folder, entry) for entry in _entries(folder / _MODULES)]
+    names = ("prompts", "default_prompt_name", "similarity_fn_name", "max_active_dims")
+    return SparseEncoder(modules=modules, device=device, **{name: config.get(name) for name in names})
+
+
+def _entries(path: Path) -> list[Mapping[str, str]]:
+    """Return type and path of each module that a modules.json names; ValueError if it is none."""
+    entries = json_object(f'{{"modules": {path.read_text("utf-8")}}}', str(path))["modules"]
+    whole = isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
+        for entry in entries
+    )
+    if not whole:
+        raise ValueError(f"{path} is no list of modules, each with type and path; copy or download the folder again.")
+    return entries
+
+
+def _load_module(folder: Path, entry: Mapping[str, str]) -> Module:
+    path, name, place = folder / _MODULES, entry["type"], (folder / entry["path"]).absolute()
+    ours = {f"{kind.__module__}.{kind.__name__}": kind for kind in (SparseAutoEncoderTokenEncoder, SparseTokenPooling)}
+    if name not in ours and not name.startswith("sentence_transformers."):
+        raise ValueError(f"{path} names the module {name}, which may run any code; it is not loaded.")
+    if ".." in Path(entry["path"]).parts or not place.is_relative_to(folder.absolute()):
+        raise ValueError(f"{path} names the path {entry['path']!r}, which is outside of the folder; it is not read.")
+    if not place.is_dir():
+        raise FileNotFoundError(f"There is no {place}, which {path} names; copy or download the folder again.")
+    try:
+        kind = ours.get(name) or import_from_string(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} names {name}, which this sentence-transformers lacks; upgrade it.") from error
+    if not (isinstance(kind, type) and issubclass(kind, Module)):
+        raise ValueError(f"{path} names {name}, which is no module of sentence-transformers; it is not loaded.")
+    return kind.load(str(folder), subfolder=entry["path"], local_files_only=True)

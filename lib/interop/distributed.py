@@ -1,0 +1,368 @@
+"""A corpus too large for one machine: parquet in, sharded term matrices out, encoded by a cluster's workers.
+
+The unit of work is a fixed run of rows of one parquet file. It is encoded by itself, so what it gives does not depend
+on who encodes it, on how many others there are, or on how often they died. Each unit becomes a shard, a folder that is
+written whole or not at all; `Shards` reads them in the order of the corpus.
+
+Ray Data (https://docs.ray.io/en/latest/data/data.html) hands out the units. It needs the extra `distributed`. Ray
+reports its usage to its makers unless the environment variable RAY_USAGE_STATS_ENABLED is 0.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from lib.latent_terms import LatentTerms
+from lib.support.checks import check_count, check_ids, check_texts
+from lib.support.storage import digest_file, digest_json, load_folder, save_folder, save_parts
+
+FORMAT_VERSION = 1
+MANIFEST, SHARD = "corpus.json", "shard.json"
+ARRAYS = ("indptr.npy", "indices.npy", "data.npy")  # of a csr_array
+ATTEMPTS = 4  # at a unit; Ray's actor pools start dead workers anew, and give them their unit again, without end
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} is not there ({error}): pip install 'latent-terms[distributed]'.") from error
+
+
+def encode_corpus(
+    folder: str | Path,
+    paths: Iterable[str | Path],
+    model: str | Path | None = None,
+    *,
+    workers: int,
+    threads: int = 1,
+    gpus: float = 0,
+    dtype: str = "float32",
+    id_column: str = "id",
+    text_column: str = "text",
+    rows_per_shard: int = 4096,
+) -> "Shards":
+    """Encode the documents of parquet files on a Ray cluster, and return their term matrix, in shards.
+
+    Called again with the same arguments, it encodes only the shards that are not there or not whole. A worker that
+    dies is started anew, and its unit encoded again. Runs on the cluster that `ray.init` was called for; without one,
+    Ray starts its own on this machine. All machines must see `folder`, the files and the model under the same paths,
+    such as on a network file system. `workers`, `gpus` and `threads` may change between calls.
+
+    A row is the same whoever encodes it as far as the arithmetic is: to the bit among equal processors, thread counts
+    and releases of torch, else to rounding.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of the shards; made if it is not there.
+    paths : iterable of str or Path
+        Parquet files, in the order of the corpus. They are read once here for their digests.
+    model : str or Path, optional
+        A folder that `LatentTerms.save_pretrained` wrote; None is the packaged model.
+    workers : int
+        Processes that encode at the same time.
+    threads : int
+        CPU cores of one worker.
+    gpus : float
+        GPUs of one worker, 0.5 for two workers on each; 0 encodes on the CPU.
+    dtype : {"float32", "bfloat16"}
+        What the encoder computes in, the same on every machine.
+    id_column, text_column : str
+        Columns of strings, none of them null.
+    rows_per_shard : int
+        Documents of one unit; a file's last may have fewer. A worker reads the row groups in which its rows lie, so
+        row groups of about this size are read least often.
+
+    Raises
+    ------
+    ImportError
+        If ray or pyarrow is not installed.
+    FileNotFoundError, TypeError, ValueError
+        Before any work: for a file that is not there or not parquet, a column that it lacks or that does not hold
+        strings, no rows at all, numbers out of range, and a folder whose shards are of another model or corpus (what
+        differs is named).
+    ray.exceptions.RayTaskError
+        On the way, with the message of a worker's own error: a null, an id that repeats within a shard, a model that
+        is not this one, a unit that has ended four workers.
+    """
+    workers, threads = check_count(workers, "workers"), check_count(threads, "threads")
+    if not gpus >= 0:
+        raise ValueError(f"gpus is {gpus!r}; it must be at least 0, such as 1, 0.5, or 0 for the CPU.")
+    folder, model = Path(folder).resolve(), None if model is None else str(Path(model).resolve())
+    loaded = LatentTerms.from_pretrained(model, dtype=dtype, device="cpu")
+    plan, units = _plan(paths, loaded, id_column, text_column, rows_per_shard)
+    ray_data = _module("ray.data")
+    _keep(folder, plan)
+    settings = {"folder": folder, "plan": plan, "model": model, "threads": threads, "device": "cuda" if gpus else "cpu"}
+    _work(ray_data, units, settings, workers, {"num_gpus": gpus} if gpus else {"num_cpus": threads})
+    for left in folder.glob("shards/*/.*.tmp"):  # of workers that were killed while they wrote
+        left.unlink(missing_ok=True)
+    return Shards(folder)
+
+
+def _work(ray_data: ModuleType, units: list[dict], settings: dict, workers: int, share: dict) -> None:
+    """Have the units done by that many workers, each with its `share` of a machine."""
+    done = ray_data.from_items(units, override_num_blocks=len(units)).map(
+        Worker,
+        fn_constructor_kwargs=settings,
+        compute=ray_data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        **share,
+    )
+    for _ in done.iter_rows():
+        pass
+
+
+def _plan(
+    paths: Iterable[str | Path], model: LatentTerms, id_column: str, text_column: str, rows_per_shard: int
+) -> tuple[dict, list[dict]]:
+    """Return everything that decides the shards, JSON-able, and the units of work."""
+    paths = _check_paths(paths)
+    columns = {"id_column": id_column, "text_column": text_column}
+    rows = [_count_rows(path, columns) for path in paths]
+    rows_per_shard = check_count(rows_per_shard, "rows_per_shard")
+    units = _units(paths, rows, rows_per_shard)
+    inputs = [{"file": p.name, "rows": n, "sha256": digest_file(p)} for p, n in zip(paths, rows, strict=True)]
+    sizes = {"rows_per_shard": rows_per_shard, "shards": [unit["rows"] for unit in units], "width": model.sae.width}
+    return {"model": model.identity, "inputs": inputs, **columns, **sizes}, units
+
+
+def _check_paths(paths: Iterable[str | Path]) -> list[Path]:
+    if isinstance(paths, (str, Path)):
+        raise TypeError(
+            f"paths is a single {type(paths).__name__}; pass a list of files, for example [{str(paths)!r}]."
+        )
+    paths = [Path(path).resolve() for path in paths]
+    if lacking := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"There is no file {lacking[0]} ({len(lacking)} of {len(paths)} are not there).")
+    return paths
+
+
+def _count_rows(path: Path, columns: dict[str, str]) -> int:
+    """Return how many rows a parquet file has, by its footer, once its columns are as they must be."""
+    pyarrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema, n = file.schema_arrow, file.metadata.num_rows
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a whole parquet file ({error}); write it again.") from error
+    strings = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    for what, name in columns.items():
+        if schema.names.count(name) != 1:
+            raise ValueError(f"{path} has no one column {name!r}; set {what} to one of {', '.join(schema.names)}.")
+        if not any(is_string(schema.field(name).type) for is_string in strings):
+            raise ValueError(f"Column {name!r} of {path} holds {schema.field(name).type}; {what} must hold strings.")
+    return n
+
+
+def _units(paths: list[Path], rows: list[int], size: int) -> list[dict]:
+    """Return what there is to do, in the order of the corpus: `rows` rows of the file `path` from row `start` on."""
+    starts = [(path, start, n) for path, n in zip(paths, rows, strict=True) for start in range(0, n, size)]
+    if not starts:
+        raise ValueError(f"The {len(paths)} files hold no rows; give at least one document.")
+    return [
+        {"number": i, "path": str(path), "start": start, "rows": min(size, n - start)}
+        for i, (path, start, n) in enumerate(starts)
+    ]
+
+
+def _keep(folder: Path, plan: dict) -> None:
+    """Write the plan to the folder, or compare it with the one that is there."""
+    if not (folder / MANIFEST).exists():
+        save_folder(folder, MANIFEST, FORMAT_VERSION, plan, {})
+        return
+    there, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
+    if differing := _differing({key: there.get(key) for key in plan}, json.loads(json.dumps(plan))):
+        raise ValueError(
+            f"{folder} holds the shards of another model or corpus; differing: {', '.join(differing)}. Name another "
+            "folder, or give what these were made from."
+        )
+
+
+def _differing(there: object, given: object, name: str = "") -> list[str]:
+    """Name the innermost entries of two JSON values that are not equal."""
+    if isinstance(there, list) and isinstance(given, list) and len(there) == len(given):
+        pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(there, given, strict=True))}
+    elif isinstance(there, dict) and isinstance(given, dict):
+        keys = there | given
+        pairs = {f"{name}.{key}".lstrip("."): (there.get(key), given.get(key)) for key in keys}
+    else:
+        return [] if there == given else [name]
+    return [found for inner, pair in pairs.items() for found in _differing(*pair, inner)]
+
+
+class Worker:
+    """What one process of the cluster does: encode units, each into its shard, unless that is there and whole.
+
+    Parameters
+    ----------
+    folder : Path
+    plan : dict
+        What the folder's manifest says of model and corpus.
+    model : str, optional
+        Folder of the model; it is loaded once there is something to encode.
+    threads : int
+        Set for the whole process.
+    device : str
+    """
+
+    def __init__(self, folder: Path, plan: dict, model: str | None, threads: int, device: str):
+        self._folder, self._plan, self._digest = folder, plan, digest_json(plan)
+        self._place, self._threads, self._device = model, threads, device
+
+    @cached_property
+    def _model(self) -> LatentTerms:
+        torch.set_num_threads(self._threads)
+        expected = self._plan["model"]
+        model = LatentTerms.from_pretrained(self._place, dtype=expected["encoder"]["dtype"], device=self._device)
+        if differing := _differing(expected, model.identity, "model"):
+            raise ValueError(
+                f"The model that this worker finds at {self._place} is not the one of the run; differing: "
+                f"{', '.join(differing)}. Give every machine the same files."
+            )
+        return model
+
+    def __call__(self, unit: dict) -> dict:
+        """Make sure of a unit's shard, and return the unit."""
+        shard = _place(self._folder, unit["number"])
+        try:
+            _open(shard, unit["number"], self._digest)
+        except (FileNotFoundError, ValueError):  # not there, or not whole
+            with _attempt(shard, unit):
+                ids, texts = _read(unit, self._plan["id_column"], self._plan["text_column"])
+                _save(shard, unit["number"], self._digest, ids, self._model.encode_documents(texts, progress=False))
+        return unit
+
+
+@contextmanager
+def _attempt(shard: Path, unit: dict) -> Iterator[None]:
+    """Count the attempts at a unit in a file, which a worker that is killed leaves behind."""
+    shard.mkdir(parents=True, exist_ok=True)
+    count = shard / "attempts"
+    if count.exists() and count.stat().st_size >= ATTEMPTS:
+        count.unlink()  # called again, it is tried again
+        raise RuntimeError(
+            f"Rows {unit['start']} to {unit['start'] + unit['rows']} of {unit['path']} have ended {ATTEMPTS} workers. "
+            "Look for one that has too little memory, take fewer rows_per_shard, and call encode_corpus again."
+        )
+    with open(count, "ab") as file:
+        file.write(b".")
+    try:
+        yield
+    finally:  # an error ends the run by itself
+        count.unlink(missing_ok=True)
+
+
+def _read(unit: dict, id_column: str, text_column: str) -> tuple[list[str], list[str]]:
+    """Return ids and texts of a unit's rows, from the row groups in which they lie."""
+    path, start, n = unit["path"], unit["start"], unit["rows"]
+    with _module("pyarrow.parquet").ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        ends = np.cumsum(groups)
+        first, last = np.searchsorted(ends, [start, start + n - 1], side="right").tolist()
+        table = file.read_row_groups(list(range(first, last + 1)), columns=[id_column, text_column])
+    table = table.slice(start - int(ends[first] - groups[first]), n)
+    where = f"of {path} from row {start}"
+    ids = check_ids(table[id_column].to_pylist(), n, f"{id_column!r} {where}")
+    return ids, list(check_texts(table[text_column].to_pylist(), f"{text_column!r} {where}"))
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / "shards" / f"{number:06}"
+
+
+def _save(folder: Path, number: int, digest: str, ids: list[str], terms: csr_array) -> None:
+    arrays = zip(ARRAYS, (terms.indptr, terms.indices, terms.data), strict=True)
+    writers = {name: lambda path, array=array: save_parts(path, [array]) for name, array in arrays}
+    writers["ids.json"] = lambda path: path.write_text(json.dumps(ids), "utf-8")
+    save_folder(folder, SHARD, FORMAT_VERSION, {"corpus": digest, "number": number, "shape": terms.shape}, writers)
+
+
+def _open(folder: Path, number: int, digest: str, unread: Iterable[str] = ()) -> tuple[dict, dict[str, Path]]:
+    manifest, files = load_folder(folder, SHARD, FORMAT_VERSION, unread)
+    if (manifest["corpus"], manifest["number"]) != (digest, number):
+        raise ValueError(
+            f"{folder} is shard {manifest['number']} of corpus {manifest['corpus'][:12]}, not {number} of "
+            f"{digest[:12]}; it is from another run. Remove it, and call encode_corpus again."
+        )
+    return manifest, files
+
+
+class Shards:
+    """The term matrix that `encode_corpus` left in a folder, in the order of the corpus; never in memory at once.
+
+    `model.index(shards.matrices(), shards.doc_ids)` is the index that the whole matrix would give, to the bit: N, df
+    and avgdl are those of all documents.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Attributes
+    ----------
+    width : int
+        Number of latents.
+    model : dict
+        `LatentTerms.identity` of the model that encoded the documents.
+    inputs : list of dict
+        "file", "rows" and "sha256" of each parquet file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If its manifest is missing, altered or of a newer format, or if shards are missing: the run has not ended.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+        manifest, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
+        self._digest = digest_json({k: v for k, v in manifest.items() if k not in ("format_version", "files")})
+        self._rows = manifest["shards"]
+        self.width, self.model, self.inputs = manifest["width"], manifest["model"], manifest["inputs"]
+        places = [_place(self._folder, number) for number in range(len(self._rows))]
+        if missing := [place for place in places if not (place / SHARD).is_file()]:
+            raise ValueError(
+                f"{len(missing)} of {len(places)} shards are missing, such as {missing[0]}; call encode_corpus again, "
+                "it encodes only these."
+            )
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return sum(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Shards({len(self):,} documents, {self.width:,} latents, {len(self._rows):,} shards)"
+
+    def _load(self, number: int, names: tuple[str, ...]) -> tuple[dict, list[Path]]:
+        unread = {*ARRAYS, "ids.json"} - set(names)
+        manifest, files = _open(_place(self._folder, number), number, self._digest, unread)
+        return manifest, [files[name] for name in names]
+
+    def matrices(self) -> Iterator[csr_array]:
+        """Yield the term weights shard by shard, float32 [n_rows, width]; each is checked against its checksums.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For a shard that is missing, altered, or of another run (it is named).
+        """
+        for number in range(len(self._rows)):
+            manifest, paths = self._load(number, ARRAYS)
+            indptr, indices, data = (np.load(path, allow_pickle=False) for path in paths)
+            yield csr_array((data, indices, indptr), shape=tuple(manifest["shape"]))
+
+    @property
+    def doc_ids(self) -> list[str]:
+        """The documents' ids, read anew each time; raises as `matrices`. `BM25Index.build` refuses repeated ones."""
+        paths = (self._load(number, ("ids.json",))[1][0] for number in range(len(self._rows)))
+        return [doc_id for path in paths for doc_id in json.loads(path.read_text("utf-8"))]

@@ -1,0 +1,266 @@
+"""Files and requests for engines that run as servers: settings, documents to load, and what to ask for a query.
+
+    write(index, folder, "elasticsearch")
+    request(index, queries[[0]], "elasticsearch", k=100)
+
+Numbers are written with as many digits as float32 needs, so each engine gets exactly ours; what it makes of them:
+
+| target | stored as | scores found |
+|---|---|---|
+| elasticsearch, opensearch | 9 significant bits, the rest cut off | at most 2**-8 of them below ours |
+| qdrant, milvus, vespa | float32 | ours |
+
+The formats are those of these pages:
+
+- elasticsearch: https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/sparse-vector,
+  https://www.elastic.co/guide/en/elasticsearch/reference/8.16/query-dsl-sparse-vector-query.html and
+  https://www.elastic.co/guide/en/elasticsearch/reference/8.16/docs-bulk.html
+- opensearch: https://docs.opensearch.org/latest/query-dsl/specialized/neural-sparse and
+  https://docs.opensearch.org/docs/vector-search/ai-search/neural-sparse-with-raw-vectors
+- qdrant: https://qdrant.tech/documentation/concepts/vectors
+- milvus: https://milvus.io/docs/sparse_vector.md, https://milvus.io/docs/create-collection.md and
+  https://milvus.io/docs/prepare-source-data.md
+- vespa: https://docs.vespa.ai/en/reference/document-json-format.html and
+  https://docs.vespa.ai/en/tensor-user-guide.html
+
+Elasticsearch and OpenSearch keep these values in Lucene's `FeatureField`, which has the precision and the limits:
+https://lucene.apache.org/core/10_0_0/core/org/apache/lucene/document/FeatureField.html
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lib.bm25.index import BM25Index
+from lib.interop.engines.vectors import FLOAT32, Document, batches, documents, each_query
+from lib.support.checks import check_choice, check_count
+from lib.support.storage import replacing
+
+Weights = dict[str, float]
+
+_MAX_ID = 512  # bytes of an Elasticsearch id
+
+_VESPA_SCHEMA = """\
+schema latent_terms {
+    document latent_terms {
+        field doc_id type string {
+            indexing: summary
+        }
+        field impacts type tensor<float>(latent{}) {
+            indexing: attribute
+        }
+    }
+    rank-profile bm25 {
+        inputs {
+            query(weights) tensor<float>(latent{})
+        }
+        first-phase {
+            expression: sum(query(weights) * attribute(impacts))
+        }
+    }
+}
+"""
+
+
+class Target(NamedTuple):
+    """How one engine is written.
+
+    Attributes
+    ----------
+    settings : tuple of str
+        Name and content of the file that says what the engine shall store.
+    name : str
+        Name of the file of documents.
+    pieces : callable
+        Gives the text of that file, piece by piece.
+    request : callable
+        Gives the body of a search, from the weights of a query by latent, and k.
+    max_weight : float
+        Largest weight that a query may hold.
+    """
+
+    settings: tuple[str, str]
+    name: str
+    pieces: Callable[[Iterator[Document]], Iterator[str]]
+    request: Callable[[Weights, int], dict]
+    max_weight: float = FLOAT32[1]
+
+
+def write(index: BM25Index, folder: str | Path, target: str) -> None:
+    """Write the files that load an index into an engine; each is replaced in one step, and streamed to disk.
+
+    - elasticsearch, opensearch: `index.json`, the body of `PUT /NAME`; `bulk.ndjson`, for `POST /NAME/_bulk`. Two
+      lines a document; send some thousands of lines at a time, a server takes 100 MB. Elasticsearch before 8.19 has no
+      `index_options`, and prunes nothing: delete them.
+    - qdrant: `collection.json`, the body of `PUT /collections/NAME`; `points.ndjson`, each line the body of one
+      `PUT /collections/NAME/points`.
+    - milvus: `collection.json`, for `POST /v2/vectordb/collections/create` with `collectionName` added; `rows.json`, a
+      file for its import. Documents without a latent are left out, since Milvus takes no empty vector.
+    - vespa: `latent_terms.sd`, the schema; `feed.jsonl`, for `vespa feed`.
+
+    Parameters
+    ----------
+    index : BM25Index
+    folder : str or Path
+        Made if it is not there; other files in it stay.
+    target : {"elasticsearch", "opensearch", "qdrant", "milvus", "vespa"}
+
+    Raises
+    ------
+    ValueError
+        For an unknown target, an impact that it cannot hold, and an id that it cannot hold; the old files stay.
+    """
+    kind = TARGETS[check_choice(target, TARGETS, "target")]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / kind.name) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(kind.pieces(documents(index, target)))
+    with replacing(folder / kind.settings[0]) as temporary:
+        temporary.write_text(kind.settings[1], "utf-8")
+
+
+def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> dict:
+    """Return the body of a search for the k best documents of one query, to be sent as JSON.
+
+    - elasticsearch, opensearch: `POST /NAME/_search`; `_id` is the document's. k is at most 10,000 unless the index
+      setting `max_result_window` says otherwise.
+    - qdrant: `POST /collections/NAME/points/query`; `payload.doc_id` is the document's.
+    - milvus: `POST /v2/vectordb/entities/search` with `collectionName` added. k is at most 16,384.
+    - vespa: `POST /search/`; `fields.doc_id` is the document's. It scores every document; k is at most 400 unless the
+      query profile sets `maxHits`.
+
+    Parameters
+    ----------
+    index : BM25Index
+        The one that was written, or a copy: its idf is part of the weights.
+    query : csr_array, float32 [1, width] or [width]
+    target : {"elasticsearch", "opensearch", "qdrant", "milvus", "vespa"}
+    k : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown target, more than one row, a query without a latent or with weights that the engine does not
+        take, and k below 1.
+    """
+    kind = TARGETS[check_choice(target, TARGETS, "target")]
+    return kind.request(query_weights(index, query, target, kind.max_weight), check_count(k, "k"))
+
+
+def query_weights(index: BM25Index, query: csr_array, target: str, max_weight: float = FLOAT32[1]) -> Weights:
+    """Return w_j(q) * idf_j of one query by latent, written as str; `Raises` as `request`."""
+    rows = list(each_query(index, query, target, (FLOAT32[0], max_weight)))
+    if len(rows) != 1:
+        raise ValueError(f"the query matrix has {len(rows)} rows; give one, such as queries[[0]].")
+    ((latents, weights),) = rows
+    if not len(latents):
+        raise ValueError(
+            f"the query has no latent of weight above 0; {target} takes no empty query. Answer it without."
+        )
+    return dict(zip(latents.astype(str).tolist(), map(_short, weights), strict=True))
+
+
+def _short(weight: np.float32) -> float:
+    """Return the float of fewest digits that is this float32 when it is read as one."""
+    return float(str(weight))
+
+
+def _cells(document: Document) -> str:
+    cells = zip(document.latents.tolist(), document.impacts.astype(str).tolist(), strict=True)
+    return "{" + ",".join(f'"{latent}":{impact}' for latent, impact in cells) + "}"
+
+
+def _bulk(stream: Iterator[Document]) -> Iterator[str]:
+    for document in stream:
+        if not 1 <= len(document.doc_id.encode()) <= _MAX_ID:
+            raise ValueError(
+                f"document id {document.doc_id[:50]!r} has {len(document.doc_id.encode())} bytes; Elasticsearch and "
+                f"OpenSearch take 1 to {_MAX_ID}. Index the documents under shorter ids."
+            )
+        yield f'{{"index":{{"_id":{json.dumps(document.doc_id)}}}}}\n{{"impacts":{_cells(document)}}}\n'
+
+
+def _elasticsearch(weights: Weights, k: int) -> dict:
+    query = {"field": "impacts", "query_vector": weights, "prune": False}
+    return {"size": k, "_source": False, "query": {"sparse_vector": query}}
+
+
+def _opensearch(weights: Weights, k: int) -> dict:
+    return {"size": k, "_source": False, "query": {"neural_sparse": {"impacts": {"query_tokens": weights}}}}
+
+
+def _points(stream: Iterator[Document]) -> Iterator[str]:
+    for batch in batches(stream):
+        yield f'{{"points":[{",".join(map(_point, batch))}]}}\n'
+
+
+def _point(document: Document) -> str:
+    latents, impacts = (",".join(numbers.astype(str).tolist()) for numbers in (document.latents, document.impacts))
+    vector = f'{{"impacts":{{"indices":[{latents}],"values":[{impacts}]}}}}'
+    return f'{{"id":{document.position},"vector":{vector},"payload":{{"doc_id":{json.dumps(document.doc_id)}}}}}'
+
+
+def _qdrant(weights: Weights, k: int) -> dict:
+    query = {"indices": [int(latent) for latent in weights], "values": list(weights.values())}
+    return {"query": query, "using": "impacts", "limit": k, "with_payload": True}
+
+
+def _rows(stream: Iterator[Document]) -> Iterator[str]:
+    yield '{"rows":['
+    before = "\n"
+    for document in stream:
+        if len(document.latents):
+            named = f'"position":{document.position},"doc_id":{json.dumps(document.doc_id)}'
+            yield f'{before}{{{named},"impacts":{_cells(document)}}}'
+            before = ",\n"
+    yield "\n]}\n"
+
+
+def _milvus(weights: Weights, k: int) -> dict:
+    parameters = {"metricType": "IP", "params": {"drop_ratio_search": 0.0}}
+    where = {"annsField": "impacts", "outputFields": ["doc_id"], "searchParams": parameters}
+    return {"data": [weights], "limit": k} | where
+
+
+def _feed(stream: Iterator[Document]) -> Iterator[str]:
+    for document in stream:
+        fields = f'{{"doc_id":{json.dumps(document.doc_id)},"impacts":{{"cells":{_cells(document)}}}}}'
+        yield f'{{"put":"id:latent_terms:latent_terms::{document.position}","fields":{fields}}}\n'
+
+
+def _vespa(weights: Weights, k: int) -> dict:
+    asked = {"yql": "select doc_id from latent_terms where true", "ranking": "bm25", "hits": k}
+    return asked | {"input.query(weights)": weights}
+
+
+def _mapping(kind: dict) -> tuple[str, str]:
+    return "index.json", json.dumps({"mappings": {"properties": {"impacts": kind}}})
+
+
+_QDRANT_COLLECTION = {"sparse_vectors": {"impacts": {"index": {"datatype": "float32"}}}}
+_MILVUS_COLLECTION = {
+    "schema": {
+        "autoId": False,
+        "fields": [
+            {"fieldName": "position", "dataType": "Int64", "isPrimary": True},
+            {"fieldName": "doc_id", "dataType": "VarChar", "elementTypeParams": {"max_length": 65535}},
+            {"fieldName": "impacts", "dataType": "SparseFloatVector"},
+        ],
+    },
+    "indexParams": [
+        {"fieldName": "impacts", "indexName": "impacts", "indexType": "SPARSE_INVERTED_INDEX", "metricType": "IP"}
+    ],
+}
+TARGETS = {
+    "elasticsearch": Target(
+        _mapping({"type": "sparse_vector", "index_options": {"prune": False}}), "bulk.ndjson", _bulk, _elasticsearch
+    ),
+    "opensearch": Target(_mapping({"type": "rank_features"}), "bulk.ndjson", _bulk, _opensearch, max_weight=64.0),
+    "qdrant": Target(("collection.json", json.dumps(_QDRANT_COLLECTION)), "points.ndjson", _points, _qdrant),
+    "milvus": Target(("collection.json", json.dumps(_MILVUS_COLLECTION)), "rows.json", _rows, _milvus),
+    "vespa": Target(("latent_terms.sd", _VESPA_SCHEMA), "feed.jsonl", _feed, _vespa),
+}

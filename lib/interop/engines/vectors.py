@@ -1,0 +1,98 @@
+"""What an engine is given: the impacts of documents and the weights of queries, row by row."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import check_weights
+
+FLOAT32 = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
+
+
+class Document(NamedTuple):
+    """A document's position in the index and its id, its latents, int64, ascending, and their impacts, float32."""
+
+    position: int
+    doc_id: str
+    latents: np.ndarray
+    impacts: np.ndarray
+
+
+def documents(
+    index: BM25Index,
+    target: str,
+    limits: tuple[float, float] = FLOAT32,
+    remedy: str = "prune what is below, or lower k1",
+) -> Iterator[Document]:
+    """Yield the documents of an index, a block in memory at a time.
+
+    Raises
+    ------
+    ValueError
+        For an impact that `target` cannot hold, below or above its `limits`; says the `remedy`.
+    """
+    position = 0
+    for rows in index.impact_rows():
+        _check_limits(rows.data, "impact", target, limits, remedy)
+        for latents, impacts in _pairs(rows):
+            yield Document(position, index.doc_ids[position], latents, impacts)
+            position += 1
+
+
+def batches(stream: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield the documents of a stream in lists of 500, some megabytes: what a client sends at once."""
+    stream = iter(stream)
+    while batch := list(islice(stream, 500)):
+        yield batch
+
+
+def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
+    """Return w_j(q) * idf_j, float32 [n_queries, width], without those that are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another width than the index's, weights that are NaN, infinite or negative, and an idf below 0.
+    """
+    queries = check_weights(queries, "the query matrix")
+    if queries.shape[1] != index.width:
+        raise ValueError(
+            f"the query matrix has {queries.shape[1]} latents, the index {index.width}; "
+            "encode queries with the model that encoded the documents."
+        )
+    weights = queries.data * index.idf[queries.indices]
+    if (weights < 0).any():
+        latent = queries.indices[weights.argmin()]
+        raise ValueError(
+            f"latent {latent} has idf {index.idf[latent]}; engines take query weights above 0 only. Build the index "
+            "with idf='lucene' or 'robertson-clipped'."
+        )
+    vectors = csr_array((weights, queries.indices, queries.indptr), shape=queries.shape, copy=True)
+    vectors.eliminate_zeros()
+    return vectors
+
+
+def each_query(
+    index: BM25Index, queries: csr_array, target: str, limits: tuple[float, float] = FLOAT32
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the latents, int64, and weights, float32, of each row of `query_vectors`, all within `limits`."""
+    vectors = query_vectors(index, queries)
+    _check_limits(vectors.data, "query weight", target, limits, "multiply the query matrix by a constant")
+    yield from _pairs(vectors)
+
+
+def _pairs(rows: csr_array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start, end in zip(rows.indptr[:-1], rows.indptr[1:], strict=True):
+        yield rows.indices[start:end].astype(np.int64), rows.data[start:end]
+
+
+def _check_limits(values: np.ndarray, what: str, target: str, limits: tuple[float, float], remedy: str) -> None:
+    if len(values) and not limits[0] <= values.min() <= values.max() <= limits[1]:
+        wrong = values.min() if not limits[0] <= values.min() else values.max()
+        raise ValueError(
+            f"The {what} {wrong:.9g} does not fit {target}, which holds {limits[0]:.9g} to {limits[1]:.9g}; {remedy}."
+        )

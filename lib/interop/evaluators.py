@@ -1,0 +1,251 @@
+"""These models in the evaluators of others: BM25, with the statistics of the corpus, where they have a dot product.
+
+sentence-transformers encodes queries and documents and calls `similarity`; mteb calls `index` and `search`. The two
+classes answer these calls for a `LatentTerms` and for a `SparseEncoder`, and neither library needs a change.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import ref
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sentence_transformers import SparseEncoder
+from sentence_transformers.sparse_encoder.model_card import SparseEncoderModelCardData
+
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import prune
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.interop.conversion import term_matrix
+from lib.latent_terms import LatentTerms
+from lib.support.checks import check_texts
+
+
+class _Scored:
+    """A model whose term rows are ranked with BM25."""
+
+    def __init__(self, model: LatentTerms | SparseEncoder, bm25: BM25Constants | None = None):
+        if not isinstance(model, LatentTerms | SparseEncoder):
+            raise TypeError(f"model is a {type(model).__name__}; pass a LatentTerms or a SparseEncoder.")
+        if bm25 is not None and not isinstance(bm25, BM25Constants):
+            raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
+        self.model = model
+        self.bm25 = bm25 or getattr(model, "bm25", PAPER)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, {self.bm25})"
+
+    def _rows(self, texts: Iterable[str], kind: str, *, progress: bool | None = None, **settings) -> csr_array:
+        """Return the term weights of documents or queries, float32 [n_texts, width]."""
+        texts = list(check_texts(texts))
+        if isinstance(self.model, SparseEncoder):
+            encode = self.model.encode_query if kind == "query" else self.model.encode_document
+            return term_matrix(encode(texts, show_progress_bar=progress, save_to_cpu=True, **settings))
+        encode = self.model.encode_queries if kind == "query" else self.model.encode_documents
+        return encode(texts, progress=progress)
+
+    def _index(self, documents: csr_array, doc_ids: Iterable[str]) -> BM25Index:
+        return BM25Index.build(documents, doc_ids, k1=self.bm25.k1, b=self.bm25.b, idf=self.bm25.idf)
+
+
+class LatentTermsSearch(_Scored):
+    """What `SparseInformationRetrievalEvaluator` and `SparseNanoBEIREvaluator` ask of a model, scored with BM25.
+
+        SparseInformationRetrievalEvaluator(queries, corpus, relevant_docs)(LatentTermsSearch(model))
+
+    N, document frequencies and the average length are those of the documents that are scored together. The evaluator
+    scores `corpus_chunk_size` documents at a time, 50,000 by default; it must be at least the size of the corpus, else
+    `similarity` refuses the second chunk. A collection too large for one matrix of all scores is for `BM25Index`.
+
+    Parameters
+    ----------
+    model : LatentTerms or SparseEncoder
+    bm25 : BM25Constants, optional
+        None is the constants of a `LatentTerms`, and the paper's for a `SparseEncoder`.
+
+    Raises
+    ------
+    TypeError
+        For another model or constants that are no `BM25Constants`.
+    """
+
+    similarity_fn_name = "bm25"
+    sparsity = staticmethod(SparseEncoder.sparsity)
+
+    def __init__(self, model: LatentTerms | SparseEncoder, bm25: BM25Constants | None = None):
+        super().__init__(model, bm25)
+        card = getattr(model, "model_card_data", None)
+        self.model_card_data = SparseEncoderModelCardData() if card is None else card
+        self._scored: tuple = (None, None)
+
+    def encode_query(self, sentences: Sequence[str], **settings) -> torch.Tensor:
+        """Return the term weights of queries, a sparse tensor, float32 [n_texts, width], on the CPU.
+
+        `settings` are those of `SparseEncoder.encode_query`. Of a `LatentTerms`, which has its own batches and prompts,
+        `show_progress_bar` and `max_active_dims` count, and a prompt is refused. Of either model, `max_active_dims`
+        keeps the largest weights of a text; the latents of a token are as many as ever, while
+        `SparseEncoder.encode_query` limits these, too.
+
+        Raises
+        ------
+        ValueError
+            If a prompt is given for a `LatentTerms`.
+        """
+        return self._encode(sentences, "query", **settings)
+
+    def encode_document(self, sentences: Sequence[str], **settings) -> torch.Tensor:
+        """Return the term weights of documents, as `encode_query` does."""
+        return self._encode(sentences, "document", **settings)
+
+    def _encode(
+        self,
+        sentences: Sequence[str],
+        kind: str,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        max_active_dims: int | None = None,
+        convert_to_sparse_tensor: bool = True,
+        save_to_cpu: bool = True,
+    ) -> torch.Tensor:
+        if not (convert_to_sparse_tensor and save_to_cpu):
+            raise ValueError("Rows are sparse tensors on the CPU; leave convert_to_sparse_tensor and save_to_cpu True.")
+        settings = {}
+        if isinstance(self.model, SparseEncoder):
+            settings = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size}
+        elif prompt is not None or prompt_name is not None:
+            raise ValueError(
+                f"prompt is {prompt!r} and prompt_name {prompt_name!r}; a LatentTerms has the prompts of its encoder. "
+                f"Set {kind}_prompt of its TokenEncoder instead."
+            )
+        rows = self._rows(sentences, kind, progress=show_progress_bar, **settings)
+        return _tensor(rows if max_active_dims is None else prune(rows, top=max_active_dims))
+
+    def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        """Return the BM25 scores, float32 [n_queries, n_docs], with the statistics of these documents.
+
+        Parameters
+        ----------
+        queries, documents : torch.Tensor
+            Sparse or dense, [n_texts, width], as `encode_query` and `encode_document` give them.
+
+        Raises
+        ------
+        ValueError
+            For the same queries with other documents, which would be a part of a corpus with statistics of its own.
+        """
+        before, beside = (weak and weak() for weak in self._scored)
+        if before is queries and beside is not documents:
+            raise ValueError(
+                "These queries were scored against other documents before: the corpus comes in parts, and BM25 needs "
+                "the statistics of all of it. Set corpus_chunk_size to at least the number of documents; for a second "
+                "corpus, encode the queries again."
+            )
+        self._scored = (ref(queries), ref(documents))
+        index = self._index(term_matrix(documents), map(str, range(len(documents))))
+        weighted = csr_array(term_matrix(queries).multiply(index.idf))
+        return torch.from_numpy(np.hstack([(weighted @ rows.T).toarray() for rows in index.impact_rows()]))
+
+
+class MTEBSearch(_Scored):
+    """The search protocol of mteb 2 (`mteb.models.SearchProtocol`), so that `mteb.evaluate` ranks with BM25.
+
+        mteb.evaluate(MTEBSearch(model, "organisation/name"), tasks)
+
+    A document is its title, a new line and its text, as in this package's collections; an instruction follows its query
+    after a space, as in mteb. Of a task with given candidates, only those are ranked, with the statistics of all.
+
+    Parameters
+    ----------
+    model : LatentTerms or SparseEncoder
+    name : str
+        What mteb files the results under, such as "organisation/model".
+    bm25 : BM25Constants, optional
+        As in `LatentTermsSearch`.
+
+    Raises
+    ------
+    TypeError
+        As `LatentTermsSearch`.
+    ValueError
+        If the name is not of two parts.
+    """
+
+    def __init__(self, model: LatentTerms | SparseEncoder, name: str, bm25: BM25Constants | None = None):
+        super().__init__(model, bm25)
+        if len([part for part in name.split("/") if part]) != 2:
+            raise ValueError(f"name is {name!r}; mteb wants an organisation and a model, such as 'me/my-latent-terms'.")
+        self.name = name
+        self._indexed: BM25Index | None = None
+
+    @property
+    def mteb_model_meta(self):
+        """What mteb knows of the model, a `mteb.models.ModelMeta`; needs the extra `mteb`."""
+        from mteb.models import ModelMeta
+
+        return ModelMeta.create_empty({"name": self.name, "framework": ["PyTorch"], "model_type": ["sparse"]})
+
+    def index(self, corpus: Iterable[Mapping], **settings) -> None:
+        """Encode and index a corpus: rows with id, text and perhaps title.
+
+        Of mteb's settings only `show_progress_bar` of `encode_kwargs` counts.
+        """
+        corpus = list(corpus)
+        texts = [f"{row['title']}\n{row['text']}" if row.get("title") else row["text"] for row in corpus]
+        documents = self._rows(texts, "document", progress=_progress(settings))
+        self._indexed = self._index(documents, [row["id"] for row in corpus])
+
+    def search(
+        self,
+        queries: Iterable[Mapping],
+        *,
+        top_k: int,
+        top_ranked: Mapping[str, Sequence[str]] | None = None,
+        **settings,
+    ) -> dict[str, dict[str, float]]:
+        """Return the scores of the `top_k` best documents of each query, by query id and document id.
+
+        Parameters
+        ----------
+        queries : iterable of mapping
+            Rows with id, text and perhaps instruction.
+        top_k : int
+        top_ranked : mapping, optional
+            Query id to the ids of the only documents that are ranked.
+
+        Raises
+        ------
+        ValueError
+            Before `index`, for candidates that are not in the corpus, and for a query without candidates' ids.
+        """
+        if self._indexed is None:
+            raise ValueError("There is no index yet; call index with the corpus first.")
+        queries = list(queries)
+        if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
+            raise ValueError(
+                f"top_ranked lacks the query {missing[0]!r} ({len(missing)} of {len(queries)} are missing); give the "
+                "candidates of each query, [] for none."
+            )
+        texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
+        rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
+        if top_ranked is None:
+            ranking = self._indexed.search(rows, ids, top_k)
+            return {query_id: dict(ranking[query_id]) for query_id in ids}
+        return {
+            query_id: dict(self._indexed.search_one(rows[[row]], top_k, allow=top_ranked[query_id]))
+            for row, query_id in enumerate(ids)
+        }
+
+
+def _tensor(rows: csr_array) -> torch.Tensor:
+    """Return csr [n_texts, width] as a sparse tensor of coordinates."""
+    coordinates = rows.tocoo()
+    indices = torch.from_numpy(np.stack(coordinates.coords).astype(np.int64))
+    values = torch.from_numpy(coordinates.data)
+    return torch.sparse_coo_tensor(indices, values, rows.shape, check_invariants=True).coalesce()
+
+
+def _progress(settings: Mapping) -> bool:
+    return bool((settings.get("encode_kwargs") or {}).get("show_progress_bar", False))

@@ -1,0 +1,134 @@
+"""A loss by which `SparseEncoderTrainer` of sentence-transformers trains the autoencoder of a `SparseEncoder`.
+
+    trainer = SparseEncoderTrainer(model, args, train_dataset=texts, loss=TokenReconstructionLoss(model))
+
+`lib.sae.trainer` is several times faster, resumes, and scales decoder rows to norm 1; this is for those whose
+training is
+written for sentence-transformers already.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from sentence_transformers import SparseEncoder
+
+from lib.interop.modules import SparseAutoEncoderTokenEncoder
+from lib.interop.modules.features import modules_before, origin_of, real_tokens
+from lib.sae.kernels import dense_top, unexplained
+from lib.support.checks import check_count
+
+
+class _Tokens(NamedTuple):
+    """Tokens without padding: what the autoencoder read and made of it, [n, D], and the latents active, [p]."""
+
+    x: torch.Tensor
+    x_hat: torch.Tensor
+    active: torch.Tensor
+
+
+class TokenReconstructionLoss(torch.nn.Module):
+    """Reconstruction of token states, FVU + auxk AuxK (Gao et al., arXiv 2406.04093, A.2).
+
+    FVU = sum |x - x_hat|^2 / sum |x - mean|^2,   AuxK = sum |e - e_hat|^2 / sum |e|^2
+
+    x is `sae_input_normalized`, x_hat `sae_output_decoded`, each over the tokens of a batch that are not padding.
+    e = x - x_hat is a constant, e_hat its reconstruction by the `k_aux` largest dead latents of a token; if fewer are
+    dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: this takes the
+    gradients away from all modules before the autoencoder, keeps them in evaluation mode, without dropout, and notes
+    them as `trained_on`. The thresholds of a jumprelu autoencoder stay as they are, since no gradient reaches them: it
+    trains the other weights around them (`lib.sae.trainer` trains thresholds).
+
+    Parameters
+    ----------
+    model : SparseEncoder
+        With a `SparseAutoEncoderTokenEncoder` that has a decoder and is not frozen.
+    auxk : float
+        Coefficient of AuxK; 0 is without it.
+    dead_tokens : int
+        A latent is dead when it was not active for more than this many tokens.
+
+    Raises
+    ------
+    ValueError
+        If there is no such autoencoder, and for a negative auxk.
+    TypeError, ValueError
+        For `dead_tokens` that are not an integer of at least 1.
+    """
+
+    def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):
+        super().__init__()
+        self.model = model
+        if not any(isinstance(module, SparseAutoEncoderTokenEncoder) for module in model):
+            found = ", ".join(type(module).__name__ for module in model)
+            raise ValueError(f"The model has no SparseAutoEncoderTokenEncoder among its modules ({found}); add one.")
+        if self._sae.W_dec is None:
+            raise ValueError("The autoencoder has no decoder to reconstruct with; make it with has_decoder=True.")
+        if self._sae.frozen:
+            raise ValueError("The autoencoder is frozen; make it, or load it, with frozen=False to train it.")
+        if not auxk >= 0:
+            raise ValueError(f"auxk is {auxk}; it must be at least 0.")
+        self.auxk, self.dead_tokens = auxk, check_count(dead_tokens, "dead_tokens")
+        silent = torch.zeros_like(self._sae.b_enc, dtype=torch.int64)  # tokens since a latent was active
+        self.register_buffer("silent", silent)
+        for module in self._retriever:
+            module.requires_grad_(False)
+        self._sae.trained_on = origin_of(model, self._sae)
+
+    @property
+    def _sae(self) -> SparseAutoEncoderTokenEncoder:
+        return next(module for module in self.model.modules() if isinstance(module, SparseAutoEncoderTokenEncoder))
+
+    @property
+    def _retriever(self) -> list[torch.nn.Module]:
+        """The modules before the autoencoder; a trainer may have wrapped the model."""
+        return modules_before(getattr(self.model, "module", self.model), self._sae)
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return {"fvu": ..., "auxk": ...}, scalars to be added up; every column of texts counts, labels do not.
+
+        Raises
+        ------
+        ValueError
+            If there is no token that is not padding, and if the attention mask is of other tokens.
+        """
+        for module in self._retriever:
+            module.eval()
+        read = [self._read(features) for features in sentence_features]
+        x, x_hat, active = (torch.cat(parts) for parts in zip(*read, strict=True))
+        if not len(x):
+            raise ValueError("The batch has no token that is not padding; drop empty texts.")
+        losses = {"fvu": unexplained(x, x_hat, x.mean(dim=0))}
+        if self.auxk:
+            losses["auxk"] = self.auxk * self._auxk(x, (x - x_hat).detach())
+        if self._sae.training:
+            self.silent += len(x)
+            self.silent[active] = 0
+        return losses
+
+    def _read(self, features: dict[str, Any]) -> _Tokens:
+        sae, output = self._sae, self.model(features)
+        values, indices = (output[f"token_sparse_{what}"].flatten(0, -2) for what in ("values", "indices"))
+        if "sae_output_decoded" in output:
+            x, x_hat = output["sae_input_normalized"], output["sae_output_decoded"]
+        else:  # in evaluation mode
+            tokens = output["backbone_token_embeddings"]
+            x, x_hat = sae.normalize(tokens).flatten(0, -2), sae.decode_codes(values, indices)
+        mask = None if "cu_seq_lens_q" in output else output.get("attention_mask")
+        real = real_tokens(mask, output["token_sparse_values"].shape[:-1])
+        real = torch.ones(len(x), dtype=torch.bool, device=x.device) if real is None else real.flatten()
+        return _Tokens(x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0])
+
+    def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        sae, at = self._sae, (self.silent > self.dead_tokens).nonzero()[:, 0]
+        if not len(at) or not sae.k_aux:
+            return x.new_zeros(())
+        pre = (x - sae.b_pre) @ sae.W_enc[:, at] + sae.b_enc[at]
+        e_hat = dense_top(pre, min(sae.k_aux, len(at))) @ sae.W_dec[at]
+        return min(1.0, len(at) / sae.k_aux) * unexplained(residual, e_hat, torch.zeros_like(sae.b_pre))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what a model card says of this loss."""
+        return {"auxk": self.auxk, "dead_tokens": self.dead_tokens}

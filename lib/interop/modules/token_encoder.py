@@ -1,0 +1,395 @@
+"""Token states to sparse codes, as a module of a `SparseEncoder`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from sentence_transformers.base.modules import Module
+from torch.nn.functional import embedding_bag
+
+from lib.interop.modules.features import (
+    check_dimension,
+    check_fits,
+    check_k,
+    check_origin,
+    complete_card,
+    config_of,
+    feature,
+    origin_of,
+    read_safetensors,
+    unpacked,
+    warn_of_another_origin,
+    write_config,
+)
+from lib.sae.foreign import check_checkpoint_version, check_rms_scale, json_object
+from lib.support.checks import check_count
+from lib.support.storage import replacing
+
+_CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
+
+
+class SparseAutoEncoderTokenEncoder(Module):
+    """Token embeddings h to sparse codes z, a token at a time.
+
+    x = sqrt(D) h' / |h'|,  h' = h - data_mean, or rms_scale h if there is no data_mean
+    standard:  z = ReLU(TopK_k(pre)),  pre = W_enc^T (x - b_pre) + b_enc      (Gao et al., arXiv 2406.04093, eqs. 1-2)
+               with groups, TopK_{k / groups} in each group of the latents alone (`lib.sae.autoencoder.join`)
+    jumprelu:  z = ReLU(TopK_k(pre [pre > theta]))      (Rajamanoharan et al., arXiv 2407.14435)
+    x_hat = W_dec^T z + b_pre
+
+    Reads `token_embeddings`: padded [B, T, D], flattened [N, D], or packed with `cu_seq_lens_q`, [N, D] or [1, N, D].
+    Writes `token_sparse_values` and `token_sparse_indices` (int64), which have k in the place of D;
+    `backbone_token_embeddings`, what it read; `token_sparse_embeddings`, dense, where that is asked for; and in
+    training mode, if there is a decoder, `sae_input_normalized` x and `sae_output_decoded` x_hat, both [N, D] with the
+    padding, for a loss (`lib.interop.losses`).
+
+    Parameters
+    ----------
+    input_dim, hidden_dim : int
+        D, the size of a token embedding, and the width, the number of latents.
+    k : int
+        Latents a token may have. `max_active_dims`, if `SparseEncoder` is given one, takes its place; the library then
+        cuts a text's row to as many, too.
+    variant : {"standard", "jumprelu"}
+        No gradient reaches the thresholds theta of jumprelu; they are for autoencoders trained elsewhere.
+    output_format : {"topk", "dense", "both"}
+        Values and indices are always written; "dense" and "both" add `token_sparse_embeddings` [..., width].
+    replace_token_embeddings : bool
+        Whether the dense form takes the place of `token_embeddings` too.
+    has_decoder : bool
+        Whether there is a W_dec, which only training needs.
+    k_aux : int
+        Dead latents that a loss may reconstruct the residual from; 0 is none.
+    frozen : bool
+        Whether the weights are fixed.
+    rms_scale : float, optional
+        A factor of all states, above 0, where there is no data_mean. That each is scaled to one norm then cancels it,
+        but for rounding; it is here because the pull request has it, and kept with the configuration.
+    token_batch_size : int, optional
+        Tokens whose pre-activations are held at once; None is as many as make 128 MB.
+    normalize_input : bool
+        False is x = h: how `lib.sae.autoencoder.SparseAutoencoder` reads states.
+    groups : int
+        Into how many equal parts the latents are divided for the selection; it divides k and the width.
+    trained_on : mapping, optional
+        Name and fingerprint of what it was trained to read; `SparseEncoder` warns where it reads something else.
+    checkpoint_format_version : int
+        Kept with the configuration. `normalize_input`, `groups` and `trained_on`, which the pull request does not have,
+        are kept only where they are not the default, so that its module loads what this one saves.
+
+    Attributes
+    ----------
+    W_enc, W_dec : torch.nn.Parameter [D, width] and [width, D]
+        To begin with, W_dec is Kaiming-uniform with rows of norm 1, W_enc its transpose.
+    b_enc, b_pre : torch.nn.Parameter [width] and [D]
+    theta : torch.nn.Parameter [width] or None
+    data_mean : torch.Tensor [D] or None
+        A buffer; assign the mean of the token embeddings to take it off.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For dimensions below 1, k above the width, groups that do not divide both, an unknown variant or output format,
+        a negative k_aux, an rms_scale that is not a finite number above 0, a trained_on without its two entries, and a
+        newer format.
+    """
+
+    config_keys = [  # noqa: RUF012
+        *("input_dim", "hidden_dim", "k", "variant", "output_format", "replace_token_embeddings"),
+        *("checkpoint_format_version", "has_decoder", "k_aux", "frozen", "rms_scale", "token_batch_size"),
+    ]
+    own_settings = {"normalize_input": True, "groups": 1, "trained_on": None}  # noqa: RUF012
+    forward_kwargs = {"max_active_dims"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        k: int,
+        variant: str = "standard",
+        output_format: str = "topk",
+        replace_token_embeddings: bool = False,
+        has_decoder: bool = True,
+        k_aux: int = 512,
+        frozen: bool = False,
+        rms_scale: float | None = None,
+        token_batch_size: int | None = None,
+        normalize_input: bool = True,
+        groups: int = 1,
+        trained_on: Mapping[str, str] | None = None,
+        checkpoint_format_version: int = 1,
+    ):
+        super().__init__()
+        self.input_dim = check_dimension(input_dim, "input_dim")
+        self.hidden_dim = check_dimension(hidden_dim, "hidden_dim")
+        self.groups = check_count(groups, "groups")
+        if hidden_dim % groups or (groups > 1 and variant != "standard"):
+            raise ValueError(f"groups must divide hidden_dim, and be 1 with thresholds, got {groups}, {hidden_dim}.")
+        self.k = check_k(k, hidden_dim, groups)
+        if variant not in ("standard", "jumprelu"):
+            raise ValueError(f"variant must be either 'standard' or 'jumprelu', got {variant!r}.")
+        if output_format not in ("topk", "dense", "both"):
+            raise ValueError(f"output_format must be one of: 'topk', 'dense', 'both', got {output_format!r}.")
+        if not isinstance(k_aux, int) or isinstance(k_aux, bool) or k_aux < 0:
+            raise ValueError(f"k_aux must be a non-negative integer, got {k_aux!r}.")
+        self.variant, self.output_format = variant, output_format
+        self.replace_token_embeddings, self.has_decoder = replace_token_embeddings, has_decoder
+        self.k_aux, self.frozen, self.rms_scale = k_aux, frozen, check_rms_scale(rms_scale, type(self).__name__)
+        self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
+        self.normalize_input = normalize_input
+        self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
+        self.trained_on = None if trained_on is None else check_origin(trained_on)
+        self.target_norm = input_dim**0.5
+        shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
+        shapes["W_dec"] = (hidden_dim, input_dim) if has_decoder else None
+        shapes["theta"] = (hidden_dim,) if variant == "jumprelu" else None
+        for name, shape in shapes.items():
+            weight = None if shape is None else torch.nn.Parameter(torch.zeros(shape), requires_grad=not frozen)
+            self.register_parameter(name, weight)
+        self.register_buffer("data_mean", None)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the directions of the latents anew, and set biases and thresholds to 0."""
+        directions = torch.empty_like(self.W_enc.T)
+        torch.nn.init.kaiming_uniform_(directions, a=5**0.5)
+        directions /= directions.norm(dim=1, keepdim=True)
+        self.W_enc.copy_(directions.T)
+        if self.W_dec is not None:
+            self.W_dec.copy_(directions)
+        for weight in (self.b_enc, self.b_pre, self.theta):
+            if weight is not None:
+                weight.zero_()
+
+    def normalize(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return x of token embeddings [..., D], float32; ValueError for a data_mean of another size."""
+        x = tokens.float()
+        if not self.normalize_input:
+            return x
+        if self.data_mean is not None:
+            if self.data_mean.shape != (self.input_dim,):
+                raise ValueError(f"data_mean has shape {tuple(self.data_mean.shape)}, not ({self.input_dim},).")
+            x = x - self.data_mean
+        elif self.rms_scale is not None:
+            x = x * self.rms_scale
+        return x * (self.target_norm / x.norm(dim=-1, keepdim=True).clamp(min=1e-8))
+
+    def encode_pre_act(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the pre-activations [..., width] of normalised tokens [..., D]."""
+        return (x - self.b_pre) @ self.W_enc + self.b_enc
+
+    def encode_tokens(self, tokens: torch.Tensor, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return activations, at least 0, and latents, int64, both [N, k], of token embeddings [N, D].
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a k outside 1..width or no multiple of the groups, and embeddings of another size.
+        """
+        k = self.k if k is None else k
+        self._check_size(tokens)
+        return self._encode(self._normalized(tokens), check_k(k, self.hidden_dim, self.groups))
+
+    def _check_size(self, tokens: torch.Tensor) -> None:
+        if tokens.shape[-1] != self.input_dim:
+            raise ValueError(
+                f"token_embeddings have size {tokens.shape[-1]}, this autoencoder reads size {self.input_dim}; "
+                "put it behind the Transformer that it was trained on."
+            )
+
+    def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.normalize(tokens).to(self.W_enc.dtype)
+
+    def _encode(self, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = []
+        for chunk in x.split(self.token_batch_size or max(1, _CHUNK // self.hidden_dim)):
+            pre = self.encode_pre_act(chunk)
+            if self.theta is not None:
+                pre = pre * (pre > self.theta)
+            codes.append(pre.unflatten(-1, (self.groups, -1)).topk(k // self.groups, dim=-1))
+        values, indices = (torch.cat(parts) for parts in zip(*codes, strict=True))
+        first = torch.arange(0, self.hidden_dim, self.hidden_dim // self.groups, device=indices.device)
+        return values.relu().flatten(1), (indices + first[:, None]).flatten(1)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return x_hat [..., D] of dense codes [..., width]; ValueError if there is no decoder."""
+        return latents @ self._decoder() + self.b_pre
+
+    def _decoder(self) -> torch.Tensor:
+        if self.W_dec is None:
+            raise ValueError(
+                "SparseAutoEncoderTokenEncoder was initialized without a decoder; make it with has_decoder=True."
+            )
+        return self.W_dec
+
+    def decode_codes(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Return what `decode` returns, [N, D], of the few activations and latents [N, k] that are not 0."""
+        decoder = self._decoder()
+        weights = values.to(decoder.dtype)
+        return embedding_bag(indices, decoder, per_sample_weights=weights, mode="sum") + self.b_pre
+
+    def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
+        """Add codes to `features`, as the class says.
+
+        Raises
+        ------
+        MissingFeatureError
+            If there are no `token_embeddings`; it is a KeyError and a ValueError.
+        ValueError
+            For embeddings of a shape or size that is none of the three, bounds of texts that decrease, and a
+            `max_active_dims` outside 1..width or no multiple of the groups.
+        """
+        maker = "the Transformer before SparseAutoEncoderTokenEncoder"
+        embeddings = feature(features, "token_embeddings", maker)
+        k = check_k(self.k if max_active_dims is None else max_active_dims, self.hidden_dim, self.groups)
+        if "cu_seq_lens_q" in features:
+            tokens = unpacked(features, "token_embeddings", maker)
+        elif embeddings.ndim in (2, 3):
+            tokens = embeddings.flatten(0, -2)
+        else:
+            raise ValueError(f"Expected padded token_embeddings to be [B, T, D]; got {tuple(embeddings.shape)}.")
+        self._check_size(tokens)
+        x = self._normalized(tokens)
+        values, indices = self._encode(x, k)
+        if self.training and self.W_dec is not None:
+            features["sae_input_normalized"] = x
+            features["sae_output_decoded"] = self.decode_codes(values, indices)
+        shape = embeddings.shape[:-1]
+        features["backbone_token_embeddings"] = embeddings
+        features["token_sparse_values"] = values.reshape(*shape, k)
+        features["token_sparse_indices"] = indices.reshape(*shape, k)
+        if self.output_format != "topk" or self.replace_token_embeddings:
+            dense = values.new_zeros(len(values), self.hidden_dim).scatter(-1, indices, values)
+            features["token_sparse_embeddings"] = dense.reshape(*shape, self.hidden_dim)
+        if self.replace_token_embeddings:
+            features["token_embeddings"] = features["token_sparse_embeddings"]
+        return features
+
+    def on_model_ready(self, model: torch.nn.Sequential) -> None:
+        """Check what it reads against what it was trained on, and tag the model card; called by `SparseEncoder`."""
+        check_fits(model, self, self.input_dim)
+        if self.trained_on is not None:
+            warn_of_another_origin(self.trained_on, origin_of(model, self))
+        complete_card(model.model_card_data)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what `load` needs but the weights, JSON-able."""
+        return config_of(self)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width."""
+        return self.hidden_dim
+
+    def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
+        """Write `config.json` and `model.safetensors` to the folder `output_path`, each in one step.
+
+        Raises
+        ------
+        ValueError
+            If `safe_serialization` is False: that would be a pickle.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")
+        folder = write_config(self, output_path)
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs) -> "SparseAutoEncoderTokenEncoder":
+        """Load what `save` wrote, from a folder or the hub; called by `SparseEncoder`, whose arguments it takes.
+
+        Raises
+        ------
+        ValueError
+            If configuration or safetensors are missing, are damaged or newer, or do not fit each other.
+        """
+        names = ("token", "cache_folder", "revision", "local_files_only")
+        where = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}
+        paths = [
+            cls.load_file_path(model_name_or_path, name, **where)
+            for name in (cls.config_file_name, "model.safetensors")
+        ]
+        if None in paths:
+            raise ValueError(
+                f"{model_name_or_path}/{subfolder} lacks {cls.config_file_name} or model.safetensors; a pickle "
+                "(pytorch_model.bin) is not read. Save the model with safe_serialization=True."
+            )
+        module = cls._made(json_object(Path(paths[0]).read_text("utf-8"), paths[0]), paths[0])
+        module._take(read_safetensors(paths[1])[0], paths[1])
+        return module
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "cpu", frozen: bool = True, **kwargs
+    ) -> "SparseAutoEncoderTokenEncoder":
+        """Load a trained autoencoder from one safetensors file with the tensors named above.
+
+        Its configuration is JSON under the key "config" of the file's own metadata, or a `config.json` beside it;
+        dimensions, variant and decoder are those of the tensors where it does not name them, and of its keys those
+        that are no settings of this class are not looked at. A scalar tensor `rms_scale` is read too.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, or the folder that `save` wrote.
+        device : str
+        frozen : bool
+        **kwargs
+            Take the place of what the configuration says, for example `k` or `token_batch_size`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not safetensors (a pickle could run code and is refused), if its configuration is no JSON object,
+            lacks k, has a setting that makes no sense or is newer, and if tensors are missing or do not fit.
+        """
+        path = Path(path)
+        path = path / "model.safetensors" if path.is_dir() else path
+        tensors, metadata = read_safetensors(path)
+        if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
+            raise ValueError(f"{path} has no matrix W_enc [D, width]; it holds {sorted(tensors)}.")
+        beside = path.with_name(cls.config_file_name)
+        text = metadata.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
+        settings = dict(zip(("input_dim", "hidden_dim"), tensors["W_enc"].shape, strict=True))
+        settings |= {"variant": "jumprelu" if "theta" in tensors else "standard", "has_decoder": "W_dec" in tensors}
+        known = {*cls.config_keys, *cls.own_settings}
+        config = json_object(text, f"The configuration of {path}")
+        settings |= {key: value for key, value in config.items() if key in known}
+        if "rms_scale" in tensors:
+            settings["rms_scale"] = check_rms_scale(tensors.pop("rms_scale"), str(path))
+        settings |= {"frozen": frozen, **kwargs}
+        if "k" not in settings:
+            raise ValueError(f"{path} does not say how many latents a token may have; give k, for example k=16.")
+        module = cls._made(settings, path)
+        if not module.has_decoder:
+            tensors.pop("W_dec", None)
+        module._take(tensors, path)
+        return module.to(device)
+
+    @classmethod
+    def _made(cls, settings: Mapping[str, Any], source: str | Path) -> "SparseAutoEncoderTokenEncoder":
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source} gives no autoencoder: {error}") from error
+
+    @torch.no_grad()
+    def _take(self, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        own = dict(self.named_parameters())
+        if "data_mean" in tensors:
+            self.data_mean = torch.zeros(self.input_dim)
+            own["data_mean"] = self.data_mean
+        if own.keys() != tensors.keys():
+            raise ValueError(
+                f"{source} holds {sorted(tensors)}, its configuration asks for {sorted(own)}; take both from one save."
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape:
+                raise ValueError(f"{name} in {source} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
+            own[name].copy_(tensor)

@@ -1,0 +1,224 @@
+"""Sparse codes of tokens to one row of latent weights a text, as a module of a `SparseEncoder`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sentence_transformers.base.modules import Module
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from lib.interop.modules.features import (
+    check_dimension,
+    check_fits,
+    config_of,
+    feature,
+    real_tokens,
+    unpacked,
+    write_config,
+)
+
+_MAKER = "SparseAutoEncoderTokenEncoder"
+
+
+class _Layout(NamedTuple):
+    """Which text each token belongs to, and where in it.
+
+    Attributes
+    ----------
+    rows, positions : torch.Tensor, int64 [N]
+        The text, and the position after its first token.
+    ends : torch.Tensor, int64 [B]
+        The position after each text's last token.
+    real : torch.Tensor, bool [N]
+        False for padding.
+    """
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    ends: torch.Tensor
+    real: torch.Tensor
+
+
+@Pooling.register  # SparseEncoder.set_pooling_include_prompt looks for a Pooling
+class SparseTokenPooling(Module):
+    """Sparse codes z_t of a text's tokens to one row of latent weights.
+
+    sum: w_j = sum_t z_tj;  sum_sqrt: w_j = sqrt(sum_t z_tj), Latent Terms (arXiv 2605.29384);
+    max: w_j = max_t z_tj;  max_log1p: w_j = max_t ln(1 + z_tj), SPLARE (arXiv 2603.13277)
+
+    Reads activations and latents, padded [B, T, k] with an `attention_mask` [B, T] (without one every token counts), or
+    packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Padding may be on
+    either side. Writes `sentence_embedding` [B, width], float32 where the codes have half precision.
+
+    Parameters
+    ----------
+    embedding_dimension : int
+        The width.
+    pooling_strategy : {"sum", "max", "max_log1p", "sum_sqrt"}
+    include_prompt : bool
+        Whether the first `prompt_length` tokens count.
+    values_key, indices_key : str
+        Where activations and latents are among the features.
+    sparse_rows : bool
+        Whether `sentence_embedding` is a coalesced sparse COO tensor, so that [B, width] is never in memory.
+    special_tokens : (int, int)
+        How many tokens the tokenizer puts before and after every text. A text with no other tokens, but for a
+        prompt's, has an empty row, as in `lib.latent_terms.LatentTerms`. (0, 0) is not to look.
+    include_special : bool
+        Whether these tokens count. This and the two before it, which the pull request does not have, are saved only
+        where they are not the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a width below 1, an unknown strategy and numbers of special tokens that are not two of at least 0.
+    """
+
+    config_keys = [  # noqa: RUF012
+        *("embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"),
+    ]
+    own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True}  # noqa: RUF012
+    forward_kwargs = {"max_active_dims"}  # noqa: RUF012
+    POOLING_STRATEGIES = ("sum", "max", "max_log1p", "sum_sqrt")
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        pooling_strategy: str = "sum",
+        include_prompt: bool = True,
+        values_key: str = "token_sparse_values",
+        indices_key: str = "token_sparse_indices",
+        sparse_rows: bool = False,
+        special_tokens: Sequence[int] = (0, 0),
+        include_special: bool = True,
+    ):
+        super().__init__()
+        self.embedding_dimension = check_dimension(embedding_dimension, "embedding_dimension")
+        if pooling_strategy not in self.POOLING_STRATEGIES:
+            allowed = ", ".join(map(repr, self.POOLING_STRATEGIES))
+            raise ValueError(f"pooling_strategy must be one of: {allowed}, got {pooling_strategy!r}.")
+        if len(special_tokens) != 2 or not all(isinstance(n, int) and n >= 0 for n in special_tokens):
+            raise ValueError(f"special_tokens must be two integers of at least 0, like (1, 1), got {special_tokens!r}.")
+        self.pooling_strategy, self.include_prompt = pooling_strategy, include_prompt
+        self.values_key, self.indices_key = values_key, indices_key
+        self.sparse_rows, self.special_tokens = sparse_rows, tuple(special_tokens)
+        self.include_special = include_special
+
+    def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
+        """Add `sentence_embedding` to `features`, as the class says.
+
+        Raises
+        ------
+        MissingFeatureError
+            If there are no activations or latents; it is a KeyError and a ValueError.
+        ValueError
+            For activations of a shape that is none of the three, latents of another shape than theirs or outside
+            0..width-1, an attention mask of another shape, bounds of texts that decrease, and a `max_active_dims`,
+            which `SparseEncoder` cannot keep, with `sparse_rows`.
+        """
+        if self.sparse_rows and max_active_dims is not None:
+            raise ValueError(
+                f"max_active_dims is {max_active_dims}, and SparseEncoder cuts only dense rows to it; set "
+                "sparse_rows=False, or prune afterwards (lib.bm25.pruning)."
+            )
+        if "cu_seq_lens_q" in features:
+            values, indices = (unpacked(features, key, _MAKER) for key in (self.values_key, self.indices_key))
+            layout = _packed_layout(features["cu_seq_lens_q"].to(values.device))
+        else:
+            values, indices = (feature(features, key, _MAKER) for key in (self.values_key, self.indices_key))
+            if values.ndim != 3:
+                raise ValueError(
+                    f"Expected padded sparse token values to be [B, T, K]; got {tuple(values.shape)}. Flattened tokens "
+                    "need cu_seq_lens_q, where each text starts; the Transformer makes it where it does not pad "
+                    "(unpad_inputs)."
+                )
+            layout = _padded_layout(values, features.get("attention_mask"))
+        if values.shape != indices.shape:
+            raise ValueError(
+                f"{self.values_key} has shape {tuple(values.shape)}, {self.indices_key} {tuple(indices.shape)}; "
+                "they must be equal."
+            )
+        counts = self._counting(layout, _prompt_length(features))
+        features["sentence_embedding"] = self._pool(values.flatten(0, -2), indices.flatten(0, -2), layout, counts)
+        return features
+
+    def _counting(self, layout: _Layout, prompt_length: int) -> torch.Tensor:
+        """Return which tokens are pooled, bool [N]."""
+        rows, positions, ends, counts = layout
+        before, after = self.special_tokens
+        if before or after:
+            proper = positions < (ends - after)[rows]
+            content = counts & proper & (positions >= max(before, prompt_length))
+            counts = counts & torch.zeros_like(ends).index_add(0, rows, content.long()).gt(0)[rows]
+            if not self.include_special:
+                counts = counts & proper & (positions >= before)
+        return counts if self.include_prompt else counts & (positions >= prompt_length)
+
+    def _pool(self, values: torch.Tensor, indices: torch.Tensor, layout: _Layout, counts: torch.Tensor) -> torch.Tensor:
+        width, n_texts = self.embedding_dimension, len(layout.ends)
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < width:
+            raise ValueError(
+                f"{self.indices_key} run from {int(indices.min())} to {int(indices.max())}; of embedding_dimension "
+                f"{width} they are 0 to {width - 1}. Give the autoencoder's hidden_dim."
+            )
+        active = counts[:, None] & ~(values <= 0)  # NaN is not, and so is seen
+        cells, cell_of = torch.unique((layout.rows[:, None] * width + indices)[active], return_inverse=True)
+        z = values[active]
+        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+        weights = z.new_zeros(len(cells))
+        if self.pooling_strategy.startswith("max"):
+            weights = weights.scatter_reduce(0, cell_of, z, "amax", include_self=False)
+        else:
+            weights = weights.index_add(0, cell_of, z)
+        if self.pooling_strategy == "max_log1p":
+            weights = weights.log1p()
+        elif self.pooling_strategy == "sum_sqrt":
+            weights = weights.sqrt()
+        if self.sparse_rows:
+            at = torch.stack([cells // width, cells % width])
+            return torch.sparse_coo_tensor(at, weights, (n_texts, width), is_coalesced=True, check_invariants=False)
+        return weights.new_zeros(n_texts * width).scatter(0, cells, weights).view(n_texts, width)
+
+    def on_model_ready(self, model: torch.nn.Sequential) -> None:
+        """Check that the module before it has as many latents; called by `SparseEncoder`."""
+        check_fits(model, self, self.embedding_dimension)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what `load` needs, JSON-able."""
+        return config_of(self)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width."""
+        return self.embedding_dimension
+
+    def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
+        """Write `config.json` to the folder `output_path`; there are no weights."""
+        write_config(self, output_path)
+
+
+def _prompt_length(features: dict[str, Any]) -> int:
+    """Return `prompt_length`, an int or a tensor of equal ones (as trainers give it); 0 if there is none."""
+    length = features.get("prompt_length")
+    if length is None:
+        return 0
+    return int(length.flatten()[0]) if isinstance(length, torch.Tensor) else int(length)
+
+
+def _packed_layout(bounds: torch.Tensor) -> _Layout:
+    lengths = bounds.diff().long()
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=bounds.device), lengths)
+    positions = torch.arange(len(rows), device=bounds.device) - bounds[:-1].long()[rows]
+    return _Layout(rows, positions, lengths, torch.ones_like(rows, dtype=torch.bool))
+
+
+def _padded_layout(values: torch.Tensor, mask: torch.Tensor | None) -> _Layout:
+    n_texts, length = values.shape[:2]
+    real = real_tokens(mask, values.shape[:2])
+    real = values.new_ones(n_texts, length, dtype=torch.bool) if real is None else real.to(values.device)
+    columns = torch.arange(length, device=values.device)
+    first = torch.where(real, columns, length).amin(dim=1) if length else real.new_zeros(n_texts, dtype=torch.int64)
+    last = torch.where(real, columns, -1).amax(dim=1) if length else first - 1
+    rows = torch.arange(n_texts, device=values.device)[:, None].expand(n_texts, length)
+    positions = columns - first[:, None]
+    return _Layout(rows.flatten(), positions.flatten(), last + 1 - first, real.flatten())

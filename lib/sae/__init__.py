@@ -1,0 +1,1 @@
+"""Sparse autoencoders: the inference object, activations, training, checkpoints, formats of other packages."""

@@ -1,0 +1,314 @@
+"""The sparse linear algebra of training an autoencoder: loss and gradients from the few latents that a token has.
+
+Only the product that finds these latents is dense. All else reads and writes their rows: of the other latents every
+activation is 0, and so is every gradient. `reference_loss` says the same densely, for autograd. Which latents a token
+has is decided by an activation, see `lib/sae/activations.py`.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch.nn.functional import embedding_bag, pad
+
+from lib.sae.selection import Pairs, add_at, dots, on_gpu
+
+_BLOCK = 2**23  # pre-activations of dead latents held at once
+_MAX_AUX = 512  # dead latents a token's residual is reconstructed from, at most
+
+
+class Weights(NamedTuple):
+    """The weights of an autoencoder, or the gradients of a loss for them.
+
+    Attributes
+    ----------
+    W_enc, W_dec : torch.Tensor [width, d]
+    b_enc : torch.Tensor [width]
+    b_pre : torch.Tensor [d]
+    threshold : torch.Tensor [width] or None
+        Only JumpReLU has it: the natural logarithm of each latent's threshold, which so stays above 0.
+    """
+
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    W_dec: torch.Tensor
+    b_pre: torch.Tensor
+    threshold: torch.Tensor | None = None
+
+
+class Choice(NamedTuple):
+    """The latents of n tokens that take part in a step.
+
+    Attributes
+    ----------
+    indices : torch.Tensor, int64 [n, m]
+    pre : torch.Tensor [n, m]
+        Their pre-activations, W_enc (h - b_pre) + b_enc.
+    values : torch.Tensor [n, m]
+        Their activations z: the pre-activation, or 0 where a latent is not active.
+    kept : torch.Tensor, bool [n, m], or None
+        Which of them take part; None is all. Of the others, z is 0.
+    parts : tuple of int
+        With several budgets, how many columns each adds to those of the budget before it; () is one budget.
+    """
+
+    indices: torch.Tensor
+    pre: torch.Tensor
+    values: torch.Tensor
+    kept: torch.Tensor | None = None
+    parts: tuple[int, ...] = ()
+
+    def flat(self, rectangle: torch.Tensor) -> torch.Tensor:
+        """Return what takes part of [n, m] as [p], token by token; with several budgets, part by part."""
+        if self.kept is not None:
+            return rectangle[self.kept]
+        if self.parts:
+            return torch.cat([part.flatten() for part in rectangle.split(self.parts, dim=1)])
+        return rectangle.flatten()
+
+    def pairs(self) -> Pairs:
+        """Return the pairs in that order: a row for each token, with several budgets for each part and token."""
+        n, m = self.indices.shape
+        every = torch.tensor(self.parts or (m,), device=self.indices.device).repeat_interleave(n)
+        counts = every if self.kept is None else self.kept.sum(dim=1)
+        return Pairs(self.flat(self.indices), pad(counts.cumsum(0), (1, 0)))
+
+
+class Activation(ABC):
+    """What a step asks of an activation: the sparse form, and the dense form that it is compared with."""
+
+    signed = False  # whether an activation may be negative
+
+    @abstractmethod
+    def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
+        """Return what is active of the states less b_pre, `centred` [n, d], as found by a product in `dtype`."""
+
+    def penalise(
+        self, indices: torch.Tensor, pre: torch.Tensor, passed: torch.Tensor, threshold: torch.Tensor | None, n: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the penalty of n tokens, and the gradient of penalty and FVU for the threshold.
+
+        Of the pairs that take part, `indices` [p] are the latents, `pre` [p] the pre-activations, and `passed` [p] the
+        gradients of the FVU for the activations.
+        """
+        return pre.new_zeros(()), None
+
+    @abstractmethod
+    def dense(
+        self, pre: torch.Tensor, threshold: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """Return, for autograd, z of all pre-activations [n, width] at each budget, and the penalty."""
+
+
+class Step(NamedTuple):
+    """What one batch of n tokens gives.
+
+    Attributes
+    ----------
+    fvu : torch.Tensor, scalar
+        Fraction of the batch's variance unexplained; with several budgets, the mean over them.
+    auxk : torch.Tensor, scalar
+        The auxiliary loss, without its coefficient; 0 if no latent is dead.
+    penalty : torch.Tensor, scalar
+        What JumpReLU pays for another number of active latents than k; 0 for the others.
+    indices : torch.Tensor, int64 [n, m]
+    values : torch.Tensor [n, m]
+        The activations. Where one is 0, the latent is not active, and its index says nothing.
+    smallest : torch.Tensor, scalar
+        The smallest activation that is not 0; 0 if all are. BatchTopK's threshold is its mean over batches.
+    gradients : Weights
+        Of fvu + coefficient * auxk + penalty.
+    """
+
+    fvu: torch.Tensor
+    auxk: torch.Tensor
+    penalty: torch.Tensor
+    indices: torch.Tensor
+    values: torch.Tensor
+    smallest: torch.Tensor
+    gradients: Weights
+
+
+def unexplained(states: torch.Tensor, reconstruction: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Return the fraction of variance unexplained (FVU), sum |h - h_hat|^2 / sum |h - mean|^2, a scalar."""
+    return (states - reconstruction).square().sum() / (states - mean).square().sum()
+
+
+def decode(pairs: Pairs, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each row's decoder rows, times their `values` [p]: [n, d], without b_pre."""
+    return embedding_bag(
+        pairs.indices, W_dec, pairs.starts, per_sample_weights=values, mode="sum", include_last_offset=True
+    )
+
+
+class Transpose:
+    """The pairs in the order of their latents, those of a latent by row: by one counting sort, or a GPU's own."""
+
+    def __init__(self, pairs: Pairs, width: int):
+        if on_gpu(pairs.indices):
+            latents, self.order = pairs.indices.sort(stable=True)
+            self.rows = pairs.rows()[self.order]
+            self.starts = torch.searchsorted(latents, torch.arange(width + 1, device=latents.device))
+            return
+        order = np.arange(len(pairs.indices), dtype=np.int32)
+        indices, starts = (part.numpy().astype(np.int32) for part in pairs)
+        by_latent = csr_array((order, indices, starts), shape=(len(starts) - 1, width)).tocsc()
+        self.order, self.rows, self.starts = (
+            torch.from_numpy(part) for part in (by_latent.data, by_latent.indices, by_latent.indptr)
+        )
+
+    def sums(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return, for each latent, the sum of the rows [n, d] paired with it, times its `values` [p]: [width, d]."""
+        return embedding_bag(
+            self.rows, rows, self.starts, per_sample_weights=values[self.order], mode="sum", include_last_offset=True
+        )
+
+
+@torch.no_grad()
+def loss_and_gradients(
+    states: torch.Tensor,
+    weights: Weights,
+    activation: Activation,
+    mean: torch.Tensor,
+    dead: torch.Tensor,
+    auxk: float,
+    dtype: torch.dtype,
+) -> Step:
+    """Return the loss fvu + auxk * AuxK + penalty of a batch, and its gradients, those of `reference_loss`.
+
+    With h_hat = W_dec^T z + b_pre and g = d fvu / d h_hat, an active latent j of a token passes a_j = <g, W_dec_j> on
+    to its pre-activation, so that the token adds z_j g to the gradient of W_dec_j, a_j (h - b_pre) to that of W_enc_j,
+    a_j to that of b_enc_j and g - sum_j a_j W_enc_j to that of b_pre. Of several budgets, g is the sum over those that
+    the latent belongs to.
+
+    Parameters
+    ----------
+    states : torch.Tensor, float32 or float64 [n, d]
+    weights : Weights
+        Of the same dtype. Neither they nor the states are changed.
+    activation : Activation
+    mean : torch.Tensor [d]
+        Of all data: the FVU counts variance about it.
+    dead : torch.Tensor, bool [width]
+        Latents that reconstruct the residual, see `_auxk`.
+    auxk : float
+        Coefficient of that auxiliary loss; 0 is without it.
+    dtype : torch.dtype
+        Of the product that selects latents. Their pre-activations are computed again in the dtype of the states.
+    """
+    W_enc, b_enc, W_dec, b_pre, threshold = weights
+    (n, d), width = states.shape, len(W_enc)
+    centred = states - b_pre
+    variance = (states - mean).square().sum()
+    choice = activation.choose(centred, weights, dtype)
+    pairs, values = choice.pairs(), choice.flat(choice.values)
+    error = decode(pairs, values, W_dec).view(-1, n, d)  # what each budget adds
+    n_budgets = len(error)
+    for budget in range(1, n_budgets):
+        error[budget] += error[budget - 1]
+    error -= centred  # h_hat - h
+    upstream = error * (2 / (n_budgets * variance))
+    for budget in range(n_budgets - 1, 0, -1):
+        upstream[budget - 1] += upstream[budget]
+    rows = upstream.view(-1, d)  # g of each part and token
+    passed = dots(rows, W_dec, pairs)
+    penalty, d_threshold = activation.penalise(pairs.indices, choice.flat(choice.pre), passed, threshold, n)
+    active = values != 0
+    passed *= active  # a
+    by_latent = Transpose(pairs, width)
+    d_b_enc = add_at(pairs.indices, passed, width)
+    gradients = Weights(
+        W_enc=by_latent.sums(passed, centred.expand_as(error).reshape(-1, d)),
+        b_enc=d_b_enc,
+        W_dec=by_latent.sums(values, rows),
+        b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
+        threshold=d_threshold,
+    )
+    at = dead.nonzero()[:, 0]
+    auxiliary = states.new_zeros(())
+    if auxk and len(at):
+        few = Weights(W_enc[at], b_enc[at], W_dec[at], b_pre)
+        auxiliary, added = _auxk(centred, -error[-1], few, activation.signed)
+        for gradient, more in zip(gradients[:3], added[:3], strict=True):
+            gradient.index_add_(0, at, more, alpha=auxk)
+        gradients.b_pre.add_(added.b_pre, alpha=auxk)
+    fvu = error.square().sum() / (n_budgets * variance)
+    smallest = values[active].min() if active.any() else states.new_zeros(())
+    return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
+
+
+def aux_shape(n_dead: int, d: int) -> tuple[int, float]:
+    """Return how many dead latents may reconstruct a token's residual, and the scale of the loss for so few of them.
+
+    d / 2, 512 at most (Gao et al., arXiv 2406.04093, A.2); if fewer are dead, all of them, and the loss shrinks with
+    their share of that number, as in EleutherAI's sparsify.
+    """
+    k_aux = min(max(1, d // 2), _MAX_AUX)
+    return min(k_aux, n_dead), min(1.0, n_dead / k_aux)
+
+
+def _auxk(centred: torch.Tensor, residual: torch.Tensor, dead: Weights, signed: bool) -> tuple[torch.Tensor, Weights]:
+    """Return AuxK and its gradients for the rows of the dead latents (Gao et al., arXiv 2406.04093, A.2).
+
+    sum |e - e_hat|^2 / sum |e|^2, where the residual e = h - h_hat is a constant and e_hat = W_dec^T z of the largest
+    dead latents, whatever the activation (those of the largest magnitude, if it is signed). Dense in these, a block of
+    tokens at a time: they are few, and where all of them take part nothing has to be selected. As in the code of the
+    paper, the gradients go on to b_enc and, through the encoder, to b_pre.
+    """
+    n_dead = len(dead.b_enc)
+    k_aux, scale = aux_shape(n_dead, centred.shape[1])
+    energy = residual.square().sum()
+    scale = torch.where(energy > 0, scale / energy, 0)  # nothing to do where nothing is left
+    loss = torch.zeros_like(energy)
+    gradients = Weights(*(torch.zeros_like(tensor) for tensor in dead[:4]))
+    size = max(1, _BLOCK // n_dead)
+    for rows, left in zip(centred.split(size), residual.split(size), strict=True):
+        pre = torch.addmm(dead.b_enc, rows, dead.W_enc.T)
+        z = dense_top(pre, k_aux, signed)
+        error = z @ dead.W_dec - left
+        upstream = error * (2 * scale)
+        passed = (upstream @ dead.W_dec.T).mul_(z != 0)
+        loss += scale * error.square().sum()
+        gradients.W_enc.addmm_(passed.T, rows)
+        gradients.b_enc.add_(passed.sum(dim=0))
+        gradients.W_dec.addmm_(z.T, upstream)
+    gradients.b_pre.sub_(gradients.b_enc @ dead.W_enc)
+    return loss, gradients
+
+
+def reference_loss(
+    states: torch.Tensor,
+    weights: Weights,
+    activation: Activation,
+    mean: torch.Tensor,
+    dead: torch.Tensor,
+    auxk: float,
+) -> torch.Tensor:
+    """Return the loss of `loss_and_gradients`, a scalar for autograd, as a dense autoencoder computes it."""
+    pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
+    codes, penalty = activation.dense(pre, weights.threshold)
+    reconstructions = [z @ weights.W_dec + weights.b_pre for z in codes]
+    loss = sum(unexplained(states, h_hat, mean) for h_hat in reconstructions) / len(codes) + penalty
+    if auxk and dead.any():
+        residual = (states - reconstructions[-1]).detach()
+        k_aux, scale = aux_shape(int(dead.sum()), states.shape[1])
+        e_hat = dense_top(pre, k_aux, activation.signed, dead) @ weights.W_dec
+        loss = loss + auxk * scale * unexplained(residual, e_hat, torch.zeros_like(mean))
+    return loss
+
+
+def dense_top(pre: torch.Tensor, k: int, signed: bool = False, among: torch.Tensor | None = None) -> torch.Tensor:
+    """ReLU of the k largest of each row [n, width], 0 elsewhere; if signed, the k of the largest magnitude as they are.
+
+    `among`, bool [width], are the latents to choose from; None is all.
+    """
+    if k == pre.shape[1]:
+        return pre if signed else pre.relu()
+    sizes = pre.abs() if signed else pre
+    if among is not None:
+        sizes = sizes.masked_fill(~among, -torch.inf)
+    indices = sizes.topk(k, dim=1, sorted=False).indices
+    values = pre.gather(1, indices)
+    return torch.zeros_like(pre).scatter(1, indices, values if signed else values.relu())

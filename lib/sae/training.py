@@ -1,0 +1,244 @@
+"""The training rule of a sparse autoencoder: what is minimised, over which weights, from where, how fast."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from lib.encode.encoder import DTYPES, native_dtype
+from lib.sae.activations import activation_of
+from lib.sae.autoencoder import SparseAutoencoder, to_norm
+from lib.sae.kernels import Step, Weights, loss_and_gradients
+from lib.support.checks import check_choice, check_count
+
+CPU = torch.device("cpu")
+SELECT_DTYPES = DTYPES | {"int8": torch.int8}
+NORMALISATIONS = ("none", "centred", "scaled", "per-token")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a Top-K autoencoder is trained; the defaults are the recipe of Latent Terms (arXiv 2605.29384).
+
+    Attributes
+    ----------
+    width, k : int
+        Latents in all, and latents a token may have.
+    epochs : int
+        Passes over the token states, each in a new order.
+    batch_tokens : int
+        Token states of one optimiser step.
+    learning_rate : float
+        The peak, reached by a linear warm-up and left by a cosine to 0.
+    warmup : float
+        Share of all steps that warm up.
+    auxk : float
+        Coefficient of the auxiliary loss AuxK, by which dead latents learn the residual (Gao et al., arXiv 2406.04093,
+        A.2); 0 is without it.
+    dead_tokens : int
+        A latent is dead when it was not active for this many tokens. The paper's 10 million are more than half of a
+        run of 18 million; 1 million is about as much as the warm-up of such a run, and an average latent at the
+        default width and k is active 500 times in it.
+    activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
+        Which latents are active, see `lib.sae.activations`. `k` is their number for each token, or on average.
+    budgets : tuple of int
+        Of a hierarchical Top-K: numbers of latents, the last of them `k`, from each of which a token must be
+        reconstructed, so that the autoencoder is good at all of them. () is plain Top-K.
+    normalisation : {"none", "centred", "scaled", "per-token"}
+        Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d), or
+        each state by itself to that norm. Mean and scale are measured on the first buffer of states and folded into
+        the weights that are saved; of "per-token", the mean is saved as `SparseAutoencoder.centre`, and the FVU is
+        that of the scaled states. b_pre starts at the mean of what it sees, so "none" and "centred" differ by rounding
+        only. Where states differ much in norm, a threshold (batchtopk, jumprelu) gives long ones most of the latents.
+    buffer_batches : int
+        Batches of states that are mixed with each other in memory; the first of them also give the mean.
+    select_dtype : {"native", "bfloat16", "float32", "int8"}
+        Of the product that finds each token's k latents, whose activations are computed in float32 in any case;
+        "native" is bfloat16 where the machine computes in it, else float32. "int8" finds 2 k, of which float32 chooses
+        k; it is fast where the processor has VNNI or AMX instructions.
+    unit_gradient : bool
+        Whether the gradient of all weights together is scaled to norm 1 before AdamW sees it, so that no batch counts
+        more than another. Clipping at 1 (Gao et al.) does the same where the loss is a sum of squares, as in SAELens;
+        that of the FVU is always shorter than 1.
+    seed : int
+        Of the initial weights and of the order of the states.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range, or `k` is more than `width`.
+    """
+
+    width: int = 32_768
+    k: int = 16
+    epochs: int = 3
+    batch_tokens: int = 4_096
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    auxk: float = 1 / 32
+    dead_tokens: int = 1_000_000
+    activation: str = "topk"
+    budgets: tuple[int, ...] = ()
+    normalisation: str = "none"
+    buffer_batches: int = 64
+    select_dtype: str = "native"
+    unit_gradient: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens", "buffer_batches"):
+            check_count(getattr(self, name), name)
+        if self.k > self.width:
+            raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number such as 1e-3.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
+        if not (math.isfinite(self.auxk) and self.auxk >= 0):
+            raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
+        check_choice(self.normalisation, NORMALISATIONS, "normalisation")
+        check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
+        activation_of(self.activation, self.k, self.budgets)
+
+    def resolved(self, device: torch.device = CPU) -> "TrainingConfig":
+        """Return the same with the `select_dtype` that "native" stands for on `device`.
+
+        Raises
+        ------
+        ValueError
+            For "int8" on a GPU.
+        """
+        if self.select_dtype == "int8" and device.type != "cpu":
+            raise ValueError(f"select_dtype is 'int8', which is for processors; on {device} choose 'native'.")
+        if self.select_dtype != "native":
+            return self
+        return replace(self, select_dtype=native_dtype(device))
+
+
+def training_device(name: str | None = None) -> torch.device:
+    """Return the device to train on: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one.
+
+    Raises
+    ------
+    ValueError
+        For another device, and for a GPU that is not there.
+    """
+    n_gpus = torch.cuda.device_count()
+    if name is None:
+        return torch.device("cuda" if n_gpus else "cpu")
+    there = ["cpu", *["cuda"] * bool(n_gpus), *(f"cuda:{number}" for number in range(n_gpus))]
+    return torch.device(check_choice(name, there, "device"))
+
+
+class Normalisation(NamedTuple):
+    """h -> (h - shift) * scale, for shift [d] and a number; without one, each state is scaled to norm sqrt(d).
+
+    A number is folded into the weights of what is trained (`TrainableAutoencoder.finished`), so that inference knows
+    nothing of it: z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
+    """
+
+    shift: torch.Tensor
+    scale: float | None
+
+    @classmethod
+    def of(cls, states: torch.Tensor, kind: str) -> "Normalisation":
+        """Return the one that `TrainingConfig.normalisation` names, as measured on `states` [n, d]."""
+        mean = states.mean(dim=0)
+        if kind == "none":
+            return cls(torch.zeros_like(mean), 1.0)
+        if kind == "per-token":
+            return cls(mean, None)
+        mean_square = (states - mean).square().sum(dim=1).mean().item()
+        return cls(mean, math.sqrt(len(mean) / mean_square) if kind == "scaled" and mean_square > 0 else 1.0)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Return normalised states, float32 [n, d]."""
+        centred = states.float() - self.shift
+        return to_norm(centred) if self.scale is None else centred * self.scale
+
+
+class TrainableAutoencoder(torch.nn.Module):
+    """The weights while they are trained, initialised as in Latent Terms.
+
+    The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are kept
+    as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU has thresholds besides, which
+    start where `config.k` latents of an average token of `first` are active.
+
+    Parameters
+    ----------
+    first : torch.Tensor, float32 [n, d]
+        The first states of the run, normalised; on the device where the weights shall be, which are the same on all.
+    config : TrainingConfig
+    """
+
+    def __init__(self, first: torch.Tensor, config: TrainingConfig):
+        super().__init__()
+        self.config = config.resolved(first.device)
+        self.activation = activation_of(config.activation, config.k, config.budgets)
+        W_dec = torch.empty(config.width, first.shape[1])
+        torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
+        W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).to(first.device)
+        self.register_buffer("mean", first.mean(dim=0))
+        self.W_dec = torch.nn.Parameter(W_dec)
+        self.W_enc = torch.nn.Parameter(W_dec.clone())
+        self.b_enc = torch.nn.Parameter(torch.zeros(config.width, device=first.device))
+        self.b_pre = torch.nn.Parameter(self.mean.clone())
+        batch = first[: config.batch_tokens] - self.mean
+        threshold = self.activation.initial_threshold(batch, self.W_enc.detach(), self.b_enc.detach())
+        self.threshold = None if threshold is None else torch.nn.Parameter(threshold)
+
+    def weights(self) -> Weights:
+        """Return the parameters under their names."""
+        return Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold)
+
+    def backward(self, states: torch.Tensor, dead: torch.Tensor) -> Step:
+        """Set the gradients of all weights to those of the loss of `states` [n, d], normalised; return the step."""
+        dtype = SELECT_DTYPES[self.config.select_dtype]
+        step = loss_and_gradients(states, self.weights(), self.activation, self.mean, dead, self.config.auxk, dtype)
+        for name, gradient in step.gradients._asdict().items():
+            if gradient is not None:
+                getattr(self, name).grad = gradient
+        return step
+
+    @torch.no_grad()
+    def scale_gradient(self) -> None:
+        """Scale the gradient of all weights together to norm 1; a zero stays zero."""
+        gradients = [parameter.grad for parameter in self.parameters()]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        torch._foreach_mul_(gradients, 1 / norm.clamp(min=torch.finfo(norm.dtype).tiny))
+
+    @torch.no_grad()
+    def finished(
+        self, normalisation: Normalisation, smallest: float | None, metadata: Mapping | None = None
+    ) -> SparseAutoencoder:
+        """Return the autoencoder that does on states what these weights do on normalised ones.
+
+        `smallest` is the mean of `Step.smallest` over the last batches, `metadata` is kept with the weights.
+        """
+        shift, scale = normalisation
+        made = self.activation.finished(self.weights(), smallest)
+        if scale is None:
+            return SparseAutoencoder(**made, centre=shift, metadata=metadata)
+        made |= {
+            "W_enc": made["W_enc"] * scale,
+            "W_dec": made["W_dec"] / scale,
+            "b_pre": made["b_pre"] / scale + shift,
+        }
+        return SparseAutoencoder(**made, metadata=metadata)
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Scale every decoder row to norm 1; called after each optimiser step."""
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+
+
+def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:
+    """Return the share of the peak learning rate at `step`: linear from near 0 to 1, then a cosine to 0."""
+    n_warmup = round(warmup * n_steps)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
