@@ -24,7 +24,7 @@ from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
 from lib.sae.training import TrainingConfig, training_device
 from lib.studies.choice import choose
 from lib.support.checks import check_count
-from lib.support.storage import digest_json, load_folder, temporary_beside, update_manifest
+from lib.support.folders import digest_json, load_folder, temporary_beside, update_manifest
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints

@@ -18,8 +18,8 @@ from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.encode.packaged import MODEL_FOLDER, RETRIEVER_NAME
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
 from lib.support.checks import check_choice
+from lib.support.folders import load_folder, save_folder
 from lib.support.hub import find_folder, upload
-from lib.support.storage import load_folder, save_folder
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from lib.evaluate.splade import Splade
 from lib.report.common import save_figure, save_results
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
 from lib.studies.experiments import figures_folder, provenance, retrieval_table
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 model

@@ -10,7 +10,7 @@ import pytest
 from test_distributed import SETTINGS, assert_shards_are, expected, model, model_folder, paths
 
 from lib.interop.distributed import Worker, encode_corpus
-from lib.support import storage
+from lib.support import folders
 
 __all__ = ["expected", "model", "model_folder", "paths"]  # fixtures
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ def dying(log) -> type:
             number, pid = unit["number"], os.getpid()
             (log / f"{number}-{pid}").touch()
             if number == 3 and len(list(log.glob("3-*"))) == 1:
-                storage._write_manifest = lambda path, manifest: os.kill(pid, signal.SIGKILL)
+                folders._write_manifest = lambda path, manifest: os.kill(pid, signal.SIGKILL)
             return super().__call__(unit)
 
     return DyingWorker

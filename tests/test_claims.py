@@ -30,7 +30,7 @@ from lib.report.claims import (
 )
 from lib.report.common import mean_of
 from lib.report.results import Results, peak, seeds
-from lib.support.storage import digest_file
+from lib.support.folders import digest_file
 
 MORE = (0.0, inf)
 

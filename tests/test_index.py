@@ -18,7 +18,7 @@ import lib.bm25.postings
 import lib.bm25.search
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
-from lib.support.storage import load_folder, save_folder, save_parts
+from lib.support.folders import load_folder, save_folder, save_parts
 
 IDS = ["a", "b", "c"]
 WORKED = csr_array(np.array([[4, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0]], np.float32))

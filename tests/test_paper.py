@@ -15,7 +15,7 @@ from lib.report.common import escaped, latex_table, save_figure
 from lib.report.paper import DRAWN, FIGURES, TABLES, changed, macros, main, redraw, tables
 from lib.report.results import Results
 from lib.report.retrieval import update_readme
-from lib.support.storage import digest_file
+from lib.support.folders import digest_file
 
 ROOT = Path(__file__).parent.parent
 FOLDER, PAPER = ROOT / "figures", ROOT / "paper"

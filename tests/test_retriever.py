@@ -14,7 +14,7 @@ from lib.data.collection import load_collection
 from lib.encode.encoder import TokenEncoder
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 
 QUERIES = ["red cat", "", "river in a tree ?"]
 TUNED = BM25Constants(1.5, 0.25, "robertson-clipped")

@@ -29,7 +29,7 @@ from lib.sae.checkpoints import Checkpoint
 from lib.sae.kernels import unexplained
 from lib.sae.trainer import TrainingStopped, batches, train
 from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor, training_device
-from lib.support.storage import digest_arrays
+from lib.support.folders import digest_arrays
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
 

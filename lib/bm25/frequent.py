@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from lib.bm25.postings import Block, block_sizes, blocks_in, check_pointers, document_frequency, read_part
-from lib.support.storage import save_parts
+from lib.support.folders import save_parts
 
 SHARE = 8  # a latent has rows if at least one in so many documents has it; part of the index's format
 MOST = 2**16  # latents with rows, so that their numbers are uint16

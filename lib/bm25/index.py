@@ -29,7 +29,7 @@ from lib.bm25.ranking import Ranking
 from lib.bm25.search import Best, Query, search
 from lib.bm25.weighting import IDFS, BM25Constants, saturation
 from lib.support.checks import check_count, check_ids
-from lib.support.storage import load_folder, save_folder, save_parts
+from lib.support.folders import load_folder, save_folder, save_parts
 
 FORMAT_VERSION = 4
 

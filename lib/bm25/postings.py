@@ -135,7 +135,7 @@ def joined(first: Block, n_first: int, second: Block, n_second: int) -> Block:
 
 
 def read_part(path: Path, dtype: type, mapped: bool = False) -> np.ndarray:
-    """Return what `storage.save_parts` wrote of arrays [n], memory-mapped or read.
+    """Return what `folders.save_parts` wrote of arrays [n], memory-mapped or read.
 
     The header must say what the file's size and `dtype` make of it, so there is nothing in it to be interpreted.
 

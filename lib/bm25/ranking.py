@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from lib.support.checks import check_count, check_ids
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:

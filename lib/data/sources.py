@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lib.support.storage import read_lines
+from lib.support.folders import read_lines
 
 BUILT_IN = ("pydoc", "pydoc/train", "pydoc/test", "limit", "limit/46 (or another number of documents)", "limit/train")
 MIRROR = "LATENT_TERMS_DATA"  # the environment variable that names the mirror's folder

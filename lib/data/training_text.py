@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lib.support.checks import check_count, check_texts
-from lib.support.storage import digest_file, digest_json, read_lines
+from lib.support.folders import digest_file, digest_json, read_lines
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")

@@ -25,7 +25,7 @@ from lib.encode.backbones import (
 )
 from lib.encode.packaged import default_retriever
 from lib.support.checks import check_choice, check_count, check_texts
-from lib.support.storage import digest_arrays, digest_json
+from lib.support.folders import digest_arrays, digest_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WINDOW = 32  # forward passes whose texts are sorted by length: of twice as many, 2 % less would be padding

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lib.encode.encoder import TokenEncoder
 from lib.support.checks import check_choice, check_count
-from lib.support.storage import digest_arrays, digest_json, replacing, save_parts
+from lib.support.folders import digest_arrays, digest_json, replacing, save_parts
 
 CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
 CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once

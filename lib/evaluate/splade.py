@@ -11,7 +11,7 @@ from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
 from lib.evaluate.baselines import inner_product_search
 from lib.support.checks import check_texts
-from lib.support.storage import digest_arrays
+from lib.support.folders import digest_arrays
 from lib.support.store import SHARD, Store
 
 

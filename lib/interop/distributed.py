@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count, check_ids, check_texts
-from lib.support.storage import digest_file, digest_json, load_folder, save_folder, save_parts
+from lib.support.folders import digest_file, digest_json, load_folder, save_folder, save_parts
 
 FORMAT_VERSION = 1
 MANIFEST, SHARD = "corpus.json", "shard.json"

@@ -34,7 +34,7 @@ from lib.report.common import STYLE
 from lib.report.limit import PUBLISHED_LIMIT
 from lib.report.results import Found, NotMeasured, Results
 from lib.report.retrieval import PUBLISHED
-from lib.support.storage import digest_file
+from lib.support.folders import digest_file
 
 HOLDS, WEAKER, FAILS, UNTESTED = VERDICTS = ("holds", "holds weaker", "does not hold here", "not tested")
 VERDICT_COLOURS = dict(zip(VERDICTS, ("#009E73", "#E69F00", "#D55E00", "#777777"), strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = {

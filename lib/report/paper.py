@@ -26,7 +26,7 @@ from lib.report.latency import latency_figure
 from lib.report.results import LATENT, NDCG, Results, real
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
 from lib.report.vocabulary import rank_frequency_figure
-from lib.support.storage import digest_file, replacing
+from lib.support.folders import digest_file, replacing
 
 MISSING = "--"
 DRAWN = "drawn.json"

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table, mean_of
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 TEST_COLLECTIONS = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi/test")
 # nDCG@10 of Latent Terms (arXiv 2605.29384), known at second hand: other retrievers, 32,768 latents, five seeds.

@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag, pad
 from lib.encode.encoder import DTYPES, native_dtype
 from lib.sae.selection import top
 from lib.support.checks import check_choice, check_count
-from lib.support.storage import digest_arrays, load_folder, save_folder
+from lib.support.folders import digest_arrays, load_folder, save_folder
 
 FORMAT_VERSION = 1
 STORED_DTYPES = ("float32", "float16", "int8")
@@ -264,7 +264,7 @@ class SparseAutoencoder:
         save_folder(folder, "sae.json", FORMAT_VERSION, self.config, {"sae.safetensors": self.weight_writer(dtype)})
 
     def weight_writer(self, dtype: str = "float32"):
-        """Return the function that writes the weights to a path, for `storage.save_folder`."""
+        """Return the function that writes the weights to a path, for `folders.save_folder`."""
         check_choice(dtype, STORED_DTYPES, "dtype")
         arrays = {}
         for name, tensor in self.tensors().items():

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, Self
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.support.storage import load_folder, save_folder
+from lib.support.folders import load_folder, save_folder
 
 try:
     import fcntl

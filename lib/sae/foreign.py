@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.support.checks import check_choice
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"

@@ -31,7 +31,7 @@ from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.checks import repeats
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 from lib.support.store import SHARD, Store
 
 LEXICAL, SPLADE, LATENT = "lexical BM25", "SPLADE", "latent terms"

@@ -27,7 +27,7 @@ from lib.evaluate.splade import Splade, splade_ranking
 from lib.inspect.vocabulary import latent_token_matrix
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_choice, repeats
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 from lib.support.store import LATE_DEPTH, SHARD, Store
 
 

@@ -12,7 +12,7 @@ from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, encode_collection
 from lib.studies.families import FAMILIES, HALF, UNSEEN, families, kappa, strongest
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
-from lib.support.storage import digest_arrays, digest_json
+from lib.support.folders import digest_arrays, digest_json
 from lib.support.store import Store
 
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare

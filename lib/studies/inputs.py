@@ -19,7 +19,7 @@ from lib.latent_terms import like
 from lib.sae.training import TrainingConfig, training_device
 from lib.studies.experiments import PROFILES
 from lib.support.checks import check_choice, check_count
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 from lib.support.store import Store
 
 TEXT = "LATENT_TERMS_TEXT"  # the environment variable

@@ -22,7 +22,7 @@ from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
 from lib.support.checks import check_choice
-from lib.support.storage import digest_arrays
+from lib.support.folders import digest_arrays
 from lib.support.store import Store
 
 MEASURE = "nDCG@10"

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, vstack
 from lib.bm25.pooling import pool
 from lib.encode.encoder import TokenEncoder
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 from lib.support.store import Store
 
 T = TypeVar("T")

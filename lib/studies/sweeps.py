@@ -27,7 +27,7 @@ from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig, training_device
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
-from lib.support.storage import digest_json
+from lib.support.folders import digest_json
 from lib.support.store import Store
 
 MEASURE, CUTOFF = "nDCG@10", 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.support.storage import digest_json, load_folder, save_folder, save_parts
+from lib.support.folders import digest_json, load_folder, save_folder, save_parts
 
 STORE_VERSION = 1
 SHARD = 16_384  # documents that are kept together

@@ -38,7 +38,7 @@ from scipy.sparse import csr_array
 from lib.bm25.index import BM25Index
 from lib.interop.engines.vectors import FLOAT32, Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 Weights = dict[str, float]
 

@@ -31,7 +31,7 @@ from scipy.sparse import csr_array
 from lib.bm25.index import BM25Index
 from lib.interop.engines.vectors import Document, documents, query_vectors
 from lib.support.checks import check_count
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 SCALE = 100.0
 _MAX_COUNT = 2**31 - 1  # Java's int

@@ -15,7 +15,7 @@ from sentence_transformers.base.model_card import BaseModelCardData
 from sentence_transformers.base.modules import Module
 
 from lib.support.checks import check_count
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 
 class MissingFeatureError(KeyError, ValueError):

@@ -25,7 +25,7 @@ from lib.interop.modules.features import (
 )
 from lib.sae.foreign import check_checkpoint_version, check_rms_scale, json_object
 from lib.support.checks import check_count
-from lib.support.storage import replacing
+from lib.support.folders import replacing
 
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lib.support.storage
-from lib.support.storage import (
+import lib.support.folders
+from lib.support.folders import (
     digest_arrays,
     digest_file,
     digest_json,
@@ -287,7 +287,7 @@ def test_names_that_lead_out_of_the_folder_are_neither_read_nor_removed(tmp_path
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupt_around_the_replacing_of_the_manifest_leaves_a_whole_folder(tmp_path, monkeypatch, when):
     save(tmp_path, b"old a", b"old b")
-    write = lib.support.storage._write_manifest
+    write = lib.support.folders._write_manifest
 
     def interrupted(*arguments):
         if when == "after":
@@ -295,7 +295,7 @@ def test_an_interrupt_around_the_replacing_of_the_manifest_leaves_a_whole_folder
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(lib.support.storage, "_write_manifest", interrupted)
+        patched.setattr(lib.support.folders, "_write_manifest", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, b"new a", b"new b")
     kept = b"new" if when == "after" else b"old"
