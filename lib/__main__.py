@@ -172,7 +172,7 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
             )
         except TrainingStopped as stopped:
             sys.exit(f"{stopped} The same command goes on from there.")
-        LatentTerms(encoder, sae).save_pretrained(folder, args.stored)
+        LatentTerms(encoder, sae).save(folder, args.stored)
         kept.remove()
         if told:
             sys.exit(f"Stopped; {folder} is trained to the end. The same command does what is left.")
@@ -231,15 +231,15 @@ def _check_writable(folder: Path) -> None:
 def _join(args: argparse.Namespace) -> None:
     if (args.out / "latent_terms.json").exists():
         raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
-    model = join_models([LatentTerms.from_pretrained(folder) for folder in args.models], args.k)
+    model = join_models([LatentTerms.load(folder) for folder in args.models], args.k)
     if args.no_special_tokens:
         model = LatentTerms(like(model.encoder, special_tokens=False), model.sae, model.pooling, model.phi)
-    model.save_pretrained(args.out, args.stored)
+    model.save(args.out, args.stored)
     print(f"{model} is written to {args.out}.")
 
 
 def _tune(args: argparse.Namespace) -> None:
-    models = [LatentTerms.from_pretrained(folder) for folder in args.models]
+    models = [LatentTerms.load(folder) for folder in args.models]
     for folder in args.models:
         _check_writable(folder)
     means = []

@@ -169,11 +169,11 @@ class LatentTerms:
             "phi": self.phi,
         }
 
-    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+    def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
 
         The retriever's own weights are named, not copied. `dtype` is what the weights are stored in, as in
-        `SparseAutoencoder.save_pretrained`, which says what it raises.
+        `SparseAutoencoder.save`, which says what it raises.
         """
         writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
         save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)
@@ -187,12 +187,12 @@ class LatentTerms:
         token: str | None = None,
         private: bool | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository on the Hugging Face hub; see `hub.upload`."""
+        """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
         settings = {"revision": revision, "token": token, "private": private}
-        return upload(lambda folder: self.save_pretrained(folder, dtype), repo_id, **settings, message="Save the model")
+        return upload(lambda folder: self.save(folder, dtype), repo_id, **settings, message="Save the model")
 
     @classmethod
-    def from_pretrained(
+    def load(
         cls,
         folder: str | Path | None = None,
         *,
@@ -202,7 +202,7 @@ class LatentTerms:
         revision: str | None = None,
         token: str | None = None,
     ) -> "LatentTerms":
-        """Load what `save_pretrained` wrote; None is the packaged model (all-MiniLM-L6-v2, 39,936 latents).
+        """Load what `save` wrote; None is the packaged model (all-MiniLM-L6-v2, 39,936 latents).
 
         A folder of a time before `bm25` was saved has the paper's constants.
 
@@ -248,6 +248,8 @@ class LatentTerms:
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
         bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
         return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)
+
+    from_pretrained = load
 
 
 def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTerms:

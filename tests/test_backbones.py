@@ -241,8 +241,8 @@ def test_latent_terms_of_a_late_interaction_model(expanding_folder, tmp_path):
     sae = SparseAutoencoder(directions, torch.zeros(24), directions, torch.zeros(16), 4)
     model = LatentTerms(encoder, sae)
     assert model.encode_documents(TEXTS).shape == (len(TEXTS), 24)
-    model.save_pretrained(tmp_path)
-    again = LatentTerms.from_pretrained(tmp_path, dtype="float32")
+    model.save(tmp_path)
+    again = LatentTerms.load(tmp_path, dtype="float32")
     assert again.identity == model.identity
     assert (again.encode_queries(QUERIES) != model.encode_queries(QUERIES)).nnz == 0
     with pytest.raises(ValueError, match="has states of size 32, the autoencoder reads size 16"):

@@ -260,7 +260,7 @@ def test_the_encoding_command(monkeypatch, capsys, model, sentence_folder):
     rough = LatentTerms(TokenEncoder(sentence_folder, dtype="bfloat16"), model.sae)
     without = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", special_tokens=False), model.sae)
     assert encoding._with_special_tokens(without).identity == model.identity
-    monkeypatch.setattr(LatentTerms, "from_pretrained", lambda folder, dtype=None: model if dtype else rough)
+    monkeypatch.setattr(LatentTerms, "load", lambda folder, dtype=None: model if dtype else rough)
     seconds = {"states": 2.0, "matrix": 4.0}
     monkeypatch.setattr(
         encoding,

@@ -120,8 +120,8 @@ def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, thres
     plain = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=threshold))
     assert plain.identity != model.identity
     assert (plain.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz
-    back.save_pretrained(tmp_path)
-    loaded = LatentTerms.from_pretrained(tmp_path, encoder=tiny_encoder)
+    back.save(tmp_path)
+    loaded = LatentTerms.load(tmp_path, encoder=tiny_encoder)
     assert (loaded.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
 
 

@@ -31,7 +31,7 @@ def model(tiny_encoder, tiny_sae):
 @pytest.fixture(scope="module")
 def model_folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
+    model.save(folder)
     return folder
 
 
@@ -141,7 +141,7 @@ def test_a_worker_with_nothing_to_do_loads_no_model(copied, paths, model):
 
 def test_a_worker_refuses_another_model_than_the_run_s(paths, model, tiny_sae, tmp_path):
     other = LatentTerms(model.encoder, tiny_sae, phi="log1p")
-    other.save_pretrained(tmp_path / "other")
+    other.save(tmp_path / "other")
     with pytest.raises(ValueError, match=re.escape("is not the one of the run; differing: model.phi. Give")):
         in_this_process(tmp_path / "out", paths, model, tmp_path / "other")
 

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
 from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
 from lib.support.hub import find_folder, upload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,7 +111,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub, public_encoder, tiny_sae):
     address = model.push_to_hub("me/model", token="secret", private=True)
     assert address == "https://hub/me/model/commit/Save the model"
     assert hub.calls == [("create", "me/model", True, "secret"), ("upload", "me/model", None, "secret")]
-    again = LatentTerms.from_pretrained("me/model", encoder=public_encoder, token="secret")
+    again = LatentTerms.load("me/model", encoder=public_encoder, token="secret")
     assert hub.calls[-1] == ("download", "me/model", None, "secret")
     assert again.config == model.config
     assert (again.encode_queries(["the old cat"]) != model.encode_queries(["the old cat"])).nnz == 0
@@ -130,15 +131,20 @@ def test_a_model_that_only_this_machine_can_load_is_not_uploaded(hub, tiny_encod
 
 
 def test_an_index_of_a_branch_is_read_by_revision(hub):
-    index_of(1, 2).save_to_hub("me/index")
-    index_of(1, 2, 3).save_to_hub("me/index", revision="wide")
-    assert BM25Index.load_from_hub("me/index").width == 2
-    assert BM25Index.load_from_hub("me/index", revision="wide", verify=False).width == 3
+    index_of(1, 2).push_to_hub("me/index")
+    index_of(1, 2, 3).push_to_hub("me/index", revision="wide")
+    assert BM25Index.load("me/index").width == 2
+    assert BM25Index.load("me/index", revision="wide", verify=False).width == 3
+
+
+def test_an_autoencoder_goes_to_the_hub_and_back(hub, tiny_sae):
+    tiny_sae.push_to_hub("me/autoencoder", dtype="float16")
+    assert SparseAutoencoder.load("me/autoencoder").config == tiny_sae.config
 
 
 def test_an_upload_replaces_its_own_files_only(hub, public_encoder, tiny_sae):
     model, there = LatentTerms(public_encoder, tiny_sae), hub.root / "me/both" / "main"
-    upload(model.save_pretrained, "me/both", message="Model")
+    upload(model.save, "me/both", message="Model")
     (there / "README.md").write_text("mine")
     (there / "other-0123456789ab.json").write_text("{}")
     beside = names(there)
@@ -152,7 +158,7 @@ def test_an_upload_replaces_its_own_files_only(hub, public_encoder, tiny_sae):
     assert first != second
     folder = find_folder("me/both", "index.json")
     assert BM25Index.load(folder).explain(csr_array(np.array([[0, 1]], np.float32)), "a")[0].impact > 0
-    assert LatentTerms.from_pretrained(folder, encoder=public_encoder).config == model.config
+    assert LatentTerms.load(folder, encoder=public_encoder).config == model.config
     assert "README.md" not in names(folder)  # only what is read is fetched
 
 

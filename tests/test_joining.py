@@ -70,8 +70,8 @@ def test_another_k_is_divided_among_the_parts():
 
 def test_groups_are_kept_by_all_that_copies_and_by_files(tmp_path):
     joined = join(parts_of(2))
-    joined.save_pretrained(tmp_path)
-    for other in (joined.to("cpu"), joined.with_k(6), SparseAutoencoder.from_pretrained(tmp_path)):
+    joined.save(tmp_path)
+    for other in (joined.to("cpu"), joined.with_k(6), SparseAutoencoder.load(tmp_path)):
         assert other.config == joined.config
         assert torch.equal(other.encode(states(9)).indices, joined.encode(states(9)).indices)
     assert (joined.config["activation"], joined.config["groups"]) == ("grouped", 2)
@@ -176,7 +176,7 @@ def test_saelens_has_no_groups(tmp_path):
 def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     folders = [tmp_path / "a", tmp_path / "b"]
     for model, folder in zip(models, folders, strict=True):
-        model.save_pretrained(folder)
+        model.save(folder)
 
     def run(*arguments) -> None:
         monkeypatch.setattr(sys, "argv", ["lib", "join", *map(str, arguments)])
@@ -184,12 +184,12 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
 
     run(*folders, tmp_path / "joined", "--k", 4, "--stored", "float16")
     assert f"is written to {tmp_path / 'joined'}" in capsys.readouterr().out
-    made = LatentTerms.from_pretrained(tmp_path / "joined", dtype="float32")
+    made = LatentTerms.load(tmp_path / "joined", dtype="float32")
     assert (made.sae.width, made.sae.k, made.sae.groups) == (128, 4, 2)
     for name, tensor in join_models(models, 4).sae.tensors().items():
         assert torch.equal(made.sae.tensors()[name], tensor.half().float())
     run(*folders, tmp_path / "without", "--no-special-tokens")
-    without = LatentTerms.from_pretrained(tmp_path / "without", dtype="float32")
+    without = LatentTerms.load(tmp_path / "without", dtype="float32")
     assert (without.encoder.special_tokens, made.encoder.special_tokens) == (False, True)
     assert without.encoder.identity == models[0].encoder.identity | {"special_tokens": False}
     assert without.encode_documents(["dog"]).nnz < join_models(models).encode_documents(["dog"]).nnz

@@ -38,7 +38,7 @@ def test_the_train_command_end_to_end(tmp_path, sentence_folder, monkeypatch, ca
     run(monkeypatch, "train", text, out, "--model", sentence_folder, "--max-length", 20, "--tokens", 500, *settings)
     assert "500 token states of" in capsys.readouterr().out
 
-    model = LatentTerms.from_pretrained(out, dtype="float32")
+    model = LatentTerms.load(out, dtype="float32")
     assert (model.sae.width, model.sae.k, model.sae.d) == (40, 3, 32)
     assert (model.encoder.layer, model.encoder.max_length, model.encoder.name) == (2, 20, sentence_folder)
     assert (model.pooling, model.phi) == ("sum", "sqrt")
@@ -72,7 +72,7 @@ def test_the_train_command_stores_float16_and_is_reproducible(tmp_path, sentence
             *(["--device", "cpu"] if name == "b" else []),  # what is there else
             *settings,
         )
-    a, b, c = (LatentTerms.from_pretrained(tmp_path / name, dtype="float32").sae.tensors() for name in "abc")
+    a, b, c = (LatentTerms.load(tmp_path / name, dtype="float32").sae.tensors() for name in "abc")
     for name, tensor in a.items():
         assert torch.equal(tensor, b[name])
         assert torch.equal(tensor.half().float(), c[name])
@@ -158,7 +158,7 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
 
 
 def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain_folder, monkeypatch):
-    save, refused, removed = LatentTerms.save_pretrained, [], []
+    save, refused, removed = LatentTerms.save, [], []
 
     def saved(*arguments):
         with pytest.raises(ValueError, match="Another process trains in"), Checkpoints(tmp_path / "a" / "checkpoints"):
@@ -168,7 +168,7 @@ def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain
 
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **more: (removed.append(self.name), unlink(self, **more)))
-    monkeypatch.setattr(LatentTerms, "save_pretrained", saved)
+    monkeypatch.setattr(LatentTerms, "save", saved)
     command = ["train", text, tmp_path / "a", "--model", plain_folder, *SMALL]
     run(monkeypatch, *command)
     assert refused == [True]
@@ -179,8 +179,8 @@ def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain
 
 
 def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, text, plain_folder, monkeypatch):
-    save = LatentTerms.save_pretrained
-    monkeypatch.setattr(LatentTerms, "save_pretrained", lambda *args: (save(*args), signal.raise_signal(15)))
+    save = LatentTerms.save
+    monkeypatch.setattr(LatentTerms, "save", lambda *args: (save(*args), signal.raise_signal(15)))
     with pytest.raises(SystemExit, match=r"seed0 is trained to the end\. The same command does what is left"):
         run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL, "--seed", 0, 1)
     assert not (tmp_path / "a" / "layer3-width40-k3-seed1" / "latent_terms.json").exists()
@@ -188,7 +188,7 @@ def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, tex
 
 def test_special_tokens_may_be_left_out(tmp_path, text, plain_folder, monkeypatch):
     run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL, "--no-special-tokens")
-    model = LatentTerms.from_pretrained(tmp_path / "a")
+    model = LatentTerms.load(tmp_path / "a")
     assert not model.encoder.special_tokens
     # two special tokens for each of the texts with words
     without = sum(TokenEncoder(plain_folder, special_tokens=False).count_tokens(TEXTS * 8))
@@ -229,7 +229,7 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
     monkeypatch.setattr(lib.__main__, "choose", choose)
     run(monkeypatch, "tune", *folders)
     assert called == [([40, 40], ["pydoc/train", "beir/scifact/train"])]
-    tuned = [LatentTerms.from_pretrained(folder).bm25 for folder in folders]
+    tuned = [LatentTerms.load(folder).bm25 for folder in folders]
     assert tuned == [BM25Constants(1.5, b, "robertson-clipped") for b in (0.25, 0.5)]
     assert [next(folder.glob("*.safetensors")).read_bytes() for folder in folders] == weights
     out = capsys.readouterr().out

@@ -185,10 +185,10 @@ def test_round_trip(tmp_path, sentence_folder, tiny_sae):
     settings = {"layer": 1, "special_tokens": False, "query_prompt": "query : ", "max_length": 12}
     encoder = TokenEncoder(sentence_folder, dtype="float32", **settings)
     model = LatentTerms(encoder, tiny_sae, "max", "log1p", TUNED)
-    model.save_pretrained(tmp_path)
-    loaded = LatentTerms.from_pretrained(tmp_path, dtype="float32")
+    model.save(tmp_path)
+    loaded = LatentTerms.load(tmp_path, dtype="float32")
     assert_same_model(model, loaded)
-    assert_same_model(model, LatentTerms.from_pretrained(tmp_path, encoder=encoder))
+    assert_same_model(model, LatentTerms.load(tmp_path, encoder=encoder))
     assert (model.encode_queries(QUERIES) != loaded.encode_queries(QUERIES)).nnz == 0
     assert loaded.sae.metadata == {"made": "by a test"}
     assert loaded.bm25 == TUNED
@@ -196,23 +196,23 @@ def test_round_trip(tmp_path, sentence_folder, tiny_sae):
 
 @pytest.mark.parametrize(("dtype", "share", "error"), [("float16", 0.6, 1e-3), ("int8", 0.4, 0.1)])
 def test_round_trip_in_fewer_bits_is_near(tmp_path, model, dtype, share, error):
-    model.save_pretrained(tmp_path / "rough", dtype)
-    model.save_pretrained(tmp_path / "whole")
-    rough = LatentTerms.from_pretrained(tmp_path / "rough", dtype="float32")
+    model.save(tmp_path / "rough", dtype)
+    model.save(tmp_path / "whole")
+    rough = LatentTerms.load(tmp_path / "rough", dtype="float32")
     assert 0 < relative(rough.encode_documents(TEXTS), model.encode_documents(TEXTS)) < error
     sizes = [next((tmp_path / name).glob("*.safetensors")).stat().st_size for name in ("rough", "whole")]
     assert sizes[0] < share * sizes[1]
-    rough.save_pretrained(tmp_path / "again", dtype)
-    again = LatentTerms.from_pretrained(tmp_path / "again", dtype="float32")
+    rough.save(tmp_path / "again", dtype)
+    again = LatentTerms.load(tmp_path / "again", dtype="float32")
     for name, tensor in rough.sae.tensors().items():  # what was rounded once stays as it is
         torch.testing.assert_close(again.sae.tensors()[name], tensor, rtol=1e-6, atol=0)
 
 
 def test_a_model_of_the_default_retriever_is_saved_by_its_name(tmp_path, packaged):
-    packaged.save_pretrained(tmp_path)
+    packaged.save(tmp_path)
     manifest = json.loads((tmp_path / "latent_terms.json").read_text())
     assert manifest["encoder"]["model"] == "sentence-transformers/all-MiniLM-L6-v2"  # no path of this machine
-    loaded = LatentTerms.from_pretrained(tmp_path, dtype="float32")
+    loaded = LatentTerms.load(tmp_path, dtype="float32")
     texts = ["Who likes apples?"]
     assert (loaded.encode_documents(texts) != packaged.encode_documents(texts)).nnz == 0
 
@@ -284,14 +284,14 @@ def rewrite_manifest(folder, change) -> None:
 
 
 def test_a_folder_made_before_there_were_constants_has_the_papers(tmp_path, model):
-    model.with_bm25(TUNED).save_pretrained(tmp_path)
+    model.with_bm25(TUNED).save(tmp_path)
     saved = json.loads((tmp_path / "latent_terms.json").read_text())
     assert saved["bm25"] == {"k1": 1.5, "b": 0.25, "idf": "robertson-clipped"}
     rewrite_manifest(tmp_path, lambda manifest: manifest.pop("bm25"))
-    assert_same_model(LatentTerms.from_pretrained(tmp_path, encoder=model.encoder), model)
+    assert_same_model(LatentTerms.load(tmp_path, encoder=model.encoder), model)
     rewrite_manifest(tmp_path, lambda manifest: manifest.update(bm25={"k1": 8.0, "b": 7, "idf": "lucene"}))
     with pytest.raises(ValueError, match=r"b is 7.0; it must be from 0 to 1"):
-        LatentTerms.from_pretrained(tmp_path, encoder=model.encoder)
+        LatentTerms.load(tmp_path, encoder=model.encoder)
 
 
 @pytest.mark.parametrize("name", ["wide_folder"])
@@ -300,9 +300,9 @@ def test_a_hidden_size_that_does_not_fit(request, tmp_path, model, tiny_sae, nam
     message = "has states of size 48, the autoencoder reads size 32; pair it with the retriever"
     with pytest.raises(ValueError, match=message):
         LatentTerms(wide, tiny_sae)
-    model.save_pretrained(tmp_path)
+    model.save(tmp_path)
     with pytest.raises(ValueError, match=message):
-        LatentTerms.from_pretrained(tmp_path, encoder=wide)
+        LatentTerms.load(tmp_path, encoder=wide)
 
 
 def test_unknown_pooling_and_phi(tiny_encoder, tiny_sae):
@@ -335,7 +335,7 @@ def test_bad_texts_are_refused_before_any_work(model, monkeypatch, method, texts
 
 @pytest.fixture
 def saved(tmp_path, model):
-    model.save_pretrained(tmp_path)
+    model.save(tmp_path)
     return tmp_path
 
 
@@ -345,41 +345,41 @@ def test_spoilt_folders(saved, tmp_path):
     for spoilt in (data[:-7], data[:-1] + bytes([data[-1] ^ 8])):
         weights.write_bytes(spoilt)
         with pytest.raises(ValueError, match=f"{weights.name} is truncated or altered"):
-            LatentTerms.from_pretrained(saved)
+            LatentTerms.load(saved)
     weights.unlink()
     with pytest.raises(ValueError, match=f"{weights.name} is missing"):
-        LatentTerms.from_pretrained(saved)
+        LatentTerms.load(saved)
     manifest = saved / "latent_terms.json"
     manifest.write_text(manifest.read_text().replace('"phi": "sqrt"', '"phi": "log1p"'))
     with pytest.raises(ValueError, match=r"latent_terms.json is altered"):
-        LatentTerms.from_pretrained(saved)
+        LatentTerms.load(saved)
     manifest.unlink()
     with pytest.raises(ValueError, match=r"has no latent_terms.json"):
-        LatentTerms.from_pretrained(saved)
+        LatentTerms.load(saved)
 
 
 def test_a_newer_format_and_no_folder(tmp_path, model, monkeypatch):
     with monkeypatch.context() as future:
         future.setattr(room, "FORMAT_VERSION", 9)
-        model.save_pretrained(tmp_path / "new")
+        model.save(tmp_path / "new")
     with pytest.raises(ValueError, match=r"latent_terms.json has format version 9; this package reads 1"):
-        LatentTerms.from_pretrained(tmp_path / "new")
+        LatentTerms.load(tmp_path / "new")
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
-        LatentTerms.from_pretrained(tmp_path / "none")
+        LatentTerms.load(tmp_path / "none")
 
 
 def test_a_folder_may_hold_the_autoencoder_too(saved, model, tiny_sae):
     # both manifests name one weights file, since it has the same content; saving either anew keeps the other whole
-    tiny_sae.save_pretrained(saved)
+    tiny_sae.save(saved)
     other = SparseAutoencoder(**tiny_sae.tensors() | {"b_pre": tiny_sae.b_pre + 1}, k=4)
-    other.save_pretrained(saved)
-    assert_same_model(LatentTerms.from_pretrained(saved, encoder=model.encoder), model)
-    assert torch.equal(SparseAutoencoder.from_pretrained(saved).b_pre, other.b_pre)
+    other.save(saved)
+    assert_same_model(LatentTerms.load(saved, encoder=model.encoder), model)
+    assert torch.equal(SparseAutoencoder.load(saved).b_pre, other.b_pre)
 
 
 def test_a_saved_folder_may_be_moved(saved, tmp_path, model):
     moved = shutil.move(saved, f"{tmp_path}-elsewhere")
-    assert_same_model(LatentTerms.from_pretrained(moved, dtype="float32"), model)
+    assert_same_model(LatentTerms.load(moved, dtype="float32"), model)
 
 
 def test_repr_says_what_it_is_made_of(model):
@@ -388,7 +388,7 @@ def test_repr_says_what_it_is_made_of(model):
 
 
 def test_the_packaged_model():
-    model = LatentTerms.from_pretrained(dtype="float32")
+    model = LatentTerms.load(dtype="float32")
     assert (model.sae.d, model.sae.width, model.sae.k, model.sae.groups) == (384, 39_936, 24, 3)
     assert model.encoder.name == "sentence-transformers/all-MiniLM-L6-v2"
     assert (model.pooling, model.phi) == ("sum", "sqrt")
@@ -401,7 +401,7 @@ def test_the_packaged_model():
 
 def test_what_the_dtype_does_to_the_packaged_model():
     summaries = load_collection("pydoc/train").query_texts[:40]
-    rough, exact = LatentTerms.from_pretrained(dtype="bfloat16"), LatentTerms.from_pretrained(dtype="float32")
+    rough, exact = LatentTerms.load(dtype="bfloat16"), LatentTerms.load(dtype="float32")
     whole = exact.encode_documents(summaries)
     one_by_one = sp.vstack([exact.encode_documents([text]) for text in summaries], format="csr")
     backwards = exact.encode_documents(summaries[::-1])[::-1]
@@ -416,20 +416,20 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
 
     metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
-    LatentTerms(tiny_encoder, sae).save_pretrained(tmp_path / "model")
-    LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder)
-    LatentTerms.from_pretrained(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
+    LatentTerms(tiny_encoder, sae).save(tmp_path / "model")
+    LatentTerms.load(tmp_path / "model", encoder=tiny_encoder)
+    LatentTerms.load(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
     assert not told()
     with pytest.warns(UserWarning, match=r"trained on layer 3 of .* it is given layer 1 of "):
-        LatentTerms.from_pretrained(tmp_path / "model", encoder=tiny_encoder.at(1))
+        LatentTerms.load(tmp_path / "model", encoder=tiny_encoder.at(1))
     other = json.loads(json.dumps(metadata))
     other["run"]["states"]["encoder"]["weights"] = "0" * 64
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=other)
     with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
         model = LatentTerms(tiny_encoder, sae)
-    model.save_pretrained(tmp_path / "other")
+    model.save(tmp_path / "other")
     with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
-        LatentTerms.from_pretrained(tmp_path / "other", dtype="float32")
+        LatentTerms.load(tmp_path / "other", dtype="float32")
 
 
 def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encoder, tiny_sae, tmp_path, recwarn):
@@ -438,7 +438,7 @@ def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encode
     tuned = LatentTerms(tiny_encoder.at(1), sae).with_bm25(TUNED).with_bm25(PAPER)
     assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]
     assert tuned.bm25 == PAPER
-    tuned.save_pretrained(tmp_path)
+    tuned.save(tmp_path)
     recwarn.clear()
-    LatentTerms.from_pretrained(tmp_path, encoder=tiny_encoder.at(2))
+    LatentTerms.load(tmp_path, encoder=tiny_encoder.at(2))
     assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]

@@ -89,13 +89,13 @@ def test_with_a_centre_states_are_scaled_first(threshold, centre):
 
 def test_a_centre_is_kept_by_all_that_copies_and_by_files(tmp_path):
     model, h = SparseAutoencoder(**weights(), k=3, centre=CENTRE), states(30)
-    model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "half", "float16")
-    loaded = SparseAutoencoder.from_pretrained(tmp_path / "whole")
+    model.save(tmp_path / "whole")
+    model.save(tmp_path / "half", "float16")
+    loaded = SparseAutoencoder.load(tmp_path / "whole")
     for other in (loaded, model.to("cpu"), model.with_k(4).with_k(3)):
         assert torch.equal(other.centre, CENTRE)
         assert torch.equal(other.encode(h).values, model.encode(h).values)
-    assert torch.equal(SparseAutoencoder.from_pretrained(tmp_path / "half").centre, CENTRE)
+    assert torch.equal(SparseAutoencoder.load(tmp_path / "half").centre, CENTRE)
     plain = SparseAutoencoder(**weights(), k=3)
     assert model.config == plain.config | {"scales": True}
     assert set(plain.config) == {"activation", "d", "width", "k", "metadata"}  # as it was before there were centres
@@ -216,8 +216,8 @@ def test_bad_k(k, error):
 
 def test_round_trip_in_float32_is_exact(tmp_path):
     model = SparseAutoencoder(**weights(), k=3, metadata={"layer": 6, "note": "ü"})
-    model.save_pretrained(tmp_path / "sae")
-    loaded = SparseAutoencoder.from_pretrained(tmp_path / "sae")
+    model.save(tmp_path / "sae")
+    loaded = SparseAutoencoder.load(tmp_path / "sae")
     assert (loaded.width, loaded.d, loaded.k, loaded.metadata) == (12, 5, 3, {"layer": 6, "note": "ü"})
     assert all(torch.equal(tensor, loaded.tensors()[name]) for name, tensor in model.tensors().items())
     assert torch.equal(loaded.encode(states(9)).values, model.encode(states(9)).values)
@@ -227,8 +227,8 @@ def test_round_trip_in_float32_is_exact(tmp_path):
 
 def test_round_trip_in_float16_is_within_its_precision(tmp_path):
     model = SparseAutoencoder(**weights(), k=3)
-    model.save_pretrained(tmp_path, "float16")
-    for name, tensor in SparseAutoencoder.from_pretrained(tmp_path).tensors().items():
+    model.save(tmp_path, "float16")
+    for name, tensor in SparseAutoencoder.load(tmp_path).tensors().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, model.tensors()[name].half().float())
         torch.testing.assert_close(tensor, model.tensors()[name], rtol=2**-11, atol=1e-7)
@@ -241,8 +241,8 @@ def test_in_int8_no_weight_is_off_by_more_than_half_a_step_of_its_row(seed, size
     tensors["W_enc"] *= torch.tensor(sizes)[:, None]
     model = SparseAutoencoder(**tensors, k=3)
     with TemporaryDirectory() as folder:
-        model.save_pretrained(folder, "int8")
-        loaded = SparseAutoencoder.from_pretrained(folder).tensors()
+        model.save(folder, "int8")
+        loaded = SparseAutoencoder.load(folder).tensors()
     for name, tensor in model.tensors().items():
         if name in ("b_enc", "b_pre"):
             assert torch.equal(loaded[name], tensor)
@@ -255,19 +255,19 @@ def test_in_int8_no_weight_is_off_by_more_than_half_a_step_of_its_row(seed, size
 def test_values_too_large_for_float16_are_not_saved(tmp_path):
     model = SparseAutoencoder(**weights() | {"b_pre": torch.full((5,), 1e5)}, k=3)
     with pytest.raises(ValueError, match="b_pre holds values that float16 cannot; store it as float32"):
-        model.save_pretrained(tmp_path / "sae", "float16")
+        model.save(tmp_path / "sae", "float16")
     assert not (tmp_path / "sae").exists()
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="dtype is 'int4'; choose one of 'float32', 'float16', 'int8'"):
-        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path / "sae", "int4")
+        SparseAutoencoder(**weights(), k=3).save(tmp_path / "sae", "int4")
     assert not (tmp_path / "sae").exists()
 
 
 @pytest.fixture
 def saved(tmp_path):
-    SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path)
+    SparseAutoencoder(**weights(), k=3).save(tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
     return tmp_path, path
 
@@ -281,14 +281,14 @@ def test_spoilt_weights_are_named(saved, spoil):
     folder, path = saved
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{path.name} is truncated or altered: its sha256"):
-        SparseAutoencoder.from_pretrained(folder)
+        SparseAutoencoder.load(folder)
 
 
 def test_missing_weights_are_named(saved):
     folder, path = saved
     path.unlink()
     with pytest.raises(ValueError, match=f"{path.name} is missing"):
-        SparseAutoencoder.from_pretrained(folder)
+        SparseAutoencoder.load(folder)
 
 
 def test_an_altered_manifest_is_named(saved):
@@ -296,22 +296,22 @@ def test_an_altered_manifest_is_named(saved):
     manifest = json.loads((folder / "sae.json").read_text())
     (folder / "sae.json").write_text(json.dumps(manifest | {"k": 4}))
     with pytest.raises(ValueError, match=r"sae.json is altered: its checksum"):
-        SparseAutoencoder.from_pretrained(folder)
+        SparseAutoencoder.load(folder)
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as future:
         future.setattr(room, "FORMAT_VERSION", 2)
-        SparseAutoencoder(**weights(), k=3).save_pretrained(tmp_path)
+        SparseAutoencoder(**weights(), k=3).save(tmp_path)
     with pytest.raises(ValueError, match=r"sae.json has format version 2; this package reads 1. Upgrade latent-terms"):
-        SparseAutoencoder.from_pretrained(tmp_path)
+        SparseAutoencoder.load(tmp_path)
 
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
-        SparseAutoencoder.from_pretrained(tmp_path / "none")
+        SparseAutoencoder.load(tmp_path / "none")
     with pytest.raises(ValueError, match=r"has no sae.json \(it holds nothing\)"):
-        SparseAutoencoder.from_pretrained(tmp_path)
+        SparseAutoencoder.load(tmp_path)
 
 
 def test_to_keeps_everything():
@@ -425,8 +425,8 @@ def test_bad_thresholds(threshold, message):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_round_trip_with_thresholds(tmp_path, dtype):
     model = jump()
-    model.save_pretrained(tmp_path, dtype)
-    loaded = SparseAutoencoder.from_pretrained(tmp_path)
+    model.save(tmp_path, dtype)
+    loaded = SparseAutoencoder.load(tmp_path)
     assert loaded.config == model.config
     assert torch.equal(loaded.threshold, model.threshold)  # in float32 either way
     if dtype == "float32":
@@ -439,9 +439,9 @@ def test_what_was_saved_before_there_were_thresholds_loads(tmp_path):
     model = SparseAutoencoder(**weights(), k=3, metadata={"a": 1})
     assert model.config == {"activation": "topk", "d": 5, "width": 12, "k": 3, "metadata": {"a": 1}}
     assert list(model.tensors()) == ["W_enc", "b_enc", "W_dec", "b_pre"]
-    model.save_pretrained(tmp_path)
+    model.save(tmp_path)
     assert json.loads((tmp_path / "sae.json").read_text())["format_version"] == 1
-    assert SparseAutoencoder.from_pretrained(tmp_path).threshold is None
+    assert SparseAutoencoder.load(tmp_path).threshold is None
 
 
 @pytest.mark.parametrize(("has", "says"), [(True, "topk"), (False, "jumprelu")])

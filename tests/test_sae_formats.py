@@ -215,7 +215,7 @@ def test_a_folder_of_the_module_is_read(tmp_path, variant, mean, scaling):
     np.testing.assert_allclose(dense(sae, h), expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(sae.decode(sae.encode(h)), x_hat, rtol=0, atol=1e-4)
     if sae.scales:
-        with pytest.raises(ValueError, match="scales each state, which SAELens cannot say; save it with save_pretr"):
+        with pytest.raises(ValueError, match="scales each state, which SAELens cannot say; save it with `save`"):
             write_saelens(sae, tmp_path / "saelens")
         assert not (tmp_path / "saelens").exists()
 

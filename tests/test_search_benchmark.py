@@ -146,7 +146,7 @@ def test_latencies(monkeypatch):
 
 def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search_peers, "find_spec", lambda name: None)
-    monkeypatch.setattr(LatentTerms, "from_pretrained", lambda name: model)
+    monkeypatch.setattr(LatentTerms, "load", lambda name: model)
     out = tmp_path / "search.csv"
     arguments = ["--collection", "limit/46", "--sizes", "30", "50", "--k", "5", "--queries", "3", "--peers-to", "30"]
     arguments.append("--real")

@@ -163,9 +163,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     texts = spread(load_collection(args.collection).doc_texts, args.texts)
-    models = [LatentTerms.from_pretrained(args.model)]
+    models = [LatentTerms.load(args.model)]
     if models[0].encoder.dtype != "float32":
-        models.append(LatentTerms.from_pretrained(args.model, dtype="float32"))
+        models.append(LatentTerms.load(args.model, dtype="float32"))
     models = [_with_special_tokens(model) for model in models]
     for model in models:
         model.encoder.batch_tokens = check_count(args.batch_tokens or model.encoder.batch_tokens, "batch_tokens")

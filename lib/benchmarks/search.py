@@ -169,7 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="CSV file for the table")
     args = parser.parse_args()
-    model = LatentTerms.from_pretrained(args.model)
+    model = LatentTerms.load(args.model)
     load = os.getloadavg()[0]
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
     made = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real)

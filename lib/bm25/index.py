@@ -349,24 +349,45 @@ class BM25Index:
         }
         save_folder(folder, "index.json", FORMAT_VERSION, content, files)
 
+    def push_to_hub(
+        self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None
+    ) -> str:
+        """Upload what `save` writes to a repository on the Hugging Face hub; see `lib.support.hub.upload`."""
+        from lib.support.hub import upload  # here, since it is slow to import
+
+        return upload(self.save, repo_id, revision=revision, token=token, private=private, message="Save the index")
+
     @classmethod
-    def load(cls, folder: str | Path, *, verify: bool = True) -> "BM25Index":
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        verify: bool = True,
+    ) -> "BM25Index":
         """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
 
         Parameters
         ----------
         folder : str or Path
+            Or the id of a repository on the hub, of which nothing is executed.
+        revision, token : str, optional
+            Branch, tag or commit of the repository on the hub, and an access token that may read it.
         verify : bool
             Whether to read the postings once to compare their checksums. Without, a large index opens at once; then
             postings altered on disk are not noticed and give wrong scores.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such folder.
+        FileNotFoundError, PermissionError, ConnectionError
+            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
         ValueError
             If a file is missing, truncated, altered, or of a newer format.
         """
+        from lib.support.hub import find_folder  # here, since it is slow to import
+
+        folder = find_folder(folder, "index.json", revision=revision, token=token)
         manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else LARGE)
         try:
             doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
@@ -379,20 +400,3 @@ class BM25Index:
             raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
         blocks, rows = map(list, zip(*parts, strict=True))
         return cls(blocks, doc_ids, lengths, manifest["average_length"], **asdict(constants), rows=rows)
-
-    def save_to_hub(
-        self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None
-    ) -> str:
-        """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
-        from lib.support.hub import upload  # here, since it is slow to import
-
-        return upload(self.save, repo_id, revision=revision, token=token, private=private, message="Save the index")
-
-    @classmethod
-    def load_from_hub(
-        cls, repo_id: str, *, revision: str | None = None, token: str | None = None, verify: bool = True
-    ) -> "BM25Index":
-        """Download what `save_to_hub` uploaded and `load` it; for the errors of the hub see `hub.find_folder`."""
-        from lib.support.hub import find_folder
-
-        return cls.load(find_folder(repo_id, "index.json", revision=revision, token=token), verify=verify)

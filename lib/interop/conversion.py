@@ -291,7 +291,7 @@ def load_sparse_encoder(
     ValueError
         If these files are not what `save_pretrained` writes, or name a module of neither package or a place outside.
     PermissionError, ConnectionError
-        As `LatentTerms.from_pretrained`.
+        As `LatentTerms.load`.
     """
     if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
         raise FileNotFoundError(

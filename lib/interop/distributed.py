@@ -67,7 +67,7 @@ def encode_corpus(
     paths : iterable of str or Path
         Parquet files, in the order of the corpus. They are read once here for their digests.
     model : str or Path, optional
-        A folder that `LatentTerms.save_pretrained` wrote; None is the packaged model.
+        A folder that `LatentTerms.save` wrote; None is the packaged model.
     workers : int
         Processes that encode at the same time.
     threads : int
@@ -98,7 +98,7 @@ def encode_corpus(
     if not gpus >= 0:
         raise ValueError(f"gpus is {gpus!r}; it must be at least 0, such as 1, 0.5, or 0 for the CPU.")
     folder, model = Path(folder).resolve(), None if model is None else str(Path(model).resolve())
-    loaded = LatentTerms.from_pretrained(model, dtype=dtype, device="cpu")
+    loaded = LatentTerms.load(model, dtype=dtype, device="cpu")
     plan, units = _plan(paths, loaded, id_column, text_column, rows_per_shard)
     ray_data = _module("ray.data")
     _keep(folder, plan)
@@ -222,7 +222,7 @@ class Worker:
     def _model(self) -> LatentTerms:
         torch.set_num_threads(self._threads)
         expected = self._plan["model"]
-        model = LatentTerms.from_pretrained(self._place, dtype=expected["encoder"]["dtype"], device=self._device)
+        model = LatentTerms.load(self._place, dtype=expected["encoder"]["dtype"], device=self._device)
         if differing := _differing(expected, model.identity, "model"):
             raise ValueError(
                 f"The model that this worker finds at {self._place} is not the one of the run; differing: "

@@ -13,6 +13,7 @@ from lib.encode.encoder import DTYPES, native_dtype
 from lib.sae.selection import top
 from lib.support.checks import check_choice, check_count
 from lib.support.folders import digest_arrays, load_folder, save_folder
+from lib.support.hub import find_folder, upload
 
 FORMAT_VERSION = 1
 STORED_DTYPES = ("float32", "float16", "int8")
@@ -245,7 +246,7 @@ class SparseAutoencoder:
         """`groups`, if there are several; else nothing, as before there were any."""
         return {"groups": self.groups} if self.groups > 1 else {}
 
-    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+    def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
 
         Parameters
@@ -278,18 +279,39 @@ class SparseAutoencoder:
             arrays[name] = array
         return lambda path: save_file(arrays, path)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: str = "float32",
+        revision: str | None = None,
+        token: str | None = None,
+        private: bool | None = None,
+    ) -> str:
+        """Upload what `save` writes to a repository on the Hugging Face hub; see `lib.support.hub.upload`."""
+        settings = {"revision": revision, "token": token, "private": private}
+        return upload(lambda folder: self.save(folder, dtype), repo_id, **settings, message="Save the autoencoder")
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SparseAutoencoder":
-        """Load what `save_pretrained` wrote.
+    def load(cls, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> "SparseAutoencoder":
+        """Load what `save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Or the id of a repository on the hub, of which nothing is executed.
+        revision, token : str, optional
+            Branch, tag or commit of the repository on the hub, and an access token that may read it.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such folder.
+        FileNotFoundError, PermissionError, ConnectionError
+            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
         ValueError
             If a file is missing, truncated, altered, or of a newer format.
         """
-        manifest, files = load_folder(folder, "sae.json", FORMAT_VERSION)
+        found = find_folder(folder, "sae.json", revision=revision, token=token)
+        manifest, files = load_folder(found, "sae.json", FORMAT_VERSION)
         return cls.from_weights(files["sae.safetensors"], manifest)
 
     @classmethod

@@ -244,7 +244,7 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     """
     if sae.scales or sae.groups > 1:
         what = "scales each state" if sae.scales else "chooses in groups of latents"
-        raise ValueError(f"{sae!r} {what}, which SAELens cannot say; save it with save_pretrained.")
+        raise ValueError(f"{sae!r} {what}, which SAELens cannot say; save it with `save`.")
     folder = Path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():

@@ -200,7 +200,7 @@ def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoenco
     for group in grouped(recipes, lambda recipe: [any_layer(recipe.encoder), recipe.corpus.identity]):
         _train_missing(group, store)
     folders = [_folder(recipe, store) for recipe in recipes]
-    loaded = {folder: SparseAutoencoder.from_pretrained(folder) for folder in set(folders)}
+    loaded = {folder: SparseAutoencoder.load(folder) for folder in set(folders)}
     return [loaded[folder] for folder in folders]
 
 
@@ -224,7 +224,7 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
         what = f"layer {layer}, width {config.width:,}, k {config.k}, seed {config.seed}, {source.n:,} states"
         print(f"Autoencoder {number} of {len(missing)}: {what}", flush=True)
         with Checkpoints(folder / "checkpoints") as kept:
-            train(source, config, checkpoints=kept).save_pretrained(folder)
+            train(source, config, checkpoints=kept).save(folder)
             kept.remove()
 
 

@@ -9,7 +9,7 @@ Pyserini's `LuceneImpactSearcher` hands {term: weight} to Lucene. Scores found a
 
 What a scale costs, here for the packaged model; the README has the figures:
 
-    collection, model = load_collection("pydoc/2000/test"), LatentTerms.from_pretrained()
+    collection, model = load_collection("pydoc/2000/test"), LatentTerms.load()
     index = model.index(model.encode_documents(collection.doc_texts), collection.doc_ids)
     queries = model.encode_queries(collection.query_texts)
     for scale in (10, 100, 1_000):
