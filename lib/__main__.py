@@ -21,9 +21,10 @@ from lib.latent_terms import LatentTerms, join_models, like
 from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
-from lib.sae.training import TrainingConfig, training_device
+from lib.sae.training import TrainingConfig
 from lib.studies.choice import choose
 from lib.support.checks import check_count
+from lib.support.devices import training_device
 from lib.support.folders import digest_json, load_folder, temporary_beside, update_manifest
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination

@@ -10,7 +10,8 @@ from conftest import MAX_LENGTH, SHAPE, TEXTS, VOCABULARY
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from lib.encode.encoder import TokenEncoder, TokenStates, native_dtype
+from lib.encode.encoder import TokenEncoder, TokenStates
+from lib.support.devices import native_dtype
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

@@ -89,9 +89,8 @@ def offline_python(script: str) -> str:
 
 
 def test_what_needs_no_torch_leaves_it_alone():
-    modules = [
-        name_of(path) for path in FILES if name_of(path).split(".")[1:2] and name_of(path).split(".")[1] in TORCH_FREE
-    ]
+    modules = [name_of(path) for path in FILES if name_of(path).startswith(tuple(f"lib.{p}" for p in TORCH_FREE))]
+    modules.remove("lib.support.devices")
     script = f"""
 import sys
 from importlib import import_module
@@ -102,6 +101,11 @@ for name in {modules}:
 print("done")
 """
     assert offline_python(script) == "done"
+
+
+def test_an_autoencoder_needs_no_text_encoder():
+    script = "import sys, lib.sae.trainer, lib.sae.foreign; print('lib.encode.encoder' in sys.modules)"
+    assert offline_python(script) == "False"
 
 
 def test_the_public_names():

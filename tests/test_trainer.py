@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lib.sae.checkpoints
 import lib.sae.trainer
 import lib.sae.training
-from lib.encode.encoder import native_dtype
 from lib.encode.states import StoredStates
 from lib.sae import kernels, selection
 from lib.sae.activations import JumpReLU, activation_of
@@ -28,7 +27,8 @@ from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.checkpoints import Checkpoint
 from lib.sae.kernels import unexplained
 from lib.sae.trainer import TrainingStopped, batches, train
-from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor, training_device
+from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_arrays
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)

@@ -23,9 +23,10 @@ from tqdm import tqdm
 from lib.benchmarks import measure
 from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
 from lib.data.collection import load_collection
-from lib.encode.encoder import DTYPES, TokenEncoder
+from lib.encode.encoder import TokenEncoder
 from lib.sae.kernels import unexplained
 from lib.sae.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
+from lib.support.devices import DTYPES
 
 PRODUCT = "bare product"
 HELD_OUT = 16_384  # token states that FVU is measured on

@@ -25,9 +25,9 @@ from lib.encode.backbones import (
 )
 from lib.encode.packaged import default_retriever
 from lib.support.checks import check_choice, check_count, check_texts
+from lib.support.devices import DTYPES, native_dtype
 from lib.support.folders import digest_arrays, digest_json
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WINDOW = 32  # forward passes whose texts are sorted by length: of twice as many, 2 % less would be padding
 
 
@@ -52,16 +52,6 @@ class TokenStates:
     token_ids: np.ndarray
     offsets: np.ndarray
     pooled: np.ndarray
-
-
-def native_dtype(device: torch.device) -> str:
-    """Name the fastest dtype that `device` computes natively: "bfloat16" or "float32"."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
-    return "float32"
 
 
 def _locate(model: str | Path) -> tuple[str, str]:

@@ -15,15 +15,17 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib.encode.encoder import TokenEncoder
 from lib.support.checks import check_choice, check_count
 from lib.support.folders import digest_arrays, digest_json, replacing, save_parts
+
+if TYPE_CHECKING:
+    from lib.encode.encoder import TokenEncoder
 
 CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
 CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
@@ -131,7 +133,7 @@ class TrainingText:
         If the corpus holds no token.
     """
 
-    def __init__(self, encoder: TokenEncoder, corpus, max_tokens: int | None = None, plan: Path | None = None):
+    def __init__(self, encoder: "TokenEncoder", corpus, max_tokens: int | None = None, plan: Path | None = None):
         self.encoder, self.corpus = encoder, corpus
         if max_tokens is not None:
             check_count(max_tokens, "max_tokens")
@@ -233,7 +235,7 @@ def _identity(text: TrainingText, layer: int) -> dict:
 
 def cache_states(
     folder: str | Path,
-    encoder: TokenEncoder,
+    encoder: "TokenEncoder",
     corpus,
     layers: Iterable[int] = (-1,),
     *,

@@ -9,9 +9,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch.nn.functional import embedding_bag, pad
 
-from lib.encode.encoder import DTYPES, native_dtype
 from lib.sae.selection import top
 from lib.support.checks import check_choice, check_count
+from lib.support.devices import DTYPES, native_dtype
 from lib.support.folders import digest_arrays, load_folder, save_folder
 from lib.support.hub import find_folder, upload
 

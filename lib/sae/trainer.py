@@ -16,14 +16,8 @@ from lib.encode.states import CHANGED, StateSource, StoredStates
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.checkpoints import Checkpoint, Checkpoints, differing
 from lib.sae.kernels import Step
-from lib.sae.training import (
-    CPU,
-    Normalisation,
-    TrainableAutoencoder,
-    TrainingConfig,
-    learning_rate_factor,
-    training_device,
-)
+from lib.sae.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.support.devices import CPU, training_device
 
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens

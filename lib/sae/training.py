@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from lib.encode.encoder import DTYPES, native_dtype
 from lib.sae.activations import activation_of
 from lib.sae.autoencoder import SparseAutoencoder, to_norm
 from lib.sae.kernels import Step, Weights, loss_and_gradients
 from lib.support.checks import check_choice, check_count
+from lib.support.devices import CPU, DTYPES, native_dtype
 
-CPU = torch.device("cpu")
 SELECT_DTYPES = DTYPES | {"int8": torch.int8}
 NORMALISATIONS = ("none", "centred", "scaled", "per-token")
 
@@ -117,21 +116,6 @@ class TrainingConfig:
         if self.select_dtype != "native":
             return self
         return replace(self, select_dtype=native_dtype(device))
-
-
-def training_device(name: str | None = None) -> torch.device:
-    """Return the device to train on: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one.
-
-    Raises
-    ------
-    ValueError
-        For another device, and for a GPU that is not there.
-    """
-    n_gpus = torch.cuda.device_count()
-    if name is None:
-        return torch.device("cuda" if n_gpus else "cpu")
-    there = ["cpu", *["cuda"] * bool(n_gpus), *(f"cuda:{number}" for number in range(n_gpus))]
-    return torch.device(check_choice(name, there, "device"))
 
 
 class Normalisation(NamedTuple):

@@ -24,13 +24,13 @@ from lib.evaluate.baselines import ANALYZER, LexicalBM25
 from lib.evaluate.late_interaction import MaxSim
 from lib.evaluate.splade import Splade
 from lib.latent_terms import LatentTerms
-from lib.sae.training import training_device
 from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting
 from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.checks import repeats
+from lib.support.devices import training_device
 from lib.support.folders import digest_json
 from lib.support.store import SHARD, Store
 

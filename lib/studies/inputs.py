@@ -16,9 +16,10 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.encode.states import TrainingText
 from lib.latent_terms import like
-from lib.sae.training import TrainingConfig, training_device
+from lib.sae.training import TrainingConfig
 from lib.studies.experiments import PROFILES
 from lib.support.checks import check_choice, check_count
+from lib.support.devices import training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
 

@@ -17,7 +17,7 @@ from lib.bm25.pooling import apply_phi
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
-from lib.encode.encoder import TokenEncoder, native_dtype
+from lib.encode.encoder import TokenEncoder
 from lib.encode.states import StoredStates, cache_states
 from lib.evaluate.baselines import inner_product_search
 from lib.evaluate.measures import per_query, summarise
@@ -25,8 +25,9 @@ from lib.latent_terms import like
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
-from lib.sae.training import TrainingConfig, training_device
+from lib.sae.training import TrainingConfig
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
+from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
 

@@ -1,4 +1,4 @@
-"""Folders in the layouts of SAELens and sparsify, written by hand; `parity_sae_formats.py` has the libraries' own."""
+"""Folders in the layouts of SAELens and sparsify, written by hand; `test_foreign_parity.py` has the libraries' own."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Against SAELens and sparsify themselves, which only the extra `bench` has: `pytest tests/parity_sae_formats.py`.
+"""Against SAELens and sparsify themselves; collected where both are installed (the extra `bench`), see conftest.py.
 
-It checks that the folders which `test_sae_formats.py` writes by hand are those that the libraries write.
+It checks that the folders which `test_foreign.py` writes by hand are those that the libraries write.
 """
 
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_sae_formats import SAELENS, WIDTH, dense, ours, saelens_folder, sparsify_folder, states
+from test_foreign import SAELENS, WIDTH, dense, ours, saelens_folder, sparsify_folder, states
 
 from lib.sae.foreign import read_saelens, read_sparsify, write_saelens
 

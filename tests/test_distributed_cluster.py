@@ -1,6 +1,6 @@
-"""On a real cluster of two workers, one of which is killed: `pytest tests/cluster_distributed.py`.
+"""On a real cluster of two workers, one of which is killed; collected where Ray is installed, see conftest.py.
 
-It needs the extra `distributed` and takes a minute or two, most of it Ray's start, so it is no part of `make test`.
+It takes a minute or two, most of it the start of Ray (the extra `distributed`).
 """
 
 import os

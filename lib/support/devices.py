@@ -1,0 +1,35 @@
+"""Devices and dtypes by name: what is there, what it computes natively. Only this module of `support` needs torch."""
+
+import torch
+
+from lib.support.checks import check_choice
+
+CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def native_dtype(device: torch.device) -> str:
+    """Return the name of the fastest dtype that `device` computes natively, "bfloat16" or "float32"."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        native = False
+    return "bfloat16" if native else "float32"
+
+
+def training_device(name: str | None = None) -> torch.device:
+    """Return the device to train on: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one.
+
+    Raises
+    ------
+    ValueError
+        For another device, and for a GPU that is not there.
+    """
+    n_gpus = torch.cuda.device_count()
+    if name is None:
+        return torch.device("cuda" if n_gpus else "cpu")
+    gpus = ["cuda", *(f"cuda:{number}" for number in range(n_gpus))] if n_gpus else []
+    return torch.device(check_choice(name, ["cpu", *gpus], "device"))
