@@ -15,9 +15,7 @@ import lib.bm25.search
 import lib.interop.engines.local
 from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking
-from lib.interop.engines.files import TARGETS, request, write
-from lib.interop.engines.integers import rounding_loss, write_anserini
-from lib.interop.engines.local import ImpactIndexEngine, MilvusEngine, QdrantEngine, SeismicEngine
+from lib.interop.engines import ENGINES, TARGETS, Engine, Target, request, rounding_loss, write
 from lib.interop.engines.vectors import documents, query_vectors
 
 N_DOCS, N_QUERIES, WIDTH = 70, 9, 40
@@ -43,8 +41,8 @@ def index():
     matrix[[3, 64]] = 0
     matrix[6] = matrix[5]
     with pytest.MonkeyPatch.context() as patch:
-        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-            patch.setattr(room, "BLOCK_ROWS", BLOCK_ROWS, raising=False)
+        for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+            patch.setattr(module, "BLOCK_ROWS", BLOCK_ROWS, raising=False)
         made = BM25Index.build(csr_array(matrix), ODD + ids(N_DOCS)[len(ODD) :])
         assert len(made._blocks) == 3
         yield made
@@ -62,8 +60,8 @@ def exact(index: BM25Index, queries: csr_array) -> np.ndarray:
     """Our scores of all documents, float32 [n_queries, n_docs]."""
     ranking = index.search(queries, ids(queries.shape[0], "q"), len(index), threads=1)
     scores = np.empty((queries.shape[0], len(index)), np.float32)
-    for row, (docs, own) in enumerate(zip(ranking.doc_ids, ranking.scores, strict=True)):
-        scores[row, [index.doc_ids.index(doc) for doc in docs]] = own
+    for row, (docs, doc_scores) in enumerate(zip(ranking.doc_ids, ranking.scores, strict=True)):
+        scores[row, [index.doc_ids.index(doc) for doc in docs]] = doc_scores
     return scores
 
 
@@ -85,19 +83,39 @@ def check_ranking(found: Ranking, index: BM25Index, queries: csr_array, k: int, 
 # Engines that run here
 
 
-def test_impact_index_finds_the_same(index, queries, tmp_path):
-    engine = ImpactIndexEngine(index, tmp_path / "new" / "folder")
-    for algorithm in ("maxscore", "wand"):
-        for k in (1, 10, 1000):
-            found = engine.search(queries, ids(N_QUERIES, "q"), k, algorithm=algorithm)
-            check_ranking(found, index, queries, k, FLOAT32)
-    with pytest.raises(ValueError, match="algorithm is 'bmw'; choose one of 'maxscore', 'wand'"):
-        engine.search(queries, ids(N_QUERIES, "q"), algorithm="bmw")
+@pytest.fixture
+def client(request, tmp_path):
+    """A client of the engine that a test names, or the folder of impact-index."""
+    from pymilvus import MilvusClient
+    from qdrant_client import QdrantClient
+
+    if request.param != "milvus":
+        yield QdrantClient(":memory:") if request.param == "qdrant" else tmp_path / "new" / "folder"
+        return
+    milvus = MilvusClient(str(tmp_path / "milvus.db"))
+    yield milvus
+    milvus.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "client", "settings"),
+    [
+        ("impact-index", "impact-index", {"algorithm": "maxscore"}),
+        ("impact-index", "impact-index", {"algorithm": "wand"}),
+        ("qdrant", "qdrant", {}),
+        ("milvus", "milvus", {}),
+    ],
+    indirect=["client"],
+)
+def test_an_exact_engine_finds_the_same(index, queries, name, client, settings):
+    engine = ENGINES[name](index, client)
+    for k in (1, 10, 1000):
+        check_ranking(engine.search(queries, ids(N_QUERIES, "q"), k, **settings), index, queries, k, FLOAT32)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_impact_index_in_blocks_is_off_by_what_it_rounds(index, queries, tmp_path, bits):
-    engine = ImpactIndexEngine(index, tmp_path, bits=bits)
+    engine = ENGINES["impact-index"](index, tmp_path, bits=bits)
     step = max(rows.data.max() for rows in index.impact_rows() if rows.nnz) / (2**bits - 1)
     weights = query_vectors(index, queries).sum(axis=1)
     for algorithm in ("maxscore", "wand"):
@@ -107,37 +125,19 @@ def test_impact_index_in_blocks_is_off_by_what_it_rounds(index, queries, tmp_pat
                 assert abs(score - scores[index.doc_ids.index(doc)]) <= weights[row] * step + 1e-5
 
 
-def test_bits_that_impact_index_does_not_have(index, tmp_path):
-    with pytest.raises(ValueError, match="bits is 4; choose one of 8, 16"):
-        ImpactIndexEngine(index, tmp_path, bits=4)
+def test_settings_that_impact_index_does_not_have(index, queries, tmp_path):
+    with pytest.raises(ValueError, match="4"):
+        ENGINES["impact-index"](index, tmp_path, bits=4)
     assert not any(tmp_path.iterdir())
-
-
-def test_qdrant_finds_the_same(index, queries):
-    from qdrant_client import QdrantClient
-
-    engine = QdrantEngine(index, QdrantClient(":memory:"))
-    for k in (1, 10, 1000):
-        check_ranking(engine.search(queries, ids(N_QUERIES, "q"), k), index, queries, k, FLOAT32)
-
-
-def test_milvus_lite_finds_the_same(index, queries, tmp_path):
-    from pymilvus import MilvusClient
-
-    client = MilvusClient(str(tmp_path / "milvus.db"))
-    try:
-        engine = MilvusEngine(index, client)
-        for k in (1, 10, 1000):
-            check_ranking(engine.search(queries, ids(N_QUERIES, "q"), k), index, queries, k, FLOAT32)
-    finally:
-        client.close()
+    with pytest.raises(ValueError, match="bmw"):
+        ENGINES["impact-index"](index, tmp_path).search(queries, ids(N_QUERIES, "q"), algorithm="bmw")
 
 
 @pytest.mark.parametrize(("largest", "kind"), [(WIDTH, "SeismicIndex"), (WIDTH - 1, "SeismicIndexLV")])
 def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
     monkeypatch.setattr(lib.interop.engines.local, "_SEISMIC_WIDTH", largest)  # 65,536 lists take the engine seconds
     index, queries = BM25Index.build(terms(400, seed=3), ids(400)), terms(20, seed=4)
-    engine = SeismicEngine(index, n_postings=400, num_threads=1)
+    engine = ENGINES["seismic"](index, n_postings=400, num_threads=1)
     assert type(engine._engine).__name__ == kind
     found = engine.search(queries, ids(20, "q"), 10)
     of_heaviest = engine.search(queries, ids(20, "q"), 10, query_cut=1)
@@ -156,24 +156,39 @@ def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
 
 def test_equal_scores_come_in_the_documents_order(tmp_path):
     index = BM25Index.build(csr_array(np.ones((6, 2), np.float32)), ids(6))
-    engine = ImpactIndexEngine(index, tmp_path)
+    engine = ENGINES["impact-index"](index, tmp_path)
     (docs,) = engine.search(csr_array(np.ones((1, 2), np.float32)), ["q"], 6).doc_ids
     assert docs == ids(6)
 
 
 @pytest.mark.parametrize(
-    ("module", "package", "make"),
+    ("module", "name"),
     [
-        ("impact_index", "impact-index", lambda index, folder: ImpactIndexEngine(index, folder)),
-        ("seismic", "pyseismic-lsr", lambda index, _: SeismicEngine(index)),
-        ("qdrant_client.models", "qdrant-client", lambda index, _: QdrantEngine(index, None)),
-        ("pymilvus", "pymilvus", lambda index, _: MilvusEngine(index, None)),
+        ("impact_index", "impact-index"),
+        ("seismic", "seismic"),
+        ("qdrant_client.models", "qdrant"),
+        ("pymilvus", "milvus"),
     ],
 )
-def test_an_engine_that_is_not_installed_is_named_with_its_extra(index, tmp_path, monkeypatch, module, package, make):
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(index, monkeypatch, module, name):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"{package} is not installed .*pip install latent-terms\[engines\]"):
-        make(index, tmp_path)
+    with pytest.raises(ImportError, match=rf"{module} .*\[engines\]"):
+        ENGINES[name](index, *([] if name == "seismic" else [None]))
+
+
+def test_an_engine_is_one_class_and_one_entry(index, queries, monkeypatch):
+    class Here(Engine):
+        """Every document's impacts, one after the other."""
+
+        name = "here"
+
+        def find(self, latents, weights, k):
+            scores = np.concatenate([(rows[:, latents] @ weights) for rows in self.index.impact_rows()])
+            return [(i, scores[i]) for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
+
+    monkeypatch.setitem(ENGINES, "here", Here)
+    found = ENGINES["here"](index).search(queries, ids(N_QUERIES, "q"), 10)
+    check_ranking(found, index, queries, 10, FLOAT32)
 
 
 # Files and requests, each with a reader of its own, made from the engine's documentation
@@ -235,6 +250,13 @@ def read_vespa(folder):
     return {line["fields"]["doc_id"]: line["fields"]["impacts"]["cells"] for line in lines}
 
 
+def read_anserini(folder):
+    lines = [json.loads(line) for line in (folder / "impacts.jsonl").read_text("utf-8").splitlines()]
+    assert all(line["contents"] == "" for line in lines)
+    assert all(type(count) is int and count > 0 for line in lines for count in line["vector"].values())
+    return {line["id"]: {term: count / 1e6 for term, count in line["vector"].items()} for line in lines}
+
+
 def weights_of(target: str, body: dict, k: int) -> dict[str, float]:
     """The query's weights by latent, from the one place where the engine looks for them."""
     body = json.loads(json.dumps(body))
@@ -248,8 +270,8 @@ def weights_of(target: str, body: dict, k: int) -> dict[str, float]:
     if target == "qdrant":
         from qdrant_client import models
 
-        asked = models.QueryRequest.model_validate(body)
-        assert (asked.limit, asked.using, asked.with_payload) == (k, "impacts", True)
+        search = models.QueryRequest.model_validate(body)
+        assert (search.limit, search.using, search.with_payload) == (k, "impacts", True)
         query = models.SparseVector.model_validate(body["query"])
         return dict(zip(map(str, query.indices), query.values, strict=True))
     if target == "milvus":
@@ -257,6 +279,9 @@ def weights_of(target: str, body: dict, k: int) -> dict[str, float]:
         assert body["searchParams"]["params"]["drop_ratio_search"] == 0
         (query,) = body["data"]
         return query
+    if target == "anserini":
+        assert body["k"] == k
+        return body["query"]
     assert (body["hits"], body["ranking"]) == (k, "bm25")
     return body["input.query(weights)"]
 
@@ -267,19 +292,21 @@ READERS = {
     "qdrant": (read_qdrant, FLOAT32),
     "milvus": (read_milvus, FLOAT32),
     "vespa": (read_vespa, FLOAT32),
+    "anserini": (read_anserini, 1e-4),
 }
+SETTINGS = {"anserini": {"scale": 1e6}}
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_written_gives_our_scores_when_it_is_read(index, queries, tmp_path, target):
-    write(index, tmp_path, target)
+    write(index, tmp_path, target, **SETTINGS.get(target, {}))
     read, rtol = READERS[target]
     stored = read(tmp_path)
     left_out = {index.doc_ids[3], index.doc_ids[64]} if target == "milvus" else set()
     assert list(stored) == [doc_id for doc_id in index.doc_ids if doc_id not in left_out]
     for row, scores in enumerate(exact(index, queries)):
         if row == 2:
-            with pytest.raises(ValueError, match=f"the query has no latent of weight above 0; {target} takes no empty"):
+            with pytest.raises(ValueError, match=target):
                 request(index, queries[[row]], target)
             continue
         weights = weights_of(target, request(index, queries[[row]], target, k=17), 17)
@@ -287,8 +314,22 @@ def test_what_is_written_gives_our_scores_when_it_is_read(index, queries, tmp_pa
             impacts = stored.get(doc_id, {})
             found = sum(weight * impacts[latent] for latent, weight in weights.items() if latent in impacts)
             assert found == pytest.approx(score, rel=rtol)
-            assert rtol == FLOAT32 or found <= score * (1 + FLOAT32)  # cut off, never rounded up
-    assert {path.name for path in tmp_path.iterdir()} == {TARGETS[target].settings[0], TARGETS[target].name}
+            assert rtol != LUCENE or found <= score * (1 + FLOAT32)  # cut off, never rounded up
+    schema = TARGETS[target].schema
+    assert {path.name for path in tmp_path.iterdir()} == {TARGETS[target].documents, *(schema[:1] if schema else [])}
+
+
+def test_a_target_is_its_functions_and_one_entry(index, queries, tmp_path, monkeypatch):
+    def pieces(stream, end="\n"):
+        return (f"{document.doc_id!r} {len(document.latents)}{end}" for document in stream)
+
+    monkeypatch.setitem(TARGETS, "toy", Target("toy.txt", pieces, lambda weights, k: weights | {"k": k}))
+    write(index, tmp_path, "toy", end=";")
+    assert len((tmp_path / "toy.txt").read_text("utf-8").split(";")) == N_DOCS + 1
+    assert request(index, queries[[0]], "toy", k=3)["k"] == 3
+    with pytest.raises(TypeError, match="scale"):
+        write(index, tmp_path / "new", "toy", scale=2)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_precision_that_is_stated_is_needed():
@@ -339,26 +380,6 @@ def test_documents_stream_a_block_at_a_time(index, monkeypatch):
 # Integers
 
 
-def test_anserini_reads_counts_that_give_our_scores(index, queries, tmp_path):
-    write_anserini(index, tmp_path / "impacts.jsonl", scale=1000.0)
-    lines = [json.loads(line) for line in (tmp_path / "impacts.jsonl").read_text("utf-8").splitlines()]
-    assert [line["id"] for line in lines] == index.doc_ids
-    assert all(line["contents"] == "" for line in lines)
-    assert all(type(count) is int and count > 0 for line in lines for count in line["vector"].values())
-    weights = query_vectors(index, queries).toarray()
-    counts = np.zeros((N_DOCS, WIDTH))
-    for row, line in enumerate(lines):
-        for latent, count in line["vector"].items():
-            counts[row, int(latent)] = count
-    scores = weights @ counts.T / 1000
-    ours = exact(index, queries)
-    bound = weights.sum(axis=1) * 0.5 / 1000  # each impact is at most half a count off
-    assert (np.abs(scores - ours) <= bound[:, None] + 1e-4).all()
-    loss = rounding_loss(index, queries, scale=1000.0, k=10)
-    assert loss.score_error == pytest.approx(np.abs(scores - ours).max(), abs=1e-4)
-    assert 0 < loss.relative_error < loss.score_error
-
-
 @pytest.mark.parametrize("scale", [0.5, 3.0, 100.0])
 def test_the_loss_is_that_of_a_dense_computation(index, queries, scale):
     impacts = np.vstack([rows.toarray() for rows in index.impact_rows()]).astype(np.float64)
@@ -373,65 +394,58 @@ def test_the_loss_is_that_of_a_dense_computation(index, queries, scale):
     assert loss.score_error == pytest.approx(np.abs(ours - theirs).max())
     relative = np.abs(ours - theirs).max(axis=1)[answered] / ours.max(axis=1)[answered]
     assert loss.relative_error == pytest.approx(relative.max())
-    if scale == 0.5:
-        assert loss.overlap < 1  # so coarse that it shows
+    assert 0 < loss.relative_error < loss.score_error
+    assert scale != 0.5 or loss.overlap < 1  # so coarse that it shows
 
 
 # What bad input gets
 
 
-def test_an_impact_that_becomes_zero_or_overflows_is_refused(tmp_path):
+@pytest.mark.parametrize(("scale", "document"), [(1, "d1"), (1e9, "d0"), (8e8, "d0")])
+def test_counts_that_lucene_cannot_hold_are_refused(tmp_path, scale, document):
+    # d1 has an impact that becomes 0 at scale 1; at 1e9 one impact of d0 is too large, at 8e8 the sum of both
     index = BM25Index.build(csr_array(np.float32([[1, 2], [3, 0.01]])), ids(2))
-    with pytest.raises(
-        ValueError, match=r"impact 0\.0\d+ does not fit Anserini at scale 1, which holds 0\.5 to .*; give another scale"
-    ):
-        write_anserini(index, tmp_path / "file", scale=1)
-    with pytest.raises(ValueError, match=r"impact 2\.\d+ does not fit .* 1e\+09, which holds 5e-10 to 2\.14748365"):
-        write_anserini(index, tmp_path / "file", scale=1e9)
-    with pytest.raises(ValueError, match=r"document 'd0' has \d+ words at scale 8e\+08; Lucene takes 2147483647"):
-        write_anserini(index, tmp_path / "file", scale=8e8)
+    with pytest.raises(ValueError, match=f"'{document}'.*scale"):
+        write(index, tmp_path, "anserini", scale=scale)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
-def test_a_scale_must_be_above_zero(index, tmp_path, scale):
-    with pytest.raises(ValueError, match="it must be above 0 and finite, such as 100"):
-        write_anserini(index, tmp_path / "file", scale)
-    with pytest.raises(TypeError, match="it must be a number above 0, such as 100"):
-        write_anserini(index, tmp_path / "file", "100")
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "100", True])
+def test_a_scale_must_be_above_zero(index, queries, tmp_path, scale):
+    error = TypeError if isinstance(scale, str | bool) else ValueError
+    with pytest.raises(error, match="scale"):
+        write(index, tmp_path / "new", "anserini", scale=scale)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(error, match="scale"):
+        rounding_loss(index, queries, scale)
 
 
-def test_an_impact_below_a_normal_float_is_refused(tmp_path):
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_impact_below_a_normal_float_is_refused(tmp_path, target):
     index = BM25Index.build(csr_array(np.float32([[1e-40, 2]])), ["d"])
-    for target in TARGETS:
-        with pytest.raises(ValueError, match=rf"impact .*e-4\d does not fit {target}, which holds 1\.17549435e-38 to"):
-            write(index, tmp_path, target)
+    with pytest.raises(ValueError, match=rf"e-4\d .*{target}.*1\.17549435e-38"):
+        write(index, tmp_path, target)
     assert not list(tmp_path.iterdir())
 
 
-def test_seismic_refuses_what_float16_does_not_hold():
-    with pytest.raises(
-        ValueError, match=r"impact 99990 does not fit Seismic, which holds 5\.96046448e-08 to 65504; prune"
-    ):
-        SeismicEngine(BM25Index.build(csr_array(np.float32([[1e5, 1], [1e5, 1]])), ids(2), k1=1e9))
-    with pytest.raises(ValueError, match=r"impact 1\.\d*e-09 does not fit Seismic"):
-        SeismicEngine(BM25Index.build(csr_array(np.float32([[1e-9, 1]])), ["d"]))
+@pytest.mark.parametrize(("k1", "weight", "named"), [(1e9, 1e5, "99990"), (1.2, 1e-9, "e-09")])
+def test_seismic_refuses_what_float16_does_not_hold(k1, weight, named):
+    index = BM25Index.build(csr_array(np.float32([[weight, 1], [weight, 1]])), ids(2), k1=k1)
+    with pytest.raises(ValueError, match=rf"{named} .*Seismic.*65504"):
+        ENGINES["seismic"](index)
 
 
 def test_an_unknown_target_is_refused(index, queries, tmp_path):
-    allowed = "'elasticsearch', 'opensearch', 'qdrant', 'milvus', 'vespa'"
-    with pytest.raises(ValueError, match=f"target is 'solr'; choose one of {allowed}"):
+    with pytest.raises(ValueError, match=r"'solr'.*'elasticsearch'.*'anserini'"):
         write(index, tmp_path, "solr")
-    with pytest.raises(ValueError, match=f"target is 'solr'; choose one of {allowed}"):
+    with pytest.raises(ValueError, match="'solr'"):
         request(index, queries[[0]], "solr")
 
 
 def test_opensearch_takes_weights_up_to_64(index, queries):
     heavy = queries[[0]] * (70 / query_vectors(index, queries[[0]]).data.max())
     request(index, heavy, "elasticsearch")
-    with pytest.raises(
-        ValueError, match=r"query weight 70.* does not fit opensearch, which holds .* to 64; multiply the"
-    ):
+    with pytest.raises(ValueError, match=r"weight 70.*opensearch.* 64;"):
         request(index, heavy, "opensearch")
     request(index, heavy * 0.9, "opensearch")
 
@@ -439,33 +453,29 @@ def test_opensearch_takes_weights_up_to_64(index, queries):
 @pytest.mark.parametrize("doc_id", ["", "ä" * 257])
 def test_an_id_that_elasticsearch_does_not_take_is_refused(tmp_path, doc_id):
     index = BM25Index.build(csr_array(np.float32([[1]])), [doc_id])
-    with pytest.raises(ValueError, match=r"has \d+ bytes; Elasticsearch and OpenSearch take 1 to 512"):
+    with pytest.raises(ValueError, match=r"bytes.*512"):
         write(index, tmp_path, "elasticsearch")
 
 
 def test_queries_are_checked(index, queries, tmp_path):
-    engine = ImpactIndexEngine(index, tmp_path)
-    names = ids(N_QUERIES, "q")
-    with pytest.raises(ValueError, match=f"the query matrix has 7 latents, the index {WIDTH}"):
+    engine, names = ENGINES["impact-index"](index, tmp_path), ids(N_QUERIES, "q")
+    with pytest.raises(ValueError, match=f"7 .*{WIDTH}"):
         engine.search(terms(2, 1, width=7), ids(2))
-    with pytest.raises(ValueError, match="term weights are finite and at least 0"):
-        engine.search(-queries, names)
-    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
-        engine.search(queries, names, 0)
-    with pytest.raises(ValueError, match=f"query_ids holds {N_QUERIES - 1} ids for {N_QUERIES} rows"):
+    with pytest.raises(ValueError, match="query_ids"):
         engine.search(queries, names[1:])
-    with pytest.raises(ValueError, match="the query matrix has 2 rows; give one"):
+    with pytest.raises(ValueError, match="2 rows"):
         request(index, queries[[0, 1]], "vespa")
-    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
-        request(index, queries[[0]], "vespa", k=0)
-    with pytest.raises(ValueError, match="No query shares a latent"):
+    for search in (lambda: engine.search(queries, names, 0), lambda: request(index, queries[[0]], "vespa", k=0)):
+        with pytest.raises(ValueError, match="k is 0"):
+            search()
+    with pytest.raises(ValueError, match="latent"):
         rounding_loss(index, queries[[2]])
 
 
 def test_an_idf_below_zero_is_refused_and_one_of_zero_left_out():
     matrix = csr_array(np.float32([[1, 1], [1, 0], [1, 0]]))
     query = csr_array(np.float32([[1, 1]]))
-    with pytest.raises(ValueError, match=r"latent 0 has idf -1.* Build the index with idf='lucene' or"):
+    with pytest.raises(ValueError, match=r"latent 0 .*robertson-clipped"):
         query_vectors(BM25Index.build(matrix, ids(3), idf="robertson"), query)
     vectors = query_vectors(BM25Index.build(matrix, ids(3), idf="robertson-clipped"), query)
     assert vectors.indices.tolist() == [1]

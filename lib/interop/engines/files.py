@@ -1,14 +1,12 @@
-"""Files and requests for engines that run as servers: settings, documents to load, and what to ask for a query.
+"""Files and requests for engines that run elsewhere: schema, documents to load, and the body of a search.
 
-    write(index, folder, "elasticsearch")
-    request(index, queries[[0]], "elasticsearch", k=100)
+Numbers are written with as many digits as float32 needs, so each engine gets exactly ours, and stores them so:
 
-Numbers are written with as many digits as float32 needs, so each engine gets exactly ours; what it makes of them:
-
-| target | stored as | scores found |
+| target | stored as | scores |
 |---|---|---|
 | elasticsearch, opensearch | 9 significant bits, the rest cut off | at most 2**-8 of them below ours |
 | qdrant, milvus, vespa | float32 | ours |
+| anserini | integers, impacts times a scale | ours times the scale, less what rounding costs (`rounding_loss`) |
 
 The formats are those of these pages:
 
@@ -22,6 +20,7 @@ The formats are those of these pages:
   https://milvus.io/docs/prepare-source-data.md
 - vespa: https://docs.vespa.ai/en/reference/document-json-format.html and
   https://docs.vespa.ai/en/tensor-user-guide.html
+- anserini: `lib/interop/engines/anserini.py`
 
 Elasticsearch and OpenSearch keep these values in Lucene's `FeatureField`, which has the precision and the limits:
 https://lucene.apache.org/core/10_0_0/core/org/apache/lucene/document/FeatureField.html
@@ -36,6 +35,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
+from lib.interop.engines.anserini import impact_query, json_vectors
 from lib.interop.engines.vectors import FLOAT32, Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count
 from lib.support.folders import replacing
@@ -67,30 +67,30 @@ schema latent_terms {
 
 
 class Target(NamedTuple):
-    """How one engine is written.
+    """How the files of one engine are written; an entry of `TARGETS`.
 
     Attributes
     ----------
-    settings : tuple of str
-        Name and content of the file that says what the engine shall store.
-    name : str
+    documents : str
         Name of the file of documents.
     pieces : callable
-        Gives the text of that file, piece by piece.
+        Returns the text of that file, piece by piece, for a stream of `Document` and the settings of this target.
     request : callable
-        Gives the body of a search, from the weights of a query by latent, and k.
+        Returns the body of a search, for the weights of a query by latent, and k.
+    schema : tuple of str, optional
+        Name and content of the file that defines what the engine stores.
     max_weight : float
         Largest weight that a query may hold.
     """
 
-    settings: tuple[str, str]
-    name: str
-    pieces: Callable[[Iterator[Document]], Iterator[str]]
+    documents: str
+    pieces: Callable[..., Iterator[str]]
     request: Callable[[Weights, int], dict]
+    schema: tuple[str, str] | None = None
     max_weight: float = FLOAT32[1]
 
 
-def write(index: BM25Index, folder: str | Path, target: str) -> None:
+def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None:
     """Write the files that load an index into an engine; each is replaced in one step, and streamed to disk.
 
     - elasticsearch, opensearch: `index.json`, the body of `PUT /NAME`; `bulk.ndjson`, for `POST /NAME/_bulk`. Two
@@ -101,44 +101,55 @@ def write(index: BM25Index, folder: str | Path, target: str) -> None:
     - milvus: `collection.json`, for `POST /v2/vectordb/collections/create` with `collectionName` added; `rows.json`, a
       file for its import. Documents without a latent are left out, since Milvus takes no empty vector.
     - vespa: `latent_terms.sd`, the schema; `feed.jsonl`, for `vespa feed`.
+    - anserini: `impacts.jsonl`. Index the folder with `-collection JsonVectorCollection -impact -pretokenized`.
 
     Parameters
     ----------
     index : BM25Index
     folder : str or Path
-        Made if it is not there; other files in it stay.
-    target : {"elasticsearch", "opensearch", "qdrant", "milvus", "vespa"}
+        Made if it does not exist; other files in it stay.
+    target : str
+        A key of `TARGETS`.
+    **settings
+        Of anserini, `scale`, the count that an impact of 1 becomes, 100 by default; see `rounding_loss`. The others
+        have none.
 
     Raises
     ------
-    ValueError
-        For an unknown target, an impact that it cannot hold, and an id that it cannot hold; the old files stay.
+    TypeError, ValueError
+        For an unknown target or setting, an impact that the target cannot hold, and an id that it cannot hold; the old
+        files stay.
     """
-    kind = TARGETS[check_choice(target, TARGETS, "target")]
+    entry = TARGETS[check_choice(target, TARGETS, "target")]
+    pieces = entry.pieces(documents(index, target), **settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / kind.name) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(kind.pieces(documents(index, target)))
-    with replacing(folder / kind.settings[0]) as temporary:
-        temporary.write_text(kind.settings[1], "utf-8")
+    with replacing(folder / entry.documents) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(pieces)
+    if entry.schema is not None:
+        name, content = entry.schema
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content, "utf-8")
 
 
 def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> dict:
     """Return the body of a search for the k best documents of one query, to be sent as JSON.
 
     - elasticsearch, opensearch: `POST /NAME/_search`; `_id` is the document's. k is at most 10,000 unless the index
-      setting `max_result_window` says otherwise.
+      setting `max_result_window` allows more.
     - qdrant: `POST /collections/NAME/points/query`; `payload.doc_id` is the document's.
     - milvus: `POST /v2/vectordb/entities/search` with `collectionName` added. k is at most 16,384.
     - vespa: `POST /search/`; `fields.doc_id` is the document's. It scores every document; k is at most 400 unless the
       query profile sets `maxHits`.
+    - anserini: `query`, the weights by term for a query encoder of Pyserini's `LuceneImpactSearcher`, and `k`.
 
     Parameters
     ----------
     index : BM25Index
         The one that was written, or a copy: its idf is part of the weights.
     query : csr_array, float32 [1, width] or [width]
-    target : {"elasticsearch", "opensearch", "qdrant", "milvus", "vespa"}
+    target : str
+        A key of `TARGETS`.
     k : int
 
     Raises
@@ -147,21 +158,17 @@ def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> di
         For an unknown target, more than one row, a query without a latent or with weights that the engine does not
         take, and k below 1.
     """
-    kind = TARGETS[check_choice(target, TARGETS, "target")]
-    return kind.request(query_weights(index, query, target, kind.max_weight), check_count(k, "k"))
-
-
-def query_weights(index: BM25Index, query: csr_array, target: str, max_weight: float = FLOAT32[1]) -> Weights:
-    """Return w_j(q) * idf_j of one query by latent, written as str; `Raises` as `request`."""
-    rows = list(each_query(index, query, target, (FLOAT32[0], max_weight)))
+    entry = TARGETS[check_choice(target, TARGETS, "target")]
+    rows = list(each_query(index, query, target, (FLOAT32[0], entry.max_weight)))
     if len(rows) != 1:
         raise ValueError(f"the query matrix has {len(rows)} rows; give one, such as queries[[0]].")
-    ((latents, weights),) = rows
+    latents, weights = rows[0]
     if not len(latents):
         raise ValueError(
             f"the query has no latent of weight above 0; {target} takes no empty query. Answer it without."
         )
-    return dict(zip(latents.astype(str).tolist(), map(_short, weights), strict=True))
+    by_latent = dict(zip(latents.astype(str).tolist(), map(_short, weights), strict=True))
+    return entry.request(by_latent, check_count(k, "k"))
 
 
 def _short(weight: np.float32) -> float:
@@ -211,19 +218,23 @@ def _qdrant(weights: Weights, k: int) -> dict:
 
 def _rows(stream: Iterator[Document]) -> Iterator[str]:
     yield '{"rows":['
-    before = "\n"
+    separator = "\n"
     for document in stream:
         if len(document.latents):
-            named = f'"position":{document.position},"doc_id":{json.dumps(document.doc_id)}'
-            yield f'{before}{{{named},"impacts":{_cells(document)}}}'
-            before = ",\n"
+            fields = f'"position":{document.position},"doc_id":{json.dumps(document.doc_id)}'
+            yield f'{separator}{{{fields},"impacts":{_cells(document)}}}'
+            separator = ",\n"
     yield "\n]}\n"
 
 
 def _milvus(weights: Weights, k: int) -> dict:
-    parameters = {"metricType": "IP", "params": {"drop_ratio_search": 0.0}}
-    where = {"annsField": "impacts", "outputFields": ["doc_id"], "searchParams": parameters}
-    return {"data": [weights], "limit": k} | where
+    return {
+        "data": [weights],
+        "limit": k,
+        "annsField": "impacts",
+        "outputFields": ["doc_id"],
+        "searchParams": {"metricType": "IP", "params": {"drop_ratio_search": 0.0}},
+    }
 
 
 def _feed(stream: Iterator[Document]) -> Iterator[str]:
@@ -233,12 +244,12 @@ def _feed(stream: Iterator[Document]) -> Iterator[str]:
 
 
 def _vespa(weights: Weights, k: int) -> dict:
-    asked = {"yql": "select doc_id from latent_terms where true", "ranking": "bm25", "hits": k}
-    return asked | {"input.query(weights)": weights}
+    yql = "select doc_id from latent_terms where true"
+    return {"yql": yql, "ranking": "bm25", "hits": k, "input.query(weights)": weights}
 
 
-def _mapping(kind: dict) -> tuple[str, str]:
-    return "index.json", json.dumps({"mappings": {"properties": {"impacts": kind}}})
+def _mapping(field: dict) -> tuple[str, str]:
+    return "index.json", json.dumps({"mappings": {"properties": {"impacts": field}}})
 
 
 _QDRANT_COLLECTION = {"sparse_vectors": {"impacts": {"index": {"datatype": "float32"}}}}
@@ -257,10 +268,11 @@ _MILVUS_COLLECTION = {
 }
 TARGETS = {
     "elasticsearch": Target(
-        _mapping({"type": "sparse_vector", "index_options": {"prune": False}}), "bulk.ndjson", _bulk, _elasticsearch
+        "bulk.ndjson", _bulk, _elasticsearch, _mapping({"type": "sparse_vector", "index_options": {"prune": False}})
     ),
-    "opensearch": Target(_mapping({"type": "rank_features"}), "bulk.ndjson", _bulk, _opensearch, max_weight=64.0),
-    "qdrant": Target(("collection.json", json.dumps(_QDRANT_COLLECTION)), "points.ndjson", _points, _qdrant),
-    "milvus": Target(("collection.json", json.dumps(_MILVUS_COLLECTION)), "rows.json", _rows, _milvus),
-    "vespa": Target(("latent_terms.sd", _VESPA_SCHEMA), "feed.jsonl", _feed, _vespa),
+    "opensearch": Target("bulk.ndjson", _bulk, _opensearch, _mapping({"type": "rank_features"}), max_weight=64.0),
+    "qdrant": Target("points.ndjson", _points, _qdrant, ("collection.json", json.dumps(_QDRANT_COLLECTION))),
+    "milvus": Target("rows.json", _rows, _milvus, ("collection.json", json.dumps(_MILVUS_COLLECTION))),
+    "vespa": Target("feed.jsonl", _feed, _vespa, ("latent_terms.sd", _VESPA_SCHEMA)),
+    "anserini": Target("impacts.jsonl", json_vectors, impact_query),
 }

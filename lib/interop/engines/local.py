@@ -1,13 +1,11 @@
-"""Engines that run in this process: built from an index, asked with the same queries, answering with a `Ranking`.
+"""Engines that run in this process: built from an index, searched with the same queries, answering with a `Ranking`.
 
 They need the extra `engines`. Equal scores are in the order of the documents, but which of the documents that tie at
 the k-th place are returned is the engine's choice.
 """
 
-from collections.abc import Callable, Iterable
-from importlib import import_module
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +13,7 @@ from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking
+from lib.interop import optional_module
 from lib.interop.engines.vectors import Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count, check_ids
 
@@ -22,13 +21,42 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
-Find = Callable[[np.ndarray, np.ndarray, int], list[tuple[int, float]]]  # latents, weights, k to (position, score)
+Hits = list[tuple[int, float]]  # positions of documents in the index, and their scores
 
 _SEISMIC_WIDTH = 2**16  # latents that fit the 16-bit numbers of Seismic's usual class
 _FLOAT16 = (2.0**-24, 65504.0)
 
 
-class ImpactIndexEngine:
+class Engine:
+    """An engine that its constructor builds from an index; a subclass has a `name` and `find`, and is in `ENGINES`."""
+
+    name: str
+
+    def __init__(self, index: BM25Index):
+        self.index = index
+
+    def find(self, latents: np.ndarray, weights: np.ndarray, k: int, **settings) -> Hits:
+        """Return the k best documents of one query, in any order, for its latents, int64 [m], and w(q) * idf of each.
+
+        m is at least 1. `settings` are the engine's own.
+        """
+        raise NotImplementedError
+
+    def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100, **settings) -> Ranking:
+        """Return the k best documents of each query, as `BM25Index.search`; `settings` are those of `find`."""
+        k = min(check_count(k, "k"), len(self.index))
+        vectors = list(each_query(self.index, queries, self.name))
+        query_ids = check_ids(query_ids, len(vectors), "query_ids")
+        doc_ids, scores = [], []
+        for latents, weights in vectors:
+            hits = self.find(latents, weights, k, **settings) if len(latents) else []
+            hits = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+            doc_ids.append([self.index.doc_ids[position] for position, _ in hits])
+            scores.append(np.array([score for _, score in hits]))
+        return Ranking(query_ids, doc_ids, scores)
+
+
+class ImpactIndexEngine(Engine):
     """`impact-index`: impacts in float32, exact search with MaxScore or WAND.
 
     https://impact-index.readthedocs.io
@@ -37,40 +65,35 @@ class ImpactIndexEngine:
     ----------
     index : BM25Index
     folder : str or Path
-        Where the engine keeps its files; made if it is not there. `impact_index.Index.load(folder, in_memory=True)`
+        Where the engine keeps its files; made if it does not exist. `impact_index.Index.load(folder, in_memory=True)`
         opens them again.
     bits : int, optional
         8 or 16: the impacts are rounded to so many bits and kept a second time, below `folder / "blocks"`, in
         compressed blocks of 128 postings, whose maxima a search skips by. Scores and ranking are then **approximate**.
     """
 
+    name = "impact-index"
+
     def __init__(self, index: BM25Index, folder: str | Path, bits: int | None = None):
-        engine = _module("impact_index", "impact-index")
+        super().__init__(index)
         if bits is not None:
             check_choice(bits, (8, 16), "bits")
+        engine = optional_module("impact_index", "engines")
         Path(folder).mkdir(parents=True, exist_ok=True)
         builder = engine.IndexBuilder(str(folder))
-        for document in documents(index, "impact-index"):
+        for document in documents(index, self.name):
             builder.add(document.position, document.latents.astype(np.uintp), document.impacts)
         exact = builder.build(True)
-        self._index = index
         self._engine = exact if bits is None else exact.compress(str(Path(folder) / "blocks"), nbits=bits)
 
-    def search(
-        self, queries: csr_array, query_ids: Iterable[str], k: int = 100, *, algorithm: str = "maxscore"
-    ) -> Ranking:
-        """Return the k best documents of each query; `algorithm` is "maxscore" or "wand". See `BM25Index.search`."""
+    def find(self, latents: np.ndarray, weights: np.ndarray, k: int, algorithm: str = "maxscore") -> Hits:
+        """Answer one query; `algorithm` is "maxscore" or "wand"."""
         check_choice(algorithm, ("maxscore", "wand"), "algorithm")
-        search = getattr(self._engine, f"search_{algorithm}")
-
-        def find(latents: np.ndarray, weights: np.ndarray, k: int) -> list[tuple[int, float]]:
-            hits = search(_by_latent(latents, weights), k)
-            return [(hit.docid, hit.score) for hit in hits]
-
-        return _search(self._index, queries, query_ids, k, "impact-index", find)
+        hits = getattr(self._engine, f"search_{algorithm}")(_by_latent(latents, weights), k)
+        return [(hit.docid, hit.score) for hit in hits]
 
 
-class SeismicEngine:
+class SeismicEngine(Engine):
     """`pyseismic-lsr`: impacts in float16, **approximate** search (Bruch et al., SIGIR 2024, arXiv 2404.18812).
 
     A document that is found has its score, to 2**-11 of it; some of the k best are not found. An index of more than
@@ -88,46 +111,42 @@ class SeismicEngine:
         For impacts outside of what float16 holds.
     """
 
+    name = "Seismic"
+
     def __init__(self, index: BM25Index, **build: float | int):
-        engine = _module("seismic", "pyseismic-lsr")
+        super().__init__(index)
+        engine = optional_module("seismic", "engines")
         suffix = "" if index.width <= _SEISMIC_WIDTH else "LV"
         dataset = getattr(engine, f"SeismicDataset{suffix}")(dim=index.width)
-        for batch in batches(documents(index, "Seismic", _FLOAT16)):
+        for batch in batches(documents(index, self.name, _FLOAT16)):
             dataset.add_documents_by_id(
                 [str(document.position) for document in batch],
                 np.concatenate([document.latents for document in batch]),
                 np.concatenate([document.impacts for document in batch]),
                 np.cumsum([0, *(len(document.latents) for document in batch)]),
             )
-        self._index = index
         self._engine = getattr(engine, f"SeismicIndex{suffix}").build_from_dataset(dataset, **build)
         self._tokens = engine.get_seismic_string()
 
-    def search(
+    def find(
         self,
-        queries: csr_array,
-        query_ids: Iterable[str],
-        k: int = 100,
-        *,
+        latents: np.ndarray,
+        weights: np.ndarray,
+        k: int,
         query_cut: int | None = None,
         heap_factor: float = 0.7,
-    ) -> Ranking:
-        """Return about the k best documents of each query; see `BM25Index.search`.
+    ) -> Hits:
+        """Answer one query by the postings of its `query_cut` heaviest latents; None is all, often hundreds.
 
-        `query_cut` is the number of a query's latents that choose the postings, those of the largest weights; None is
-        all, since queries of latent terms have hundreds. The closer `heap_factor` to 1, the fewer blocks are read.
+        The closer `heap_factor` is to 1, the fewer blocks are read.
         """
-
-        def find(latents: np.ndarray, weights: np.ndarray, k: int) -> list[tuple[int, float]]:
-            cut = len(latents) if query_cut is None else query_cut
-            tokens = latents.astype(self._tokens)
-            hits = self._engine.search("", tokens, weights, k=k, query_cut=cut, heap_factor=heap_factor)
-            return [(int(document), score) for _, score, document in hits]
-
-        return _search(self._index, queries, query_ids, k, "Seismic", find)
+        cut = len(latents) if query_cut is None else query_cut
+        tokens = latents.astype(self._tokens)
+        hits = self._engine.search("", tokens, weights, k=k, query_cut=cut, heap_factor=heap_factor)
+        return [(int(position), score) for _, score, position in hits]
 
 
-class QdrantEngine:
+class QdrantEngine(Engine):
     """Qdrant: sparse vectors in float32, exact search; no IDF modifier, since the query weights hold the idf.
 
     https://qdrant.tech/documentation/concepts/vectors
@@ -142,33 +161,32 @@ class QdrantEngine:
         A name that the client does not have yet.
     """
 
+    name = "Qdrant"
+
     def __init__(self, index: BM25Index, client: "QdrantClient", collection: str = "latent_terms"):
-        self._models = models = _module("qdrant_client.models", "qdrant-client")
-        self._index, self._client, self._collection = index, client, collection
+        super().__init__(index)
+        self._models = models = optional_module("qdrant_client.models", "engines")
+        self._client, self._collection = client, collection
         stored = models.SparseVectorParams(index=models.SparseIndexParams(datatype=models.Datatype.FLOAT32))
         client.create_collection(collection, vectors_config={}, sparse_vectors_config={"impacts": stored})
-        for batch in batches(documents(index, "Qdrant")):
+        for batch in batches(documents(index, self.name)):
             client.upsert(collection, [self._point(document) for document in batch], wait=True)
 
+    def _vector(self, latents: np.ndarray, values: np.ndarray):
+        return self._models.SparseVector(indices=latents.tolist(), values=values.tolist())
+
     def _point(self, document: Document):
-        vector = self._models.SparseVector(indices=document.latents.tolist(), values=document.impacts.tolist())
-        payload = {"doc_id": document.doc_id}
-        return self._models.PointStruct(id=document.position, vector={"impacts": vector}, payload=payload)
+        vector = {"impacts": self._vector(document.latents, document.impacts)}
+        return self._models.PointStruct(id=document.position, vector=vector, payload={"doc_id": document.doc_id})
 
-    def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100) -> Ranking:
-        """Return the k best documents of each query; see `BM25Index.search`."""
-
-        def find(latents: np.ndarray, weights: np.ndarray, k: int) -> list[tuple[int, float]]:
-            query = self._models.SparseVector(indices=latents.tolist(), values=weights.tolist())
-            hits = self._client.query_points(
-                self._collection, query=query, using="impacts", limit=k, with_payload=False
-            ).points
-            return [(hit.id, hit.score) for hit in hits]
-
-        return _search(self._index, queries, query_ids, k, "Qdrant", find)
+    def find(self, latents: np.ndarray, weights: np.ndarray, k: int) -> Hits:
+        """Answer one query."""
+        query = self._vector(latents, weights)
+        answer = self._client.query_points(self._collection, query=query, using="impacts", limit=k, with_payload=False)
+        return [(hit.id, hit.score) for hit in answer.points]
 
 
-class MilvusEngine:
+class MilvusEngine(Engine):
     """Milvus: sparse vectors in float32, exact search by inner product; no BM25 function, since the weights have it.
 
     https://milvus.io/docs/sparse_vector.md. Milvus takes no empty vector, so documents without a latent are not
@@ -183,55 +201,44 @@ class MilvusEngine:
         A name that the client does not have yet: letters, digits and underscores.
     """
 
+    name = "Milvus"
+
     def __init__(self, index: BM25Index, client: "MilvusClient", collection: str = "latent_terms"):
-        types = _module("pymilvus", "pymilvus").DataType
-        self._index, self._client, self._collection = index, client, collection
+        super().__init__(index)
+        types = optional_module("pymilvus", "engines").DataType
+        self._client, self._collection = client, collection
         schema = client.create_schema()
         schema.add_field("position", types.INT64, is_primary=True)
         schema.add_field("impacts", types.SPARSE_FLOAT_VECTOR)
         stored = client.prepare_index_params()
         stored.add_index("impacts", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
         client.create_collection(collection, schema=schema, index_params=stored, consistency_level="Strong")
-        for batch in batches(document for document in documents(index, "Milvus") if len(document.latents)):
+        for batch in batches(document for document in documents(index, self.name) if len(document.latents)):
             client.insert(collection, [self._row(document) for document in batch])
 
     @staticmethod
     def _row(document: Document) -> dict:
         return {"position": document.position, "impacts": _by_latent(document.latents, document.impacts)}
 
-    def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100) -> Ranking:
-        """Return the k best documents of each query, k at most 16,384; see `BM25Index.search`."""
-
-        def find(latents: np.ndarray, weights: np.ndarray, k: int) -> list[tuple[int, float]]:
-            (hits,) = self._client.search(
-                self._collection,
-                [_by_latent(latents, weights)],
-                anns_field="impacts",
-                limit=k,
-                search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
-            )
-            return [(hit["position"], hit["distance"]) for hit in hits]
-
-        return _search(self._index, queries, query_ids, k, "Milvus", find)
-
-
-def _module(name: str, package: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{package} is not installed ({error}); pip install latent-terms[engines].") from error
+    def find(self, latents: np.ndarray, weights: np.ndarray, k: int) -> Hits:
+        """Answer one query; k is at most 16,384."""
+        (hits,) = self._client.search(
+            self._collection,
+            [_by_latent(latents, weights)],
+            anns_field="impacts",
+            limit=k,
+            search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
+        )
+        return [(hit["position"], hit["distance"]) for hit in hits]
 
 
 def _by_latent(latents: np.ndarray, weights: np.ndarray) -> dict[int, float]:
     return dict(zip(latents.tolist(), weights.tolist(), strict=True))
 
 
-def _search(index: BM25Index, queries: csr_array, query_ids: Iterable[str], k: int, target: str, find: Find) -> Ranking:
-    """Ask `find` for each query that has a latent, and order what it returns by score and then by position."""
-    k = min(check_count(k, "k"), len(index))
-    vectors = list(each_query(index, queries, target))
-    query_ids = check_ids(query_ids, len(vectors), "query_ids")
-    found = [find(latents, weights, k) if len(latents) else [] for latents, weights in vectors]
-    found = [sorted(hits, key=lambda hit: (-hit[1], hit[0])) for hits in found]
-    doc_ids = [[index.doc_ids[position] for position, _ in hits] for hits in found]
-    return Ranking(query_ids, doc_ids, [np.array([score for _, score in hits]) for hits in found])
+ENGINES: dict[str, type[Engine]] = {
+    "impact-index": ImpactIndexEngine,
+    "seismic": SeismicEngine,
+    "qdrant": QdrantEngine,
+    "milvus": MilvusEngine,
+}

@@ -22,22 +22,17 @@ class Document(NamedTuple):
     impacts: np.ndarray
 
 
-def documents(
-    index: BM25Index,
-    target: str,
-    limits: tuple[float, float] = FLOAT32,
-    remedy: str = "prune what is below, or lower k1",
-) -> Iterator[Document]:
+def documents(index: BM25Index, target: str, limits: tuple[float, float] = FLOAT32) -> Iterator[Document]:
     """Yield the documents of an index, a block in memory at a time.
 
     Raises
     ------
     ValueError
-        For an impact that `target` cannot hold, below or above its `limits`; says the `remedy`.
+        For an impact below or above the `limits` of `target`.
     """
     position = 0
     for rows in index.impact_rows():
-        _check_limits(rows.data, "impact", target, limits, remedy)
+        _check_limits(rows.data, "impact", target, limits, "prune what is below, or lower k1")
         for latents, impacts in _pairs(rows):
             yield Document(position, index.doc_ids[position], latents, impacts)
             position += 1
@@ -90,9 +85,10 @@ def _pairs(rows: csr_array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rows.indices[start:end].astype(np.int64), rows.data[start:end]
 
 
-def _check_limits(values: np.ndarray, what: str, target: str, limits: tuple[float, float], remedy: str) -> None:
-    if len(values) and not limits[0] <= values.min() <= values.max() <= limits[1]:
-        wrong = values.min() if not limits[0] <= values.min() else values.max()
+def _check_limits(values: np.ndarray, noun: str, target: str, limits: tuple[float, float], remedy: str) -> None:
+    smallest, largest = limits
+    outside = values[~((values >= smallest) & (values <= largest))]
+    if len(outside):
         raise ValueError(
-            f"The {what} {wrong:.9g} does not fit {target}, which holds {limits[0]:.9g} to {limits[1]:.9g}; {remedy}."
+            f"The {noun} {outside[0]:.9g} does not fit {target}, which holds {smallest:.9g} to {largest:.9g}; {remedy}."
         )
