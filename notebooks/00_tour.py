@@ -23,14 +23,7 @@
 # | *Runtime* | `smoke` about a minute, `laptop` about four on two cores, the first time (what is encoded is kept) |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-collection_name = "pydoc/2000/test" if profile.name == "smoke" else "beir/scifact/test"
-query_number = 3
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import numpy as np
@@ -41,10 +34,13 @@ from lib import BM25Index, LatentTerms, evaluate, load_collection
 from lib.inspect.vocabulary import rank_frequency, top_tokens, word_counts
 from lib.report.common import save_figure, save_results
 from lib.report.vocabulary import rank_frequency_figure, thin
-from lib.studies.experiments import encode_collection, figures_folder, latent_tokens, provenance
+from lib.studies.experiments import encode_collection, latent_tokens
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-collection = load_collection(collection_name)
-model = LatentTerms.from_pretrained()
+profile = start(profile)
+collection, query_number = load_collection(profile.collections[0]), 3
+model = LatentTerms.from_pretrained(dtype=profile.dtype)
 collection
 
 # %% [markdown]
@@ -89,7 +85,6 @@ def latents_of(position: int, n: int = 6) -> pd.DataFrame:
     ).round(2)
 
 
-pd.set_option("display.max_colwidth", 80)
 for position in range(1, min(5, len(tokens) - 1)):
     print(f"\nThe strongest latents of {tokens[position]!r}:")
     display(latents_of(position))
@@ -169,7 +164,7 @@ curves = pd.concat(
     ]
 )
 figure = rank_frequency_figure(curves)
-folder = figures_folder(profile)
+folder = profile.figures_folder
 origin = provenance(profile, model=model.identity, collection=collection.identity)
 save_results(curves, folder, "rank_frequency", origin)
 save_figure(figure, folder, "rank_frequency")

@@ -24,13 +24,7 @@
 # | *Runtime* | `smoke` about a minute, `laptop` two, on two cores |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-n_tokens = 75_000 if profile.name == "smoke" else 150_000  # distinct token states
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import tempfile
@@ -48,8 +42,11 @@ from lib.report.common import save_figure, save_results
 from lib.report.training import plot_training
 from lib.sae.trainer import TrainingStopped, train
 from lib.sae.training import TrainingConfig
-from lib.studies.experiments import figures_folder, provenance
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 from lib.support.store import Store
+
+profile = start(profile)
 
 # %% [markdown]
 # ## 1. Text to states on disk
@@ -60,7 +57,7 @@ from lib.support.store import Store
 encoder = TokenEncoder(max_length=256)
 corpus = GivenText(load_collection("pydoc/train").doc_texts)
 layer = encoder.layer
-states = cache_states(Store().folder, encoder, corpus, [layer], max_tokens=n_tokens)[layer]
+states = cache_states(Store().folder, encoder, corpus, [layer], max_tokens=profile.training_tokens)[layer]
 print(f"{states.n:,} states of {states.d} numbers, layer {layer} of {encoder.name}")
 
 # %% [markdown]
@@ -73,7 +70,7 @@ config = TrainingConfig(width=2_048, k=16, batch_tokens=1_024, epochs=4, dead_to
 rows = []
 sae = train(states, config, log=rows.append)
 figure = plot_training(rows)
-save_figure(figure, figures_folder(profile), "training")
+save_figure(figure, profile.figures_folder, "training")
 
 # %% [markdown]
 # Left, what is not explained yet; in the middle, latents that were active in none of the last 100,000 tokens (what
@@ -83,7 +80,7 @@ save_figure(figure, figures_folder(profile), "training")
 # %%
 frame = pd.DataFrame(rows).drop(columns="density")
 origin = provenance(profile, training=sae.metadata["run"])
-save_results(frame, figures_folder(profile), "training", origin)
+save_results(frame, profile.figures_folder, "training", origin)
 frame.iloc[[0, len(frame) // 2, -1]].round(4)
 
 # %% [markdown]
@@ -125,7 +122,6 @@ meanings = [
     }
     for latent in order[50 : sae.width // 2 : sae.width // 24]
 ]
-pd.set_option("display.max_colwidth", 100)
 pd.DataFrame(meanings)
 
 # %% [markdown]

@@ -22,14 +22,7 @@
 # | *Runtime* | about a minute on two cores |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-n_queries, n_docs = 40, 150
-n_steps = 40
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import tempfile
@@ -52,8 +45,12 @@ from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, ter
 from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.report.common import save_results
-from lib.studies.experiments import figures_folder, provenance
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
+profile = start(profile)
+n_queries, n_docs = 40, 150
+n_steps = 40
 _, folder = default_retriever()  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
 pydoc = load_collection("pydoc/test")
 query_ids, queries = pydoc.query_ids[:n_queries], pydoc.query_texts[:n_queries]
@@ -100,7 +97,7 @@ systems = {
 }
 results = pd.DataFrame([{"system": name} | evaluate(run, qrels, ["nDCG@10"]) for name, run in systems.items()])
 origin = provenance(profile, retriever=model.encoder.config, documents=n_docs, queries=n_queries)
-save_results(results, figures_folder(profile), "sentence_transformers", origin)
+save_results(results, profile.figures_folder, "sentence_transformers", origin)
 results.round(3)
 
 # %% [markdown]
@@ -176,7 +173,7 @@ for name, prompts in {"query: / passage: ": short, "an instruction before querie
     for pooled in (True, False):
         effect.append({"prompt": name, "pooled": pooled, **searched(**prompts, include_prompt=pooled)})
 effect = pd.DataFrame(effect)
-save_results(effect, figures_folder(profile), "prompts", origin)
+save_results(effect, profile.figures_folder, "prompts", origin)
 effect.round(3)
 
 # %% [markdown]

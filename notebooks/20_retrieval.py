@@ -21,29 +21,23 @@
 # | *Paper item* | Table 1 of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` about three minutes, `laptop` about fifteen, on two cores (encoding is kept and done once) |
 
-# %% [markdown]
-# To run it on your own data, put folders in BEIR layout (or ir_datasets ids) into `collections`.
-
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-collections = profile.collections
-splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3"; without it no such column
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
+import os
 
 from lib import LatentTerms
 from lib.evaluate.splade import Splade
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
-from lib.studies.experiments import figures_folder, provenance, retrieval_table
-from lib.support.folders import replacing
+from lib.studies.experiments import retrieval_table
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
+profile = start(profile)
+collections = profile.collections  # or your own: a list of folders in BEIR layout and ids of ir_datasets
+splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3"; without it no such column
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 model
 
@@ -64,7 +58,6 @@ model
 
 # %%
 summary, values, origin = retrieval_table(model, collections, splade=Splade(splade) if splade else None)
-pd.set_option("display.width", 200)
 summary[summary["measure"] == "nDCG@10"].drop(columns="measure").round(4)
 
 # %% [markdown]
@@ -108,8 +101,5 @@ for name, row in latent.iterrows():
 
 # %%
 figure = retrieval_figure(summary, "nDCG@10")
-folder = figures_folder(profile)
-save_results(summary, folder, "retrieval", provenance(profile, **origin))
-with replacing(folder / "retrieval_per_query.csv") as path:
-    values.to_csv(path, index=False, float_format="%.5g")
-save_figure(figure, folder, "retrieval")
+tables, figures = {"retrieval": summary}, {"retrieval": figure}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, figures, values)

@@ -23,28 +23,19 @@
 # | *Runtime* | `smoke` under a minute, `laptop` half an hour to an hour and a half on two cores, for the 50,000 |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-collections = ["limit/46", "limit/500"]
-if profile.name != "smoke":
-    collections = ["limit/46", "limit/1000", "limit", "limit/50000"]
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib import LatentTerms
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import limit_study
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
+profile = start(profile)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-table, origin = limit_study(model, collections)
+table, origin = limit_study(model, profile.limit_collections)
 
 # %% [markdown]
 # ## Recall by size
@@ -73,9 +64,7 @@ shown = ["n_docs", "measure", "system", "mean", "difference", "difference_low", 
 table.loc[table["measure"].isin(["R@10", "R@100"]), [*shown, "kept", "kept_low", "kept_high"]].round(3)
 
 # %%
-folder = figures_folder(profile)
-save_results(table, folder, "limit", provenance(profile, **origin))
-save_figure(figure, folder, "limit")
+save_study(profile.figures_folder, provenance(profile, **origin), {"limit": table}, {"limit": figure})
 
 # %% [markdown]
 # ## The answer

@@ -17,33 +17,30 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | what `lib.studies.backbones.TABLES` names; text in the folder `LATENT_TERMS_TEXT`, else the profile's |
+# | *Reads* | what the profile names; text in the folder `LATENT_TERMS_TEXT`, else the profile's |
 # | *Writes* | `backbones` (csv, json) |
 # | *Paper item* | Table 1, in `paper` also Table 2, of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` about a minute after `52_seeds`; `paper` was not run, its cost is estimated in the README |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from lib.report.common import SIGNIFICANT, mean_of, save_results
+from lib.report.common import SIGNIFICANT, mean_of, save_study
 from lib.report.limit import PUBLISHED_LIMIT
 from lib.report.retrieval import PUBLISHED
-from lib.studies.backbones import LATENT, TABLES, backbone_table
-from lib.studies.experiments import figures_folder, provenance
+from lib.studies.backbones import backbone_table
 from lib.studies.inputs import setting
+from lib.studies.names import LATENT
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
-sweeps = setting(profile.name)
+profile = start(profile)
+sweeps = setting(profile)
 print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} seeds, trained on {sweeps.text}")
 
 # %% [markdown]
@@ -56,7 +53,7 @@ print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} see
 # systems, p < 0.05).
 
 # %%
-rows, notes, origin = backbone_table(sweeps, TABLES[profile.name])
+rows, notes, origin = backbone_table(sweeps, profile.backbones)
 for note in notes:
     print(note)
 marks = np.select([rows["p_holm"] >= SIGNIFICANT, rows["difference"] > 0, rows["difference"] < 0], ["", "↑", "↓"], "")
@@ -85,7 +82,7 @@ latent = rows[rows["system"] == LATENT]
 latent[[*shown, "p_holm"]].round(4)
 
 # %%
-save_results(rows, figures_folder(profile), "backbones", provenance(profile, **origin))
+save_study(profile.figures_folder, provenance(profile, **origin), {"backbones": rows})
 
 # %% [markdown]
 # ## The answer

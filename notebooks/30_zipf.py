@@ -22,29 +22,25 @@
 # | *Runtime* | `smoke` under a minute, `laptop` about four, on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-collections = profile.collections
-splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3": its terms stand beside
-n_resamples = 50 if profile.name == "smoke" else 250
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
+import os
 
 from lib import LatentTerms
 from lib.evaluate.splade import Splade
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import zipf_study
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
+profile = start(profile)
+splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3": its terms stand beside
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-tables, origin = zipf_study(model, collections, n_resamples, splade=Splade(splade) if splade else None)
+tables, origin = zipf_study(
+    model, profile.collections, profile.zipf_resamples, splade=Splade(splade) if splade else None
+)
 fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growth"]
 
 # %% [markdown]
@@ -75,11 +71,8 @@ fits[[*cost, "query_share"]].round(3)
 cost_drawn = cost_figure(fits, curves, growth, fits["collection"].iloc[0])
 
 # %%
-folder = figures_folder(profile)
-for name, table in tables.items():
-    save_results(table, folder, name, provenance(profile, **origin))
-save_figure(figure, folder, "zipf")
-save_figure(cost_drawn, folder, "zipf_cost")
+figures = {"zipf": figure, "zipf_cost": cost_drawn}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, figures)
 
 # %% [markdown]
 # ## The answer

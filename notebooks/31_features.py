@@ -22,17 +22,7 @@
 # | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-smoke = profile.name == "smoke"
-collections = profile.collections[:1] if smoke else profile.collections
-n_texts = 1500  # documents of the first collection whose activations the first rule counts
-n_contexts = 300 if smoke else 1500  # other documents, in which the second rule looks
-query_number = 3
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import numpy as np
@@ -40,13 +30,18 @@ import pandas as pd
 
 from lib import LatentTerms, load_collection
 from lib.inspect.vocabulary import top_tokens
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.model import contribution_figure, families_in_words
-from lib.studies.experiments import encode_collection, figures_folder, latent_tokens, provenance
+from lib.studies.experiments import encode_collection, latent_tokens
 from lib.studies.families import by_word, group_words
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.max_colwidth", 90)
+profile = start(profile)
+collections = profile.model_collections
+n_texts, n_contexts = profile.mass_texts, profile.context_texts  # documents of the first that the rules read
+query_number = 3
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 collection = load_collection(collections[0])
 tokens = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
@@ -116,14 +111,11 @@ table[shown].round(3)
 figure = contribution_figure(table)
 
 # %%
-folder = figures_folder(profile)
 origin |= {"n_texts": n_texts, "n_contexts": n_contexts, "rules_on": collection.full_name}
 features = pd.DataFrame({"latent": np.arange(len(first)), "first_rule": first, "second_rule": second})
 features["top_words"] = [" ".join(word for word, _ in top_tokens(mass, j, words, 5)) for j in features["latent"]]
-save_results(features, folder, "features", provenance(profile, **origin))
-save_results(agreement, folder, "families", provenance(profile, **origin))
-save_results(table, folder, "family_contributions", provenance(profile, **origin))
-save_figure(figure, folder, "family_contributions")
+tables = {"features": features, "families": agreement, "family_contributions": table}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, {"family_contributions": figure})
 
 # %% [markdown]
 # ## The answer

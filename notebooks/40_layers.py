@@ -17,30 +17,25 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `layers` (csv, json, png, pdf), `layers_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 left |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib.report.answers import layers_in_words
-from lib.report.autoencoders import layers_figure, save_study
+from lib.report.autoencoders import layers_figure
+from lib.report.common import save_study
 from lib.studies.autoencoders import layers
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
-sweeps = setting(profile.name)
+profile = start(profile)
+sweeps = setting(profile)
 print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
 sweeps.size
 
@@ -61,7 +56,7 @@ swept.summary[["collection", "layer", "readout", "mean", "low", "high", "differe
 tables = {"layers": swept.summary}
 figures = {"layers": layers_figure(swept.summary)}
 origin = provenance(profile, **sweeps.origin)
-save_study(figures_folder(profile), origin, tables, swept.values, figures)
+save_study(profile.figures_folder, origin, tables, figures, swept.values)
 
 # %% [markdown]
 # ## The answer

@@ -23,28 +23,19 @@
 # | *Runtime* | `smoke` under a minute, `laptop` about six, on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-smoke = profile.name == "smoke"
-collections = profile.collections[:1] if smoke else profile.collections
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib import LatentTerms
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.model import pruning_figure, pruning_in_words
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.model import PRUNINGS, pruning_study
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
+profile = start(profile)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-prunings = PRUNINGS[::3] if smoke else PRUNINGS
-table, lengths, origin = pruning_study(model, collections, prunings)
+table, lengths, origin = pruning_study(model, profile.model_collections, PRUNINGS[:: profile.pruning_step])
 
 # %% [markdown]
 # ## Quality against size
@@ -63,10 +54,8 @@ table[shown].round(3)
 figure = pruning_figure(table, lengths, table["collection"].iloc[0])
 
 # %%
-folder = figures_folder(profile)
-save_results(table, folder, "pruning", provenance(profile, **origin))
-save_results(lengths, folder, "posting_lengths", provenance(profile, **origin))
-save_figure(figure, folder, "pruning")
+tables, figures = {"pruning": table, "posting_lengths": lengths}, {"pruning": figure}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, figures)
 
 # %% [markdown]
 # ## The answer

@@ -27,23 +27,19 @@
 # `pip install -e .[bench,engines]` Seismic and HNSW take part.
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-collections = profile.collections[:1] if profile.name == "smoke" else profile.collections
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 from lib import LatentTerms
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.latency import latency_figure, latency_in_words
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.latency import latency_study
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
+profile = start(profile)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-table, facts = latency_study(model, collections, profile.name)
+table, facts = latency_study(model, profile.model_collections, profile.latency)
 table.round(3)
 
 # %% [markdown]
@@ -54,9 +50,7 @@ table.round(3)
 figure = latency_figure(table, facts["n_docs"])
 
 # %%
-folder = figures_folder(profile)
-save_results(table, folder, "latency", provenance(profile, **facts))
-save_figure(figure, folder, "latency")
+save_study(profile.figures_folder, provenance(profile, **facts), {"latency": table}, {"latency": figure})
 
 # %% [markdown]
 # ## The answer

@@ -16,30 +16,25 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents` (csv, json) and a csv by query |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib.report.answers import ablations_in_words, latents_a_token_in_words, tokens_in_words
-from lib.report.autoencoders import ablations_figure, save_study, surface_figure
+from lib.report.autoencoders import ablations_figure, surface_figure
+from lib.report.common import save_study
 from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
-sweeps = setting(profile.name)
+profile = start(profile)
+sweeps = setting(profile)
 print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
 sweeps.size
 
@@ -80,7 +75,7 @@ surface.sort_values("mean").groupby("collection", sort=False).tail(1).round(4)
 tables = {"ablations": swept.summary, "ablations_k1_b": surface, "ablations_latents": counted}
 figures = {"ablations": ablations_figure(swept.summary), "ablations_k1_b": surface_figure(surface)}
 origin = provenance(profile, **sweeps.origin)
-save_study(figures_folder(profile), origin, tables, swept.values, figures)
+save_study(profile.figures_folder, origin, tables, figures, swept.values)
 
 # %% [markdown]
 # ## The answer

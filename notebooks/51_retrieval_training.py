@@ -17,30 +17,25 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `retrieval_training` (csv, json, png, pdf), `retrieval_training_per_query.csv` |
 # | *Paper item* | Latent Terms (arXiv 2605.29384), BERT against Contriever |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib.report.answers import retrieval_training_in_words
-from lib.report.autoencoders import retrieval_training_figure, save_study
+from lib.report.autoencoders import retrieval_training_figure
+from lib.report.common import save_study
 from lib.studies.autoencoders import retrieval_training
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
-sweeps = setting(profile.name)
+profile = start(profile)
+sweeps = setting(profile)
 print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
 sweeps.size
 
@@ -61,7 +56,7 @@ swept.summary.drop(columns=["n_docs", "n_queries", "p"]).round(4)
 tables = {"retrieval_training": swept.summary}
 figures = {"retrieval_training": retrieval_training_figure(swept.summary)}
 origin = provenance(profile, **sweeps.origin, note=note)
-save_study(figures_folder(profile), origin, tables, swept.values, figures)
+save_study(profile.figures_folder, origin, tables, figures, swept.values)
 
 # %% [markdown]
 # ## The answer

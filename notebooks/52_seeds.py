@@ -18,30 +18,25 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of `lib.studies.inputs.SIZES`; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
+# | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `seeds` (csv, json, png, pdf), `seeds_recurrence`, `seeds_agreement` (csv, json), `seeds_per_query.csv` |
 # | *Paper item* | five seeds of Latent Terms (arXiv 2605.29384); Paulo and Belrose (arXiv 2501.16615) |
 # | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib.report.answers import seeds_in_words
-from lib.report.autoencoders import save_study, seeds_figure
+from lib.report.autoencoders import seeds_figure
+from lib.report.common import save_study
 from lib.studies.autoencoders import seeds
-from lib.studies.experiments import figures_folder, provenance
 from lib.studies.inputs import setting
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
-sweeps = setting(profile.name)
+profile = start(profile)
+sweeps = setting(profile)
 print(f"{sweeps.encoder.name}, autoencoders trained on {sweeps.text}")
 sweeps.size
 
@@ -68,7 +63,7 @@ agreement.round(4)
 tables = {"seeds": swept.summary, "seeds_recurrence": recurring, "seeds_agreement": agreement}
 figures = {"seeds": seeds_figure(swept.summary, recurring, agreement)}
 origin = provenance(profile, **sweeps.origin)
-save_study(figures_folder(profile), origin, tables, swept.values, figures)
+save_study(profile.figures_folder, origin, tables, figures, swept.values)
 
 # %% [markdown]
 # ## The answer

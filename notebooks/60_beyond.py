@@ -23,29 +23,22 @@
 # | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
-smoke = profile.name == "smoke"
-training = ["pydoc/2000/train"] if smoke else ["pydoc/train", "beir/scifact/train"]
-collections = ["pydoc/2000/test"] if smoke else profile.collections
-n_queries = 200 if smoke else None  # training queries of each collection
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
 import pandas as pd
 
 from lib import LatentTerms
-from lib.report.common import save_figure, save_results
+from lib.report.common import save_study
 from lib.report.model import beyond_figure, beyond_in_words
 from lib.studies.beyond import beyond_study
-from lib.studies.experiments import figures_folder, provenance
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200)
+profile = start(profile)
+training, n_queries = profile.tuning_collections, profile.tuning_queries
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-table, tried, origin = beyond_study(model, training, collections, n_queries)
+table, tried, origin = beyond_study(model, training, profile.model_collections, n_queries)
 
 # %% [markdown]
 # ## What was tried on the training queries
@@ -72,10 +65,8 @@ table.drop(columns="p").round(4)
 figure = beyond_figure(table)
 
 # %%
-folder = figures_folder(profile)
-save_results(table, folder, "beyond", provenance(profile, **origin))
-save_results(tried, folder, "beyond_tuning", provenance(profile, **origin))
-save_figure(figure, folder, "beyond")
+tables, figures = {"beyond": table, "beyond_tuning": tried}, {"beyond": figure}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, figures)
 
 # %% [markdown]
 # ## The answer

@@ -22,22 +22,16 @@
 # | *Runtime* | seconds; what another notebook has not written yet is "not tested", and that notebook is named |
 
 # %% tags=["parameters"]
-import os
-
-from lib.studies.experiments import current_profile, repository_root
-
-os.chdir(repository_root())  # relative paths are the repository's, wherever the kernel was started
-profile = current_profile()
+profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import pandas as pd
-
 from lib.report.claims import claims_figure, claims_in_words, claims_table
 from lib.report.common import save_figure, save_results
-from lib.studies.experiments import figures_folder, provenance
+from lib.studies.profiles import start
+from lib.studies.provenance import provenance
 
-pd.set_option("display.width", 200, "display.max_rows", 100, "display.max_colwidth", 60)
-folder = figures_folder(profile)
+profile = start(profile)
+folder = profile.figures_folder
 table, origin = claims_table(folder)
 
 # %% [markdown]

@@ -9,7 +9,8 @@ import lib.studies.latency
 from lib.data.collection import Collection
 from lib.latent_terms import LatentTerms
 from lib.report.latency import latency_figure, latency_in_words
-from lib.studies.latency import PRUNED, LatencySize, Setting, latency_study, quality, timings, word_corpus
+from lib.studies.latency import PRUNED, Setting, latency_study, quality, timings, word_corpus
+from lib.studies.profiles import LatencySize
 from lib.support.store import Store
 
 DOCS = [f"{text}. Here is more of it. And an end!" for text in TEXTS if text.strip()]
@@ -22,7 +23,6 @@ def collection(monkeypatch) -> Collection:
     made = Collection("tiny", "test", doc_ids, DOCS, query_ids, [text[:20] for text in DOCS], qrels, source="folder")
     monkeypatch.setattr(lib.studies.latency, "load_collection", lambda name: made)
     monkeypatch.setattr(lib.studies.latency, "find_spec", lambda name: None)
-    monkeypatch.setitem(lib.studies.latency.SIZES, "smoke", LatencySize(5, 40, 2, 1))
     return made
 
 
@@ -32,7 +32,7 @@ def model(tiny_encoder, tiny_sae) -> LatentTerms:
 
 
 def test_the_study_has_every_setting_once(model, collection, tmp_path):
-    table, facts = latency_study(model, ["tiny"], "smoke", Store(tmp_path))
+    table, facts = latency_study(model, ["tiny"], LatencySize(5, 40, 2, 1), Store(tmp_path))
     assert [Setting(*row) for row in table[list(Setting._fields)].to_numpy().tolist()] == [
         *PRUNED,
         Setting("dense, every document"),
@@ -105,8 +105,3 @@ def test_the_figure_and_the_words():
     assert "Seismic, query_cut 10 finds 90.0%" in words
     table["difference_low"] = -0.6
     assert "No pruning that was tried" in latency_in_words(table)
-
-
-def test_an_unknown_profile(model):
-    with pytest.raises(ValueError, match="profile is 'huge'"):
-        latency_study(model, ["pydoc/test"], "huge")

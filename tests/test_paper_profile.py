@@ -21,9 +21,10 @@ from lib.evaluate.baselines import LexicalBM25, dense_search
 from lib.evaluate.late_interaction import late_interaction_search
 from lib.evaluate.measures import evaluate
 from lib.studies.autoencoders import retrieval_training, seeds
-from lib.studies.backbones import LATENT, LEXICAL, SPLADE, TABLES, backbone_table, models
-from lib.studies.experiments import PROFILES
-from lib.studies.inputs import SIZES, setting, training_text
+from lib.studies.backbones import backbone_table, encoder_of, models
+from lib.studies.inputs import setting, training_text
+from lib.studies.names import LATENT, LEXICAL, SPLADE
+from lib.studies.profiles import LAPTOP, PAPER, PROFILES
 from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,12 +85,11 @@ def profile(tmp_path, monkeypatch, sentence_folder, nomic_folder, colbert_folder
     (tmp_path / "text.txt").write_text("\n".join(DOCS * 2))
     monkeypatch.setenv("LATENT_TERMS_TEXT", str(tmp_path / "text.txt"))
     tiny = {"tokens": 96, "epochs": 1, "batch_tokens": 16, "dead_tokens": 32, "width": 24, "k": 3, "n_seeds": 2}
-    size = replace(SIZES["paper"], model=sentence_folder, collections=(collection,), n_ablated=1, **tiny)
-    monkeypatch.setitem(SIZES, "paper", size)
-    folders = dict(zip(TABLES["paper"].backbones, (sentence_folder, nomic_folder, colbert_folder), strict=True))
+    size = replace(PAPER.sweeps, model=sentence_folder, collections=(collection,), n_ablated=1, **tiny)
+    folders = dict(zip(PAPER.backbones.backbones, (sentence_folder, nomic_folder, colbert_folder), strict=True))
     backbones = tuple(replace(backbone, model=folder) for backbone, folder in folders.items())
-    table = replace(TABLES["paper"], backbones=backbones, collections=(collection,), splade=splade_folder)
-    monkeypatch.setitem(TABLES, "paper", table)
+    table = replace(PAPER.backbones, backbones=backbones, collections=(collection,), splade=splade_folder)
+    monkeypatch.setitem(PROFILES, "paper", replace(PAPER, sweeps=size, backbones=table))
     return Store(tmp_path / "store")
 
 
@@ -105,8 +105,8 @@ def in_short(rows) -> dict:
 
 
 def test_the_table_is_what_the_plain_road_gives(profile):
-    paper = setting("paper", profile)
-    rows, notes, origin = backbone_table(paper, TABLES["paper"], profile)
+    paper = setting(PROFILES["paper"], profile)
+    rows, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
     assert notes == []
     (collection,) = paper.collections
     sides = (collection.doc_texts, collection.doc_ids, collection.query_texts, collection.query_ids)
@@ -115,13 +115,13 @@ def test_the_table_is_what_the_plain_road_gives(profile):
     def measured(ranking) -> float:
         return evaluate(ranking, collection.qrels, [MEASURE])[MEASURE]
 
-    splade = SparseEncoder(TABLES["paper"].splade, device="cpu")
+    splade = SparseEncoder(PROFILES["paper"].backbones.splade, device="cpu")
     docs, queries = (
         encode(texts).to_dense().numpy()
         for encode, texts in ((splade.encode_document, sides[0]), (splade.encode_query, sides[2]))
     )
     expected = {}
-    for backbone in TABLES["paper"].backbones:
+    for backbone in PROFILES["paper"].backbones.backbones:
         trained = models(paper, backbone, profile)
         encoder, by_seed = trained[0].encoder, []
         for model in trained:
@@ -147,7 +147,7 @@ def test_the_table_is_what_the_plain_road_gives(profile):
 
 
 def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
-    paper, table = setting("paper", profile), TABLES["paper"]
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[::2])
     whole, _, _ = backbone_table(paper, table, profile)
     monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
@@ -173,7 +173,7 @@ def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
 
 
 def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
-    paper, table = setting("paper", profile), TABLES["paper"]
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[:1], splade=None)
     monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
     read, calls = lib.studies.readings.read_texts, []
@@ -192,7 +192,7 @@ def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
 
 
 def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
-    paper, table = setting("paper", profile), replace(TABLES["paper"], splade="nobody/has-this")
+    paper, table = setting(PROFILES["paper"], profile), replace(PROFILES["paper"].backbones, splade="nobody/has-this")
     rows, notes, origin = backbone_table(paper, replace(table, backbones=table.backbones[:1]), profile)
     (note,) = notes
     assert note.startswith("Left out: SPLADE 'nobody/has-this' cannot be loaded (")
@@ -201,7 +201,7 @@ def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
 
 
 def test_what_is_refused(profile):
-    paper, table = setting("paper", profile), TABLES["paper"]
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
         backbone_table(paper, replace(table, collections=table.collections * 2), profile)
     qrels = Path(table.collections[0]) / "qrels" / "test.tsv"
@@ -211,7 +211,7 @@ def test_what_is_refused(profile):
 
 
 def test_limit_is_measured_by_recall(profile, tmp_path):
-    paper, table = setting("paper", profile), TABLES["paper"]
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     folder = write_collection(tmp_path / "limit")
     table = replace(table, backbones=table.backbones[2:], collections=(folder,), splade=None)
     rows, _, _ = backbone_table(paper, table, profile)
@@ -221,8 +221,8 @@ def test_limit_is_measured_by_recall(profile, tmp_path):
 
 
 def test_prompts_are_read_with_the_texts(profile):
-    nomic = TABLES["paper"].backbones[1]
-    encoder, bare = nomic.encoder(), TokenEncoder(nomic.model)
+    nomic = PROFILES["paper"].backbones.backbones[1]
+    encoder, bare = encoder_of(nomic), TokenEncoder(nomic.model)
     assert encoder.prompts == {"query": "search_query: ", "document": "search_document: "}
     for kind in KINDS:
         (block,), (plain,) = encoder.stream(["the cat"], kind), bare.stream([f"search_{kind}: the cat"], kind)
@@ -230,9 +230,10 @@ def test_prompts_are_read_with_the_texts(profile):
 
 
 @pytest.mark.parametrize("folder", ["sentence_folder", "modernbert_folder", "nomic_folder", "colbert_folder"])
-def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, monkeypatch, request, folder):
-    monkeypatch.setitem(SIZES, "paper", replace(SIZES["paper"], model=request.getfixturevalue(folder)))
-    paper = setting("paper", profile)
+def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, request, folder):
+    tiny = PROFILES["paper"]
+    sweeps = replace(tiny.sweeps, model=request.getfixturevalue(folder))
+    paper = setting(replace(tiny, sweeps=sweeps), profile)
     swept, recurring, _ = seeds(paper, profile)
     assert set(swept.summary["variant"]) == {"seed 0", "seed 1", LEXICAL}
     assert len(recurring)
@@ -243,23 +244,22 @@ def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, monkeyp
 
 def test_the_original_profile_names_what_exists():
     published = ["scifact", "nfcorpus", "fiqa", "trec-covid", "dbpedia-entity", "nq", "hotpotqa", "fever"]
-    table, size = TABLES["paper"], SIZES["paper"]
+    table, size = PAPER.backbones, PAPER.sweeps
     assert [name.split("/")[1] for name in table.collections[:-1]] == published
-    for name in (*table.collections, *size.collections, *PROFILES["paper"].collections):
+    for name in (*table.collections, *size.collections, *PAPER.collections):
         if not name.startswith("limit"):
             assert _find_ir_dataset(name, None)[2] == "test"
     assert (size.width, size.k, size.epochs, size.batch_tokens, size.n_seeds) == (32_768, 16, 3, 4_096, 5)
     assert table.backbones[0].model == size.model
-    assert TABLES.keys() == SIZES.keys() == PROFILES.keys()
 
 
 def test_the_packaged_retriever_is_read_as_in_the_sweeps_so_that_autoencoders_are_shared():
-    (packaged,) = TABLES["laptop"].backbones
-    assert packaged.encoder().config == TokenEncoder(max_length=256).config
+    (packaged,) = LAPTOP.backbones.backbones
+    assert encoder_of(packaged).config == TokenEncoder(max_length=256).config
 
 
 def test_the_text_is_fineweb_edu(tmp_path, monkeypatch):
     monkeypatch.delenv("LATENT_TERMS_TEXT", raising=False)
-    text, what = training_text(SIZES["paper"], 10_000_000, Store(tmp_path))
+    text, what = training_text(PAPER.sweeps, 10_000_000, Store(tmp_path))
     assert text == StreamedText("HuggingFaceFW/fineweb-edu", "sample-10BT")
     assert what == "the first of HuggingFaceFW/fineweb-edu,sample-10BT"

@@ -34,14 +34,13 @@ from lib.studies.autoencoders import (
     widths_and_ks,
 )
 from lib.studies.inputs import (
-    SIZES,
     Setting,
-    SweepSize,
     plain_language_model,
     sample_collection,
     training_text,
     untrained,
 )
+from lib.studies.profiles import PROFILES, SweepSize
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
 from lib.support.store import Store
@@ -237,7 +236,7 @@ def test_a_sample_keeps_its_queries_answerable():
 def test_the_text_is_the_folder_that_the_variable_names(tmp_path, store, monkeypatch):
     (tmp_path / "a.txt").write_text("one two three four\n" * 100)
     monkeypatch.setenv("LATENT_TERMS_TEXT", str(tmp_path))
-    size = SIZES["smoke"]
+    size = PROFILES["smoke"].sweeps
     for _ in range(2):  # counted, and then from the store
         corpus, what = training_text(size, 120, store)
     # 400 words, at least 1.2 tokens each: 120 / 480 of the passages
@@ -247,7 +246,7 @@ def test_the_text_is_the_folder_that_the_variable_names(tmp_path, store, monkeyp
     monkeypatch.delenv("LATENT_TERMS_TEXT")
     monkeypatch.setattr(lib.studies.inputs, "load_collection", lambda name: make_collection())
     assert "pydoc" in training_text(size, None, store)[1]
-    assert training_text(SIZES["paper"], 120, store)[0].dataset == "HuggingFaceFW/fineweb-edu"
+    assert training_text(PROFILES["paper"].sweeps, 120, store)[0].dataset == "HuggingFaceFW/fineweb-edu"
 
 
 def test_untrained_is_the_same_but_for_the_weights(tiny_encoder, store, monkeypatch):
@@ -424,14 +423,14 @@ def test_a_setting_says_where_results_come_from(tiny_encoder):
     assert [collection["name"] for collection in origin["collections"]] == ["little", "other"]
 
 
-@pytest.mark.parametrize("profile", SIZES)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_sizes_fit_together(profile):
-    size = SIZES[profile]
+    size = PROFILES[profile].sweeps
     assert size.width in size.widths and size.k in size.ks
     for width in size.widths:
-        replace(size.config, width=width)
+        TrainingConfig(width, size.k)
     for k in size.ks:
-        replace(size.config, k=k)
+        TrainingConfig(size.width, k)
     assert size.tokens // 16 >= size.batch_tokens or profile == "smoke"
     assert size.dead_tokens < size.tokens * size.epochs  # else no latent would ever be dead, and AuxK never used
     assert 1 <= size.n_ablated <= len(size.collections)

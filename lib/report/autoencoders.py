@@ -1,7 +1,6 @@
 """Figures of the studies that train autoencoders, from the tables that they wrote; it computes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lib.report.common import COLOURS, SIGNIFICANT, STYLE, save_figure, save_results
-from lib.support.folders import replacing
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 READOUTS = {"latent terms": COLOURS["latent terms"], "SPLADE-style": COLOURS["dense"]}
@@ -23,22 +21,6 @@ KINDS = {
     "every run": ("in every run", "#009E73"),
     "chance": ("by chance", "#999999"),
 }
-
-
-def save_study(
-    folder: Path,
-    origin: Mapping,
-    tables: Mapping[str, pd.DataFrame],
-    values: pd.DataFrame,
-    figures: Mapping[str, Figure],
-) -> None:
-    """Write a study: NAME.csv and NAME.json of each table, `values` beside the first, NAME.png and NAME.pdf."""
-    for name, table in tables.items():
-        save_results(table, folder, name, origin)
-    with replacing(folder / f"{next(iter(tables))}_per_query.csv") as path:
-        values.to_csv(path, index=False, float_format="%.5g")
-    for name, figure in figures.items():
-        save_figure(figure, folder, name)
 
 
 def layers_figure(summary: pd.DataFrame) -> Figure:

@@ -88,6 +88,26 @@ def save_results(frame: pd.DataFrame, folder: Path, name: str, provenance: Mappi
         path.write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
 
 
+def save_study(
+    folder: Path,
+    origin: Mapping,
+    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Figure] | None = None,
+    by_query: pd.DataFrame | None = None,
+) -> None:
+    """Write a study: NAME.csv and NAME.json of each table, NAME.png and NAME.pdf of each figure.
+
+    `by_query`, the values of single queries, stands beside the first table as NAME_per_query.csv.
+    """
+    for name, table in tables.items():
+        save_results(table, folder, name, origin)
+    if by_query is not None:
+        with replacing(folder / f"{next(iter(tables))}_per_query.csv") as path:
+            by_query.to_csv(path, index=False, float_format="%.5g")
+    for name, figure in (figures or {}).items():
+        save_figure(figure, folder, name)
+
+
 def mean_of(
     rows: pd.DataFrame, value: str = "difference", low: str = "difference_low", high: str = "difference_high"
 ) -> tuple[float, float, float]:

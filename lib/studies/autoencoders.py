@@ -36,7 +36,7 @@ N_READ = 500  # documents in which the latents of each token are counted
 
 def _recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
     """Return the recipe that a study varies; `changes` are fields of its `TrainingConfig`."""
-    config = replace(setting.size.config, **changes)
+    config = replace(setting.config, **changes)
     return Recipe(encoder or setting.encoder, setting.corpus, setting.size.tokens, config)
 
 

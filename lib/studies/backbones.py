@@ -6,7 +6,7 @@ once for all of its autoencoders; what is kept of them are rankings, so that a k
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from lib.latent_terms import LatentTerms
 from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting
 from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
+from lib.studies.names import LATENT, LEXICAL, SPLADE
+from lib.studies.profiles import Backbone, BackboneTable
 from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.checks import repeats
@@ -34,7 +36,6 @@ from lib.support.devices import training_device
 from lib.support.folders import digest_json
 from lib.support.store import SHARD, Store
 
-LEXICAL, SPLADE, LATENT = "lexical BM25", "SPLADE", "latent terms"
 _GPU_BATCH = 16_384  # tokens of a forward pass
 
 
@@ -45,82 +46,24 @@ class Best(NamedTuple):
     scores: np.ndarray
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A retriever of the table.
-
-    Attributes
-    ----------
-    name : str
-        In the table.
-    model : str, optional
-        As `TokenEncoder` knows it, as the two prompts.
-    query_prompt, document_prompt : str, optional
-    """
-
-    name: str
-    model: str | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-
-    def encoder(self) -> TokenEncoder:
-        """Return the retriever, at its final layer and 512 tokens a text, or its own limit if that is less."""
-        batch = {"batch_tokens": _GPU_BATCH} if training_device().type == "cuda" else {}
-        prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
-        return TokenEncoder(self.model, **prompts, max_length=512, **batch)
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the table of a profile holds.
-
-    Attributes
-    ----------
-    backbones : tuple of Backbone
-    collections : tuple of str
-        () is those of the sweeps.
-    splade : str, optional
-        A `SparseEncoder` of sentence-transformers, a folder or a hub id.
-    """
-
-    backbones: tuple[Backbone, ...]
-    collections: tuple[str, ...] = ()
-    splade: str | None = None
-
-
-PACKAGED = Table((Backbone("all-MiniLM-L6-v2"),))
-TABLES = {
-    "smoke": PACKAGED,
-    "laptop": PACKAGED,
-    "paper": Table(  # transformers reads all three by itself: nothing in their repositories is executed
-        (
-            Backbone("Contriever", "nthakur/contriever-base-msmarco"),
-            Backbone("Nomic", "nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
-            Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
-        ),
-        (
-            *(f"beir/{name}/test" for name in ("scifact", "nfcorpus", "fiqa")),
-            "beir/trec-covid",
-            "beir/dbpedia-entity/test",
-            "beir/nq",
-            "beir/hotpotqa/test",
-            "beir/fever/test",
-            "limit/50000",
-        ),
-        "naver/splade-v3",
-    ),
-}
+def encoder_of(backbone: Backbone) -> TokenEncoder:
+    """Return a retriever at its final layer and 512 tokens a text, or its own limit if that is less."""
+    batch = {"batch_tokens": _GPU_BATCH} if training_device().type == "cuda" else {}
+    prompts = {"query_prompt": backbone.query_prompt, "document_prompt": backbone.document_prompt}
+    return TokenEncoder(backbone.model, **prompts, max_length=512, **batch)
 
 
 def models(setting: Setting, backbone: Backbone, store: Store) -> list[LatentTerms]:
     """Return a retriever's latent terms, one model a seed; what is not in the store is trained from one pass."""
-    encoder, size = backbone.encoder(), setting.size
-    configs = [replace(size.config, seed=seed) for seed in range(size.n_seeds)]
+    encoder, size = encoder_of(backbone), setting.size
+    configs = [replace(setting.config, seed=seed) for seed in range(size.n_seeds)]
     recipes = [Recipe(encoder, setting.corpus, size.tokens, config) for config in configs]
     return [LatentTerms(encoder, sae) for sae in autoencoders(recipes, store)]
 
 
-def backbone_table(setting: Setting, table: Table, store: Store | None = None) -> tuple[pd.DataFrame, list[str], dict]:
+def backbone_table(
+    setting: Setting, table: BackboneTable, store: Store | None = None
+) -> tuple[pd.DataFrame, list[str], dict]:
     """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms.
 
     Latent terms have the paper's constants of BM25. Measured is nDCG@10, on LIMIT recall at 10, 20, 100 and 1000.

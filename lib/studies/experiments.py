@@ -1,15 +1,8 @@
-"""Where the stages are put together: profiles, the store of what was computed, provenance, whole experiments."""
+"""The retrieval table, and collections that are encoded once and kept."""
 
-import contextlib
-import importlib.metadata
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,36 +19,9 @@ from lib.evaluate.measures import per_query, summarise
 from lib.evaluate.splade import Splade, splade_ranking
 from lib.inspect.vocabulary import latent_token_matrix
 from lib.latent_terms import LatentTerms
-from lib.support.checks import check_choice, repeats
+from lib.support.checks import repeats
 from lib.support.folders import digest_json
 from lib.support.store import LATE_DEPTH, SHARD, Store
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What an experiment runs on: a name, the collections, as `load_collection` knows them, and the retriever's dtype.
-
-    None is the machine's own dtype. The committed results are in float32, so that any machine can make them again.
-    """
-
-    name: str
-    collections: tuple[str, ...]
-    dtype: str | None = None
-
-
-PROFILES = {
-    "smoke": Profile("smoke", ("pydoc/2000/test", "limit/500")),
-    "laptop": Profile(
-        "laptop", ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit"), "float32"
-    ),
-    "paper": Profile("paper", ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test", "limit")),
-}
-
-
-PACKAGES = (
-    *("latent-terms", "torch", "transformers", "sentence-transformers", "numpy", "scipy", "pandas", "numba"),
-    *("ir-measures", "bm25s", "PyStemmer", "faiss-cpu", "pyseismic-lsr"),
-)
 
 
 @dataclass(frozen=True)
@@ -74,70 +40,6 @@ class RetrievalConfig:
     depth: int = 100
     measures: tuple[str, ...] = ("nDCG@10", "R@10", "R@100")
     seed: int = 0
-
-
-def current_profile() -> Profile:
-    """Return the profile that the environment variable LATENT_TERMS_PROFILE names; "smoke" if it is not set."""
-    return PROFILES[check_choice(os.environ.get("LATENT_TERMS_PROFILE", "smoke"), PROFILES, "LATENT_TERMS_PROFILE")]
-
-
-def repository_root() -> Path:
-    """Return the nearest folder, here or above, that holds the notebooks; the working directory if none does."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "notebooks" / "00_tour.py").exists()), here)
-
-
-def figures_folder(profile: Profile) -> Path:
-    """Return where a profile's figures and tables go: `figures/` for the committed ones, else below `build/`."""
-    root = repository_root()
-    return root / "figures" if profile.name == "laptop" else root / "build" / profile.name / "figures"
-
-
-def provenance(profile: Profile, **config) -> dict:
-    """Return what a results file carries, JSON-able: profile, configuration, versions, commit, machine and date."""
-    return {
-        "profile": profile.name,
-        "config": config,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "commit": _commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the packages that results may depend on, of those that are installed."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _processor() -> str:
-    """Name the processor's model where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{platform.machine()}, {models[0]}" if models else platform.machine()
-
-
-def _commit() -> str:
-    """Name the commit of this file's checkout, with a "+" where lib or notebooks differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", __file__)  # else it is installed in somebody else's checkout
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", ".", "../notebooks") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown: not a git checkout"
 
 
 @dataclass(frozen=True)

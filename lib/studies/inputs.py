@@ -17,8 +17,8 @@ from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.encode.states import TrainingText
 from lib.latent_terms import like
 from lib.sae.training import TrainingConfig
-from lib.studies.experiments import PROFILES
-from lib.support.checks import check_choice, check_count
+from lib.studies.profiles import Profile, SweepSize
+from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
@@ -28,122 +28,6 @@ _TOKENS_A_WORD = 1.2  # at least, of English prose in WordPiece; about 1.3 as it
 PLAIN_MODELS = {  # what a retriever was before it learned to retrieve
     RETRIEVER_NAME: "nreimers/MiniLM-L6-H384-uncased",
     "nthakur/contriever-base-msmarco": "google-bert/bert-base-uncased",
-}
-
-
-@dataclass(frozen=True)
-class SweepSize:
-    """How large the sweeps of a profile are.
-
-    Attributes
-    ----------
-    model : str, optional
-        The retriever, as `TokenEncoder` knows it.
-    text : str
-        "pydoc", or "hf:DATASET,CONFIGURATION"; the folder that LATENT_TERMS_TEXT names comes before it.
-    collections : tuple of str
-    n_ablated : int
-        How many of them, the first, are those of the ablations, which read each with several encoders.
-    n_docs, n_queries : int, optional
-        Of a sample of each collection; None is all.
-    tokens : int
-        Distinct token states that an autoencoder is trained on.
-    token_counts : tuple of int or None
-        In their place, in the ablations; None is all of the text.
-    epochs, batch_tokens, dead_tokens : int
-        As in `TrainingConfig`.
-    width, k : int
-        Of every autoencoder but those of the study of widths and k.
-    widths, ks : tuple of int
-        Of that study: each width with `k`, each k with `width`.
-    layers : tuple of int
-    n_seeds : int
-    """
-
-    model: str | None
-    text: str
-    collections: tuple[str, ...]
-    n_ablated: int
-    n_docs: int | None
-    n_queries: int | None
-    tokens: int
-    token_counts: tuple[int | None, ...]
-    epochs: int
-    batch_tokens: int
-    dead_tokens: int
-    width: int
-    k: int
-    widths: tuple[int, ...]
-    ks: tuple[int, ...]
-    layers: tuple[int, ...]
-    n_seeds: int
-
-    @property
-    def config(self) -> TrainingConfig:
-        """How an autoencoder is trained if nothing else is said."""
-        return TrainingConfig(
-            self.width, self.k, self.epochs, batch_tokens=self.batch_tokens, dead_tokens=self.dead_tokens
-        )
-
-
-SIZES = {
-    "smoke": SweepSize(
-        model=None,
-        text="pydoc",
-        collections=("pydoc/test", "limit/1000"),
-        n_ablated=1,
-        n_docs=60,
-        n_queries=20,
-        tokens=16_000,
-        token_counts=(1_000, 4_000, 64_000),
-        epochs=2,
-        batch_tokens=512,
-        dead_tokens=8_000,
-        width=256,
-        k=8,
-        widths=(128, 256, 512),
-        ks=(4, 8, 16),
-        layers=(0, 2, 4, 6),
-        n_seeds=3,
-    ),
-    "laptop": SweepSize(
-        model=None,
-        text="pydoc",
-        collections=("cranfield", "cisi", "beir/scifact/test"),
-        n_ablated=3,
-        n_docs=None,
-        n_queries=None,
-        tokens=400_000,
-        token_counts=(25_000, 100_000, 1_600_000, None),
-        epochs=2,
-        batch_tokens=2_048,
-        dead_tokens=200_000,
-        width=2_048,
-        k=16,
-        widths=(1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536),
-        ks=(4, 8, 16, 32, 64),
-        layers=(0, 1, 2, 3, 4, 5, 6),
-        n_seeds=5,
-    ),
-    "paper": SweepSize(
-        model="nthakur/contriever-base-msmarco",
-        text="hf:HuggingFaceFW/fineweb-edu,sample-10BT",
-        collections=("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test"),
-        n_ablated=3,
-        n_docs=None,
-        n_queries=None,
-        tokens=10_000_000,
-        token_counts=(625_000, 2_500_000, 40_000_000),
-        epochs=3,
-        batch_tokens=4_096,
-        dead_tokens=1_000_000,
-        width=32_768,
-        k=16,
-        widths=(4_096, 8_192, 16_384, 32_768, 65_536),
-        ks=(4, 8, 16, 32, 64),
-        layers=(0, 2, 4, 6, 8, 10, 12),
-        n_seeds=5,
-    ),
 }
 
 
@@ -175,18 +59,26 @@ class Setting:
         return self.collections[: self.size.n_ablated]
 
     @property
+    def config(self) -> TrainingConfig:
+        """How an autoencoder is trained where a study changes nothing."""
+        size = self.size
+        return TrainingConfig(
+            size.width, size.k, size.epochs, batch_tokens=size.batch_tokens, dead_tokens=size.dead_tokens
+        )
+
+    @property
     def origin(self) -> dict:
         """What the provenance of results should state, JSON-able."""
         return {
             "retriever": self.encoder.identity,
             "training_text": {"what": self.text, **self.corpus.identity},
             "size": asdict(self.size),
-            "training": asdict(self.size.config.resolved(training_device())),
+            "training": asdict(self.config.resolved(training_device())),
             "collections": [collection.identity for collection in self.collections],
         }
 
 
-def setting(profile: str, store: Store | None = None) -> Setting:
+def setting(profile: Profile, store: Store | None = None) -> Setting:
     """Return what the studies of a profile start from: its size, retriever, text and collections.
 
     `store` keeps how long the text is, see `training_text`.
@@ -194,14 +86,14 @@ def setting(profile: str, store: Store | None = None) -> Setting:
     Raises
     ------
     ValueError
-        For a profile without a size, an unknown collection, and a LATENT_TERMS_TEXT without text.
+        For an unknown collection, and a LATENT_TERMS_TEXT without text.
     """
-    size = SIZES[check_choice(profile, SIZES, "profile")]
+    size = profile.sweeps
     collections = tuple(load_collection(name) for name in size.collections)
     if size.n_docs is not None:
         collections = tuple(sample_collection(c, size.n_docs, size.n_queries) for c in collections)
     corpus, text = training_text(size, size.tokens, store or Store())
-    encoder = TokenEncoder(size.model, max_length=256, dtype=PROFILES[profile].dtype)
+    encoder = TokenEncoder(size.model, max_length=256, dtype=profile.dtype)
     return Setting(size, encoder, corpus, text, collections)
 
 

@@ -1,7 +1,7 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from math import nan
 from typing import NamedTuple
@@ -24,34 +24,12 @@ from lib.interop.engines.local import SeismicEngine
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, encode_collection
 from lib.studies.model import MEASURE, values_of
-from lib.support.checks import check_choice
+from lib.studies.profiles import LatencySize
 from lib.support.store import Store
 
 GROWN_FROM = "pydoc/test"  # the corpus that is timed
 DEPTH = 100  # documents that a timed query returns
 N_RESAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class LatencySize:
-    """How large the timing is: documents whose sentences are taken, documents grown, queries asked, turns.
-
-    `query_cuts` are those that Seismic, if it is installed, searches with, 0 for all of a query's latents; it takes
-    long to build, () is without it.
-    """
-
-    texts: int
-    n_docs: int
-    n_queries: int
-    repeats: int
-    query_cuts: tuple[int, ...] = ()
-
-
-SIZES = {
-    "smoke": LatencySize(150, 4_000, 10, 1),
-    "laptop": LatencySize(1_500, 100_000, 50, 3, (10, 20, 40, 0)),
-    "paper": LatencySize(1_500, 1_000_000, 50, 3, (10, 20, 40, 0)),
-}
 
 
 class Setting(NamedTuple):
@@ -246,7 +224,7 @@ def _pruned(model: LatentTerms, corpus: Corpus, setting: Setting) -> Corpus:
 
 
 def latency_study(
-    model: LatentTerms, names: Sequence[str], profile: str, store: Store | None = None
+    model: LatentTerms, names: Sequence[str], size: LatencySize, store: Store | None = None
 ) -> tuple[pd.DataFrame, dict]:
     """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from `pydoc`.
 
@@ -257,7 +235,6 @@ def latency_study(
     facts : dict
         What the provenance should state, and see `timings`.
     """
-    size = SIZES[check_choice(profile, SIZES, "profile")]
     table, facts = timings(model, GROWN_FROM, size)
     table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))
     facts |= {"collections": list(names), "grown from": GROWN_FROM, "size": asdict(size)}

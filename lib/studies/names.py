@@ -1,0 +1,55 @@
+"""The names that studies write into their tables and reports read from them; nothing here needs torch."""
+
+# Measures.
+MEASURE = "nDCG@10"
+RECALL = "R@10"
+DEEP_RECALL = "R@100"
+LIMIT_MEASURES = (RECALL, "R@20", DEEP_RECALL, "R@1000")
+
+# Systems: what ranks a collection.
+LEXICAL = "lexical BM25"
+DENSE = "dense"
+LATE = "late interaction"
+SPLADE = "SPLADE"
+LATENT = "latent terms"
+TUNED = "latent terms, tuned"
+DENSE_FUSED = "dense + lexical"
+LATENT_FUSED = "latent terms + lexical"
+
+# Vocabularies of 30_zipf; the third is SPLADE.
+LATENTS = "latents"
+WORDS = "words"
+
+# Families of latents (31_features), and what is ranked with them.
+FAMILIES = ("lexical", "narrow", "broad")
+RARE = "rare"
+ALL, ONLY, WITHOUT, CONTROL = "all", "only", "without", "without as many"
+
+# Prunings of 42_pruning.
+UNPRUNED = "none"
+DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"
+QUERY_TOP, QUERY_MASS = "query top", "query mass"
+
+# Ways to search of 43_latency.
+EXACT = "exact"
+PRUNED_DOCUMENTS, PRUNED_QUERIES, PRUNED_BOTH = "documents pruned", "queries pruned", "both pruned"
+SEISMIC = "Seismic"
+FLAT, HNSW = "dense, every document", "dense, HNSW"
+
+# Settings of 60_beyond, and the rows that average over collections.
+AS_TUNED, PAPERS, WITH_WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
+MEAN = "mean, limit left out"
+
+# The studies that train autoencoders: readouts of 40_layers, variants of 50 and 51, pairs and shares of 52.
+SPLADE_STYLE = "SPLADE-style"
+BASELINE = "baseline"
+RETRIEVER, TOKEN_EMBEDDINGS = "retriever", "its token embeddings"
+UNTRAINED, PLAIN = "the same, untrained", "plain language model"
+TWO_SEEDS, SEED_AND_WORDS = "two seeds", f"seed 0 and {LEXICAL}"
+SHARE_OF_FIRINGS, SHARE_OF_LATENTS, IN_EVERY_RUN, BY_CHANCE = "firings", "latents", "every run", "chance"
+SAME = 0.7  # least cosine at which two latents count as the same, as in Paulo and Belrose (arXiv 2501.16615)
+
+
+def is_limit(collection: str) -> bool:
+    """Whether a collection of this name is LIMIT, which has another purpose than the others and is in no mean."""
+    return collection.startswith("limit")
