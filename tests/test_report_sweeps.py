@@ -20,11 +20,11 @@ from lib.report.autoencoders import (
     ablations_figure,
     layers_figure,
     retrieval_training_figure,
-    save_study,
     seeds_figure,
     surface_figure,
     width_k_figure,
 )
+from lib.report.common import save_study
 
 NAMES = ("little/test", "other/test")
 
@@ -238,7 +238,7 @@ def test_seeds():
 def test_a_study_is_written_whole(of_layers, tmp_path):
     values = pd.DataFrame({"collection": ["little/test"], "query_id": ["q"], "a": [0.25]})
     tables = {"layers": of_layers, "second": of_layers.head(2)}
-    save_study(tmp_path, {"profile": "smoke"}, tables, values, {"layers": layers_figure(of_layers)})
+    save_study(tmp_path, {"profile": "smoke"}, tables, {"layers": layers_figure(of_layers)}, values)
     names = {"layers.csv", "layers.json", "layers.png", "layers.pdf", "layers_per_query.csv"}
     assert {path.name for path in tmp_path.iterdir()} == names | {"second.csv", "second.json"}
     read = pd.read_csv(tmp_path / "layers.csv")
