@@ -26,6 +26,7 @@ from lib.studies.choice import choose
 from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.folders import digest_json, load_folder, temporary_beside, update_manifest
+from lib.support.progress import log_to_stderr
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints
@@ -96,6 +97,7 @@ def _default_cache() -> Path:
 def main() -> None:
     """Do what the command line says; an error is one line on stderr."""
     args = _parser().parse_args()
+    log_to_stderr()
     try:
         args.run(args)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
