@@ -13,7 +13,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
-from lib.bm25.weighting import PAPER, BM25Constants
+from lib.bm25.weighting import PAPER, BM25Constants, check_constants
 from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.encode.packaged import MODEL_FOLDER, RETRIEVER_NAME
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
@@ -85,7 +85,7 @@ class LatentTerms:
         self.sae = sae.to(encoder.device)
         self.pooling = check_choice(pooling, POOLINGS, "pooling")
         self.phi = check_choice(phi, PHIS, "phi")
-        self.bm25 = _checked(bm25)
+        self.bm25 = check_constants(bm25)
         if difference := other_origin(sae, encoder):
             warnings.warn(difference, stacklevel=_outside())
 
@@ -140,12 +140,12 @@ class LatentTerms:
         TypeError, ValueError
             As `BM25Index.build`.
         """
-        return BM25Index.build(doc_terms, doc_ids, **asdict(self.bm25))
+        return BM25Index.build(doc_terms, doc_ids, self.bm25)
 
     def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":
         """Return the same model with other constants for `index`; what a text encodes to stays the same."""
         other = copy.copy(self)
-        other.bm25 = _checked(bm25)
+        other.bm25 = check_constants(bm25)
         return other
 
     @property
@@ -281,12 +281,6 @@ def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
     settings = encoder.config | changes
     model = settings.pop("model")
     return TokenEncoder(None if model == RETRIEVER_NAME else model, **settings, device=str(encoder.device))
-
-
-def _checked(bm25: BM25Constants) -> BM25Constants:
-    if not isinstance(bm25, BM25Constants):
-        raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
-    return bm25
 
 
 def other_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> str | None:

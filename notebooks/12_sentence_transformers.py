@@ -26,7 +26,6 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 
 # %%
 import tempfile
-from dataclasses import asdict
 
 import pandas as pd
 from datasets import Dataset
@@ -37,7 +36,7 @@ from sentence_transformers import (
     SparseEncoderTrainingArguments,
 )
 
-from lib import BM25Index, LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
+from lib import LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
 from lib.bm25.ranking import top_k
 from lib.encode.packaged import default_retriever
 from lib.evaluate.baselines import dense_search
@@ -69,7 +68,7 @@ model = LatentTerms.from_pretrained(encoder=TokenEncoder(folder, dtype="float32"
 encoder = to_sparse_encoder(model)
 doc_terms = term_matrix(encoder.encode_document(docs))
 query_terms = term_matrix(encoder.encode_query(queries))
-index = BM25Index.build(doc_terms, doc_ids, **asdict(model.bm25))
+index = model.index(doc_terms, doc_ids)
 ranking = index.search(query_terms, query_ids, k=100)
 evaluate(ranking, qrels, ["nDCG@10"])
 

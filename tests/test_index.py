@@ -219,10 +219,10 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_index(tmp_path, 
         patch.setattr(lib.bm25.index, "save_parts", fail)
         with pytest.raises(OSError, match="disk full"):
             new.save(tmp_path)
-    assert BM25Index.load(tmp_path).k1 == 8.0
+    assert BM25Index.load(tmp_path).constants.k1 == 8.0
     files = sorted(path.name for path in tmp_path.iterdir())
     new.save(tmp_path)
-    assert BM25Index.load(tmp_path).k1 == 2.0
+    assert BM25Index.load(tmp_path).constants.k1 == 2.0
     assert len(list(tmp_path.iterdir())) == len(files)
 
 
@@ -265,7 +265,7 @@ def test_altered_or_newer_manifest_is_refused(tmp_path):
     BM25Index.build(WORKED, IDS).save(tmp_path)
     path = tmp_path / "index.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"k1": 1.0}))
+    path.write_text(json.dumps(manifest | {"n_docs": 4}))
     with pytest.raises(ValueError, match=r"index\.json is altered"):
         BM25Index.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
@@ -418,9 +418,10 @@ def moved(at: int, by: int):
         {"impacts": lambda a: a.astype(">f4")},
         {"frequent_rows": lambda a: a[: 40 * 3], "frequent_scales": lambda a: a[:3]},
         {"indptr": lambda a: np.arange(13)},  # each latent in one document: none is frequent
-        {"k1": -1.0},
-        {"k1": None},
-        {"idf": "other"},
+        {"bm25": {"k1": -1.0}},
+        {"bm25": {"k1": None}},
+        {"bm25": None},
+        {"bm25": {"idf": "other"}},
     ],
 )
 def test_what_is_no_index_is_refused_whatever_its_checksums_say(tmp_path, changed):

@@ -244,7 +244,7 @@ def assert_same_search(a: BM25Index, b: BM25Index, queries) -> None:
 def test_index_has_the_constants_of_the_model(model):
     docs, queries = model.encode_documents(TEXTS), model.encode_queries(QUERIES)
     index = model.with_bm25(TUNED).index(docs, ids(len(TEXTS)))
-    assert (index.k1, index.b, index.idf_form) == (1.5, 0.25, "robertson-clipped")
+    assert index.constants == BM25Constants(1.5, 0.25, "robertson-clipped")
     expected = BM25Index.build(docs, ids(len(TEXTS)), k1=1.5, b=0.25, idf="robertson-clipped")
     assert_same_search(index, expected, queries)
     # untuned, it is the index with the paper's
@@ -271,7 +271,7 @@ def test_constants_are_part_of_the_configuration_and_not_of_what_a_text_encodes_
     assert (tuned.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
     assert tuned.with_bm25(PAPER).config == model.config
     for wrong in ((8.0, 0.7), {"k1": 8.0}, None):
-        with pytest.raises(TypeError, match=r"bm25 is .*; pass BM25Constants"):
+        with pytest.raises(TypeError, match="BM25Constants"):
             model.with_bm25(wrong)
 
 

@@ -72,7 +72,7 @@ def test_the_constants_that_made_the_judgements_are_found(best):
     docs = csr_array(rng.gamma(0.3, 2.0, (300, 20)) * (rng.random((300, 20)) < 0.5) * rng.gamma(1, 1, (300, 1)))
     queries = csr_array(rng.random((60, 20)) * (rng.random((60, 20)) < 0.4))
     doc_ids, query_ids = [f"d{i}" for i in range(300)], [f"q{i}" for i in range(60)]
-    index = BM25Index.build(docs, doc_ids, k1=best.k1, b=best.b, idf=best.idf)
+    index = BM25Index.build(docs, doc_ids, best)
     ranking = index.search(queries, query_ids, k=1)
     qrels = {query: {row[0]: 1} for query, row in zip(query_ids, ranking.doc_ids, strict=True)}
     grid = [BM25Constants(k1, b, idf) for idf in IDFS for k1 in (0.5, 2, 8) for b in (0, 0.5, 1)]
@@ -109,7 +109,7 @@ def test_values_are_those_of_the_index_and_the_measures(monkeypatch, seed):
     grid = [BM25Constants(k1, b, idf) for k1 in (0, 1.5, 8) for b in (0, 0.7, 1) for idf in IDFS]
     values = ndcg_on_grid(collection, docs, csr_array(queries), grid)
     for constants, row in zip(grid, values, strict=True):
-        index = BM25Index.build(docs, doc_ids, k1=constants.k1, b=constants.b, idf=constants.idf)
+        index = BM25Index.build(docs, doc_ids, constants)
         ranking = index.search(csr_array(queries), query_ids, k=n).exclude(collection.self_matches)
         expected = per_query(ranking, collection.qrels, ["nDCG@10"])["value"]
         np.testing.assert_allclose(row, expected, atol=1e-12)

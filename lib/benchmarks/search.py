@@ -11,7 +11,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from tqdm import tqdm
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import Sentences, encode_sentences, grow
 from lib.benchmarks.search_peers import EXACT, PRUNED, Corpus, Engine, engines
-from lib.bm25.index import BM25Index
 from lib.data.collection import Collection, load_collection
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count
@@ -58,7 +56,7 @@ def _corpus(
             yield rows
 
     start = time.perf_counter()
-    index = BM25Index.build(terms(), doc_ids, **asdict(model.bm25))
+    index = model.index(terms(), doc_ids)
     seconds = time.perf_counter() - start
     rows = vstack([block.terms for block in asked], format="csr")
     return Corpus(index, lambda: (own for own, _ in blocks()), embeddings, rows, dense), seconds

@@ -95,12 +95,8 @@ def _index_bytes(index: BM25Index) -> int:
 def ours_pruned(corpus: Corpus) -> Engine:
     """Return exact search of pruned documents by pruned queries, one thread."""
     pruned = (prune(block, top=100) for block in corpus.terms())
-    index = BM25Index.build(pruned, corpus.index.doc_ids, **_constants(corpus.index))
+    index = BM25Index.build(pruned, corpus.index.doc_ids, corpus.index.constants)
     return ours(corpus._replace(index=index, queries=prune(corpus.queries, top=40)), 1)
-
-
-def _constants(index: BM25Index) -> dict:
-    return {"k1": index.k1, "b": index.b, "idf": index.idf_form}
 
 
 def bare_read(corpus: Corpus) -> Engine:
@@ -152,7 +148,7 @@ def rank_bm25(corpus: Corpus) -> Engine:
     """Return BM25Okapi with our weights for its counts; it has no query weights, so each latent counts once."""
     from rank_bm25 import BM25Okapi
 
-    engine = BM25Okapi([[0]], k1=corpus.index.k1, b=corpus.index.b)
+    engine = BM25Okapi([[0]], k1=corpus.index.constants.k1, b=corpus.index.constants.b)
     terms = vstack(list(corpus.terms()), format="csr")
     starts = terms.indptr
     engine.doc_freqs = [

@@ -4,7 +4,8 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,11 @@ from lib.bm25.postings import (
 )
 from lib.bm25.ranking import Ranking
 from lib.bm25.search import Best, Query, search
-from lib.bm25.weighting import IDFS, BM25Constants, saturation
+from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, saturation
 from lib.support.checks import check_count, check_ids
 from lib.support.folders import load_folder, save_folder, save_parts
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 1
 
 
 class Contribution(NamedTuple):
@@ -45,7 +46,7 @@ class Contribution(NamedTuple):
 
 
 def _n_rows(matrix: csr_array | Iterable[csr_array]) -> int | None:
-    """Return how many rows a matrix has, of which [width] is one; None of a stream, where nobody knows."""
+    """Return how many rows a matrix has, 1 if it is [width]; None for a stream, whose length is not known."""
     return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
 
 
@@ -61,6 +62,8 @@ class BM25Index:
     doc_ids : list of str
     width : int
         Number of latents.
+    constants : BM25Constants
+        k1, b and the name of the idf.
     df : np.ndarray, int64 [width]
         In how many documents each latent has a weight above 0.
     idf : np.ndarray, float32 [width]
@@ -76,26 +79,34 @@ class BM25Index:
         doc_ids: list[str],
         lengths: np.ndarray,
         average_length: float,
-        *,
-        k1: float,
-        b: float,
-        idf: str,
+        constants: BM25Constants,
         rows: list[Rows] | None = None,
     ):
-        self._blocks = blocks
-        self.doc_ids = doc_ids
-        self.lengths, self.average_length = lengths, average_length
-        self.df = document_frequency(blocks)
-        self.k1, self.b, self.idf_form = k1, b, idf
-        self.width = len(self.df)
-        self.idf = IDFS[idf](self.df.astype(np.float64), len(doc_ids)).astype(np.float32)
-        self._position = {doc_id: position for position, doc_id in enumerate(doc_ids)}
-        frequent = frequent_latents(self.df, len(doc_ids))
-        self._row_of = np.full(self.width, -1)
-        self._row_of[frequent] = np.arange(len(frequent))
+        self.constants = constants
+        self._hold(blocks, doc_ids, lengths, average_length, rows)
+
+    def _hold(
+        self,
+        blocks: list[Block],
+        doc_ids: list[str],
+        lengths: np.ndarray,
+        average_length: float,
+        rows: list[Rows] | None = None,
+    ) -> None:
+        """Hold these documents and no others; all is computed first, so that an error leaves the index as it was."""
+        df = document_frequency(blocks)
+        idf = IDFS[self.constants.idf](df.astype(np.float64), len(doc_ids)).astype(np.float32)
+        frequent = frequent_latents(df, len(doc_ids))
+        row_of = np.full(len(df), -1)
+        row_of[frequent] = np.arange(len(frequent))
         sizes = block_sizes(len(doc_ids))
-        self._rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
-        self._parts = list(zip(blocks, self._rows, strict=True))
+        rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
+        position = {doc_id: number for number, doc_id in enumerate(doc_ids)}
+        self.doc_ids, self._position = doc_ids, position
+        self.lengths, self.average_length = lengths, average_length
+        self.width, self.df, self.idf = len(df), df, idf
+        self._blocks, self._row_of = blocks, row_of
+        self._parts = list(zip(blocks, rows, strict=True))
 
     def __len__(self) -> int:
         return len(self.doc_ids)
@@ -103,7 +114,7 @@ class BM25Index:
     def __repr__(self) -> str:
         return (
             f"BM25Index({len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings, "
-            f"k1={self.k1}, b={self.b}, idf={self.idf_form})"
+            f"{self.constants})"
         )
 
     @property
@@ -116,10 +127,11 @@ class BM25Index:
         cls,
         matrix: csr_array | Iterable[csr_array],
         doc_ids: Iterable[str],
+        constants: BM25Constants = PAPER,
         *,
-        k1: float = 8.0,
-        b: float = 0.7,
-        idf: str = "lucene",
+        k1: float | None = None,
+        b: float | None = None,
+        idf: str | None = None,
     ) -> "BM25Index":
         """Index a document-term matrix, or a stream of consecutive blocks of its rows.
 
@@ -131,12 +143,10 @@ class BM25Index:
             Term weights, finite and at least 0.
         doc_ids : iterable of str
             Unique, one for each row.
-        k1 : float
-            At least 0: how slowly a weight saturates.
-        b : float
-            From 0 to 1: how much a document's length counts.
-        idf : {"lucene", "robertson", "robertson-clipped"}
-            See `lib.bm25.weighting`.
+        constants : BM25Constants
+            The default is the paper's; `model.index` gives those that are recommended for a model.
+        k1, b, idf : optional
+            What to replace of `constants`.
 
         Raises
         ------
@@ -144,16 +154,17 @@ class BM25Index:
             For a collection without documents, blocks of different widths, weights that are NaN, infinite or
             negative, ids that repeat or do not match in number, and constants out of range.
         """
-        constants = BM25Constants(k1, b, idf)
+        changes = {name: value for name, value in {"k1": k1, "b": b, "idf": idf}.items() if value is not None}
+        constants = replace(check_constants(constants), **changes)
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         blocks, lengths = post(matrix, len(doc_ids))
         check_ids(doc_ids, len(lengths), "doc_ids")
         average_length = float(lengths.mean())
         weigh(blocks, cut(saturation(lengths, average_length, constants.k1, constants.b)), constants.k1)
-        return cls(blocks, doc_ids, lengths.astype(np.float32), average_length, **asdict(constants))
+        return cls(blocks, doc_ids, lengths.astype(np.float32), average_length, constants)
 
     def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
-        """Add documents behind those that are there, as if all had been indexed at once.
+        """Add documents behind those in the index, as if all had been indexed at once.
 
         N, df, idf, avgdl and with it every impact become those of all documents. So each call weighs the whole index
         anew, however few documents are added: add many at once. Where avgdl changes, the impacts of the old documents
@@ -178,29 +189,28 @@ class BM25Index:
                 f"{len(known)} of {len(doc_ids)} ids are in the index already, such as {known[0]!r}; give new ids, or "
                 "build the index anew."
             )
-        n_last = (len(self) - 1) % BLOCK_ROWS + 1
-        room = BLOCK_ROWS - n_last or BLOCK_ROWS
-        new, added = post(matrix, len(doc_ids), room, self.width)
-        check_ids(doc_ids, len(added), "doc_ids")
-        lengths = np.concatenate([self.lengths, added.astype(np.float32)])
-        average = (self.average_length * len(self) + float(added.sum())) / len(lengths)
-        before, after = (saturation(self.lengths, mean, self.k1, self.b) for mean in (self.average_length, average))
-        weigh(new, cut(saturation(added, average, self.k1, self.b), room), self.k1)
-        old = self._blocks if np.array_equal(before, after) else reweigh(self._blocks, cut(before), cut(after), self.k1)
+        n_last = (len(self) - 1) % BLOCK_ROWS + 1  # documents in the last block
+        n_free = BLOCK_ROWS - n_last or BLOCK_ROWS
+        new, new_lengths = post(matrix, len(doc_ids), n_free, self.width)
+        check_ids(doc_ids, len(new_lengths), "doc_ids")
+        lengths = np.concatenate([self.lengths, new_lengths.astype(np.float32)])
+        average = (self.average_length * len(self) + float(new_lengths.sum())) / len(lengths)
+        k1, b = self.constants.k1, self.constants.b
+        before, after = (saturation(self.lengths, mean, k1, b) for mean in (self.average_length, average))
+        weigh(new, cut(saturation(new_lengths, average, k1, b), n_free), k1)
+        old = self._blocks if np.array_equal(before, after) else reweigh(self._blocks, cut(before), cut(after), k1)
         if n_last < BLOCK_ROWS:
-            new[0] = joined(old[-1], n_last, new[0], min(room, len(added)))
+            new[0] = joined(old[-1], n_last, new[0], min(n_free, len(new_lengths)))
             old = old[:-1]
-        doc_ids = self.doc_ids + doc_ids
-        made = BM25Index([*old, *new], doc_ids, lengths, average, k1=self.k1, b=self.b, idf=self.idf_form)
-        self.__dict__ = made.__dict__  # in one step, so that nothing on the way leaves half an index
+        self._hold([*old, *new], self.doc_ids + doc_ids, lengths, average)
 
     def impact_rows(self) -> Iterator[csr_array]:
         """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
 
         score(q, d) is the inner product of a document's row with w_j(q) * idf_j.
         """
-        for number, block in enumerate(self._blocks):
-            yield block.matrix(min(BLOCK_ROWS, len(self) - number * BLOCK_ROWS)).tocsr()
+        for block, size in zip(self._blocks, block_sizes(len(self)), strict=True):
+            yield block.matrix(size).tocsr()
 
     def search(
         self,
@@ -238,9 +248,9 @@ class BM25Index:
         """
         queries = self._check_queries(queries)
         query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
-        found = self._search(queries, k, allow, deny, threads)
-        doc_ids = [[self.doc_ids[position] for position in best.docs.tolist()] for best in found]
-        return Ranking(query_ids, doc_ids, [best.scores for best in found])
+        results = self._search(queries, k, allow, deny, threads)
+        doc_ids = [[self.doc_ids[position] for position in best.docs.tolist()] for best in results]
+        return Ranking(query_ids, doc_ids, [best.scores for best in results])
 
     def search_one(
         self,
@@ -262,31 +272,33 @@ class BM25Index:
         k = check_count(k, "k")
         threads = check_count(os.cpu_count() if threads is None else threads, "threads")
         allowed = self._allowed(allow, deny)
-        rows = []
-        for row in range(queries.shape[0]):
-            own = slice(queries.indptr[row], queries.indptr[row + 1])
-            latents = queries.indices[own].astype(np.int64)
-            numbers = self._row_of[latents]
-            order = np.argsort(numbers >= 0, kind="stable")  # rare latents first
-            weights = queries.data[own] * self.idf[latents]
-            others = float(np.abs(weights[numbers < 0]).sum()) * (self.k1 + 1)  # no impact is above k1 + 1
-            rows.append(Query(latents[order], weights[order], numbers[numbers >= 0], others))
+        entries = (slice(start, end) for start, end in pairwise(queries.indptr))
+        rows = [self._query(queries.indices[row].astype(np.int64), queries.data[row]) for row in entries]
         return search(self._parts, len(self), rows, k, allowed, threads)
 
+    def _query(self, latents: np.ndarray, weights: np.ndarray) -> Query:
+        """Return what a query's latents count, the rare ones first."""
+        rows = self._row_of[latents]
+        order = np.argsort(rows >= 0, kind="stable")
+        factors = weights * self.idf[latents]
+        others = float(np.abs(factors[rows < 0]).sum()) * (self.constants.k1 + 1)  # no impact is above k1 + 1
+        return Query(latents[order], factors[order], rows[rows >= 0], others)
+
     def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
-        if allow is None and deny is None:
-            return None
+        """Return which documents may be returned, bool [n_docs]; None is all."""
         if allow is not None and deny is not None:
             raise ValueError("allow and deny are both given; give one, such as allow = all that you do not deny.")
+        if allow is None and deny is None:
+            return None
         ids = check_ids(allow if deny is None else deny, None, "allow" if deny is None else "deny")
         if unknown := [doc_id for doc_id in ids if doc_id not in self._position]:
             raise ValueError(
                 f"{len(unknown)} of {len(ids)} ids are not in the index, such as {unknown[0]!r}; its ids start with "
                 f"{self.doc_ids[:3]}."
             )
-        allowed = np.full(len(self), deny is not None)
-        allowed[[self._position[doc_id] for doc_id in ids]] = deny is None
-        return allowed
+        listed = np.zeros(len(self), bool)
+        listed[[self._position[doc_id] for doc_id in ids]] = True
+        return listed if deny is None else ~listed
 
     def _check_queries(self, queries: csr_array) -> csr_array:
         queries = check_weights(queries, "the query matrix")
@@ -297,10 +309,10 @@ class BM25Index:
             )
         return queries
 
-    def _check_query(self, query: csr_array, what: str) -> csr_array:
+    def _check_query(self, query: csr_array, caller: str) -> csr_array:
         query = self._check_queries(query)
         if query.shape[0] != 1:
-            raise ValueError(f"the query matrix has {query.shape[0]} rows; {what} takes one, such as queries[[0]].")
+            raise ValueError(f"the query matrix has {query.shape[0]} rows; {caller} takes one, such as queries[[0]].")
         return query
 
     def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
@@ -311,6 +323,7 @@ class BM25Index:
         query : csr_array, float32 [1, width] or [width]
             One row, such as `queries[[0]]` or `queries[0]`.
         doc_id : str
+            The id of a document of the index.
 
         Raises
         ------
@@ -322,22 +335,18 @@ class BM25Index:
             raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
         number, position = divmod(self._position[doc_id], BLOCK_ROWS)
         block = self._blocks[number]
-        found = []
+        contributions = []
         for latent, weight in zip(query.indices, query.data, strict=True):
-            docs = block.docs[block.indptr[latent] : block.indptr[latent + 1]]
-            at = int(np.searchsorted(docs, position))
-            if at < len(docs) and docs[at] == position:
-                own = block.impacts[block.indptr[latent] + at]
-                terms = (float(weight), float(self.idf[latent]), float(own))
-                found.append(Contribution(int(latent), *terms, math.prod(terms)))
-        return sorted(found, key=lambda contribution: -contribution.score)
+            postings = slice(block.indptr[latent], block.indptr[latent + 1])
+            for impact in block.impacts[postings][block.docs[postings] == position]:  # one or none
+                factors = (float(weight), float(self.idf[latent]), float(impact))
+                contributions.append(Contribution(int(latent), *factors, math.prod(factors)))
+        return sorted(contributions, key=lambda contribution: -contribution.score)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
         content = {
-            "k1": self.k1,
-            "b": self.b,
-            "idf": self.idf_form,
+            "bm25": asdict(self.constants),
             "average_length": self.average_length,
             "n_docs": len(self),
             "width": self.width,
@@ -359,12 +368,7 @@ class BM25Index:
 
     @classmethod
     def load(
-        cls,
-        folder: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        verify: bool = True,
+        cls, folder: str | Path, *, revision: str | None = None, token: str | None = None, verify: bool = True
     ) -> "BM25Index":
         """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
 
@@ -392,11 +396,11 @@ class BM25Index:
         try:
             doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
             lengths = read_part(files["lengths.npy"], np.float32)
-            constants = BM25Constants(manifest["k1"], manifest["b"], manifest["idf"])
+            constants = BM25Constants(**manifest["bm25"])
             parts = parts_in(files, len(lengths), manifest["width"])
             if len(lengths) != len(doc_ids):
                 raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
         except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
             raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
         blocks, rows = map(list, zip(*parts, strict=True))
-        return cls(blocks, doc_ids, lengths, manifest["average_length"], **asdict(constants), rows=rows)
+        return cls(blocks, doc_ids, lengths, manifest["average_length"], constants, rows)

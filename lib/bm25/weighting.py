@@ -80,6 +80,15 @@ class BM25Constants:
 PAPER = BM25Constants()
 
 
+def check_constants(constants: BM25Constants) -> BM25Constants:
+    """Return `constants` if they are a `BM25Constants`, and raise a TypeError if not."""
+    if not isinstance(constants, BM25Constants):
+        raise TypeError(
+            f"The constants are {constants!r} ({type(constants).__name__}); pass BM25Constants(k1=8.0, b=0.7)."
+        )
+    return constants
+
+
 def saturation(lengths: np.ndarray, average: float, k1: float, b: float) -> np.ndarray:
     """Return k1 * (1 - b + b * |d| / avgdl) for each document, float64; with no words at all, as if |d| = avgdl."""
     relative = lengths.astype(np.float64) / average if average > 0 else np.ones(len(lengths))

@@ -15,7 +15,7 @@ from sentence_transformers.sparse_encoder.model_card import SparseEncoderModelCa
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import prune
-from lib.bm25.weighting import PAPER, BM25Constants
+from lib.bm25.weighting import PAPER, BM25Constants, check_constants
 from lib.interop.conversion import term_matrix
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_texts
@@ -27,10 +27,8 @@ class _Scored:
     def __init__(self, model: LatentTerms | SparseEncoder, bm25: BM25Constants | None = None):
         if not isinstance(model, LatentTerms | SparseEncoder):
             raise TypeError(f"model is a {type(model).__name__}; pass a LatentTerms or a SparseEncoder.")
-        if bm25 is not None and not isinstance(bm25, BM25Constants):
-            raise TypeError(f"bm25 is {bm25!r} ({type(bm25).__name__}); pass BM25Constants(k1=8.0, b=0.7) or the like.")
         self.model = model
-        self.bm25 = bm25 or getattr(model, "bm25", PAPER)
+        self.bm25 = check_constants(getattr(model, "bm25", PAPER) if bm25 is None else bm25)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r}, {self.bm25})"
@@ -45,7 +43,7 @@ class _Scored:
         return encode(texts, progress=progress)
 
     def _index(self, documents: csr_array, doc_ids: Iterable[str]) -> BM25Index:
-        return BM25Index.build(documents, doc_ids, k1=self.bm25.k1, b=self.bm25.b, idf=self.bm25.idf)
+        return BM25Index.build(documents, doc_ids, self.bm25)
 
 
 class LatentTermsSearch(_Scored):

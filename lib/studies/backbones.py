@@ -248,7 +248,7 @@ def _latent(trained: list[LatentTerms], collection: Collection, store: Store) ->
             yield apply_phi(read[number].terms, trained[number].phi)
 
     def rank(number: int) -> Ranking:
-        index = BM25Index.build(blocks(number), collection.doc_ids, **asdict(PAPER))
+        index = BM25Index.build(blocks(number), collection.doc_ids)
         read = pooled_terms(readings, collection.query_texts, "query", identity["queries_sha256"], store)
         queries = apply_phi(read[number].terms, trained[number].phi)
         return index.search(queries, collection.query_ids, _depth(collection))

@@ -1,7 +1,6 @@
 """BM25's constants for a model, and which of several models, chosen on training queries."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -78,7 +77,7 @@ def _against_paper(constants: BM25Constants, collection: Collection, encoded: En
     doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, 11  # one more: a query's own document goes
     rankings = {"dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)}
     for name, own in (("paper", PAPER), ("tuned", constants)):
-        index = BM25Index.build(encoded.doc_terms, doc_ids, **asdict(own))
+        index = BM25Index.build(encoded.doc_terms, doc_ids, own)
         rankings[name] = index.search(encoded.query_terms, query_ids, k)
     frames = {
         name: per_query(ranking.exclude(collection.self_matches).top(10), collection.qrels, [MEASURE])

@@ -220,7 +220,7 @@ def retrieval_systems(
     doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, config.depth + 1
     lexical = LexicalBM25(collection.doc_texts, doc_ids, k1=config.lexical_k1, b=config.lexical_b)
     paper = BM25Constants(config.k1, config.b, config.idf)
-    latent, latent_tuned = (BM25Index.build(encoded.doc_terms, doc_ids, **asdict(c)) for c in (paper, tuned))
+    latent, latent_tuned = (BM25Index.build(encoded.doc_terms, doc_ids, constants) for constants in (paper, tuned))
     rankings = {
         "lexical BM25": lexical.search(collection.query_texts, query_ids, k),
         "dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k),

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import drop_frequent, prune
 from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
 from lib.evaluate.baselines import ANALYZER, LexicalBM25, analyze, dense_search
 from lib.evaluate.measures import bootstrap_interval, per_query, summarise
@@ -316,7 +317,7 @@ def _limit_rankings(
     yield LIMIT_SYSTEMS[0], lexical.search(collection.query_texts, query_ids, k)
     yield LIMIT_SYSTEMS[1], dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)
     yield LIMIT_SYSTEMS[2], encoded.late
-    paper = BM25Index.build(encoded.doc_terms, doc_ids, k1=config.k1, b=config.b, idf=config.idf)
+    paper = BM25Index.build(encoded.doc_terms, doc_ids, BM25Constants(config.k1, config.b, config.idf))
     yield LIMIT_SYSTEMS[3], paper.search(encoded.query_terms, query_ids, k)
     tuned = model.index(encoded.doc_terms, doc_ids)
     yield LIMIT_SYSTEMS[4], tuned.search(encoded.query_terms, query_ids, k)

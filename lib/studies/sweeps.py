@@ -241,7 +241,7 @@ def rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, v
     if variant.scoring is None:
         ranking = inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, CUTOFF + 1)
     else:
-        index = BM25Index.build(docs, collection.doc_ids, **asdict(variant.scoring))
+        index = BM25Index.build(docs, collection.doc_ids, variant.scoring)
         ranking = index.search(queries, collection.query_ids, CUTOFF + 1)
     return ranking.exclude(collection.self_matches).top(CUTOFF)
 
