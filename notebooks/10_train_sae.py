@@ -39,7 +39,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.states import cache_states
 from lib.inspect.vocabulary import latent_token_matrix, top_tokens
 from lib.report.common import save_figure, save_results
-from lib.report.training import plot_training
+from lib.report.train_sae import plot_training
 from lib.sae.trainer import TrainingStopped, train
 from lib.sae.training import TrainingConfig
 from lib.studies.profiles import start

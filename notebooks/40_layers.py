@@ -26,11 +26,10 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.answers import layers_in_words
-from lib.report.autoencoders import layers_figure
 from lib.report.common import save_study
-from lib.studies.autoencoders import layers
+from lib.report.layers import layers_figure, layers_in_words
 from lib.studies.inputs import setting
+from lib.studies.layers import layers_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 
@@ -46,7 +45,7 @@ sweeps.size
 # collection. `fvu` is the fraction of the variance of the documents' states that the autoencoder leaves unexplained.
 
 # %%
-swept = layers(sweeps)
+swept = layers_study(sweeps)
 swept.summary[["collection", "layer", "readout", "mean", "low", "high", "difference", "p_holm", "fvu"]].round(4)
 
 # %% [markdown]

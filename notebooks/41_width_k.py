@@ -26,13 +26,12 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.answers import width_k_in_words
-from lib.report.autoencoders import width_k_figure
 from lib.report.common import save_study
-from lib.studies.autoencoders import widths_and_ks
+from lib.report.width_k import width_k_figure, width_k_in_words
 from lib.studies.inputs import setting
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.width_k import width_k_study
 
 profile = start(profile)
 sweeps = setting(profile)
@@ -46,7 +45,7 @@ sweeps.size
 # of a collection.
 
 # %%
-swept, trend = widths_and_ks(sweeps)
+swept, trend = width_k_study(sweeps)
 swept.summary.drop(columns=["n_docs", "n_queries", "variant", "p"]).round(4)
 
 # %% [markdown]

@@ -25,10 +25,15 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.answers import ablations_in_words, latents_a_token_in_words, tokens_in_words
-from lib.report.autoencoders import ablations_figure, surface_figure
+from lib.report.ablations import (
+    ablations_figure,
+    ablations_in_words,
+    latents_a_token_in_words,
+    surface_figure,
+    tokens_in_words,
+)
 from lib.report.common import save_study
-from lib.studies.autoencoders import ablations, bm25_surface, latents_a_token
+from lib.studies.ablations import ablations_study, bm25_surface, latents_a_token
 from lib.studies.inputs import setting
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
@@ -45,7 +50,7 @@ sweeps.size
 # text is the documents of the collections themselves, without queries and judgements.
 
 # %%
-swept = ablations(sweeps)
+swept = ablations_study(sweeps)
 table = swept.summary.pivot(index="variant", columns="collection", values=["mean", "difference", "p_holm"])
 table.loc[list(dict.fromkeys(swept.summary["variant"]))].round(4)
 

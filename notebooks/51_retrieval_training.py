@@ -26,13 +26,12 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.answers import retrieval_training_in_words
-from lib.report.autoencoders import retrieval_training_figure
 from lib.report.common import save_study
-from lib.studies.autoencoders import retrieval_training
+from lib.report.retrieval_training import retrieval_training_figure, retrieval_training_in_words
 from lib.studies.inputs import setting
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.retrieval_training import retrieval_training_study
 
 profile = start(profile)
 sweeps = setting(profile)
@@ -45,7 +44,7 @@ sweeps.size
 # of a two-sided paired randomisation test, `p_holm` after Holm's correction over all variants of a collection.
 
 # %%
-swept, note = retrieval_training(sweeps)
+swept, note = retrieval_training_study(sweeps)
 print(note)
 swept.summary.drop(columns=["n_docs", "n_queries", "p"]).round(4)
 

@@ -27,13 +27,12 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.answers import seeds_in_words
-from lib.report.autoencoders import seeds_figure
 from lib.report.common import save_study
-from lib.studies.autoencoders import seeds
+from lib.report.seeds import seeds_figure, seeds_in_words
 from lib.studies.inputs import setting
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.seeds import seeds_study
 
 profile = start(profile)
 sweeps = setting(profile)
@@ -46,7 +45,7 @@ sweeps.size
 # two-sided paired randomisation test, `p_holm` after Holm's correction over all variants of a collection.
 
 # %%
-swept, recurring, agreement = seeds(sweeps)
+swept, recurring, agreement = seeds_study(sweeps)
 swept.summary.drop(columns=["n_docs", "n_queries", "p"]).round(4)
 
 # %% [markdown]

@@ -20,11 +20,12 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluate.baselines import LexicalBM25, dense_search
 from lib.evaluate.late_interaction import late_interaction_search
 from lib.evaluate.measures import evaluate
-from lib.studies.autoencoders import retrieval_training, seeds
 from lib.studies.backbones import backbone_table, encoder_of, models
 from lib.studies.inputs import setting, training_text
 from lib.studies.names import LATENT, LEXICAL, SPLADE
 from lib.studies.profiles import LAPTOP, PAPER, PROFILES
+from lib.studies.retrieval_training import retrieval_training_study
+from lib.studies.seeds import seeds_study
 from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,10 +235,10 @@ def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, request
     tiny = PROFILES["paper"]
     sweeps = replace(tiny.sweeps, model=request.getfixturevalue(folder))
     paper = setting(replace(tiny, sweeps=sweeps), profile)
-    swept, recurring, _ = seeds(paper, profile)
+    swept, recurring, _ = seeds_study(paper, profile)
     assert set(swept.summary["variant"]) == {"seed 0", "seed 1", LEXICAL}
     assert len(recurring)
-    swept, note = retrieval_training(paper, profile)
+    swept, note = retrieval_training_study(paper, profile)
     assert note.startswith("Left out is the plain language model: What ")
     assert {"retriever", "its token embeddings", "the same, untrained"} < set(swept.summary["variant"])
 

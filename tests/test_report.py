@@ -20,7 +20,7 @@ from lib.report.retrieval import (
     update_readme,
     wide_table,
 )
-from lib.report.training import plot_training
+from lib.report.train_sae import plot_training
 from lib.report.vocabulary import rank_frequency_figure, thin
 
 ROOT = Path(__file__).parent.parent

@@ -7,24 +7,18 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report.answers import (
+from lib.report.ablations import (
+    ablations_figure,
     ablations_in_words,
     latents_a_token_in_words,
-    layers_in_words,
-    retrieval_training_in_words,
-    seeds_in_words,
-    tokens_in_words,
-    width_k_in_words,
-)
-from lib.report.autoencoders import (
-    ablations_figure,
-    layers_figure,
-    retrieval_training_figure,
-    seeds_figure,
     surface_figure,
-    width_k_figure,
+    tokens_in_words,
 )
 from lib.report.common import save_study
+from lib.report.layers import layers_figure, layers_in_words
+from lib.report.retrieval_training import retrieval_training_figure, retrieval_training_in_words
+from lib.report.seeds import seeds_figure, seeds_in_words
+from lib.report.width_k import width_k_figure, width_k_in_words
 
 NAMES = ("little/test", "other/test")
 

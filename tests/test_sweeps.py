@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-import lib.studies.autoencoders
 import lib.studies.inputs
 import lib.studies.sweeps
 from lib.bm25.index import BM25Index
@@ -22,17 +21,7 @@ from lib.inspect.vocabulary import fit_zipf
 from lib.latent_terms import LatentTerms, like
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.training import TrainingConfig
-from lib.studies.agreement import best_cosines, rank_biased_overlap, ranking_agreement, recurrence
-from lib.studies.autoencoders import (
-    ablations,
-    bm25_surface,
-    latents_a_token,
-    layers,
-    retrieval_training,
-    seeds,
-    slope_a_doubling,
-    widths_and_ks,
-)
+from lib.studies.ablations import _training_arms, ablations_study, bm25_surface, latents_a_token
 from lib.studies.inputs import (
     Setting,
     plain_language_model,
@@ -40,9 +29,13 @@ from lib.studies.inputs import (
     training_text,
     untrained,
 )
+from lib.studies.layers import layers_study
 from lib.studies.profiles import PROFILES, SweepSize
 from lib.studies.readings import Reading, pooled_terms
+from lib.studies.retrieval_training import retrieval_training_study
+from lib.studies.seeds import best_cosines, rank_biased_overlap, ranking_agreement, recurrence, seeds_study
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
+from lib.studies.width_k import slope_a_doubling, width_k_study
 from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -323,7 +316,7 @@ def tiny_setting(encoder, **changes) -> Setting:
 
 
 def test_study_of_layers(tiny_encoder, store):
-    summary = layers(tiny_setting(tiny_encoder), store).summary
+    summary = layers_study(tiny_setting(tiny_encoder), store).summary
     assert len(summary) == 2 * 3 * 2
     assert set(zip(summary["layer"], summary["readout"], strict=True)) == {
         (layer, readout) for layer in (0, 1, 3) for readout in ("latent terms", "SPLADE-style")
@@ -336,14 +329,14 @@ def test_study_of_layers(tiny_encoder, store):
 
 
 def test_layers_have_the_exponent_of_their_firings(tiny_encoder, store):
-    swept = layers(tiny_setting(tiny_encoder, width=96, layers=(1, 3)), store)
+    swept = layers_study(tiny_setting(tiny_encoder, width=96, layers=(1, 3)), store)
     for _, row in swept.summary.iterrows():
         fit = fit_zipf(swept.documents[row["collection"], row["variant"]].firings, 100)
         assert (row["exponent"], row["exponent_low"], row["exponent_high"]) == fit[:3]
 
 
-def test_study_of_widths_and_ks(tiny_encoder, store):
-    swept, trend = widths_and_ks(tiny_setting(tiny_encoder), store)
+def test_study_of_width_k_study(tiny_encoder, store):
+    swept, trend = width_k_study(tiny_setting(tiny_encoder), store)
     of_one = swept.summary[swept.summary["collection"] == "little/test"]
     assert set(zip(of_one["width"], of_one["k"], strict=True)) == {(24, 4), (12, 4), (24, 2)}
     means = of_one.set_index(["width", "k"])["mean"]
@@ -356,7 +349,7 @@ def test_study_of_widths_and_ks(tiny_encoder, store):
 def test_study_of_ablations(tiny_encoder, store, monkeypatch):
     monkeypatch.delenv(lib.studies.inputs.TEXT, raising=False)
     setting = tiny_setting(tiny_encoder, n_ablated=1)
-    swept = ablations(setting, store)
+    swept = ablations_study(setting, store)
     summary = swept.summary
     assert set(summary["collection"]) == {"little/test"}
     assert {"pooling", "φ", "idf", "scoring", "dtype of search", "seed", "activation", "AuxK"} < set(summary["factor"])
@@ -384,7 +377,7 @@ def test_arms_of_fewer_and_more_tokens_read_all_files(tiny_encoder, store, monke
         (tmp_path / f"{name}.txt").write_text(f"the cat sat on the {name} mat\n" * 500, "utf-8")
     monkeypatch.setenv(lib.studies.inputs.TEXT, str(tmp_path))
     setting = tiny_setting(tiny_encoder, token_counts=(50, 200, 3_200, None))
-    arms = lib.studies.autoencoders._training_arms(setting, store)
+    arms = _training_arms(setting, store)
     recipes = {level: arm.recipe for (factor, level), arm in arms.items() if factor == "tokens"}
     # seven words a line, each a token, and [CLS] and [SEP]
     assert {level: recipe.tokens for level, recipe in recipes.items()} == (
@@ -397,7 +390,7 @@ def test_arms_of_fewer_and_more_tokens_read_all_files(tiny_encoder, store, monke
 
 
 def test_study_of_retrieval_training(tiny_encoder, store):
-    swept, note = retrieval_training(tiny_setting(tiny_encoder), store)
+    swept, note = retrieval_training_study(tiny_setting(tiny_encoder), store)
     variants = ["retriever", "its token embeddings", "the same, untrained", "lexical BM25"]
     assert list(dict.fromkeys(swept.summary["variant"])) == variants
     assert note.startswith("Left out is the plain language model")
@@ -405,7 +398,7 @@ def test_study_of_retrieval_training(tiny_encoder, store):
 
 
 def test_study_of_seeds(tiny_encoder, store):
-    swept, recurring, agreement = seeds(tiny_setting(tiny_encoder), store)
+    swept, recurring, agreement = seeds_study(tiny_setting(tiny_encoder), store)
     assert swept.summary["seed"].dropna().nunique() == 3
     joined = swept.summary[swept.summary["joined"].notna()]
     assert list(joined["variant"]) == ["2 seeds joined"] * 2

@@ -19,13 +19,18 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from lib.report import autoencoders, limit, model
+from lib.report import limit, model
+from lib.report.ablations import ablations_figure, surface_figure
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
 from lib.report.common import SIGNIFICANT, escaped, latex_table, mean_of, save_figure
 from lib.report.latency import latency_figure
+from lib.report.layers import layers_figure
 from lib.report.results import LATENT, NDCG, Results, real
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
+from lib.report.retrieval_training import retrieval_training_figure
+from lib.report.seeds import SAME, seeds_figure
 from lib.report.vocabulary import rank_frequency_figure
+from lib.report.width_k import width_k_figure
 from lib.support.folders import digest_file, replacing
 
 MISSING = "--"
@@ -57,7 +62,7 @@ def _latency(results: Results) -> Figure:
 
 
 def _seeds(results: Results) -> Figure:
-    return autoencoders.seeds_figure(*(results[name] for name in ("seeds", "seeds_recurrence", "seeds_agreement")))
+    return seeds_figure(*(results[name] for name in ("seeds", "seeds_recurrence", "seeds_agreement")))
 
 
 # Every figure that a table is enough for. That of a training run needs the histogram in the run's log as well.
@@ -68,13 +73,13 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "zipf": _zipf,
     "zipf_cost": _zipf_cost,
     "family_contributions": lambda results: model.contribution_figure(results["family_contributions"]),
-    "layers": lambda results: autoencoders.layers_figure(results["layers"]),
-    "width_k": lambda results: autoencoders.width_k_figure(results["width_k"]),
+    "layers": lambda results: layers_figure(results["layers"]),
+    "width_k": lambda results: width_k_figure(results["width_k"]),
     "pruning": _pruning,
     "latency": _latency,
-    "ablations": lambda results: autoencoders.ablations_figure(results["ablations"]),
-    "ablations_k1_b": lambda results: autoencoders.surface_figure(results["ablations_k1_b"]),
-    "retrieval_training": lambda results: autoencoders.retrieval_training_figure(results["retrieval_training"]),
+    "ablations": lambda results: ablations_figure(results["ablations"]),
+    "ablations_k1_b": lambda results: surface_figure(results["ablations_k1_b"]),
+    "retrieval_training": lambda results: retrieval_training_figure(results["retrieval_training"]),
     "seeds": _seeds,
     "beyond": lambda results: model.beyond_figure(results["beyond"]),
     "claims": lambda results: claims_figure(results["claims"]),
@@ -282,8 +287,8 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
 
 def _seed_numbers(results: Results) -> dict[str, str]:
     recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
-    at = recurring[np.isclose(recurring["cosine"], autoencoders.SAME)].set_index("kind")["share"]
-    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(autoencoders.SAME)}
+    at = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")["share"]
+    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(SAME)}
     return numbers | {
         f"overlap/{pair}": f"{x:.2f}" for pair, x in real(agreement).groupby("pair")["mean"].mean().items()
     }

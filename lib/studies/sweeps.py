@@ -5,7 +5,7 @@ two variants have in common is computed once and kept in the store under a key o
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,18 +19,20 @@ from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import StoredStates, cache_states
-from lib.evaluate.baselines import inner_product_search
+from lib.evaluate.baselines import LexicalBM25, inner_product_search
 from lib.evaluate.measures import per_query, summarise
 from lib.latent_terms import like
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
+from lib.studies.inputs import Setting
 from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
 
+LEXICAL = "lexical BM25"
 MEASURE, CUTOFF = "nDCG@10", 10
 STORED = "bfloat16"  # what training states are kept in
 RULE = 2  # to be raised when `train` gives other weights than before for the same configuration
@@ -181,6 +183,28 @@ def sweep(
     first = ["collection", "n_docs", "n_queries", "variant"]
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
     return Swept(table[[*first, *table.columns.drop(first)]], wide.reset_index(), rankings, saes, documents)
+
+
+def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
+    """Return the recipe that a study varies; `changes` are fields of its `TrainingConfig`."""
+    config = replace(setting.config, **changes)
+    return Recipe(encoder or setting.encoder, setting.corpus, setting.size.tokens, config)
+
+
+def with_labels(swept: Swept, labels: dict[str, dict]) -> Swept:
+    """Put what each variant is into the summary, as columns behind its name."""
+    frame = pd.DataFrame.from_dict(labels, orient="index")
+    summary = swept.summary.join(frame, on="variant")
+    at = list(summary.columns).index("variant") + 1
+    columns = list(summary.columns.drop(frame.columns))
+    return swept._replace(summary=summary[[*columns[:at], *frame.columns, *columns[at:]]])
+
+
+def lexical(collection: Collection) -> dict[str, Ranking]:
+    """Return the ten best documents of lexical BM25 for each query, under its name."""
+    index = LexicalBM25(collection.doc_texts, collection.doc_ids)
+    ranking = index.search(collection.query_texts, collection.query_ids, CUTOFF + 1)
+    return {LEXICAL: ranking.exclude(collection.self_matches).top(CUTOFF)}
 
 
 def _made(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:

@@ -1,4 +1,4 @@
-"""How far two training runs agree: in the latents that they find, and in the rankings that they give."""
+"""Study `52_seeds`: how far runs that differ in the seed only agree, in quality, in latents and in rankings."""
 
 from collections.abc import Sequence
 from itertools import combinations, permutations
@@ -8,9 +8,47 @@ import pandas as pd
 
 from lib.bm25.ranking import Ranking
 from lib.evaluate.measures import bootstrap_interval
+from lib.studies.inputs import Setting
+from lib.studies.sweeps import LEXICAL, Swept, Variant, lexical, study_recipe, sweep, with_labels
+from lib.support.store import Store
 
+JOINED = (2, 4)  # seeds, as far as there are so many and they divide k
 _CHUNK = 2**25  # cosines held at once: 128 MB of float32
 PERSISTENCE = 0.9  # of rank-biased overlap: the first ten ranks have 86 % of its weight
+
+
+def seeds_study(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame, pd.DataFrame]:
+    """Train the same autoencoder from other random weights, in another order of the states; and join several of them.
+
+    Returns
+    -------
+    Swept
+        The baseline is seed 0; the summary's columns beyond it are seed, and joined for variants that divide the k
+        latents of a token among the first so many seeds.
+    recurring : DataFrame
+        As `agreement.recurrence`, by the firings in the documents of all collections.
+    agreement : DataFrame
+        A row a collection and pair: rank-biased overlap of the ten best documents of two seeds ("two seeds"), and of
+        seed 0 and lexical BM25 for scale; mean, low, high as in `agreement.ranking_agreement`.
+    """
+    numbers = range(setting.size.n_seeds)
+    recipes = [study_recipe(setting, seed=seed) for seed in numbers]
+    runs_of = {f"seed {seed}": Variant(recipe) for seed, recipe in zip(numbers, recipes, strict=True)}
+    labels: dict[str, dict] = {f"seed {seed}": {"seed": seed} for seed in numbers}
+    joined = [n for n in JOINED if n <= len(recipes) and setting.size.k % n == 0]
+    labels |= {f"{n} seeds joined": {"joined": n} for n in joined}
+    variants = runs_of | {f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n])) for n in joined}
+    swept = sweep(variants, "seed 0", setting.collections, store, lexical)
+    names = [collection.full_name for collection in setting.collections]
+    decoders = [swept.autoencoders[run].W_dec.numpy() for run in runs_of]
+    firings = [sum(swept.documents[name, run].firings for name in names) for run in runs_of]
+    rows = []
+    for name in names:
+        runs = [swept.rankings[name, run] for run in runs_of]
+        rows.append({"collection": name, "pair": "two seeds", **ranking_agreement(runs)})
+        pair = [runs[0], swept.rankings[name, LEXICAL]]
+        rows.append({"collection": name, "pair": f"seed 0 and {LEXICAL}", **ranking_agreement(pair)})
+    return with_labels(swept, labels), recurrence(decoders, firings), pd.DataFrame(rows)
 
 
 def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""Figure and sentences of `40_layers`."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.report.common import COLOURS, STYLE
+from lib.report.sweeps import PALETTE, band, comparison, comparisons, estimate, label_ends
+
+READOUTS = {"latent terms": COLOURS["latent terms"], "SPLADE-style": COLOURS["dense"]}
+
+
+def layers_figure(summary: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 of each layer in both readouts, a panel a collection; below it FVU and Zipf's exponent."""
+    names = list(dict.fromkeys(summary["collection"]))
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.2, 4.6))
+        above, below = figure.subfigures(2, 1)
+        ranked = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, name in zip(ranked, names, strict=True):
+            rows = summary[summary["collection"] == name]
+            ends = [band(axes, own, "layer", READOUTS[readout]) for readout, own in rows.groupby("readout")]
+            axes.set_title(name)
+        ranked[0].set(ylabel="nDCG@10, 95 % interval", ylim=(0, None))
+        label_ends(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
+        latent, (reconstruction, zipf) = summary[summary["readout"] == "latent terms"], below.subplots(1, 2)
+        for axes, column in ((reconstruction, "fvu"), (zipf, "exponent")):
+            ends = []
+            for name, colour in zip(names, PALETTE, strict=False):
+                rows = latent[latent["collection"] == name]
+                axes.plot(rows["layer"], rows[column], marker=".", color=colour)
+                if column == "exponent":
+                    low, high = rows["exponent_low"], rows["exponent_high"]
+                    axes.fill_between(rows["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
+                ends.append((rows[column].iloc[-1], name, colour))
+            axes.set(xlabel="layer", ylim=(0, None))
+            label_ends(axes, ends)
+        reconstruction.set(title="reconstruction", ylabel="FVU of the documents")
+        zipf.set(title="Zipf's law", ylabel="exponent, 95 % interval")
+        for axes in figure.axes:
+            axes.set_xticks(sorted(set(summary["layer"])))
+            axes.title.set_fontsize(9)
+    return figure
+
+
+def layers_in_words(summary: pd.DataFrame) -> str:
+    """Say, of each collection, which layer is best in either readout and which are told apart from the final one."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        final = rows[rows["difference"].isna()].iloc[0]
+        by_readout = {readout: own.set_index("layer") for readout, own in rows.groupby("readout")}
+        latent, splade = by_readout["latent terms"], by_readout["SPLADE-style"]
+        best, best_splade = latent["mean"].idxmax(), splade["mean"].idxmax()
+        lines.append(
+            f"{name}: latent terms of the final layer ({final['layer']}) have nDCG@10 {estimate(final)}. The best "
+            f"layer is {best} with {estimate(latent.loc[best])}. {comparisons(latent, 'Layers')} "
+            f"Read as SPLARE does, the best layer is {best_splade} with {estimate(splade.loc[best_splade])}, and the "
+            f"final layer is {comparison(splade.loc[final['layer']])}. The lowest FVU has layer "
+            f"{latent['fvu'].idxmin()}. Zipf's exponent is {latent['exponent'].min():.2f} to "
+            f"{latent['exponent'].max():.2f} over the layers, {final['exponent']:.2f} "
+            f"[{final['exponent_low']:.2f}, {final['exponent_high']:.2f}] at the final one."
+        )
+    return "\n".join(lines)

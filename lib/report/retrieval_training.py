@@ -1,0 +1,24 @@
+"""Figure and sentences of `51_retrieval_training`."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.report.sweeps import comparison, estimate, forest
+
+
+def retrieval_training_figure(summary: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 of each model with its 95 % interval; filled where it is told apart from the retriever."""
+    variants = list(dict.fromkeys(summary["variant"]))
+    return forest(summary, variants, "mean", ("low", "high"), "nDCG@10, 95 % interval")
+
+
+def retrieval_training_in_words(summary: pd.DataFrame) -> str:
+    """Say how far the models that never learned to retrieve, and words, are from the retriever."""
+    lines = []
+    for name, rows in summary.groupby("collection", sort=False):
+        rows = rows.set_index("variant")
+        others = [
+            f"{variant} {estimate(row)}, {comparison(row)}" for variant, row in rows.drop(index="retriever").iterrows()
+        ]
+        lines.append(f"{name}: the retriever has nDCG@10 {estimate(rows.loc['retriever'])}; {'; '.join(others)}.")
+    return "\n".join(lines)
