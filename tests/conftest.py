@@ -15,7 +15,7 @@ settings.register_profile("any machine", deadline=None)  # a slow machine is no 
 settings.load_profile("any machine")
 
 # Files about packages that no extra of `make test` installs; they are collected where all of their packages are.
-NEEDED = {"test_foreign_parity.py": ["sae_lens", "sparsify"], "test_distributed_cluster.py": ["ray"]}
+NEEDED = {"test_foreign_parity.py": ["sae_lens", "sparsify"], "test_ray_cluster.py": ["ray"]}
 collect_ignore = [file for file, packages in NEEDED.items() if not all(map(find_spec, packages))]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,7 +11,7 @@ import pytest
 from conftest import TEXTS
 from scipy.sparse import csr_array, vstack
 
-from lib.interop.distributed import ATTEMPTS, Shards, Worker, _keep, _plan, encode_corpus
+from lib.interop.ray_data import ATTEMPTS, Shards, Worker, _plan, _save_plan, encode_corpus
 from lib.latent_terms import LatentTerms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,21 +65,21 @@ def expected(model) -> csr_array:
 def in_this_process(folder, paths, model, model_folder, **changes) -> None:
     """Do what `encode_corpus` does, without a cluster."""
     plan, units = _plan(paths, model, **(SETTINGS | changes))
-    _keep(folder, plan)
+    _save_plan(folder, plan)
     worker = Worker(folder, plan, str(model_folder), 1, "cpu")
     assert [worker(unit) for unit in units] == units
 
 
 @pytest.fixture(scope="module")
-def made(paths, model, model_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
+def corpus_folder(paths, model, model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
     in_this_process(folder, paths, model, model_folder)
     return folder
 
 
 @pytest.fixture
-def copied(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "copied")
+def copied(corpus_folder, tmp_path):
+    return shutil.copytree(corpus_folder, tmp_path / "copied")
 
 
 def assert_same_bits(found: csr_array, expected: csr_array) -> None:
@@ -102,8 +102,8 @@ def assert_shards_are(shards: Shards, expected: csr_array, model: LatentTerms) -
     assert len(wanted["q"]) == 10
 
 
-def test_the_shards_are_the_matrix_of_one_process(made, model, expected, paths):
-    shards = Shards(made)
+def test_the_shards_are_the_matrix_of_one_process(corpus_folder, model, expected, paths):
+    shards = Shards(corpus_folder)
     assert_shards_are(shards, expected, model)
     assert [part.shape[0] for part in shards.matrices()] == [4, 4, 2, 4, 4, 4, 4, 1]
     assert (shards.width, shards.model) == (model.sae.width, model.identity)
@@ -118,19 +118,19 @@ def test_the_shards_are_the_matrix_of_one_process(made, model, expected, paths):
     np.testing.assert_allclose(expected.data, at_once.data, rtol=1e-4)
 
 
-def times(folder) -> dict[str, int]:
+def write_times(folder) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("shards/*/shard.json")}
 
 
 def test_only_what_is_not_there_or_not_whole_is_encoded_again(copied, paths, model, model_folder, expected):
-    before = times(copied)
+    before = write_times(copied)
     shutil.rmtree(copied / "shards" / "000002")
     data = next((copied / "shards" / "000005").glob("data-*.npy"))
     data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=re.escape("1 of 8 shards are missing, such as")):
+    with pytest.raises(ValueError, match=r"1 of 8 shards.*000002"):
         Shards(copied)
     in_this_process(copied, paths, model, model_folder)
-    after = times(copied)
+    after = write_times(copied)
     assert {name for name in after if after[name] != before[name]} == {"000002", "000005"}
     assert_shards_are(Shards(copied), expected, model)
 
@@ -142,7 +142,7 @@ def test_a_worker_with_nothing_to_do_loads_no_model(copied, paths, model):
 def test_a_worker_refuses_another_model_than_the_run_s(paths, model, tiny_sae, tmp_path):
     other = LatentTerms(model.encoder, tiny_sae, phi="log1p")
     other.save(tmp_path / "other")
-    with pytest.raises(ValueError, match=re.escape("is not the one of the run; differing: model.phi. Give")):
+    with pytest.raises(ValueError, match=r"differing: model\.phi"):
         in_this_process(tmp_path / "out", paths, model, tmp_path / "other")
 
 
@@ -150,13 +150,13 @@ def test_a_worker_refuses_another_model_than_the_run_s(paths, model, tiny_sae, t
 KILLED_AT_WORK = """
 import json, os, signal, sys
 from pathlib import Path
-from lib.interop import distributed
+from lib.interop import ray_data
 
 folder, plan, unit, times = json.load(sys.stdin)
-distributed._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+ray_data._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 for _ in range(times):
     if not (child := os.fork()):
-        distributed.Worker(Path(folder), plan, None, 1, "cpu")(unit)
+        ray_data.Worker(Path(folder), plan, None, 1, "cpu")(unit)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
@@ -167,14 +167,14 @@ def test_a_unit_that_kills_its_workers_ends_the_run(paths, model, tmp_path):
     worker = Worker(tmp_path, plan, str(tmp_path / "no model"), 1, "cpu")
     work = json.dumps([str(tmp_path), plan, units[4], ATTEMPTS])
     subprocess.run([sys.executable, "-c", KILLED_AT_WORK], input=work, text=True, timeout=120, check=True)
-    with pytest.raises(RuntimeError, match=r"Rows 4 to 8 of .*c\.parquet have ended 4 workers"):
+    with pytest.raises(RuntimeError, match=r"4 to 8 .*c\.parquet .*rows_per_shard"):
         worker(units[4])
     for _ in range(ATTEMPTS + 1):  # called again, it is tried again; and errors are not counted
         with pytest.raises(FileNotFoundError, match="no model"):
             worker(units[4])
 
 
-def test_shards_of_another_corpus_or_model_are_refused_by_name(made, paths, model, tmp_path):
+def test_shards_of_another_corpus_or_model_are_refused_by_name(corpus_folder, paths, model, tmp_path):
     changed = write(tmp_path / "c.parquet", IDS[FILES["c"]], [*DOCS[10:26], "another"])
     other = LatentTerms(model.encoder, model.sae, pooling="max")
     for differing, its_paths, its_model, changes in [
@@ -185,22 +185,22 @@ def test_shards_of_another_corpus_or_model_are_refused_by_name(made, paths, mode
         ("inputs[0].file, inputs[0].rows, inputs[0].sha256, inputs[2].file", [*paths[::-1]], model, {}),
     ]:
         plan, _ = _plan(its_paths, its_model, **(SETTINGS | changes))
-        with pytest.raises(ValueError, match=re.escape(f"of another model or corpus; differing: {differing}")):
-            _keep(made, plan)
-    _keep(made, _plan(paths, model, **SETTINGS)[0])
+        with pytest.raises(ValueError, match=re.escape(f"differing: {differing}")):
+            _save_plan(corpus_folder, plan)
+    _save_plan(corpus_folder, _plan(paths, model, **SETTINGS)[0])
 
 
-def test_a_shard_of_another_run_or_altered_is_named(copied, made):
+def test_a_shard_of_another_run_or_altered_is_named(copied, corpus_folder):
     shards = Shards(copied)
     shutil.rmtree(copied / "shards" / "000001")
-    shutil.copytree(made / "shards" / "000000", copied / "shards" / "000001")
-    with pytest.raises(ValueError, match=r"000001 is shard 0 of corpus \w{12}, not 1 of"):
+    shutil.copytree(corpus_folder / "shards" / "000000", copied / "shards" / "000001")
+    with pytest.raises(ValueError, match="000001 is shard 0"):
         list(shards.matrices())
     with pytest.raises(ValueError, match="000001 is shard 0"):
         _ = shards.doc_ids
     ids = next((copied / "shards" / "000000").glob("ids-*.json"))
     ids.write_text(ids.read_text().replace("doc 1", "doc 9"))
-    with pytest.raises(ValueError, match=r"ids-\w{12}\.json is truncated or altered"):
+    with pytest.raises(ValueError, match=r"ids-\w{12}\.json"):
         _ = shards.doc_ids
 
 
@@ -209,17 +209,12 @@ def test_bad_input_is_refused_before_any_work(paths, model_folder, tmp_path):
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(paths[0].read_bytes()[:-9])
     for error, message, its_paths, changes in [
-        (TypeError, "paths is a single", paths[0], {}),
-        (
-            FileNotFoundError,
-            r"There is no file .*absent\.parquet \(1 of 2",
-            [paths[0], tmp_path / "absent.parquet"],
-            {},
-        ),
-        (ValueError, r"cut\.parquet is not a whole parquet file", [cut], {}),
-        (ValueError, "has no one column 'id'; set id_column to one of key, n, body", paths, {"id_column": "id"}),
-        (ValueError, r"Column 'key' of .* holds int64; id_column must hold strings", [number], {}),
-        (ValueError, "The 1 files hold no rows", [paths[1]], {}),
+        (TypeError, "paths", paths[0], {}),
+        (FileNotFoundError, r"absent\.parquet \(1 of 2", [paths[0], tmp_path / "absent.parquet"], {}),
+        (ValueError, r"cut\.parquet", [cut], {}),
+        (ValueError, "'id'.*id_column.*key, n, body", paths, {"id_column": "id"}),
+        (ValueError, "'key'.*int64.*id_column", [number], {}),
+        (ValueError, "no rows", [paths[1]], {}),
         (ValueError, "rows_per_shard is 0", paths, {"rows_per_shard": 0}),
         (TypeError, "workers is 1.5", paths, {"workers": 1.5}),
         (ValueError, "gpus is -1", paths, {"gpus": -1}),
@@ -232,9 +227,9 @@ def test_bad_input_is_refused_before_any_work(paths, model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("ids", "texts", "error", "message"),
     [
-        (["a", "b"], ["cat", None], TypeError, r"'body' of .* from row 0\[1\] is None"),
-        (["a", None], ["cat", "dog"], TypeError, r"'key' of .* from row 0\[1\] is None"),
-        (["a", "a"], ["cat", "dog"], ValueError, r"'key' of .* from row 0 repeats 'a'"),
+        (["a", "b"], ["cat", None], TypeError, r"'body' .*\[1\] is None"),
+        (["a", None], ["cat", "dog"], TypeError, r"'key' .*\[1\] is None"),
+        (["a", "a"], ["cat", "dog"], ValueError, r"'key' .* repeats 'a'"),
     ],
 )
 def test_a_row_that_is_no_document_is_named(ids, texts, error, message, model, model_folder, tmp_path):

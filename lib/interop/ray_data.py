@@ -1,4 +1,4 @@
-"""A corpus too large for one machine: parquet in, sharded term matrices out, encoded by a cluster's workers.
+"""A corpus too large for one machine: parquet in, sharded term matrices out, encoded by the workers of a cluster.
 
 The unit of work is a fixed run of rows of one parquet file. It is encoded by itself, so what it gives does not depend
 on who encodes it, on how many others there are, or on how often they died. Each unit becomes a shard, a folder that is
@@ -12,14 +12,13 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from lib.interop import optional_module
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count, check_ids, check_texts
 from lib.support.folders import digest_file, digest_json, load_folder, save_folder, save_parts
@@ -28,13 +27,6 @@ FORMAT_VERSION = 1
 MANIFEST, SHARD = "corpus.json", "shard.json"
 ARRAYS = ("indptr.npy", "indices.npy", "data.npy")  # of a csr_array
 ATTEMPTS = 4  # at a unit; Ray's actor pools start dead workers anew, and give them their unit again, without end
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} is not there ({error}): pip install 'latent-terms[distributed]'.") from error
 
 
 def encode_corpus(
@@ -63,7 +55,7 @@ def encode_corpus(
     Parameters
     ----------
     folder : str or Path
-        Of the shards; made if it is not there.
+        Where the shards are kept; made if it does not exist.
     paths : iterable of str or Path
         Parquet files, in the order of the corpus. They are read once here for their digests.
     model : str or Path, optional
@@ -87,7 +79,7 @@ def encode_corpus(
     ImportError
         If ray or pyarrow is not installed.
     FileNotFoundError, TypeError, ValueError
-        Before any work: for a file that is not there or not parquet, a column that it lacks or that does not hold
+        Before any work: for a file that is missing or not parquet, a column that it lacks or that does not hold
         strings, no rows at all, numbers out of range, and a folder whose shards are of another model or corpus (what
         differs is named).
     ray.exceptions.RayTaskError
@@ -100,25 +92,20 @@ def encode_corpus(
     folder, model = Path(folder).resolve(), None if model is None else str(Path(model).resolve())
     loaded = LatentTerms.load(model, dtype=dtype, device="cpu")
     plan, units = _plan(paths, loaded, id_column, text_column, rows_per_shard)
-    ray_data = _module("ray.data")
-    _keep(folder, plan)
+    ray_data = optional_module("ray.data", "distributed")
+    _save_plan(folder, plan)
     settings = {"folder": folder, "plan": plan, "model": model, "threads": threads, "device": "cuda" if gpus else "cpu"}
-    _work(ray_data, units, settings, workers, {"num_gpus": gpus} if gpus else {"num_cpus": threads})
-    for left in folder.glob("shards/*/.*.tmp"):  # of workers that were killed while they wrote
-        left.unlink(missing_ok=True)
-    return Shards(folder)
-
-
-def _work(ray_data: ModuleType, units: list[dict], settings: dict, workers: int, share: dict) -> None:
-    """Have the units done by that many workers, each with its `share` of a machine."""
-    done = ray_data.from_items(units, override_num_blocks=len(units)).map(
+    rows = ray_data.from_items(units, override_num_blocks=len(units)).map(
         Worker,
         fn_constructor_kwargs=settings,
         compute=ray_data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        **share,
+        **({"num_gpus": gpus} if gpus else {"num_cpus": threads}),
     )
-    for _ in done.iter_rows():
+    for _ in rows.iter_rows():  # which is what makes Ray do the work
         pass
+    for remnant in folder.glob("shards/*/.*.tmp"):  # of workers that were killed while they wrote
+        remnant.unlink(missing_ok=True)
+    return Shards(folder)
 
 
 def _plan(
@@ -141,25 +128,29 @@ def _check_paths(paths: Iterable[str | Path]) -> list[Path]:
             f"paths is a single {type(paths).__name__}; pass a list of files, for example [{str(paths)!r}]."
         )
     paths = [Path(path).resolve() for path in paths]
-    if lacking := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"There is no file {lacking[0]} ({len(lacking)} of {len(paths)} are not there).")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
     return paths
 
 
 def _count_rows(path: Path, columns: dict[str, str]) -> int:
     """Return how many rows a parquet file has, by its footer, once its columns are as they must be."""
-    pyarrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
+    pyarrow = optional_module("pyarrow", "distributed")
+    parquet = optional_module("pyarrow.parquet", "distributed")
     try:
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a whole parquet file ({error}); write it again.") from error
     strings = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
-    for what, name in columns.items():
+    for argument, name in columns.items():
         if schema.names.count(name) != 1:
-            raise ValueError(f"{path} has no one column {name!r}; set {what} to one of {', '.join(schema.names)}.")
+            raise ValueError(
+                f"{path} has {schema.names.count(name)} columns {name!r}; set {argument} to one of "
+                f"{', '.join(schema.names)}."
+            )
         if not any(is_string(schema.field(name).type) for is_string in strings):
-            raise ValueError(f"Column {name!r} of {path} holds {schema.field(name).type}; {what} must hold strings.")
+            raise ValueError(f"Column {name!r} of {path} holds {schema.field(name).type}; {argument} takes strings.")
     return n
 
 
@@ -174,65 +165,66 @@ def _units(paths: list[Path], rows: list[int], size: int) -> list[dict]:
     ]
 
 
-def _keep(folder: Path, plan: dict) -> None:
+def _save_plan(folder: Path, plan: dict) -> None:
     """Write the plan to the folder, or compare it with the one that is there."""
     if not (folder / MANIFEST).exists():
         save_folder(folder, MANIFEST, FORMAT_VERSION, plan, {})
         return
-    there, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
-    if differing := _differing({key: there.get(key) for key in plan}, json.loads(json.dumps(plan))):
+    manifest, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
+    if names := _differing({key: manifest.get(key) for key in plan}, json.loads(json.dumps(plan))):
         raise ValueError(
-            f"{folder} holds the shards of another model or corpus; differing: {', '.join(differing)}. Name another "
+            f"{folder} holds the shards of another model or corpus; differing: {', '.join(names)}. Name another "
             "folder, or give what these were made from."
         )
 
 
-def _differing(there: object, given: object, name: str = "") -> list[str]:
+def _differing(saved: object, given: object, name: str = "") -> list[str]:
     """Name the innermost entries of two JSON values that are not equal."""
-    if isinstance(there, list) and isinstance(given, list) and len(there) == len(given):
-        pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(there, given, strict=True))}
-    elif isinstance(there, dict) and isinstance(given, dict):
-        keys = there | given
-        pairs = {f"{name}.{key}".lstrip("."): (there.get(key), given.get(key)) for key in keys}
+    if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(saved, given, strict=True))}
+    elif isinstance(saved, dict) and isinstance(given, dict):
+        pairs = {f"{name}.{key}".lstrip("."): (saved.get(key), given.get(key)) for key in saved | given}
     else:
-        return [] if there == given else [name]
-    return [found for inner, pair in pairs.items() for found in _differing(*pair, inner)]
+        return [] if saved == given else [name]
+    return [inner for entry, pair in pairs.items() for inner in _differing(*pair, entry)]
 
 
 class Worker:
-    """What one process of the cluster does: encode units, each into its shard, unless that is there and whole.
+    """One process of the cluster: it encodes units, each into its shard, unless that shard is there and whole.
 
     Parameters
     ----------
     folder : Path
+        Where the shards are kept.
     plan : dict
-        What the folder's manifest says of model and corpus.
+        What the folder's manifest holds on model and corpus.
     model : str, optional
         Folder of the model; it is loaded once there is something to encode.
     threads : int
-        Set for the whole process.
+        CPU threads of torch, set for the whole process.
     device : str
+        Where the encoder computes.
     """
 
     def __init__(self, folder: Path, plan: dict, model: str | None, threads: int, device: str):
         self._folder, self._plan, self._digest = folder, plan, digest_json(plan)
-        self._place, self._threads, self._device = model, threads, device
+        self._model_folder, self._threads, self._device = model, threads, device
 
     @cached_property
     def _model(self) -> LatentTerms:
         torch.set_num_threads(self._threads)
         expected = self._plan["model"]
-        model = LatentTerms.load(self._place, dtype=expected["encoder"]["dtype"], device=self._device)
-        if differing := _differing(expected, model.identity, "model"):
+        model = LatentTerms.load(self._model_folder, dtype=expected["encoder"]["dtype"], device=self._device)
+        if names := _differing(expected, model.identity, "model"):
             raise ValueError(
-                f"The model that this worker finds at {self._place} is not the one of the run; differing: "
-                f"{', '.join(differing)}. Give every machine the same files."
+                f"The model that this worker finds at {self._model_folder} is not the one of the run; differing: "
+                f"{', '.join(names)}. Give every machine the same files."
             )
         return model
 
     def __call__(self, unit: dict) -> dict:
         """Make sure of a unit's shard, and return the unit."""
-        shard = _place(self._folder, unit["number"])
+        shard = _shard_folder(self._folder, unit["number"])
         try:
             _open(shard, unit["number"], self._digest)
         except (FileNotFoundError, ValueError):  # not there, or not whole
@@ -264,18 +256,18 @@ def _attempt(shard: Path, unit: dict) -> Iterator[None]:
 def _read(unit: dict, id_column: str, text_column: str) -> tuple[list[str], list[str]]:
     """Return ids and texts of a unit's rows, from the row groups in which they lie."""
     path, start, n = unit["path"], unit["start"], unit["rows"]
-    with _module("pyarrow.parquet").ParquetFile(path) as file:
+    with optional_module("pyarrow.parquet", "distributed").ParquetFile(path) as file:
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         ends = np.cumsum(groups)
         first, last = np.searchsorted(ends, [start, start + n - 1], side="right").tolist()
         table = file.read_row_groups(list(range(first, last + 1)), columns=[id_column, text_column])
     table = table.slice(start - int(ends[first] - groups[first]), n)
-    where = f"of {path} from row {start}"
-    ids = check_ids(table[id_column].to_pylist(), n, f"{id_column!r} {where}")
-    return ids, list(check_texts(table[text_column].to_pylist(), f"{text_column!r} {where}"))
+    origin = f"of {path} from row {start}"
+    ids = check_ids(table[id_column].to_pylist(), n, f"{id_column!r} {origin}")
+    return ids, list(check_texts(table[text_column].to_pylist(), f"{text_column!r} {origin}"))
 
 
-def _place(folder: Path, number: int) -> Path:
+def _shard_folder(folder: Path, number: int) -> Path:
     return folder / "shards" / f"{number:06}"
 
 
@@ -305,6 +297,7 @@ class Shards:
     Parameters
     ----------
     folder : str or Path
+        The folder that `encode_corpus` was given.
 
     Attributes
     ----------
@@ -329,10 +322,10 @@ class Shards:
         self._digest = digest_json({k: v for k, v in manifest.items() if k not in ("format_version", "files")})
         self._rows = manifest["shards"]
         self.width, self.model, self.inputs = manifest["width"], manifest["model"], manifest["inputs"]
-        places = [_place(self._folder, number) for number in range(len(self._rows))]
-        if missing := [place for place in places if not (place / SHARD).is_file()]:
+        shards = [_shard_folder(self._folder, number) for number in range(len(self._rows))]
+        if missing := [shard for shard in shards if not (shard / SHARD).is_file()]:
             raise ValueError(
-                f"{len(missing)} of {len(places)} shards are missing, such as {missing[0]}; call encode_corpus again, "
+                f"{len(missing)} of {len(shards)} shards are missing, such as {missing[0]}; call encode_corpus again, "
                 "it encodes only these."
             )
 
@@ -345,7 +338,7 @@ class Shards:
 
     def _load(self, number: int, names: tuple[str, ...]) -> tuple[dict, list[Path]]:
         unread = {*ARRAYS, "ids.json"} - set(names)
-        manifest, files = _open(_place(self._folder, number), number, self._digest, unread)
+        manifest, files = _open(_shard_folder(self._folder, number), number, self._digest, unread)
         return manifest, [files[name] for name in names]
 
     def matrices(self) -> Iterator[csr_array]:

@@ -7,9 +7,9 @@ import os
 import signal
 
 import pytest
-from test_distributed import SETTINGS, assert_shards_are, expected, model, model_folder, paths
+from test_ray_data import SETTINGS, assert_shards_are, expected, model, model_folder, paths
 
-from lib.interop.distributed import Worker, encode_corpus
+from lib.interop.ray_data import Worker, encode_corpus
 from lib.support import folders
 
 __all__ = ["expected", "model", "model_folder", "paths"]  # fixtures
@@ -50,10 +50,9 @@ def test_a_cluster_of_two_workers_one_of_which_is_killed(
     monkeypatch.setattr(cluster.data.Dataset, "map", lambda self, _, **settings: usual(self, worker, **settings))
     shards = encode_corpus(folder, paths, model_folder, workers=2, **SETTINGS)
     attempts = sorted(path.name.split("-") for path in log.iterdir())
-    third = [pid for number, pid in attempts if number == "3"]
-    assert len(third) == len(set(third)) == 2  # one was killed, and another process did the unit again
+    pids = [pid for number, pid in attempts if number == "3"]
+    assert len(pids) == len(set(pids)) == 2  # one was killed, and another process did the unit again
     assert {int(number) for number, _ in attempts} == set(range(8))
     assert str(os.getpid()) not in {pid for _, pid in attempts}
     assert_shards_are(shards, expected, model)
-    left = [path.name for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == "attempts"]
-    assert not left
+    assert not [path.name for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == "attempts"]
