@@ -43,37 +43,6 @@ def model(tiny_encoder, tiny_sae):
     return LatentTerms(tiny_encoder, tiny_sae)
 
 
-def test_store_makes_once_and_finds_again_after_a_restart(tmp_path):
-    calls = []
-
-    def make():
-        calls.append(1)
-        return {"x": np.arange(3), "y": np.ones((2, 2), np.float32)}
-
-    for _ in range(2):
-        arrays = Store(tmp_path).get("stage", {"a": 1}, make)
-        assert arrays["x"].tolist() == [0, 1, 2]
-        assert arrays["y"].dtype == np.float32
-    Store(tmp_path).get("stage", {"a": 2}, make)
-    Store(tmp_path).get("other", {"a": 1}, make)
-    assert len(calls) == 3
-
-
-def test_store_keeps_nothing_of_a_failed_stage_and_mends_a_damaged_entry(tmp_path):
-    store = Store(tmp_path)
-
-    def fail():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.get("stage", {}, fail)
-    assert store.get("stage", {}, lambda: {"x": np.arange(3)})["x"].sum() == 3
-    (path,) = tmp_path.glob("stage-*/x-*.npy")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="truncated or altered.*computed again"):
-        assert store.get("stage", {}, lambda: {"x": np.arange(4)})["x"].sum() == 6
-
-
 def test_profiles(monkeypatch, tmp_path):
     monkeypatch.delenv("LATENT_TERMS_PROFILE", raising=False)
     assert current_profile().name == "smoke"

@@ -10,8 +10,10 @@ import numpy as np
 from lib.support.folders import digest_json, load_folder, save_folder, save_parts
 
 STORE_VERSION = 1
+MANIFEST = "entry.json"
 SHARD = 16_384  # documents that are kept together
 LATE_DEPTH = 1_001  # best documents by late interaction that are kept of a query, if no more are asked for
+_verified: dict[Path, tuple[dict, list[str]]] = {}  # entry → size and modification time of its files, logical names
 
 
 class Store:
@@ -28,22 +30,42 @@ class Store:
     def __init__(self, folder: str | Path | None = None):
         self.folder = Path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
 
+    def has(self, stage: str, key: dict) -> bool:
+        """Whether the arrays of `stage` under `key` are stored."""
+        return (self._entry(stage, key) / MANIFEST).is_file()
+
     def get(self, stage: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Return the arrays of `stage` under `key`, memory-mapped; made and kept if they are not there yet."""
-        folder = self.folder / f"{stage}-{digest_json(key)[:16]}"
-        if not folder.exists():
-            self._put(folder, key, make())
+        """Return the arrays of `stage` under `key`, memory-mapped; those that are not stored yet come from `make()`.
+
+        Checksums are verified once in a process, and again when the size or the modification time of a file changed.
+        """
+        entry = self._entry(stage, key)
+        if not self.has(stage, key):
+            self._put(entry, key, make())
         try:
-            _, files = load_folder(folder, "entry.json", STORE_VERSION)
+            files = _verified_files(entry)
         except ValueError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
-            self._put(folder, key, make())
-            _, files = load_folder(folder, "entry.json", STORE_VERSION)
+            self._put(entry, key, make())
+            files = _verified_files(entry)
         return {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in files.items()}
 
-    def _put(self, folder: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
+    def _entry(self, stage: str, key: dict) -> Path:
+        return self.folder / f"{stage}-{digest_json(key)[:16]}"
+
+    def _put(self, entry: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
         writers = {
             f"{name}.npy": lambda path, array=array: save_parts(path, [np.asarray(array)])
             for name, array in arrays.items()
         }
-        save_folder(folder, "entry.json", STORE_VERSION, {"key": key}, writers)
+        save_folder(entry, MANIFEST, STORE_VERSION, {"key": key}, writers)
+
+
+def _verified_files(entry: Path) -> dict[str, Path]:
+    """Return an entry's files by logical name; their checksums are computed unless this process knows the files."""
+    stats = {path.name: path.stat() for path in entry.iterdir()}
+    state = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    verified_state, names = _verified.get(entry, (None, ()))
+    _, files = load_folder(entry, MANIFEST, STORE_VERSION, unread=names if state == verified_state else ())
+    _verified[entry] = state, list(files)
+    return files
