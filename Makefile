@@ -13,7 +13,7 @@ NOTEBOOKS ?= $(sort $(basename $(notdir $(wildcard notebooks/*.py))))
 convert = mkdir -p $(1); for name in $(NOTEBOOKS); do \
 	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$name.ipynb notebooks/$$name.py || exit 1; done
 
-.PHONY: help run test notebooks lint figures paper clean
+.PHONY: help run lab check test notebooks lint figures paper clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,11 +25,15 @@ help:  ## list the targets
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	$(BIN)/jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
 	touch $@
 
 run: NOTEBOOKS := 20_retrieval
 run: notebooks  ## set up, rank a real collection with every system, print the table (smoke profile: minutes)
 	@$(BIN)/python -m lib.report $(RESULTS)
+
+lab: .venv/installed  ## set up, open JupyterLab, where notebooks/*.py are notebooks (LAB="--no-browser": its options)
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/00_tour.py
 
 test: .venv/installed  ## set up, check style, run all tests, run the notebooks on built-in data
 	$(BIN)/ruff check .
