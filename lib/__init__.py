@@ -12,7 +12,7 @@ _MODULE_OF = {
     "Ranking": "bm25.ranking",
     "SparseAutoencoder": "sae.autoencoder",
     "TokenEncoder": "encode.encoder",
-    "evaluate": "evaluate.measures",
+    "evaluate": "evaluation.measures",
     "load_collection": "data.collection",
 }
 

@@ -53,7 +53,7 @@ class LatentTerms:
     phi : {"sqrt", "log1p", "identity"}
     bm25 : BM25Constants
         What `index` sets BM25 to, recommended for this model; the paper's unless others were tuned
-        (`lib.evaluate.tuning`).
+        (`lib.evaluation.tuning`).
 
     Raises
     ------

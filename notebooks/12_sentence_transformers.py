@@ -37,7 +37,7 @@ from sentence_transformers import (
 from lib import LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
 from lib.bm25.ranking import top_k
 from lib.encode.packaged import default_retriever
-from lib.evaluate.baselines import dense_search
+from lib.evaluation.baselines import dense_search
 from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
 from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling

@@ -26,7 +26,7 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 import os
 
 from lib import LatentTerms
-from lib.evaluate.splade import Splade
+from lib.evaluation.splade import Splade
 from lib.report.common import save_study
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
 from lib.studies.model import zipf_study

@@ -21,8 +21,8 @@ from transformers import (
 from lib.data.training_text import GivenText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import cache_states
-from lib.evaluate.baselines import inner_product_search
-from lib.evaluate.late_interaction import late_interaction_search
+from lib.evaluation.baselines import inner_product_search
+from lib.evaluation.late_interaction import late_interaction_search
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 

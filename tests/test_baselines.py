@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from lib.bm25.ranking import Ranking
-from lib.evaluate.baselines import (
+from lib.evaluation.baselines import (
     ANALYZER,
     LexicalBM25,
     OkapiBM25,

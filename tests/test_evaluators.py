@@ -8,7 +8,7 @@ from sentence_transformers.sparse_encoder.evaluation import (
 
 from lib.bm25.pruning import prune
 from lib.bm25.weighting import BM25Constants
-from lib.evaluate.measures import evaluate
+from lib.evaluation.measures import evaluate
 from lib.interop.conversion import term_matrix, to_sparse_encoder
 from lib.interop.evaluators import LatentTermsSearch, MTEBSearch
 from lib.latent_terms import LatentTerms

@@ -9,8 +9,8 @@ import pytest
 import lib.studies.experiments
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import load_collection
-from lib.evaluate.baselines import dense_search
-from lib.evaluate.late_interaction import late_interaction_search
+from lib.evaluation.baselines import dense_search
+from lib.evaluation.late_interaction import late_interaction_search
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import (
     encode_collection,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.encode.encoder import TokenStates
-from lib.evaluate.late_interaction import MaxSim, late_interaction_search
+from lib.evaluation.late_interaction import MaxSim, late_interaction_search
 
 DOCS = ["the cat sat", "a dog ran far", "", "the sun and the moon", "the cat sat"]
 QUERIES = ["cat", "the moon ran", ""]

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lib.bm25.ranking import Ranking
-from lib.evaluate.measures import bootstrap_interval, compare, evaluate, holm, per_query
+from lib.evaluation.measures import bootstrap_interval, compare, evaluate, holm, per_query
 
 
 def ranked(**docs: str) -> Ranking:

@@ -17,9 +17,9 @@ from lib.bm25.index import BM25Index
 from lib.data.sources import _find_ir_dataset
 from lib.data.training_text import StreamedText
 from lib.encode.encoder import TokenEncoder
-from lib.evaluate.baselines import LexicalBM25, dense_search
-from lib.evaluate.late_interaction import late_interaction_search
-from lib.evaluate.measures import evaluate
+from lib.evaluation.baselines import LexicalBM25, dense_search
+from lib.evaluation.late_interaction import late_interaction_search
+from lib.evaluation.measures import evaluate
 from lib.studies.backbones import backbone_table, encoder_of, models
 from lib.studies.inputs import setting, training_text
 from lib.studies.names import LATENT, LEXICAL, SPLADE

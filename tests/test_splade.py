@@ -8,9 +8,9 @@ import pytest
 from sentence_transformers import SparseEncoder
 from test_studies import small_collection
 
-from lib.evaluate.baselines import dense_search
-from lib.evaluate.measures import evaluate
-from lib.evaluate.splade import Splade, splade_ranking, splade_terms
+from lib.evaluation.baselines import dense_search
+from lib.evaluation.measures import evaluate
+from lib.evaluation.splade import Splade, splade_ranking, splade_terms
 from lib.inspect import vocabulary
 from lib.latent_terms import LatentTerms
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
@@ -58,7 +58,7 @@ def test_terms_are_those_of_sentence_transformers(splade, splade_folder, collect
 
 def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch):
     whole, _ = splade_terms(splade, collection, Store(tmp_path / "whole"))
-    monkeypatch.setattr("lib.evaluate.splade.SHARD", 8)
+    monkeypatch.setattr("lib.evaluation.splade.SHARD", 8)
     sharded, queries = splade_terms(splade, collection, Store(tmp_path / "sharded"))
     np.testing.assert_allclose(sharded.toarray(), whole.toarray(), rtol=1e-5, atol=1e-6)
     assert len(list((tmp_path / "sharded").iterdir())) == 3 + 1

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
-from lib.evaluate.measures import evaluate
+from lib.evaluation.measures import evaluate
 from lib.latent_terms import LatentTerms
 from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
 from lib.studies.experiments import encode_collection

@@ -16,7 +16,7 @@ from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
 from lib.data.training_text import GivenText
 from lib.encode.encoder import TokenEncoder
-from lib.evaluate.measures import evaluate
+from lib.evaluation.measures import evaluate
 from lib.inspect.vocabulary import fit_zipf
 from lib.latent_terms import LatentTerms, like
 from lib.sae.autoencoder import SparseAutoencoder

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array, random_array
 
-import lib.evaluate.tuning
+import lib.evaluation.tuning
 import lib.studies.choice
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import IDFS, PAPER, BM25Constants
 from lib.data.collection import Collection, load_collection
-from lib.evaluate.measures import evaluate, per_query
-from lib.evaluate.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
+from lib.evaluation.measures import evaluate, per_query
+from lib.evaluation.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
 from lib.latent_terms import LatentTerms
 from lib.studies.choice import choose, tune
 from lib.studies.experiments import encode_collection
@@ -87,7 +87,7 @@ def test_values_are_those_of_the_index_and_the_measures(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     n, width = int(rng.integers(12, 40)), int(rng.integers(2, 12))
     monkeypatch.setattr(
-        lib.evaluate.tuning, "_CHUNK", int(rng.integers(1, 5 * width))
+        lib.evaluation.tuning, "_CHUNK", int(rng.integers(1, 5 * width))
     )  # from one to five documents at once
     whole = csr_array(rng.poisson(0.4, (n, width)), dtype=np.float32)
     docs = whole if seed % 2 else csr_array(random_array((n, width), density=0.3, rng=rng, dtype=np.float32))
@@ -134,7 +134,7 @@ def test_the_grid_is_what_it_says():
     ],
 )
 def test_test_queries_are_refused_before_any_work(monkeypatch, name, split, message):
-    monkeypatch.setattr(lib.evaluate.tuning, "ndcg_on_grid", None)
+    monkeypatch.setattr(lib.evaluation.tuning, "ndcg_on_grid", None)
     qrels = {"q1": {"short": 1}, "q2": {"long": 1}}
     train, other = collection_of(qrels), collection_of(qrels, name=name, split=split)
     terms = csr_array(LONG_SHORT), asking_latent_0(2)

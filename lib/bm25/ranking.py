@@ -146,7 +146,7 @@ class Ranking:
         `Geneva Durben` becomes `Geneva%20Durben`; `read_trec` decodes. Scores carry 9 significant digits, enough for
         float32 to be read back exactly. The format has no line for a query without documents; such a query is absent
         when read back, which measures count as 0 as well. trec_eval ignores the ranks and re-sorts equal scores by
-        document id: use `lib.evaluate.measures`, which keeps our order.
+        document id: use `lib.evaluation.measures`, which keeps our order.
 
         Raises
         ------

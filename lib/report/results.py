@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.evaluate.measures import bootstrap_interval
+from lib.evaluation.measures import bootstrap_interval
 from lib.report.common import mean_of
 from lib.report.model import PLAUSIBLE
 

@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 from lib.bm25.pooling import apply_phi, check_weights
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
-from lib.evaluate.measures import bootstrap_interval
-from lib.evaluate.tuning import B_GRID, K1_GRID, ndcg_on_grid
+from lib.evaluation.measures import bootstrap_interval
+from lib.evaluation.tuning import B_GRID, K1_GRID, ndcg_on_grid
 from lib.latent_terms import like
 from lib.studies.inputs import Setting, count_tokens, shuffled, training_text
 from lib.studies.readings import Reading, pooled_terms
@@ -101,7 +101,7 @@ def latents_a_token(setting: Setting, swept: Swept) -> pd.DataFrame:
 
 
 def bm25_surface(setting: Setting, swept: Swept, store: Store | None = None) -> pd.DataFrame:
-    """Return nDCG@10 of the ablations' baseline for every k1 and b of `lib.evaluate.tuning`'s grid.
+    """Return nDCG@10 of the ablations' baseline for every k1 and b of `lib.evaluation.tuning`'s grid.
 
     It describes how much hangs on the constants, on the very queries that are measured; nothing is chosen by it.
 

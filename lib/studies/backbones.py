@@ -20,9 +20,9 @@ from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenEncoder
-from lib.evaluate.baselines import ANALYZER, LexicalBM25
-from lib.evaluate.late_interaction import MaxSim
-from lib.evaluate.splade import Splade
+from lib.evaluation.baselines import ANALYZER, LexicalBM25
+from lib.evaluation.late_interaction import MaxSim
+from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting

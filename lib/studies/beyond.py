@@ -15,8 +15,8 @@ from lib.bm25.pruning import drop_frequent, prune
 from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
-from lib.evaluate.baselines import ANALYZER, LexicalBM25
-from lib.evaluate.tuning import check_training
+from lib.evaluation.baselines import ANALYZER, LexicalBM25
+from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of

@@ -7,9 +7,9 @@ import pandas as pd
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection, load_collection
-from lib.evaluate.baselines import dense_search
-from lib.evaluate.measures import compare, per_query
-from lib.evaluate.tuning import MEASURE, check_training, tune_bm25
+from lib.evaluation.baselines import dense_search
+from lib.evaluation.measures import compare, per_query
+from lib.evaluation.tuning import MEASURE, check_training, tune_bm25
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, encode_collection, encode_together
 from lib.support.store import Store

@@ -13,10 +13,10 @@ from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenStates
-from lib.evaluate.baselines import ANALYZER, LexicalBM25, dense_search, reciprocal_rank_fusion
-from lib.evaluate.late_interaction import MaxSim
-from lib.evaluate.measures import per_query, summarise
-from lib.evaluate.splade import Splade, splade_ranking
+from lib.evaluation.baselines import ANALYZER, LexicalBM25, dense_search, reciprocal_rank_fusion
+from lib.evaluation.late_interaction import MaxSim
+from lib.evaluation.measures import per_query, summarise
+from lib.evaluation.splade import Splade, splade_ranking
 from lib.inspect.vocabulary import latent_token_matrix
 from lib.latent_terms import LatentTerms
 from lib.support.checks import repeats

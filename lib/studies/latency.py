@@ -19,7 +19,7 @@ from lib.bm25.index import BM25Index
 from lib.bm25.pruning import prune
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection, load_collection
-from lib.evaluate.baselines import LexicalBM25, analyze, dense_search
+from lib.evaluation.baselines import LexicalBM25, analyze, dense_search
 from lib.interop.engines.local import SeismicEngine
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, encode_collection

@@ -16,9 +16,9 @@ from lib.bm25.pruning import drop_frequent, prune
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
-from lib.evaluate.baselines import ANALYZER, LexicalBM25, analyze, dense_search
-from lib.evaluate.measures import bootstrap_interval, per_query, summarise
-from lib.evaluate.splade import Splade, splade_terms
+from lib.evaluation.baselines import ANALYZER, LexicalBM25, analyze, dense_search
+from lib.evaluation.measures import bootstrap_interval, per_query, summarise
+from lib.evaluation.splade import Splade, splade_terms
 from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.bm25.ranking import Ranking
-from lib.evaluate.measures import bootstrap_interval
+from lib.evaluation.measures import bootstrap_interval
 from lib.studies.inputs import Setting
 from lib.studies.sweeps import LEXICAL, Swept, Variant, lexical, study_recipe, sweep, with_labels
 from lib.support.store import Store

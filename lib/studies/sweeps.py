@@ -19,8 +19,8 @@ from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import StoredStates, cache_states
-from lib.evaluate.baselines import LexicalBM25, inner_product_search
-from lib.evaluate.measures import per_query, summarise
+from lib.evaluation.baselines import LexicalBM25, inner_product_search
+from lib.evaluation.measures import per_query, summarise
 from lib.latent_terms import like
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.evaluate.measures import bootstrap_interval
+from lib.evaluation.measures import bootstrap_interval
 from lib.studies.inputs import Setting
 from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
 from lib.support.store import Store

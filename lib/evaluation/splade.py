@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
-from lib.evaluate.baselines import inner_product_search
+from lib.evaluation.baselines import inner_product_search
 from lib.support.checks import check_texts
 from lib.support.folders import digest_arrays
 from lib.support.store import SHARD, Store
