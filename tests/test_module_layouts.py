@@ -125,7 +125,7 @@ class TestInterface:
 
     @pytest.mark.parametrize("strategy", ["mean", "", None])
     def test_unknown_choices(self, strategy):
-        with pytest.raises(ValueError, match="pooling_strategy must be one of: 'sum', 'max', 'max_log1p'"):
+        with pytest.raises(ValueError, match="pooling_strategy must be one of"):
             SparseTokenPooling(8, pooling_strategy=strategy)
         with pytest.raises(ValueError, match="variant must be either 'standard' or 'jumprelu'"):
             make_encoder(variant=strategy)

@@ -8,7 +8,7 @@ from lib.interop.modules import MissingFeatureError, SparseTokenPooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STRATEGIES = ["sum", "max", "max_log1p", "sum_sqrt"]
+STRATEGIES = ["sum", "max", "max_log1p", "sum_sqrt", "count"]
 LATENTS = torch.arange(N * K).view(N, K) * 7 % 5 + torch.arange(K) * 5  # few, so that tokens share some
 VALUES = draw(N, K).relu()  # half are 0: not active
 
@@ -40,7 +40,9 @@ def by_hand(strategy: str, left_out: int = 0) -> np.ndarray:
     for row, start, end in zip(rows, BOUNDS[:-1].tolist(), BOUNDS[1:].tolist(), strict=True):
         for token in range(start + left_out, end):
             for value, latent in zip(VALUES[token].tolist(), LATENTS[token].tolist(), strict=True):
-                row[latent] = row[latent] + value if strategy.startswith("sum") else max(row[latent], value)
+                old = row[latent]
+                new = {"sum": old + value, "max": max(old, value), "count": old + (value > 0)}
+                row[latent] = new[strategy.partition("_")[0]]
     return {"max_log1p": np.log1p, "sum_sqrt": np.sqrt}.get(strategy, np.asarray)(rows)
 
 
@@ -160,7 +162,7 @@ def test_save_and_load(tmp_path):
     ("arguments", "message"),
     [
         ((0,), "embedding_dimension must be a positive integer, got 0"),
-        ((WIDTH, "mean"), "pooling_strategy must be one of: 'sum', 'max', 'max_log1p', 'sum_sqrt', got 'mean'"),
+        ((WIDTH, "mean"), "pooling_strategy must be one of: .*'max_log1p'.*, got 'mean'"),
         ((WIDTH, "sum", True, "v", "i", False, (1,)), r"special_tokens must be two integers .* got \(1,\)"),
     ],
 )

@@ -1,7 +1,7 @@
 """A corpus of any size for timing, grown out of real encoded texts.
 
 A grown document takes its number of sentences from a real one, and its sentences, each at random, from that document
-and one other. Its term weights are the square roots of the sums of its sentences' pooled activations, as they would be
+and one other. Its term weights are phi of the sums of its sentences' pooled activations, as they would be
 if the sentences had been encoded as one text, but for the context that they have of each other. Latents so keep their
 frequencies, and documents their lengths. Grown documents are for timing: nobody judged what they are relevant to.
 """
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from lib.bm25.pooling import apply_phi, undo_phi
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count
 
@@ -30,11 +31,14 @@ class Sentences(NamedTuple):
     embeddings : np.ndarray, float32 [n_sentences, d]
     starts : np.ndarray, int64 [n_docs + 1]
         Document i has the sentences `starts[i]:starts[i + 1]`, at least one.
+    phi : str
+        That of the model, which the weights of grown documents get.
     """
 
     pooled: csr_array
     embeddings: np.ndarray
     starts: np.ndarray
+    phi: str
 
 
 def sentences_of(text: str) -> list[str]:
@@ -43,23 +47,14 @@ def sentences_of(text: str) -> list[str]:
 
 
 def encode_sentences(model: LatentTerms, texts: list[str]) -> Sentences:
-    """Encode each sentence of the texts that have any.
-
-    Raises
-    ------
-    ValueError
-        If no text has a sentence, and for a model whose phi is not sqrt, which is taken back here.
-    """
-    if model.phi != "sqrt":
-        raise ValueError(f"The model's phi is {model.phi!r}; a corpus is grown with 'sqrt'.")
+    """Encode each sentence of the texts that have any; ValueError if none has one."""
     split = [parts for parts in map(sentences_of, texts) if parts]
     if not split:
         raise ValueError("There is no sentence in the texts; give a collection with text.")
     blocks = list(model.stream([sentence for parts in split for sentence in parts], "document"))
-    weights = vstack([block.terms for block in blocks], format="csr")
-    pooled = csr_array((weights.data**2, weights.indices, weights.indptr), shape=weights.shape)
+    pooled = undo_phi(vstack([block.terms for block in blocks], format="csr"), model.phi)
     embeddings = np.concatenate([block.embeddings for block in blocks])
-    return Sentences(pooled, embeddings, np.cumsum([0, *map(len, split)]))
+    return Sentences(pooled, embeddings, np.cumsum([0, *map(len, split)]), model.phi)
 
 
 def draws(starts: np.ndarray, n_docs: int, seed: int = 0) -> Iterator[csr_array]:
@@ -86,4 +81,4 @@ def grow(sentences: Sentences, n_docs: int, seed: int = 0) -> Iterator[tuple[csr
         summed.sort_indices()
         embeddings = picked @ sentences.embeddings
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-        yield csr_array((np.sqrt(summed.data), summed.indices, summed.indptr), shape=summed.shape), embeddings
+        yield apply_phi(summed, sentences.phi), embeddings

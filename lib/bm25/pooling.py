@@ -1,24 +1,78 @@
 """Sparse codes of tokens to a document-term matrix: latents are the words, their summed activations the counts."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lib.support.checks import check_choice
 
-POOLINGS = ("sum", "max", "count")
-PHIS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sqrt": np.sqrt,
-    "log1p": np.log1p,
-    "identity": lambda weights: weights,
+
+class Cells(NamedTuple):
+    """Reduces activations [n] within each cell, the pair of a text and a latent that its tokens have.
+
+    `lib.interop.modules.token_pooling` has the same for torch tensors, with `xp = torch`.
+
+    Attributes
+    ----------
+    starts : np.ndarray, int64 [n_cells]
+        Where each cell begins among the activations, which are sorted by cell.
+    xp : module
+        The package whose functions apply to the activations.
+    """
+
+    starts: np.ndarray
+    xp: Any = np
+
+    def sum(self, z: np.ndarray) -> np.ndarray:
+        """Return the sum of each cell, [n_cells]."""
+        return np.add.reduceat(z, self.starts)
+
+    def max(self, z: np.ndarray) -> np.ndarray:
+        """Return the largest value of each cell, [n_cells]."""
+        return np.maximum.reduceat(z, self.starts)
+
+
+def pool_sum(z: np.ndarray, cells: Cells) -> np.ndarray:
+    """Return w_j = sum_t z_tj, that of Latent Terms (arXiv 2605.29384)."""
+    return cells.sum(z)
+
+
+def pool_max(z: np.ndarray, cells: Cells) -> np.ndarray:
+    """Return w_j = max_t z_tj, that of SPLARE (arXiv 2603.13277)."""
+    return cells.max(z)
+
+
+def pool_count(z: np.ndarray, cells: Cells) -> np.ndarray:
+    """Return w_j = |{t : z_tj > 0}|."""
+    return cells.sum(cells.xp.ones_like(z))
+
+
+POOLINGS: dict[str, Callable[[Any, Any], Any]] = {"sum": pool_sum, "max": pool_max, "count": pool_count}
+
+
+class Phi(NamedTuple):
+    """A function of term weights that is 0 at 0 and rises, and its inverse.
+
+    Both take an array and the package that it is of, `numpy` or `torch`.
+    """
+
+    apply: Callable[[Any, Any], Any]
+    inverse: Callable[[Any, Any], Any]
+
+
+PHIS = {
+    "sqrt": Phi(lambda w, xp: xp.sqrt(w), lambda w, xp: xp.square(w)),
+    "log1p": Phi(lambda w, xp: xp.log1p(w), lambda w, xp: xp.expm1(w)),
+    "identity": Phi(lambda w, xp: w, lambda w, xp: w),
 }
 
 
 def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: int, pooling: str = "sum") -> csr_array:
     """Pool token codes into one row of latent weights a text (Latent Terms, arXiv 2605.29384).
 
-    sum: w_j = sum_t z_tj (the paper's);  max: w_j = max_t z_tj;  count: w_j = |{t : z_tj > 0}|
+    `POOLINGS` has the equations.
 
     Parameters
     ----------
@@ -29,6 +83,7 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
     width : int
         Number of latents.
     pooling : {"sum", "max", "count"}
+        A name in `POOLINGS`.
 
     Returns
     -------
@@ -51,16 +106,12 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
     n_texts = len(offsets) - 1
     text_of_token = np.repeat(np.arange(n_texts, dtype=np.int64), np.diff(offsets))
     active = values > 0
-    cells = (text_of_token[:, None] * width + indices)[active]
-    order = np.argsort(cells, kind="stable")
-    cells, sorted_values = cells[order], values[active][order].astype(np.float32, copy=False)
-    starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    if pooling == "count":
-        weights = np.diff(starts, append=len(cells)).astype(np.float32)
-    else:
-        reduce = np.add.reduceat if pooling == "sum" else np.maximum.reduceat
-        weights = reduce(sorted_values, starts) if len(starts) else sorted_values
-    rows, columns = np.divmod(cells[starts], width)
+    cell_numbers = (text_of_token[:, None] * width + indices)[active]
+    order = np.argsort(cell_numbers, kind="stable")
+    cell_numbers = cell_numbers[order]
+    starts = np.flatnonzero(np.diff(cell_numbers, prepend=-1))
+    weights = POOLINGS[pooling](values[active][order].astype(np.float32, copy=False), Cells(starts))
+    rows, columns = np.divmod(cell_numbers[starts], width)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_texts))])
     return csr_array((weights, columns, indptr), shape=(n_texts, width))
 
@@ -77,7 +128,19 @@ def apply_phi(matrix: csr_array, phi: str = "sqrt") -> csr_array:
     """
     check_choice(phi, PHIS, "phi")
     matrix = check_weights(matrix)
-    return csr_array((PHIS[phi](matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+    return with_data(matrix, PHIS[phi].apply(matrix.data, np))
+
+
+def undo_phi(matrix: csr_array, phi: str) -> csr_array:
+    """Return the term matrix of which `apply_phi` makes `matrix`, but for rounding; raises the same errors."""
+    check_choice(phi, PHIS, "phi")
+    matrix = check_weights(matrix)
+    return with_data(matrix, PHIS[phi].inverse(matrix.data, np))
+
+
+def with_data(matrix: csr_array, data: np.ndarray) -> csr_array:
+    """Return a matrix with other values in the same places; `data` is in the order of `matrix.data`."""
+    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array:

@@ -17,17 +17,12 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.features import origin_of, public_name, warn_of_another_origin
+from lib.interop.modules.token_pooling import strategies
 from lib.latent_terms import LatentTerms, other_origin
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.foreign import autoencoder_weights, json_object
 from lib.support.hub import find_folder
 
-STRATEGIES = {
-    ("sum", "sqrt"): "sum_sqrt",
-    ("sum", "identity"): "sum",
-    ("max", "log1p"): "max_log1p",
-    ("max", "identity"): "max",
-}
 _MODULES = "modules.json"
 _PROBE = ["Do both say the same of this text?", "Of this?", "", "one two three, a hundred and more"]
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # Frobenius norm of the difference; other layers or weights give 1
@@ -71,13 +66,9 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     Raises
     ------
     ValueError
-        For a pooling and phi that `SparseTokenPooling` does not have, for chunks of long texts and late-interaction
-        models, which `SparseEncoder` does not have, for a k with a Top-K autoencoder, and if a few texts show that the
-        rows differ.
+        For chunks of long texts and late-interaction models, which `SparseEncoder` does not have, for a k with a Top-K
+        autoencoder, and if a few texts show that the rows differ.
     """
-    if (strategy := STRATEGIES.get((model.pooling, model.phi))) is None:
-        known = ", ".join(f"{pooling} with {phi}" for pooling, phi in STRATEGIES)
-        raise ValueError(f"pooling is {model.pooling!r} with phi {model.phi!r}; SparseTokenPooling has {known}.")
     encoder, sae = model.encoder, model.sae
     if encoder.late_interaction:
         raise ValueError(
@@ -97,7 +88,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     modules.append(
         SparseTokenPooling(
             sae.width,
-            strategy,
+            next(name for name, pair in strategies().items() if pair == (model.pooling, model.phi)),
             encoder.include_prompt,
             sparse_rows=sparse_rows,
             special_tokens=_special_tokens(encoder.tokenizer),
@@ -191,9 +182,9 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         dtype=str(encoder.dtype).removeprefix("torch."),
         device=str(encoder.device),
     )
-    combined, phi = next(pair for pair, strategy in STRATEGIES.items() if strategy == pooling.pooling_strategy)
+    pooling_name, phi = strategies()[pooling.pooling_strategy]
     sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
-    model = LatentTerms(retriever, sae, combined, phi, bm25)
+    model = LatentTerms(retriever, sae, pooling_name, phi, bm25)
     remedy = f"It was loaded from {place}: if it was changed since, save it, load it from there, and convert that."
     _check_equal(model, encoder.eval(), remedy)
     return model

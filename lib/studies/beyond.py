@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pooling import PHIS, apply_phi
+from lib.bm25.pooling import PHIS, apply_phi, undo_phi, with_data
 from lib.bm25.pruning import drop_frequent, prune
 from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.weighting import PAPER
@@ -25,7 +25,6 @@ from lib.support.store import Store
 DEPTH = 200  # documents of each ranking that a fusion sees
 BASE, PAPERS, WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
 MEAN = "mean, limit left out"  # which has another purpose than the others, and differences that outweigh theirs
-_RAW = {"sqrt": np.square, "log1p": np.expm1, "identity": lambda weights: weights}
 
 
 class Setting(NamedTuple):
@@ -103,7 +102,7 @@ def weighted_fusion(first: Ranking, second: Ranking, weight: float, k: int) -> R
 def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str) -> tuple[csr_array, csr_array]:
     """Return the term matrices as `setting` wants them; `phi` is the one that they have. idf_power comes later."""
     if setting.phi != phi:
-        docs, queries = (apply_phi(_map(matrix, _RAW[phi]), setting.phi) for matrix in (docs, queries))
+        docs, queries = (apply_phi(undo_phi(matrix, phi), setting.phi) for matrix in (docs, queries))
     if setting.max_share < 1:
         docs = drop_frequent(docs, setting.max_share)
     if setting.doc_mass < 1:
@@ -111,12 +110,8 @@ def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str
     if setting.query_mass < 1:
         queries = prune(queries, mass=setting.query_mass)
     if setting.query_power != 1:
-        queries = _map(queries, lambda weights: weights**setting.query_power)
+        queries = with_data(queries, queries.data**setting.query_power)
     return docs, queries
-
-
-def _map(matrix: csr_array, function: Callable[[np.ndarray], np.ndarray]) -> csr_array:
-    return csr_array((function(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def rank(
@@ -127,7 +122,7 @@ def rank(
     index = BM25Index.build(docs, collection.doc_ids, k1=setting.k1, b=setting.b, idf=setting.idf)
     if setting.idf_power != 1:  # the index multiplies by idf once; a power of a negative one has no meaning
         factors = np.maximum(index.idf, 1e-9) ** (setting.idf_power - 1)
-        queries = csr_array((queries.data * factors[queries.indices], queries.indices, queries.indptr), queries.shape)
+        queries = with_data(queries, queries.data * factors[queries.indices])
     ranking = index.search(queries, collection.query_ids, DEPTH if setting.words else 11)
     return weighted_fusion(ranking, lexical(), setting.words, 11) if setting.words else ranking
 
@@ -194,8 +189,8 @@ def choose(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str, Setting]
 def _scales(bench: _Bench) -> dict[str, float]:
     """Return the mean weight of the documents under each phi, over that under the model's own."""
     weights = bench.encoded.doc_terms.data.astype(np.float64)
-    raw = _RAW[bench.model.phi](weights)
-    return {phi: float(function(raw).mean() / weights.mean()) for phi, function in PHIS.items()}
+    raw = PHIS[bench.model.phi].inverse(weights, np)
+    return {name: float(phi.apply(raw, np).mean() / weights.mean()) for name, phi in PHIS.items()}
 
 
 def beyond_study(

@@ -1,6 +1,7 @@
 """Sparse codes of tokens to one row of latent weights a text, as a module of a `SparseEncoder`."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from lib.bm25.pooling import PHIS, POOLINGS
 from lib.interop.modules.features import (
     check_dimension,
     check_fits,
@@ -40,6 +42,26 @@ class _Layout(NamedTuple):
     real: torch.Tensor
 
 
+class _Cells(NamedTuple):
+    """What `lib.bm25.pooling.Cells` is for numpy: reductions of activations [n] within each cell; differentiable."""
+
+    cell_of: torch.Tensor
+    n_cells: int
+    xp: Any = torch
+
+    def sum(self, z: torch.Tensor) -> torch.Tensor:
+        return z.new_zeros(self.n_cells).index_add(0, self.cell_of, z)
+
+    def max(self, z: torch.Tensor) -> torch.Tensor:
+        return z.new_zeros(self.n_cells).scatter_reduce(0, self.cell_of, z, "amax", include_self=False)
+
+
+def strategies() -> dict[str, tuple[str, str]]:
+    """Return the pooling and phi of each pooling strategy: "max" is max and identity, "sum_sqrt" is sum and sqrt."""
+    pairs = product(POOLINGS, PHIS)
+    return {pooling if phi == "identity" else f"{pooling}_{phi}": (pooling, phi) for pooling, phi in pairs}
+
+
 @Pooling.register  # SparseEncoder.set_pooling_include_prompt looks for a Pooling
 class SparseTokenPooling(Module):
     """Sparse codes z_t of a text's tokens to one row of latent weights.
@@ -55,7 +77,8 @@ class SparseTokenPooling(Module):
     ----------
     embedding_dimension : int
         The width.
-    pooling_strategy : {"sum", "max", "max_log1p", "sum_sqrt"}
+    pooling_strategy : str
+        One of `strategies()`; the pull request has "sum", "max", "max_log1p" and "sum_sqrt".
     include_prompt : bool
         Whether the first `prompt_length` tokens count.
     values_key, indices_key : str
@@ -80,7 +103,6 @@ class SparseTokenPooling(Module):
     ]
     own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
-    POOLING_STRATEGIES = ("sum", "max", "max_log1p", "sum_sqrt")
 
     def __init__(
         self,
@@ -95,8 +117,8 @@ class SparseTokenPooling(Module):
     ):
         super().__init__()
         self.embedding_dimension = check_dimension(embedding_dimension, "embedding_dimension")
-        if pooling_strategy not in self.POOLING_STRATEGIES:
-            allowed = ", ".join(map(repr, self.POOLING_STRATEGIES))
+        if pooling_strategy not in strategies():
+            allowed = ", ".join(map(repr, strategies()))
             raise ValueError(f"pooling_strategy must be one of: {allowed}, got {pooling_strategy!r}.")
         if len(special_tokens) != 2 or not all(isinstance(n, int) and n >= 0 for n in special_tokens):
             raise ValueError(f"special_tokens must be two integers of at least 0, like (1, 1), got {special_tokens!r}.")
@@ -166,15 +188,8 @@ class SparseTokenPooling(Module):
         cells, cell_of = torch.unique((layout.rows[:, None] * width + indices)[active], return_inverse=True)
         z = values[active]
         z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-        weights = z.new_zeros(len(cells))
-        if self.pooling_strategy.startswith("max"):
-            weights = weights.scatter_reduce(0, cell_of, z, "amax", include_self=False)
-        else:
-            weights = weights.index_add(0, cell_of, z)
-        if self.pooling_strategy == "max_log1p":
-            weights = weights.log1p()
-        elif self.pooling_strategy == "sum_sqrt":
-            weights = weights.sqrt()
+        pooling, phi = strategies()[self.pooling_strategy]
+        weights = PHIS[phi].apply(POOLINGS[pooling](z, _Cells(cell_of, len(cells))), torch)
         if self.sparse_rows:
             at = torch.stack([cells // width, cells % width])
             return torch.sparse_coo_tensor(at, weights, (n_texts, width), is_coalesced=True, check_invariants=False)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, check_weights, pool
+from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, check_weights, pool, undo_phi
+from lib.interop.modules import SparseTokenPooling
 
 
 def reference(indices, values, offsets, width: int, pooling: str) -> np.ndarray:
@@ -42,7 +44,7 @@ def assert_canonical(matrix, shape):
 
 
 @settings(max_examples=150, deadline=None)
-@given(token_codes(), st.sampled_from(POOLINGS))
+@given(token_codes(), st.sampled_from(list(POOLINGS)))
 def test_pool_is_the_dense_reference(codes, pooling):
     indices, values, offsets, width = codes
     matrix = pool(indices, values, offsets, width, pooling)
@@ -102,7 +104,7 @@ def test_concatenating_texts_adds_counts(codes):
 
 
 @settings(max_examples=50, deadline=None)
-@given(token_codes(), st.sampled_from(POOLINGS), st.randoms(use_true_random=False))
+@given(token_codes(), st.sampled_from(list(POOLINGS)), st.randoms(use_true_random=False))
 def test_permuting_texts_permutes_rows(codes, pooling, random):
     indices, values, offsets, width = codes
     order = list(range(len(offsets) - 1))
@@ -159,7 +161,23 @@ def test_phi(phi, expected):
 def test_sqrt_is_the_default_and_every_phi_is_0_at_0():
     weights = pool(INDICES, VALUES, OFFSETS, 5)
     np.testing.assert_array_equal(apply_phi(weights).toarray(), np.sqrt(weights.toarray()))
-    assert all(phi(np.zeros(1)).tolist() == [0.0] for phi in PHIS.values())
+    assert all(phi.apply(np.zeros(1), np).tolist() == [0.0] for phi in PHIS.values())
+
+
+@pytest.mark.parametrize("phi", PHIS)
+def test_phi_can_be_undone(phi):
+    weights = pool(INDICES, VALUES, OFFSETS, 5)
+    np.testing.assert_allclose(undo_phi(apply_phi(weights, phi), phi).toarray(), weights.toarray(), rtol=1e-6)
+
+
+def test_a_new_pooling_is_one_function_and_one_entry(monkeypatch):
+    """Here w_j = sum_t z_tj^2, for numpy and, in the torch module, for tensors."""
+    monkeypatch.setitem(POOLINGS, "squares", lambda z, cells: cells.sum(z * z))
+    expected = [[0, 0.5**2 + 1.5**2, 0, 4.0, 0], [0] * 5, [1.0, 0, 0, 16.0, 0]]
+    assert pool(INDICES, VALUES, OFFSETS, 5, "squares").toarray().tolist() == expected
+    codes = {"token_sparse_values": torch.from_numpy(VALUES), "token_sparse_indices": torch.from_numpy(INDICES)}
+    rows = SparseTokenPooling(5, "squares_sqrt")(codes | {"cu_seq_lens_q": torch.from_numpy(OFFSETS)})
+    np.testing.assert_allclose(rows["sentence_embedding"], np.sqrt(expected), rtol=1e-6)
 
 
 def test_an_unknown_phi():
