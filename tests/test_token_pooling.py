@@ -114,7 +114,7 @@ def test_sparse_rows_never_make_the_dense_ones():
     np.testing.assert_allclose(found, by_hand("sum_sqrt"), atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "count"])  # which is constant
 def test_gradients_are_those_of_the_dense_form(strategy):
     given = features("right")
     values = given["token_sparse_values"].clone().requires_grad_()
