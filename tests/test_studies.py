@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
 from lib.evaluation.measures import evaluate
 from lib.latent_terms import LatentTerms
-from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas, weighted_fusion
+from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas
 from lib.studies.experiments import encode_collection
 from lib.studies.families import FAMILIES
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
@@ -181,18 +180,6 @@ def test_families_are_ranked_with_and_without(model, collections, tmp_path):
     assert rows.loc[("without as many", "broad"), "n_latents"] == rows.loc[("without", "broad"), "n_latents"] == 48
     for family in FAMILIES:  # what is in and what is not make up the whole
         assert rows.loc[[("only", family), ("without", family)], "postings_share"].sum() == pytest.approx(1)
-
-
-def test_weighted_fusion_adds_shares_of_the_best_score():
-    first = Ranking(["q", "r"], [["a", "b"], []], [np.array([4.0, 2.0]), np.array([])])
-    second = Ranking(["q", "r"], [["c", "a", "z"], ["a"]], [np.array([10.0, 5.0, 0.0]), np.array([1.0])])
-    # q: a 0.75 * 1 + 0.25 * 0.5 = 0.875; b 0.75 * 0.5 = 0.375; c 0.25 * 1; z shares no word with the query
-    fused = weighted_fusion(first, second, 0.25, 10)
-    assert fused["q"] == [("a", 0.875), ("b", 0.375), ("c", 0.25)]
-    assert fused["r"] == [("a", 0.25)]
-    assert weighted_fusion(first, second, 0.25, 1)["q"] == [("a", 0.875)]
-    with pytest.raises(ValueError, match="weight is 2"):
-        weighted_fusion(first, second, 2, 10)
 
 
 def test_a_setting_changes_the_weights_as_it_says():

@@ -12,10 +12,11 @@ from scipy.sparse import csr_array
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, apply_phi, undo_phi, with_data
 from lib.bm25.pruning import drop_frequent, prune
-from lib.bm25.ranking import Ranking, top_k
+from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import ANALYZER, LexicalBM25
+from lib.evaluation.fusion import fuse
 from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
 from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
@@ -70,35 +71,6 @@ def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
     }
 
 
-def weighted_fusion(first: Ranking, second: Ranking, weight: float, k: int) -> Ranking:
-    """Fuse two rankings by (1 - weight) s1 / max(s1) + weight s2 / max(s2), maxima by query, missing scores 0.
-
-    A convex combination of scores (Bruch, Gai and Ingber, ACM TOIS 42, 2023), both with the least score 0, as BM25's.
-    Equal scores are ordered by first appearance.
-
-    Raises
-    ------
-    ValueError
-        For rankings of different queries and a weight that is not from 0 to 1.
-    """
-    if first.query_ids != second.query_ids:
-        raise ValueError("the rankings are of different queries; search the same ones in the same order.")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight is {weight}; it must be from 0 to 1.")
-    docs, scores = [], []
-    for query_id in first.query_ids:
-        fused: dict[str, float] = {}
-        for ranking, share in ((first, 1 - weight), (second, weight)):
-            found = [(doc, score) for doc, score in ranking[query_id] if score > 0]
-            for doc, score in found:
-                fused[doc] = fused.get(doc, 0.0) + share * score / found[0][1]
-        own, names = np.array(list(fused.values())), list(fused)
-        best = top_k(own, k)
-        docs.append([names[position] for position in best])
-        scores.append(own[best])
-    return Ranking(first.query_ids, docs, scores)
-
-
 def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str) -> tuple[csr_array, csr_array]:
     """Return the term matrices as `setting` wants them; `phi` is the one that they have. idf_power comes later."""
     if setting.phi != phi:
@@ -124,7 +96,9 @@ def rank(
         factors = np.maximum(index.idf, 1e-9) ** (setting.idf_power - 1)
         queries = with_data(queries, queries.data * factors[queries.indices])
     ranking = index.search(queries, collection.query_ids, DEPTH if setting.words else 11)
-    return weighted_fusion(ranking, lexical(), setting.words, 11) if setting.words else ranking
+    if not setting.words:
+        return ranking
+    return fuse([ranking, lexical()], "relative scores", 11, weights=(1 - setting.words, setting.words))
 
 
 class _Bench:

@@ -13,7 +13,8 @@ from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenStates
-from lib.evaluation.baselines import ANALYZER, LexicalBM25, dense_search, reciprocal_rank_fusion
+from lib.evaluation.baselines import ANALYZER, LexicalBM25, dense_search
+from lib.evaluation.fusion import fuse
 from lib.evaluation.late_interaction import MaxSim
 from lib.evaluation.measures import per_query, summarise
 from lib.evaluation.splade import Splade, splade_ranking
@@ -235,7 +236,7 @@ def retrieval_systems(
     }
     for name in ("dense", "latent terms"):
         pair = [matching[name], matching["lexical BM25"]]
-        rankings[f"{name} + lexical"] = reciprocal_rank_fusion(pair, c=config.fusion_c, k=config.depth)
+        rankings[f"{name} + lexical"] = fuse(pair, c=config.fusion_c, k=config.depth)
     return rankings
 
 
