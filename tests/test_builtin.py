@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.data import limit, pydoc
 from lib.data.collection import Collection, load_collection
-from lib.data.limit_words import FIRST_NAMES, SURNAMES, THINGS
+from lib.data.limit import FIRST_NAMES, SURNAMES, THINGS
 
 
 def likes_of(text: str, name: str) -> list[str]:

@@ -218,10 +218,16 @@ def test_split_errors(mirror, name, split, match):
         load_collection(name, split)
 
 
-def test_cranfield_is_binary(tmp_path):
+def test_cranfield_is_binary_and_a_folder_of_that_name_keeps_its_grades(mirror, tmp_path, monkeypatch):
     qrels = [("q1", "d1", 3), ("q1", "d2", -1), ("q2", "d2", -1)]
-    collection = load_collection(write(tmp_path / "cranfield", test=qrels))
-    assert collection.qrels == {"q1": {"d1": 1}}
+    assert load_collection(write(tmp_path / "cranfield", test=qrels)).qrels == {
+        "q2": {"d2": -1},
+        "q1": {"d1": 3, "d2": -1},
+    }
+    write(mirror / "cranfield", test=qrels)
+    monkeypatch.setattr(lib.data.collection, "_check_size", lambda collection: None)  # the real one has 1,400 documents
+    with pytest.warns(UserWarning, match="cranfield"):
+        assert load_collection("cranfield").qrels == {"q1": {"d1": 1}}
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
     - an ir_datasets id, which downloads what is not downloaded yet.
 
-    Only judged queries are kept, in file order. Cranfield's judgements are made binary whatever the source (above 0
-    becomes 1, the rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
+    Only judged queries are kept, in file order. The judgements of "cranfield", from the mirror or ir_datasets, are made
+    binary (above 0 becomes 1, the rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
 
     Where ir_datasets knows the name, the number of documents must be the one that it states. The collections that
     this project reports on are also compared with the identities they had then; what differs is a `UserWarning`.

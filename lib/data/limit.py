@@ -1,11 +1,19 @@
-"""`limit`: who likes what, after the LIMIT data set of Weller et al. (arXiv 2508.21038), from word lists of our own."""
+"""`limit`: who likes what, after the LIMIT data set of Weller et al. (arXiv 2508.21038), from word lists of our own.
 
+The lists in `limit_words.json` were written for this project. Things are single words and pairs of words. The second
+word of a pair heads a family; the first is in that pair alone, except for eight. No word of a pair is a thing by
+itself: no thing is part of another's name.
+"""
+
+import json
 from itertools import combinations
+from pathlib import Path
 from random import Random
 
-from lib.data.limit_words import FIRST_NAMES, SURNAMES, THINGS
 from lib.support.checks import check_count
 
+_WORDS: dict[str, list[str]] = json.loads((Path(__file__).parent / "limit_words.json").read_text("utf-8"))
+FIRST_NAMES, SURNAMES, THINGS = (_WORDS[name] for name in ("first_names", "surnames", "things"))
 N_ASKED = 46  # people who like what the queries ask for: 46 choose 2 = 1,035 pairs is the least that is over 1,000
 LIKES = (45, 50)  # fewest and most likes of a person
 MAX_DOCUMENTS = 50_000

@@ -93,7 +93,7 @@ def _read_folder(folder: Path, name: str, split: str | None, source: str) -> dic
 
 def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict, source: str) -> dict:
     """Make the fields of a `Collection` of (id, text) pairs: judged queries only, Cranfield's grades made binary."""
-    if name == "cranfield":
+    if name == "cranfield" and source != "folder":  # a folder of that name may hold anything
         binary = {query: {doc: 1 for doc, grade in judged.items() if grade > 0} for query, judged in qrels.items()}
         qrels = {query: judged for query, judged in binary.items() if judged}
     queries = [(query, text) for query, text in queries if query in qrels]
