@@ -49,6 +49,7 @@ notebooks: .venv/installed  ## execute all notebooks (or NOTEBOOKS="21_limit 30_
 figures: notebooks  ## make every table and figure of the profile (the committed ones: LATENT_TERMS_PROFILE=laptop)
 	$(BIN)/python -m lib.report $(RESULTS) $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),README.md)
 	$(if $(filter laptop,$(LATENT_TERMS_PROFILE)),$(BIN)/python -m lib.report.paper)
+	$(if $(filter laptop,$(LATENT_TERMS_PROFILE)),$(BIN)/python -m lib.report.executed $(NOTEBOOKS))
 
 paper: .venv/installed  ## build paper/paper.pdf from the committed results
 	$(BIN)/python -m lib.report.paper figures paper
