@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Weight
 from test_reading import save_decoder
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pruning import prune
+from lib.bm25.pruning import keep_top
 from lib.bm25.weighting import BM25Constants
 from lib.encode.encoder import TokenEncoder
 from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
@@ -251,7 +251,7 @@ def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
     for rows in (encoder.encode_document(TEXTS, max_active_dims=top), encoder.encode(TEXTS, max_active_dims=top)):
         found = term_matrix(rows)
         assert 0 < np.diff(found.indptr).max() <= top
-        expected = prune(all_k.encode_documents(TEXTS), top=top)
+        expected = keep_top(all_k.encode_documents(TEXTS), top)
         np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
     assert_equal_rows(model, encoder)  # the limit was of one call
 

@@ -6,7 +6,7 @@ from sentence_transformers.sparse_encoder.evaluation import (
     SparseNanoBEIREvaluator,
 )
 
-from lib.bm25.pruning import prune
+from lib.bm25.pruning import keep_top
 from lib.bm25.weighting import BM25Constants
 from lib.evaluation.measures import evaluate
 from lib.interop.conversion import term_matrix, to_sparse_encoder
@@ -125,7 +125,7 @@ def test_a_sparse_encoder_is_scored_the_same(model):
 @pytest.mark.parametrize("top", [1, 3, 40])
 def test_max_active_dims_keeps_the_largest_weights_of_a_text_and_all_of_a_token(model, kind, top):
     rows = model.encode_documents(TEXTS) if kind == "document" else model.encode_queries(TEXTS)
-    expected = prune(rows, top=top).toarray()
+    expected = keep_top(rows, top).toarray()
     for own in (model, to_sparse_encoder(model)):
         few = getattr(LatentTermsSearch(own), f"encode_{kind}")(TEXTS, max_active_dims=top)
         np.testing.assert_allclose(few.to_dense(), expected, rtol=0, atol=1e-5)

@@ -4,18 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from lib.bm25.pruning import drop_frequent, prune
+from lib.bm25.pruning import PRUNINGS, drop_frequent, keep_mass, keep_top
 
 MATRIX = csr_array(np.array([[1, 4, 0, 2, 2], [0, 0, 0, 0, 0], [0, 3, 3, 3, 1]], np.float32))
 
 
 def test_worked_examples():
     # of equal weights those of the smaller latents stay: latent 3 before 4 in row 0, 1 and 2 before 3 in row 2
-    assert prune(MATRIX, top=2).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
+    assert keep_top(MATRIX, 2).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
     # row 0 sums to 9: 4 is 44 % of it, 4 + 2 67 %; row 2 to 10: 3 + 3 are 60 %
-    assert prune(MATRIX, mass=0.6).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
-    assert prune(MATRIX, mass=0.61).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 3, 0]]
-    assert prune(MATRIX, top=1, mass=0.6).toarray().tolist() == [[0, 4, 0, 0, 0], [0] * 5, [0, 3, 0, 0, 0]]
+    assert keep_mass(MATRIX, 0.6).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
+    assert keep_mass(MATRIX, 0.61).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 3, 0]]
     # df = 1, 2, 1, 2, 2 of 3 documents
     assert drop_frequent(MATRIX, 0.5).toarray().tolist() == [[1, 0, 0, 0, 0], [0] * 5, [0, 0, 3, 0, 0]]
     assert (drop_frequent(MATRIX, 2 / 3) != MATRIX).nnz == 0
@@ -37,47 +36,39 @@ def test_against_a_plain_loop(seed, top, mass):
                 break
             wanted_mass[row, j] = weights[j]
             so_far += weights[j]
-    np.testing.assert_array_equal(prune(matrix, top=top).toarray(), wanted_top)
-    np.testing.assert_array_equal(prune(matrix, mass=mass).toarray(), wanted_mass)
-    both = np.where((wanted_top > 0) & (wanted_mass > 0), dense, 0)
-    np.testing.assert_array_equal(prune(matrix, top=top, mass=mass).toarray(), both)
+    np.testing.assert_array_equal(keep_top(matrix, top).toarray(), wanted_top)
+    np.testing.assert_array_equal(keep_mass(matrix, mass).toarray(), wanted_mass)
     np.testing.assert_array_equal(matrix.toarray(), dense)  # untouched
-    assert (prune(matrix, mass=1.0) != matrix).nnz == 0
-    assert prune(matrix, top=top).has_canonical_format
+    assert (keep_mass(matrix, 1.0) != matrix).nnz == 0
+    assert keep_top(matrix, top).has_canonical_format
 
 
 def test_nothing_to_prune():
     empty = csr_array((3, 4), dtype=np.float32)
-    for pruned in (prune(empty, top=2), prune(empty, mass=0.5), drop_frequent(empty, 0.5)):
+    for prune in PRUNINGS.values():
+        pruned = prune(empty, 1)
         assert (pruned.shape, pruned.nnz) == ((3, 4), 0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({}, ValueError, "Neither top nor mass is given"),
-        ({"top": 0}, ValueError, "top is 0"),
-        ({"top": 2.0}, TypeError, "top is 2.0"),
-        *(({"mass": mass}, ValueError, "mass is .* above 0 and at most 1") for mass in (0, -1, 1.1, float("nan"))),
-    ],
-)
-def test_bad_settings(settings, error, message):
-    with pytest.raises(error, match=message):
-        prune(MATRIX, **settings)
-
-
 @pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
-def test_bad_shares(share):
-    with pytest.raises(ValueError, match=r"max_share is .* above 0 and at most 1"):
-        drop_frequent(MATRIX, share)
+@pytest.mark.parametrize("prune", [keep_mass, drop_frequent])
+def test_bad_shares(prune, share):
+    with pytest.raises(ValueError, match=f"share is {share}"):
+        prune(MATRIX, share)
+
+
+def test_bad_numbers():
+    for n, error in ((0, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match=f"n is {n}"):
+            keep_top(MATRIX, n)
 
 
 def test_bad_weights():
-    for pruned in (lambda m: prune(m, top=1), lambda m: drop_frequent(m, 0.5)):
+    for prune in PRUNINGS.values():
         with pytest.raises(ValueError, match="in row 1"):
-            pruned(csr_array(np.array([[1], [-1]], np.float32)))
-        with pytest.raises(TypeError, match="is a ndarray"):
-            pruned(np.ones((2, 2)))
+            prune(csr_array(np.array([[1], [-1]], np.float32)), 1)
+        with pytest.raises(TypeError, match="ndarray"):
+            prune(np.ones((2, 2)), 1)
 
 
 def test_a_row_is_pruned_alike_whatever_rows_are_before_it():
@@ -85,12 +76,12 @@ def test_a_row_is_pruned_alike_whatever_rows_are_before_it():
     row[0, :3] = [0.5, 0.25, 0.25]  # the mass 0.75 is met exactly by two
     large = np.full((40, 300), 3e30, np.float32) * np.random.default_rng(1).random((40, 300), np.float32)
     for mass in (0.3, 0.75, 0.9999999, 1.0):
-        alone = prune(csr_array(row), mass=mass).toarray()
-        behind = prune(csr_array(np.vstack([large, row])), mass=mass).toarray()[-1:]
+        alone = keep_mass(csr_array(row), mass).toarray()
+        behind = keep_mass(csr_array(np.vstack([large, row])), mass).toarray()[-1:]
         np.testing.assert_array_equal(behind, alone)
 
 
 def test_a_mass_of_1_keeps_all_however_small():
     row = csr_array(np.array([[1.0, 1e-30, 1e-38, 0.0]], np.float32))
-    assert prune(row, mass=1.0).nnz == 3
-    assert prune(row, mass=0.999).nnz == 1
+    assert keep_mass(row, 1.0).nnz == 3
+    assert keep_mass(row, 0.999).nnz == 1

@@ -13,7 +13,7 @@ from numba import njit
 from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pruning import prune
+from lib.bm25.pruning import keep_top
 from lib.interop.engines.local import ImpactIndexEngine, SeismicEngine
 
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
@@ -94,9 +94,9 @@ def _index_bytes(index: BM25Index) -> int:
 
 def ours_pruned(corpus: Corpus) -> Engine:
     """Return exact search of pruned documents by pruned queries, one thread."""
-    pruned = (prune(block, top=100) for block in corpus.terms())
+    pruned = (keep_top(block, 100) for block in corpus.terms())
     index = BM25Index.build(pruned, corpus.index.doc_ids, corpus.index.constants)
-    return ours(corpus._replace(index=index, queries=prune(corpus.queries, top=40)), 1)
+    return ours(corpus._replace(index=index, queries=keep_top(corpus.queries, 40)), 1)
 
 
 def bare_read(corpus: Corpus) -> Engine:

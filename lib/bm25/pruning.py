@@ -1,5 +1,7 @@
 """Fewer postings: the largest weights of each text, or no latents that nearly every text has."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from scipy.sparse import csr_array
@@ -8,22 +10,17 @@ from lib.bm25.pooling import check_weights
 from lib.support.checks import check_count
 
 
-def prune(matrix: csr_array, *, top: int | None = None, mass: float | None = None) -> csr_array:
-    """Return the largest weights of each row; of equal ones those of the smaller latents.
+def keep_top(matrix: csr_array, n: int) -> csr_array:
+    """Return the `n` largest weights of each row; of equal ones those of the smaller latents.
 
-    `top` is the Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents. With both
-    given, a weight stays that both would keep.
+    The Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents.
 
     Parameters
     ----------
     matrix : csr_array, float32 [n_texts, width]
         Term weights of documents or of queries.
-    top : int, optional
-        How many weights a row keeps, at most.
-    mass : float, optional
-        Above 0 and at most 1: a row keeps the fewest weights that make up this share of its sum. That is a share of
-        term weight, not of what the weights add to a score; and of documents that are indexed pruned, |d| is the sum
-        of what was kept.
+    n : int
+        At least 1; a row with fewer weights keeps all.
 
     Returns
     -------
@@ -32,57 +29,96 @@ def prune(matrix: csr_array, *, top: int | None = None, mass: float | None = Non
     Raises
     ------
     TypeError, ValueError
-        For weights that are NaN, infinite or negative, `top` below 1, `mass` out of range, and neither given.
+        For weights that are NaN, infinite or negative, and for another `n`.
     """
-    if top is None and mass is None:
-        raise ValueError("Neither top nor mass is given; say how much of a row is to stay, such as top=400.")
-    if mass is not None and not 0 < mass <= 1:
-        raise ValueError(f"mass is {mass!r}; it must be above 0 and at most 1, such as 0.9.")
+    check_count(n, "n")
     matrix = check_weights(matrix)
-    counts = np.diff(matrix.indptr)
-    rows = np.repeat(np.arange(matrix.shape[0]), counts)
-    order = np.lexsort((-matrix.data, rows))  # stable: equal weights stay in the order of their latents
-    kept = np.ones(len(order), bool)
-    if top is not None:
-        kept &= np.arange(len(order)) - np.repeat(matrix.indptr[:-1], counts) < check_count(top, "top")
-    if mass is not None and mass < 1:
-        kept &= _within(matrix.data[order], matrix.indptr, mass)
-    stays = np.zeros(len(order), bool)
-    stays[order[kept]] = True
-    return _only(matrix, stays)
+    order, counts = _descending(matrix), np.diff(matrix.indptr)
+    rank = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
+    return _only(matrix, order[rank < n])
 
 
-@njit(cache=True, nogil=True)
-def _within(weights, indptr, mass):
-    """Say of which weights, descending in each row, those before them in the row are less than `mass` of its sum."""
-    kept = np.zeros(len(weights), np.bool_)
-    for row in range(len(indptr) - 1):
-        total = 0.0
-        for at in range(indptr[row], indptr[row + 1]):
-            total += weights[at]
-        least = mass * total * (1 - 1e-12)  # 0.6 of 10 is 6, whatever the rounding
-        before = 0.0
-        for at in range(indptr[row], indptr[row + 1]):
-            kept[at] = before < least
-            before += weights[at]
-    return kept
+def keep_mass(matrix: csr_array, share: float) -> csr_array:
+    """Return the fewest weights of each row that make up a share of its sum; of equal ones those of smaller latents.
 
+    That is a share of term weight, not of what the weights add to a score; and the length |d| of a pruned document is
+    the sum of the weights that it keeps.
 
-def drop_frequent(matrix: csr_array, max_share: float) -> csr_array:
-    """Return documents without the latents that more than a share `max_share` of them has, float32 [n_docs, width].
+    Parameters
+    ----------
+    matrix : csr_array, float32 [n_texts, width]
+        Term weights of documents or of queries.
+    share : float
+        Above 0 and at most 1.
+
+    Returns
+    -------
+    csr_array, float32 [n_texts, width]
 
     Raises
     ------
     TypeError, ValueError
-        For weights that are NaN, infinite or negative, and `max_share` that is not above 0 and at most 1.
+        For weights that are NaN, infinite or negative, and for another `share`.
     """
-    if not 0 < max_share <= 1:
-        raise ValueError(f"max_share is {max_share!r}; it must be above 0 and at most 1, such as 0.5.")
+    _check_share(share)
+    matrix = check_weights(matrix)
+    if share == 1:
+        return matrix
+    order = _descending(matrix)
+    return _only(matrix, order[_within(matrix.data[order], matrix.indptr, share)])
+
+
+def drop_frequent(matrix: csr_array, share: float) -> csr_array:
+    """Return documents without the latents that more than a share of them has, float32 [n_docs, width].
+
+    Raises
+    ------
+    TypeError, ValueError
+        For weights that are NaN, infinite or negative, and for a `share` that is not above 0 and at most 1.
+    """
+    _check_share(share)
     matrix = check_weights(matrix)
     df = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    return _only(matrix, (df <= max_share * matrix.shape[0])[matrix.indices])
+    return _only(matrix, np.flatnonzero((df <= share * matrix.shape[0])[matrix.indices]))
 
 
-def _only(matrix: csr_array, stays: np.ndarray) -> csr_array:
+PRUNINGS: dict[str, Callable[[csr_array, float], csr_array]] = {
+    "top": keep_top,
+    "mass": keep_mass,
+    "frequency": drop_frequent,
+}
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share!r}; it must be above 0 and at most 1, such as 0.5.")
+
+
+def _descending(matrix: csr_array) -> np.ndarray:
+    """Return the positions of the weights, row by row and in each from the largest, of equal ones the first, int64."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return np.lexsort((-matrix.data, rows))
+
+
+@njit(cache=True, nogil=True)
+def _within(weights, indptr, share):
+    """Say of which weights, descending in each row, those before them in the row are less than `share` of its sum."""
+    stays = np.zeros(len(weights), np.bool_)
+    for row in range(len(indptr) - 1):
+        total = 0.0
+        for position in range(indptr[row], indptr[row + 1]):
+            total += weights[position]
+        least = share * total * (1 - 1e-12)  # 0.6 of 10 is 6, whatever the rounding
+        before = 0.0
+        for position in range(indptr[row], indptr[row + 1]):
+            stays[position] = before < least
+            before += weights[position]
+    return stays
+
+
+def _only(matrix: csr_array, positions: np.ndarray) -> csr_array:
+    """Return the matrix with only the weights at these positions of its `data`."""
+    stays = np.zeros(matrix.nnz, bool)
+    stays[positions] = True
     indptr = np.concatenate([[0], np.cumsum(stays)])[matrix.indptr]
     return csr_array((matrix.data[stays], matrix.indices[stays], indptr), shape=matrix.shape)

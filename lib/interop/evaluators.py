@@ -14,7 +14,7 @@ from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.model_card import SparseEncoderModelCardData
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pruning import prune
+from lib.bm25.pruning import keep_top
 from lib.bm25.weighting import PAPER, BM25Constants, check_constants
 from lib.interop.conversion import term_matrix
 from lib.latent_terms import LatentTerms
@@ -119,7 +119,7 @@ class LatentTermsSearch(_Scored):
                 f"Set {kind}_prompt of its TokenEncoder instead."
             )
         rows = self._rows(sentences, kind, progress=show_progress_bar, **settings)
-        return _tensor(rows if max_active_dims is None else prune(rows, top=max_active_dims))
+        return _tensor(rows if max_active_dims is None else keep_top(rows, max_active_dims))
 
     def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Return the BM25 scores, float32 [n_queries, n_docs], with the statistics of these documents.

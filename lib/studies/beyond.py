@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, apply_phi, undo_phi, with_data
-from lib.bm25.pruning import drop_frequent, prune
+from lib.bm25.pruning import drop_frequent, keep_mass
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
@@ -78,9 +78,9 @@ def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str
     if setting.max_share < 1:
         docs = drop_frequent(docs, setting.max_share)
     if setting.doc_mass < 1:
-        docs = prune(docs, mass=setting.doc_mass)
+        docs = keep_mass(docs, setting.doc_mass)
     if setting.query_mass < 1:
-        queries = prune(queries, mass=setting.query_mass)
+        queries = keep_mass(queries, setting.query_mass)
     if setting.query_power != 1:
         queries = with_data(queries, queries.data**setting.query_power)
     return docs, queries

@@ -16,7 +16,7 @@ from lib.benchmarks.grown import draws, encode_sentences, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
 from lib.bm25.index import BM25Index
-from lib.bm25.pruning import prune
+from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import LexicalBM25, analyze, dense_search
@@ -50,7 +50,7 @@ PRUNED = (
 
 
 def _kept(matrix: csr_array, top: int) -> csr_array:
-    return prune(matrix, top=top) if top else matrix
+    return keep_top(matrix, top) if top else matrix
 
 
 def rankings(
@@ -63,7 +63,7 @@ def rankings(
     doc_ids, query_ids = collection.doc_ids, collection.query_ids
     whole, found = model.index(encoded.doc_terms, doc_ids), {}
     for setting in PRUNED:
-        index = model.index(prune(encoded.doc_terms, top=setting.doc_top), doc_ids) if setting.doc_top else whole
+        index = model.index(keep_top(encoded.doc_terms, setting.doc_top), doc_ids) if setting.doc_top else whole
         found[setting] = index.search(_kept(encoded.query_terms, setting.query_top), query_ids, 11)
     if query_cuts and find_spec("seismic"):
         engine = SeismicEngine(whole, **SEISMIC)

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pruning import drop_frequent, prune
+from lib.bm25.pruning import PRUNINGS as pruning_methods
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
@@ -192,13 +192,12 @@ def query_postings(df: np.ndarray, queries: csr_array) -> np.ndarray:
 def prune_terms(docs: csr_array, queries: csr_array, pruning: Pruning) -> tuple[csr_array, csr_array]:
     """Return documents and queries pruned as `pruning` says; one of the two is as it was."""
     check_choice(pruning.kind, {own.kind for own in PRUNINGS}, "pruning.kind")
-    side, _, how = pruning.kind.partition(" ")
+    side, _, kind = pruning.kind.partition(" ")
     if side == "none":
         return docs, queries
-    if how == "frequency":
-        return drop_frequent(docs, pruning.value), queries
-    settings = {"top": int(pruning.value)} if how == "top" else {"mass": pruning.value}
-    return (prune(docs, **settings), queries) if side == "document" else (docs, prune(queries, **settings))
+    prune = pruning_methods[kind]
+    amount = int(pruning.value) if kind == "top" else pruning.value
+    return (prune(docs, amount), queries) if side == "document" else (docs, prune(queries, amount))
 
 
 def pruning_study(
