@@ -1,4 +1,7 @@
+"""The token encoder as sentence-transformers' pull request 3796 describes it: names, defaults, keys, shapes, dtypes."""
+
 import copy
+import inspect
 import itertools
 import json
 import os
@@ -14,6 +17,7 @@ import torch
 from conftest import TEXTS
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Module
 from torch.testing import assert_close
 
 from lib.interop.modules import MissingFeatureError, SparseAutoEncoderTokenEncoder, SparseTokenPooling
@@ -25,6 +29,18 @@ D, WIDTH, K = 8, 24, 3
 LENGTHS = [5, 2, 7, 1]
 BOUNDS = torch.tensor([0, 5, 7, 14, 15], dtype=torch.int32)
 N = 15
+
+
+DEFAULTS = {
+    "variant": "standard",
+    "output_format": "topk",
+    "replace_token_embeddings": False,
+    "has_decoder": True,
+    "k_aux": 512,
+    "frozen": False,
+    "rms_scale": None,
+    "token_batch_size": None,
+}
 
 
 def draw(*shape) -> torch.Tensor:
@@ -71,6 +87,57 @@ def dense(values: torch.Tensor, indices: torch.Tensor, width: int = WIDTH) -> to
     return torch.zeros(*values.shape[:-1], width, dtype=values.dtype).scatter(-1, indices, values)
 
 
+def test_parameters_defaults_and_saved_keys_are_those_of_the_pull_request(tmp_path):
+    parameters = inspect.signature(SparseAutoEncoderTokenEncoder).parameters
+    assert list(parameters)[:11] == ["input_dim", "hidden_dim", "k", *DEFAULTS]
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+    module = SparseAutoEncoderTokenEncoder(4, 8, 2)
+    assert isinstance(module, Module)
+    expected = {"input_dim": 4, "hidden_dim": 8, "k": 2, "checkpoint_format_version": 1} | DEFAULTS
+    assert module.get_config_dict() == expected
+    module.save(str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text()) == expected
+    ours = SparseAutoEncoderTokenEncoder(4, 8, 2, normalize_input=False).get_config_dict()
+    assert ours == expected | {"normalize_input": False}  # a setting of ours is saved where it matters
+    assert (module.get_embedding_dimension(), module.target_norm) == (8, 2.0)
+
+
+@pytest.mark.parametrize("variant", ["standard", "jumprelu"])
+@pytest.mark.parametrize("has_decoder", [True, False])
+def test_weights(variant, has_decoder):
+    encoder = SparseAutoEncoderTokenEncoder(4, 8, 2, variant=variant, has_decoder=has_decoder)
+    shapes = {"W_enc": (4, 8), "b_enc": (8,), "b_pre": (4,)}
+    shapes |= {"W_dec": (8, 4)} if has_decoder else {}
+    shapes |= {"theta": (8,)} if variant == "jumprelu" else {}
+    assert {name: tuple(weight.shape) for name, weight in encoder.named_parameters()} == shapes
+    assert (encoder.W_dec is None, encoder.theta is None) == (not has_decoder, variant == "standard")
+    assert encoder.data_mean is None
+    assert encoder.state_dict().keys() == shapes.keys()
+    encoder.data_mean = torch.ones(4)
+    assert "data_mean" in dict(encoder.named_buffers())
+
+
+def test_one_token_by_hand():
+    encoder = make(input_dim=2, hidden_dim=3, k=2)
+    with torch.no_grad():
+        encoder.W_enc.copy_(torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]]))
+        encoder.b_enc.copy_(torch.tensor([0.0, -0.5, 0.25]))
+        encoder.b_pre.copy_(torch.tensor([0.2, 0.0]))
+    # [3, 4] has norm 5, so x = sqrt(2) [0.6, 0.8]; pre = [x0 - 0.2, 2 x1 - 0.5, 0.2 - x0 + 0.25]
+    x = 2**0.5 * torch.tensor([0.6, 0.8])
+    features = encoder({"token_embeddings": torch.tensor([[[3.0, 4.0]]])})
+    assert_close(features["token_sparse_values"], torch.stack([2 * x[1] - 0.5, x[0] - 0.2]).view(1, 1, 2))
+    assert features["token_sparse_indices"].tolist() == [[[1, 0]]]
+    encoder.data_mean = torch.tensor([3.0, 3.0])  # [3, 4] becomes [0, 1], and x = [0, sqrt(2)]
+    values, indices = encoder.encode_tokens(torch.tensor([[3.0, 4.0]]))
+    assert_close(values, torch.tensor([[2 * 2**0.5 - 0.5, 0.45]]))
+    assert indices.tolist() == [[1, 2]]
+    encoder.rms_scale, encoder.data_mean = 5.0, None  # scaling to one norm cancels it
+    values, indices = encoder.encode_tokens(torch.tensor([[3.0, 4.0]]))
+    assert_close(values, torch.stack([2 * x[1] - 0.5, x[0] - 0.2]).view(1, 2))
+    assert indices.tolist() == [[1, 0]]
+
+
 @pytest.mark.parametrize("variant", ["standard", "jumprelu"])
 @pytest.mark.parametrize("normalisation", ["norm", "mean", "rms", "mean and rms", "none"])
 def test_codes_are_those_of_the_equations(variant, normalisation):
@@ -83,9 +150,9 @@ def test_codes_are_those_of_the_equations(variant, normalisation):
     assert (values.shape, indices.shape, indices.dtype) == ((N, K), (N, K), torch.int64)
     assert (values >= 0).all()
     assert_close(dense(values, indices).double(), torch.from_numpy(codes_by_hand(module, tokens, K)), atol=1e-5, rtol=0)
-    few = module.encode_tokens(tokens, k=1)
-    assert_close(few[0], values[:, :1])
-    assert torch.equal(few[1], indices[:, :1])
+    few_values, few_indices = module.encode_tokens(tokens, k=1)
+    assert_close(few_values, values[:, :1])
+    assert torch.equal(few_indices, indices[:, :1])
 
 
 def test_padded_flattened_and_packed_give_the_same_codes():
@@ -99,21 +166,34 @@ def test_padded_flattened_and_packed_give_the_same_codes():
             assert packed[key].shape == (*form.shape[:-1], K)
             assert_close(packed[key].view(N, K), flat[key], atol=1e-6, rtol=0)
     for side in ("left", "right"):
-        features = module(padded(tokens, side))
+        given = padded(tokens, side)
+        features = module(given)
+        assert features is given
         assert features["token_sparse_values"].shape == (4, 7, K)
         for key in keys:
             assert_close(features[key][features["attention_mask"].bool()], flat[key], atol=1e-6, rtol=0)
 
 
-def test_tokens_in_chunks_and_a_token_alone_have_the_same_codes():
+def test_a_token_alone_has_the_same_codes():
     module, tokens = make(), draw(N, D)
     values, indices = module.encode_tokens(tokens)
-    chunked = make(token_batch_size=4).encode_tokens(tokens)
     alone = [module.encode_tokens(token[None]) for token in tokens]
-    for other in (chunked, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
-        assert_close(other[0], values, atol=1e-6, rtol=0)
-        assert torch.equal(other[1], indices)
+    alone_values, alone_indices = (torch.cat(parts) for parts in zip(*alone, strict=True))
+    assert_close(alone_values, values, atol=1e-6, rtol=0)
+    assert torch.equal(alone_indices, indices)
     assert module.encode_tokens(tokens[:0])[0].shape == (0, K)
+
+
+@pytest.mark.parametrize("size", [1, 4, N, 100])
+def test_token_batch_size_changes_memory_not_values(size):
+    whole, parts = make().train(), make(token_batch_size=size).train()
+    sizes, encode = [], parts.encode_pre_act
+    parts.encode_pre_act = lambda x: sizes.append(len(x)) or encode(x)
+    expected, features = ({**module({"token_embeddings": draw(N, D)})} for module in (whole, parts))
+    assert expected.keys() == features.keys()
+    for key, tensor in expected.items():
+        assert_close(features[key], tensor, rtol=0, atol=1e-6)
+    assert (sum(sizes), max(sizes)) == (N, min(size, N))
 
 
 @pytest.mark.parametrize("output_format", ["topk", "dense", "both"])
@@ -130,22 +210,42 @@ def test_output_formats(output_format, replace):
 
 
 def test_training_gives_what_a_loss_needs_and_the_gradients_of_the_dense_form():
-    module, tokens = make().double().train(), draw(N, D)
+    module, tokens = make().double().train(), draw(N, D).requires_grad_()
     features = module({"token_embeddings": tokens[None], "cu_seq_lens_q": BOUNDS})
     x, x_hat = features["sae_input_normalized"], features["sae_output_decoded"]
     assert x.shape == x_hat.shape == (N, D)
+    assert_close(x, module.normalize(tokens).double())
     assert_close(x.norm(dim=1), torch.full((N,), D**0.5, dtype=torch.float64), atol=1e-5, rtol=0)
     codes = dense(features["token_sparse_values"][0], features["token_sparse_indices"][0])
     assert_close(x_hat, module.decode(codes))
-    (x - x_hat).square().sum().backward()
-    found = {name: weight.grad.clone() for name, weight in module.named_parameters()}
+    (x - x_hat).square().sum().backward(retain_graph=True)
+    assert tokens.grad.abs().sum() > 0  # a retriever in front could be trained through it
+    gradients = {name: weight.grad.clone() for name, weight in module.named_parameters()}
     module.zero_grad()
     pre = module.encode_pre_act(x)
     z = torch.where(pre >= pre.topk(K).values[:, -1:], pre, 0).relu()
     (x - z @ module.W_dec - module.b_pre).square().sum().backward()
-    assert found.keys() == {"W_enc", "b_enc", "W_dec", "b_pre"}
+    assert gradients.keys() == {"W_enc", "b_enc", "W_dec", "b_pre"}
     for name, weight in module.named_parameters():
-        assert_close(found[name], weight.grad)
+        assert_close(gradients[name], weight.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_dtype_are_computed_in(dtype):
+    module, tokens = make().to(dtype).train(), draw(N, D)
+    features, expected = module({"token_embeddings": tokens.to(dtype)}), make().train()({"token_embeddings": tokens})
+    for key in ("token_sparse_values", "sae_input_normalized", "sae_output_decoded"):
+        assert features[key].dtype == dtype
+    assert_close(features["sae_input_normalized"].float(), expected["sae_input_normalized"], rtol=0.01, atol=0.01)
+    (features["sae_output_decoded"] - features["sae_input_normalized"]).square().sum().backward()
+    assert module.W_enc.grad.dtype == dtype
+
+
+def test_states_of_half_precision_are_computed_in_the_dtype_of_the_weights():
+    tokens = draw(N, D).half()
+    values, _ = make().encode_tokens(tokens)
+    assert values.dtype == torch.float32
+    assert_close(values, make().encode_tokens(tokens.float())[0])
 
 
 def test_without_training_or_decoder_nothing_is_reconstructed():
@@ -153,9 +253,9 @@ def test_without_training_or_decoder_nothing_is_reconstructed():
     for module in (make(), make(has_decoder=False).train()):
         assert not {"sae_input_normalized", "sae_output_decoded"} & module({"token_embeddings": tokens}).keys()
     assert module.W_dec is None
-    with pytest.raises(ValueError, match="without a decoder; make it with has_decoder=True"):
+    with pytest.raises(ValueError, match="has_decoder"):
         module.decode(tokens)
-    with pytest.raises(ValueError, match="without a decoder; make it with has_decoder=True"):
+    with pytest.raises(ValueError, match="has_decoder"):
         module.decode_codes(*module.encode_tokens(tokens))
 
 
@@ -168,91 +268,89 @@ def test_a_new_module_can_be_trained_and_a_frozen_one_cannot():
     assert not any(weight.requires_grad for weight in make(frozen=True).parameters())
 
 
-def test_max_active_dims_takes_the_place_of_k():
+def test_max_active_dims_replaces_k_for_one_call():
     module, tokens = make(), draw(N, D)
-    features = module({"token_embeddings": tokens}, max_active_dims=5)
-    assert torch.equal(features["token_sparse_values"], module.encode_tokens(tokens, 5)[0])
-    with pytest.raises(ValueError, match="k must be <= hidden_dim, got k=25, hidden_dim=24"):
-        module({"token_embeddings": tokens}, max_active_dims=25)
+    for n in (1, 5, WIDTH):
+        features = module({"token_embeddings": tokens}, max_active_dims=n)
+        assert features["token_sparse_values"].shape == features["token_sparse_indices"].shape == (N, n)
+        assert torch.equal(features["token_sparse_values"], module.encode_tokens(tokens, n)[0])
+    assert module.k == K
+    for n in (0, -1, WIDTH + 1):
+        with pytest.raises(ValueError, match=f"k is {n}"):
+            module({"token_embeddings": tokens}, max_active_dims=n)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "value"),
     [
-        ({"input_dim": 0}, "input_dim must be a positive integer, got 0"),
-        ({"hidden_dim": -1}, "hidden_dim must be a positive integer, got -1"),
-        ({"k": 0}, "k must be a positive integer, got 0"),
-        ({"k": 2.5}, "k is 2.5"),
-        ({"k": 25}, "k must be <= hidden_dim, got k=25"),
-        ({"variant": "gated"}, "variant must be either 'standard' or 'jumprelu', got 'gated'"),
-        ({"output_format": "csr"}, "output_format must be one of: 'topk', 'dense', 'both', got 'csr'"),
-        ({"k_aux": -1}, "k_aux must be a non-negative integer, got -1"),
-        ({"k_aux": 2.5}, "k_aux must be a non-negative integer, got 2.5"),
-        ({"k_aux": "8"}, "k_aux must be a non-negative integer, got '8'"),
-        ({"token_batch_size": 0}, "token_batch_size is 0"),
-        *(
-            ({"rms_scale": scale}, f"rms_scale of SparseAuto.* is {scale!r}; it must be one finite number above 0")
-            for scale in (0, -1.5, float("nan"), float("inf"), "1", True)
-        ),
-        ({"trained_on": {"name": "a model"}}, "trained_on must have name and fingerprint, .*got {'name': 'a model'}"),
-        ({"trained_on": "a model"}, "trained_on must have name and fingerprint"),
-        ({"checkpoint_format_version": 2}, "has checkpoint_format_version 2; this package reads 1. Upgrade"),
-        ({"checkpoint_format_version": "1"}, "has checkpoint_format_version '1'"),
+        ("input_dim", 0),
+        ("hidden_dim", -1),
+        ("k", 0),
+        ("k", 2.5),
+        ("k", 25),
+        ("groups", 5),
+        ("variant", "gated"),
+        ("output_format", "csr"),
+        ("k_aux", -1),
+        ("k_aux", "8"),
+        ("token_batch_size", 0),
+        *(("rms_scale", scale) for scale in (0, -1.5, float("nan"), float("inf"), "1", True)),
+        ("trained_on", {"name": "a model"}),
+        ("trained_on", "a model"),
+        ("checkpoint_format_version", 2),
+        ("checkpoint_format_version", "1"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        make(**settings)
+def test_settings_that_are_not_allowed(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"{name}.*{re.escape(repr(value))}"):
+        make(**{name: value})
 
 
-def test_features_that_make_no_sense():
+def test_features_that_do_not_fit():
     module = make()
     for kind in (KeyError, ValueError, MissingFeatureError):
-        with pytest.raises(kind, match=r"lack 'token_embeddings', which the Transformer .* they hold 'input_ids'"):
+        with pytest.raises(kind, match=r"'token_embeddings'.*'input_ids'"):
             module({"input_ids": torch.zeros(1, 2)})
-    with pytest.raises(ValueError, match="have size 9, this autoencoder reads size 8"):
+    with pytest.raises(ValueError, match=r"size 9.*size 8"):
         module({"token_embeddings": draw(N, 9)})
     for shape in ((D,), (9,), (1, 2, 3, D)):
-        with pytest.raises(ValueError, match=rf"\[B, T, D\]; got \({shape[0]},"):
+        with pytest.raises(ValueError, match=rf"token_embeddings.*\({shape[0]},"):
             module({"token_embeddings": draw(*shape)})
-    with pytest.raises(ValueError, match=r"flattened token_embeddings to be rank 2; got \(2, 15, 8\)"):
-        module({"token_embeddings": draw(2, N, D), "cu_seq_lens_q": BOUNDS})
-    with pytest.raises(ValueError, match="as cu_seq_lens_q ends at 15 tokens"):
-        module({"token_embeddings": draw(N + 1, D), "cu_seq_lens_q": BOUNDS})
+    for shape in ((2, N, D), (N + 1, D)):
+        with pytest.raises(ValueError, match=rf"token_embeddings.*{re.escape(str(shape))}.*15 tokens"):
+            module({"token_embeddings": draw(*shape), "cu_seq_lens_q": BOUNDS})
 
 
-def test_a_mean_of_another_size():
+@pytest.mark.parametrize("mean", [draw(D + 1), torch.tensor(1.0)])  # a number would be subtracted from every dimension
+def test_a_mean_of_another_size(mean):
     module = make()
-    module.data_mean = draw(D + 1)
-    with pytest.raises(ValueError, match=r"data_mean has shape \(9,\), not \(8,\)"):
-        module({"token_embeddings": draw(N, D)})
-    module.data_mean = torch.tensor(1.0)  # would be taken off every dimension
-    with pytest.raises(ValueError, match=r"data_mean has shape \(\), not \(8,\)"):
+    module.data_mean = mean
+    with pytest.raises(ValueError, match=rf"data_mean.*{re.escape(str(tuple(mean.shape)))}"):
         module.encode_tokens(draw(N, D))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ("{", "config.json is not JSON"),
-        ("[1, 2]", "config.json holds a list, not an object"),
-        ({"rms_scale": [1.0, 2.0]}, r"config.json gives no autoencoder: rms_scale of .* is \[1.0, 2.0\]"),
-        ({"k": "three"}, "config.json gives no autoencoder: k is 'three'"),
-        ({"learning_rate": 1e-3}, "config.json gives no autoencoder: .*unexpected keyword argument 'learning_rate'"),
-        ({"checkpoint_format_version": 2}, "config.json gives no autoencoder: .* checkpoint_format_version 2; this"),
+        ("{", "JSON"),
+        ("[1, 2]", "list"),
+        ({"rms_scale": [1.0, 2.0]}, "rms_scale"),
+        ({"k": "three"}, "'three'"),
+        ({"learning_rate": 1e-3}, "learning_rate"),
+        ({"checkpoint_format_version": 2}, "checkpoint_format_version"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_named(tmp_path, change, message):
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, change, named):
     module = make()
     module.save(tmp_path)
     text = change if isinstance(change, str) else json.dumps(module.get_config_dict() | change)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"config\.json.*{named}"):
         SparseAutoEncoderTokenEncoder.load(str(tmp_path))
-    if "learning_rate" in text:  # of others, who may say more
+    if "learning_rate" in text:  # a checkpoint may hold keys of the library that wrote it
         assert SparseAutoEncoderTokenEncoder.from_checkpoint(tmp_path).k == K
     else:
-        with pytest.raises(ValueError, match=message.replace("config.json gives", "gives").replace("config.json ", "")):
+        with pytest.raises(ValueError, match=named):
             SparseAutoEncoderTokenEncoder.from_checkpoint(tmp_path)
 
 
@@ -265,11 +363,11 @@ def test_save_and_load(tmp_path):
     assert loaded.get_config_dict() == module.get_config_dict()
     assert loaded.state_dict().keys() == module.state_dict().keys() >= {"theta", "data_mean"}
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in module.state_dict().items())
-    with pytest.raises(ValueError, match="safe_serialization is False, which writes a pickle"):
+    with pytest.raises(ValueError, match="pickle"):
         module.save(tmp_path / "folder", safe_serialization=False)
     (tmp_path / "folder" / "model.safetensors").unlink()
     torch.save(module.state_dict(), tmp_path / "folder" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"lacks config.json or model.safetensors; a pickle .* is not read"):
+    with pytest.raises(ValueError, match=r"model\.safetensors.*pickle"):
         SparseAutoEncoderTokenEncoder.load(str(tmp_path), subfolder="folder")
 
 
@@ -293,29 +391,33 @@ def test_from_checkpoint(tmp_path):
     assert SparseAutoEncoderTokenEncoder.from_checkpoint(bare).rms_scale == 0.25
     assert SparseAutoEncoderTokenEncoder.from_checkpoint(bare, rms_scale=2.0).rms_scale == 2.0
     save_file(tensors, bare)
-    with pytest.raises(ValueError, match="does not say how many latents a token may have; give k"):
+    with pytest.raises(ValueError, match="give k"):
         SparseAutoEncoderTokenEncoder.from_checkpoint(bare)
     assert SparseAutoEncoderTokenEncoder.from_checkpoint(bare, k=4).k == 4
 
 
 def test_checkpoints_that_are_refused(tmp_path):
     path = tmp_path / "sae.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no file .*sae\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"sae\.safetensors"):
         SparseAutoEncoderTokenEncoder.from_checkpoint(path)
     torch.save(make().state_dict(), path)
-    with pytest.raises(ValueError, match=r"not a safetensors file .* pickle can run code .* refused"):
+    with pytest.raises(ValueError, match=r"sae\.safetensors.*pickle"):
         SparseAutoEncoderTokenEncoder.from_checkpoint(path)
     tensors = make().state_dict()
-    for wrong, message in (
-        ({"W_enc": draw(D)}, r"no matrix W_enc \[D, width\]"),
-        ({"b_enc": draw(WIDTH + 1)}, r"b_enc in .* has shape \(25,\), not \(24,\)"),
-        ({"another": draw(2)}, r"holds .*'another'.*, its configuration asks for"),
-        ({"rms_scale": draw(2)}, r"rms_scale of .*sae.safetensors is \(2,\); it must be one finite number above 0"),
-        ({"rms_scale": torch.tensor(-1.0)}, r"rms_scale of .*sae.safetensors is -1.0"),
+    for wrong, named in (
+        ({"W_enc": draw(D)}, "W_enc"),
+        ({"b_enc": draw(WIDTH + 1)}, "b_enc"),
+        ({"another": draw(2)}, "another"),
+        ({"theta": draw(2)}, "theta"),
+        ({"rms_scale": draw(2)}, r"rms_scale.*\(2,\)"),
+        ({"rms_scale": torch.tensor(-1.0)}, "rms_scale.*-1.0"),
     ):
         save_file(tensors | wrong, path)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=rf"(?s)(sae\.safetensors.*{named}|{named}.*sae\.safetensors)"):
             SparseAutoEncoderTokenEncoder.from_checkpoint(path, k=K)
+    save_file({name: tensor for name, tensor in tensors.items() if name != "b_pre"}, path)
+    with pytest.raises(ValueError, match="b_pre"):
+        SparseAutoEncoderTokenEncoder.from_checkpoint(path, k=K)
 
 
 @pytest.fixture(scope="module")
@@ -329,43 +431,35 @@ def matrix(embeddings: torch.Tensor) -> np.ndarray:
     return embeddings.to_dense().numpy()
 
 
-def test_a_sparse_encoder_is_the_same_in_a_fresh_process(encoder, tmp_path):
-    encoder.save_pretrained(str(tmp_path / "model"))
-    script = f"""
+@pytest.mark.slow  # a new process imports sentence-transformers
+def test_the_snippet_of_the_model_card_runs_in_a_fresh_process_and_gives_the_same(encoder, tmp_path):
+    copy.deepcopy(encoder).save_pretrained(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- token-sae\n" in card
+    assert "# Token SAE Sparse Encoder" in card
+    assert "`latent-terms`" in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    script = snippet.replace('SparseEncoder("sparse_encoder_model_id"', 'SparseEncoder("model"')
+    assert script != snippet
+    script += f"""
 import json, numpy
-from sentence_transformers import SparseEncoder
 from lib.interop.conversion import load_sparse_encoder
-stock = SparseEncoder("model", trust_remote_code=True)
 texts = json.loads({json.dumps(TEXTS)!r})
-for name, model in (("stock", stock), ("own", load_sparse_encoder("model"))):
-    numpy.save(name, model.encode_query(texts).to_dense().numpy())
+for name, encoder in (("stock", model), ("own", load_sparse_encoder("model"))):
+    numpy.save(name, encoder.encode_query(texts).to_dense().numpy())
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert f"[3, {WIDTH}]" in run.stdout
     expected = matrix(encoder.encode_query(TEXTS))
     assert np.count_nonzero(expected)
     for name in ("stock", "own"):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, atol=1e-5)
     assert not list(tmp_path.rglob("*.bin"))
-    assert set(load_file(tmp_path / "model" / "1_SparseAutoEncoderTokenEncoder" / "model.safetensors")) == {
-        *("W_enc", "b_enc", "W_dec", "b_pre")
-    }
-
-
-def test_the_model_card_has_tags_and_a_snippet_that_runs(encoder, tmp_path):
-    copy.deepcopy(encoder).save_pretrained(str(tmp_path / "model"))
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "- token-sae\n" in card
-    assert "# Token SAE Sparse Encoder" in card
-    assert "modules of the package `latent-terms`, which must be installed" in card
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    script = snippet.replace('SparseEncoder("sparse_encoder_model_id"', 'SparseEncoder("model"')
-    assert script != snippet
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    )
-    assert f"[3, {WIDTH}]" in done.stdout
+    weights = load_file(tmp_path / "model" / "1_SparseAutoEncoderTokenEncoder" / "model.safetensors")
+    assert weights.keys() == {"W_enc", "b_enc", "W_dec", "b_pre"}
 
 
 def test_sparse_encoder_passes_max_active_dims_and_include_prompt_on(encoder):
@@ -399,14 +493,13 @@ def test_another_retriever_than_the_one_it_was_trained_on_is_noticed(sentence_fo
         assert origin_of(behind(sentence_folder, sae).bfloat16(), sae)["fingerprint"] == sae.trained_on["fingerprint"]
     name = Path(sentence_folder).name  # where on this machine it was is nothing to save
     assert sae.trained_on["name"] == name
-    pattern = rf"trained on the states of {name} \(\w{{12}}\); before it is other \(\w{{12}}\)"
-    with pytest.warns(UserWarning, match=pattern):
+    with pytest.warns(UserWarning, match=rf"{name} \(\w{{12}}\).* other \(\w{{12}}\)"):
         behind(tmp_path / "other", sae)
 
 
 def test_modules_that_do_not_fit_each_other_are_refused_early(sentence_folder):
     transformer = SentenceTransformer(sentence_folder)[0]
-    with pytest.raises(ValueError, match=r"Transformer has embedding dimension 32, SparseAuto.* behind it reads 8"):
+    with pytest.raises(ValueError, match=r"Transformer .*32.*SparseAuto.* 8"):
         SparseEncoder(modules=[transformer, make(), SparseTokenPooling(WIDTH)])
-    with pytest.raises(ValueError, match="has embedding dimension 24, SparseTokenPooling behind it reads 25"):
+    with pytest.raises(ValueError, match=r"24.*SparseTokenPooling.* 25"):
         SparseEncoder(modules=[transformer, make(input_dim=32), SparseTokenPooling(WIDTH + 1)])

@@ -1,13 +1,24 @@
+"""The pooling as sentence-transformers' pull request 3796 describes it, judged by the library's own `Pooling`."""
+
+import inspect
+
 import numpy as np
 import pytest
 import torch
-from test_modules import BOUNDS, LENGTHS, WIDTH, K, N, draw, padded
+from sentence_transformers.sentence_transformer.modules import Pooling
+from test_modules import BOUNDS, LENGTHS, WIDTH, K, N, dense, draw, make, padded
 from torch.testing import assert_close
 
 from lib.interop.modules import MissingFeatureError, SparseTokenPooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+DEFAULTS = {
+    "pooling_strategy": "sum",
+    "include_prompt": True,
+    "values_key": "token_sparse_values",
+    "indices_key": "token_sparse_indices",
+}
 STRATEGIES = ["sum", "max", "max_log1p", "sum_sqrt", "count"]
 LATENTS = torch.arange(N * K).view(N, K) * 7 % 5 + torch.arange(K) * 5  # few, so that tokens share some
 VALUES = draw(N, K).relu()  # half are 0: not active
@@ -46,6 +57,52 @@ def by_hand(strategy: str, left_out: int = 0) -> np.ndarray:
     return {"max_log1p": np.log1p, "sum_sqrt": np.sqrt}.get(strategy, np.asarray)(rows)
 
 
+def test_parameters_defaults_and_saved_keys_are_those_of_the_pull_request():
+    parameters = inspect.signature(SparseTokenPooling).parameters
+    assert list(parameters)[:5] == ["embedding_dimension", *DEFAULTS]
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+    assert SparseTokenPooling(8).get_config_dict() == {"embedding_dimension": 8} | DEFAULTS
+    ours = {"sparse_rows": True, "special_tokens": (1, 1)}  # settings of ours are saved where they matter
+    config = SparseTokenPooling(8, sparse_rows=True, special_tokens=[1, 1]).get_config_dict()
+    assert config == {"embedding_dimension": 8} | DEFAULTS | ours
+
+
+def test_strategies_by_hand():
+    given = {
+        "token_sparse_values": torch.tensor([[[1.0, 2.0], [3.0, 0.0], [5.0, 4.0]]]),
+        "token_sparse_indices": torch.tensor([[[0, 2], [0, 1], [3, 2]]]),
+    }
+    sums = torch.tensor([[4.0, 0.0, 6.0, 5.0]])
+    largest = torch.tensor([[3.0, 0.0, 4.0, 5.0]])
+    expected = {"sum": sums, "max": largest, "max_log1p": largest.log1p(), "sum_sqrt": sums.sqrt()}
+    for strategy, row in expected.items():
+        assert_close(SparseTokenPooling(4, strategy)(dict(given))["sentence_embedding"], row)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("prompt_length", [None, 1, torch.tensor([2]), torch.tensor([1, 1, 1, 1]), 3, 9])
+def test_it_counts_the_tokens_that_the_library_s_pooling_counts(strategy, prompt_length):
+    mode = "max" if strategy.startswith("max") else "mean"
+    for form, dtype, include_prompt in (
+        ("left", torch.int64, True),
+        ("left", torch.bool, False),
+        ("right", torch.float32, False),
+        ("right", None, False),
+    ):
+        given = features(form) | ({} if prompt_length is None else {"prompt_length": prompt_length})
+        mask = given.pop("attention_mask")
+        given |= {} if dtype is None else {"attention_mask": mask.to(dtype)}
+        codes = dense(given["token_sparse_values"], given["token_sparse_indices"])
+        judge = Pooling(WIDTH, pooling_mode=mode, include_prompt=include_prompt)
+        pooling = SparseTokenPooling(WIDTH, strategy, include_prompt=include_prompt)
+        rows = pooling(dict(given))["sentence_embedding"]
+        # a mean over 1 is a sum; the maximum over no token is -inf there
+        given |= {"token_embeddings": codes, "token_weights_sum": torch.ones(len(LENGTHS))}
+        expected = judge(given)["sentence_embedding"].clamp(min=0)
+        expected = {"max_log1p": torch.log1p, "sum_sqrt": torch.sqrt}.get(strategy, torch.clone)(expected)
+        assert_close(rows, expected, rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rows_are_those_of_the_equations(strategy, form):
@@ -61,8 +118,8 @@ def test_rows_are_those_of_the_equations(strategy, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("length", [1, 2, torch.tensor([2]), torch.tensor([2, 2, 2, 2]), 50])
-def test_a_prompt_is_left_out_where_that_is_asked_for(form, length):
+@pytest.mark.parametrize("length", [1, torch.tensor([2]), torch.tensor([2, 2, 2, 2]), 50])
+def test_a_prompt_is_left_out_if_it_is_not_included(form, length):
     given = features(form) | {"prompt_length": length}
     n = int(torch.as_tensor(length).flatten()[0])
     pooling = SparseTokenPooling(WIDTH, include_prompt=False)
@@ -91,9 +148,9 @@ def test_special_tokens_alone_make_an_empty_row_and_may_be_left_out():
         np.testing.assert_allclose(rows, expected, atol=1e-6)
         pooling = SparseTokenPooling(WIDTH, special_tokens=(1, 1), include_special=False)
         inner = pooling(features(form))["sentence_embedding"].numpy()
-        ends = [(0, 4), (7, 13)]  # of the two texts that are not blank
-        for row, at in zip((0, 2), ends, strict=True):
-            for token in at:
+        special = [(0, 4), (7, 13)]  # of the two texts that are not blank
+        for row, tokens in zip((0, 2), special, strict=True):
+            for token in tokens:
                 np.add.at(inner[row], LATENTS[token].numpy(), VALUES[token].numpy())
         np.testing.assert_allclose(inner, expected, atol=1e-6)
         given = features(form) | {"prompt_length": 4}
@@ -109,9 +166,9 @@ def test_sparse_rows_never_make_the_dense_ones():
     rows = SparseTokenPooling(width, "sum_sqrt", sparse_rows=True)(given)["sentence_embedding"]
     assert rows.shape == (4, width)
     row, column = rows.indices()
-    found = np.zeros((4, WIDTH))
-    found[row, column - (width - WIDTH)] = rows.values()
-    np.testing.assert_allclose(found, by_hand("sum_sqrt"), atol=1e-6)
+    shifted = np.zeros((4, WIDTH))
+    shifted[row, column - (width - WIDTH)] = rows.values()
+    np.testing.assert_allclose(shifted, by_hand("sum_sqrt"), atol=1e-6)
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "count"])  # which is constant
@@ -120,14 +177,14 @@ def test_gradients_are_those_of_the_dense_form(strategy):
     values = given["token_sparse_values"].clone().requires_grad_()
     rows = SparseTokenPooling(WIDTH, strategy)(given | {"token_sparse_values": values})["sentence_embedding"]
     (rows * draw(4, WIDTH)).sum().backward()
-    found, values.grad = values.grad, None
+    gradients, values.grad = values.grad, None
     z = torch.zeros(4, 7, WIDTH).scatter(2, given["token_sparse_indices"], values)
     z = z * given["attention_mask"][:, :, None]
     pooled = z.amax(dim=1) if strategy.startswith("max") else z.sum(dim=1)
     active = pooled > 0
     pooled = {"max_log1p": torch.log1p, "sum_sqrt": torch.sqrt}.get(strategy, torch.clone)(pooled[active])
     (pooled * draw(4, WIDTH)[active]).sum().backward()
-    assert_close(found, values.grad * (values > 0))
+    assert_close(gradients, values.grad * (values > 0))
 
 
 def test_half_precision_is_summed_in_float32():
@@ -140,7 +197,12 @@ def test_half_precision_is_summed_in_float32():
     assert (rows.dtype, rows.tolist()) == (torch.float32, [[3_000.0, 0.0]])
 
 
-def test_no_tokens_at_all_and_nan():
+def test_silent_latents_texts_without_tokens_no_tokens_at_all_and_nan():
+    silent = {name: tensor - 100 if "values" in name else tensor for name, tensor in features("right").items()}
+    assert not SparseTokenPooling(WIDTH)(silent)["sentence_embedding"].any()
+    masked = features("right") | {"attention_mask": torch.tensor([[0] * 7, [1] * 7, [0] * 7, [1] * 7])}
+    rows = SparseTokenPooling(WIDTH, include_prompt=False)(masked | {"prompt_length": 1})["sentence_embedding"]
+    assert rows.any(dim=1).tolist() == [False, True, False, True]
     empty = torch.zeros(2, 0, K)
     given = {"token_sparse_values": empty, "token_sparse_indices": empty.long()}
     assert not SparseTokenPooling(WIDTH)(given)["sentence_embedding"].any()
@@ -158,37 +220,59 @@ def test_save_and_load(tmp_path):
     assert loaded.get_embedding_dimension() == WIDTH
 
 
+def test_other_keys():
+    given = features("right")
+    renamed = {"v": given["token_sparse_values"], "i": given["token_sparse_indices"]}
+    renamed["attention_mask"] = given["attention_mask"]
+    pooled = SparseTokenPooling(WIDTH, values_key="v", indices_key="i")(renamed)
+    assert pooled is renamed
+    assert_close(pooled["sentence_embedding"], SparseTokenPooling(WIDTH)(given)["sentence_embedding"])
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        ((0,), "embedding_dimension must be a positive integer, got 0"),
-        ((WIDTH, "mean"), "pooling_strategy must be one of: .*'max_log1p'.*, got 'mean'"),
-        ((WIDTH, "sum", True, "v", "i", False, (1,)), r"special_tokens must be two integers .* got \(1,\)"),
+        ((0,), "embedding_dimension is 0"),
+        ((WIDTH, "mean"), "'max_log1p'.*'mean'|'mean'.*'max_log1p'"),
+        ((WIDTH, "sum", True, "v", "i", False, (1,)), r"special_tokens.*\(1,\)"),
     ],
 )
-def test_settings_that_make_no_sense(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_that_are_not_allowed(arguments, named):
+    with pytest.raises(ValueError, match=named):
         SparseTokenPooling(*arguments)
 
 
-def test_features_that_make_no_sense():
+@pytest.mark.parametrize("bounds", [[1, 15], [0, 9, 4, 15], [[0, 15]], []])
+def test_bounds_that_are_not_ascending_from_0(bounds):
+    packed = {"token_sparse_values": VALUES, "token_sparse_indices": LATENTS, "token_embeddings": draw(N, 8)}
+    for module in (SparseTokenPooling(WIDTH), make()):
+        with pytest.raises(ValueError, match=r"cu_seq_lens_q is \["):
+            module(packed | {"cu_seq_lens_q": torch.tensor(bounds)})
+
+
+def test_a_mask_of_other_tokens_is_refused_unless_there_are_bounds():
+    for shape in ((4, 9), (28,), (2, 7)):
+        with pytest.raises(ValueError, match=r"attention_mask.*\(4, 7\)"):
+            SparseTokenPooling(WIDTH)(features("right") | {"attention_mask": torch.zeros(shape)})
+    packed = features("packed-2") | {"attention_mask": torch.zeros(3, 9)}
+    np.testing.assert_allclose(SparseTokenPooling(WIDTH)(packed)["sentence_embedding"], by_hand("sum"), atol=1e-6)
+
+
+def test_features_that_do_not_fit():
     pooling, given = SparseTokenPooling(WIDTH), features("right")
     for form in ("right", "packed-2"):
         for key in ("token_sparse_values", "token_sparse_indices"):
             less = {name: tensor for name, tensor in features(form).items() if name != key}
-            with pytest.raises(MissingFeatureError, match=f"lack '{key}', which SparseAutoEncoderTokenEncoder makes"):
+            with pytest.raises(MissingFeatureError, match=f"'{key}'"):
                 pooling(less)
-    flat = {"token_sparse_values": VALUES, "token_sparse_indices": LATENTS}
-    with pytest.raises(ValueError, match=r"to be \[B, T, K\]; got \(15, 3\)\. Flattened tokens need cu_seq_lens_q"):
-        pooling(flat)
-    with pytest.raises(ValueError, match="as cu_seq_lens_q ends at 15 tokens"):
-        pooling({"token_sparse_values": VALUES[1:], "token_sparse_indices": LATENTS, "cu_seq_lens_q": BOUNDS})
-    with pytest.raises(ValueError, match="they must be equal"):
-        pooling(given | {"token_sparse_indices": given["token_sparse_indices"][..., :2]})
-    with pytest.raises(ValueError, match=r"run from 0 to 24; of embedding_dimension 24 they are 0 to 23"):
-        pooling(
-            given
-            | {"token_sparse_indices": given["token_sparse_indices"].clamp(max=0) + WIDTH * (torch.arange(K) == 1)}
-        )
-    with pytest.raises(ValueError, match="max_active_dims is 5, and SparseEncoder cuts only dense rows"):
+    outside = given["token_sparse_indices"].clamp(max=0) + WIDTH * (torch.arange(K) == 1)
+    for wrong, named in (
+        ({"token_sparse_values": VALUES, "token_sparse_indices": LATENTS}, r"\(15, 3\).*cu_seq_lens_q"),
+        (features("packed-2") | {"token_sparse_values": VALUES[1:]}, "15 tokens"),
+        (given | {"token_sparse_indices": given["token_sparse_indices"][..., :2]}, "token_sparse_indices"),
+        (given | {"token_sparse_indices": outside}, "0 to 24.*0 to 23"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            pooling(wrong)
+    with pytest.raises(ValueError, match=r"max_active_dims is 5.*sparse_rows"):
         SparseTokenPooling(WIDTH, sparse_rows=True)(given, max_active_dims=5)

@@ -163,11 +163,7 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
         are missing or unknown, sizes that the configuration contradicts, an `rms_scale` that is not one number above
         0, and a k that is missing or out of place.
     """
-    path = Path(path) / CHECKPOINT_WEIGHTS if Path(path).is_dir() else Path(path)
-    tensors, facts = _read_file(path)
-    beside = path.with_name("config.json")
-    text = facts.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
-    config = json_object(text, f"The configuration of {path}")
+    path, tensors, config = read_checkpoint_file(path)
     check_checkpoint_version(config.get("checkpoint_format_version", CHECKPOINT_VERSION), str(path))
     variant = config.get("variant", "jumprelu" if "theta" in tensors else "standard")
     check_choice(variant, ["standard", "jumprelu"], f"The configuration of {path}: variant")
@@ -185,6 +181,15 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     said = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
     _check_sizes(said, sae, f"The configuration of {path} says input_dim and hidden_dim")
     return sae
+
+
+def read_checkpoint_file(path: str | Path) -> tuple[Path, dict[str, torch.Tensor], dict]:
+    """Return the file, the tensors and the configuration of a token autoencoder, as `read_checkpoint` finds them."""
+    path = Path(path) / CHECKPOINT_WEIGHTS if Path(path).is_dir() else Path(path)
+    tensors, metadata = read_safetensors(path)
+    beside = path.with_name("config.json")
+    text = metadata.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
+    return path, tensors, json_object(text, f"The configuration of {path}")
 
 
 def check_checkpoint_version(version: object, source: str) -> int:
@@ -319,10 +324,10 @@ def _check_plain(folder: Path, config: Mapping, plain: Mapping[str, tuple], opti
 
 def _read_tensors(path: Path, names: set[str]) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file in float32; a ValueError unless they are `names`."""
-    return _only(path, _read_file(path)[0], names)
+    return _only(path, read_safetensors(path)[0], names)
 
 
-def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return tensors and metadata of a safetensors file."""
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in path.parent.glob("*"))[:10]) or "nothing"

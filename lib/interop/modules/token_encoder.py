@@ -10,7 +10,6 @@ from sentence_transformers.base.modules import Module
 from torch.nn.functional import embedding_bag
 
 from lib.interop.modules.features import (
-    check_dimension,
     check_fits,
     check_k,
     check_origin,
@@ -18,13 +17,19 @@ from lib.interop.modules.features import (
     config_of,
     feature,
     origin_of,
-    read_safetensors,
     unpacked,
     warn_of_another_origin,
     write_config,
 )
-from lib.sae.foreign import check_checkpoint_version, check_rms_scale, json_object
-from lib.support.checks import check_count
+from lib.sae.foreign import (
+    CHECKPOINT_WEIGHTS,
+    check_checkpoint_version,
+    check_rms_scale,
+    json_object,
+    read_checkpoint_file,
+    read_safetensors,
+)
+from lib.support.checks import check_choice, check_count
 from lib.support.folders import replacing
 
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
@@ -40,24 +45,24 @@ class SparseAutoEncoderTokenEncoder(Module):
     x_hat = W_dec^T z + b_pre
 
     Reads `token_embeddings`: padded [B, T, D], flattened [N, D], or packed with `cu_seq_lens_q`, [N, D] or [1, N, D].
-    Writes `token_sparse_values` and `token_sparse_indices` (int64), which have k in the place of D;
-    `backbone_token_embeddings`, what it read; `token_sparse_embeddings`, dense, where that is asked for; and in
-    training mode, if there is a decoder, `sae_input_normalized` x and `sae_output_decoded` x_hat, both [N, D] with the
-    padding, for a loss (`lib.interop.losses`).
+    Writes `token_sparse_values` and `token_sparse_indices` (int64), which have k instead of D;
+    `backbone_token_embeddings`, what it read; `token_sparse_embeddings`, dense, if the output format includes it; and
+    in training mode, if there is a decoder, `sae_input_normalized` x and `sae_output_decoded` x_hat, both [N, D] with
+    the padding, for a loss (`lib.interop.losses`).
 
     Parameters
     ----------
     input_dim, hidden_dim : int
         D, the size of a token embedding, and the width, the number of latents.
     k : int
-        Latents a token may have. `max_active_dims`, if `SparseEncoder` is given one, takes its place; the library then
-        cuts a text's row to as many, too.
+        Latents a token may have. `max_active_dims`, if `SparseEncoder` is given one, replaces it; the library then cuts
+        a text's row to as many, too.
     variant : {"standard", "jumprelu"}
         No gradient reaches the thresholds theta of jumprelu; they are for autoencoders trained elsewhere.
     output_format : {"topk", "dense", "both"}
         Values and indices are always written; "dense" and "both" add `token_sparse_embeddings` [..., width].
     replace_token_embeddings : bool
-        Whether the dense form takes the place of `token_embeddings` too.
+        Whether the dense form replaces `token_embeddings` too.
     has_decoder : bool
         Whether there is a W_dec, which only training needs.
     k_aux : int
@@ -65,8 +70,8 @@ class SparseAutoEncoderTokenEncoder(Module):
     frozen : bool
         Whether the weights are fixed.
     rms_scale : float, optional
-        A factor of all states, above 0, where there is no data_mean. That each is scaled to one norm then cancels it,
-        but for rounding; it is here because the pull request has it, and kept with the configuration.
+        A factor of all states, above 0, where there is no data_mean. Scaling to one norm cancels it, but for rounding;
+        the pull request has it, so it is kept with the configuration.
     token_batch_size : int, optional
         Tokens whose pre-activations are held at once; None is as many as make 128 MB.
     normalize_input : bool
@@ -86,7 +91,7 @@ class SparseAutoEncoderTokenEncoder(Module):
     b_enc, b_pre : torch.nn.Parameter [width] and [D]
     theta : torch.nn.Parameter [width] or None
     data_mean : torch.Tensor [D] or None
-        A buffer; assign the mean of the token embeddings to take it off.
+        A buffer; assign the mean of the token embeddings to subtract it.
 
     Raises
     ------
@@ -122,19 +127,16 @@ class SparseAutoEncoderTokenEncoder(Module):
         checkpoint_format_version: int = 1,
     ):
         super().__init__()
-        self.input_dim = check_dimension(input_dim, "input_dim")
-        self.hidden_dim = check_dimension(hidden_dim, "hidden_dim")
+        self.input_dim = check_count(input_dim, "input_dim")
+        self.hidden_dim = check_count(hidden_dim, "hidden_dim")
         self.groups = check_count(groups, "groups")
         if hidden_dim % groups or (groups > 1 and variant != "standard"):
-            raise ValueError(f"groups must divide hidden_dim, and be 1 with thresholds, got {groups}, {hidden_dim}.")
+            raise ValueError(f"groups is {groups}; it must divide hidden_dim, {hidden_dim}, and be 1 with thresholds.")
         self.k = check_k(k, hidden_dim, groups)
-        if variant not in ("standard", "jumprelu"):
-            raise ValueError(f"variant must be either 'standard' or 'jumprelu', got {variant!r}.")
-        if output_format not in ("topk", "dense", "both"):
-            raise ValueError(f"output_format must be one of: 'topk', 'dense', 'both', got {output_format!r}.")
         if not isinstance(k_aux, int) or isinstance(k_aux, bool) or k_aux < 0:
-            raise ValueError(f"k_aux must be a non-negative integer, got {k_aux!r}.")
-        self.variant, self.output_format = variant, output_format
+            raise ValueError(f"k_aux is {k_aux!r}; it must be an integer of at least 0.")
+        self.variant = check_choice(variant, ("standard", "jumprelu"), "variant")
+        self.output_format = check_choice(output_format, ("topk", "dense", "both"), "output_format")
         self.replace_token_embeddings, self.has_decoder = replace_token_embeddings, has_decoder
         self.k_aux, self.frozen, self.rms_scale = k_aux, frozen, check_rms_scale(rms_scale, type(self).__name__)
         self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
@@ -189,18 +191,15 @@ class SparseAutoEncoderTokenEncoder(Module):
         TypeError, ValueError
             For a k outside 1..width or no multiple of the groups, and embeddings of another size.
         """
-        k = self.k if k is None else k
-        self._check_size(tokens)
-        return self._encode(self._normalized(tokens), check_k(k, self.hidden_dim, self.groups))
+        k = check_k(self.k if k is None else k, self.hidden_dim, self.groups)
+        return self._encode(self._normalized(tokens), k)
 
-    def _check_size(self, tokens: torch.Tensor) -> None:
+    def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
         if tokens.shape[-1] != self.input_dim:
             raise ValueError(
                 f"token_embeddings have size {tokens.shape[-1]}, this autoencoder reads size {self.input_dim}; "
                 "put it behind the Transformer that it was trained on."
             )
-
-    def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.normalize(tokens).to(self.W_enc.dtype)
 
     def _encode(self, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,9 +219,7 @@ class SparseAutoEncoderTokenEncoder(Module):
 
     def _decoder(self) -> torch.Tensor:
         if self.W_dec is None:
-            raise ValueError(
-                "SparseAutoEncoderTokenEncoder was initialized without a decoder; make it with has_decoder=True."
-            )
+            raise ValueError("This SparseAutoEncoderTokenEncoder has no decoder; make it with has_decoder=True.")
         return self.W_dec
 
     def decode_codes(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -250,8 +247,9 @@ class SparseAutoEncoderTokenEncoder(Module):
         elif embeddings.ndim in (2, 3):
             tokens = embeddings.flatten(0, -2)
         else:
-            raise ValueError(f"Expected padded token_embeddings to be [B, T, D]; got {tuple(embeddings.shape)}.")
-        self._check_size(tokens)
+            raise ValueError(
+                f"token_embeddings have shape {tuple(embeddings.shape)}; they must be [B, T, D] or [N, D]."
+            )
         x = self._normalized(tokens)
         values, indices = self._encode(x, k)
         if self.training and self.W_dec is not None:
@@ -295,7 +293,7 @@ class SparseAutoEncoderTokenEncoder(Module):
             raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")
         folder = write_config(self, output_path)
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(folder / "model.safetensors") as temporary:
+        with replacing(folder / CHECKPOINT_WEIGHTS) as temporary:
             temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
 
     @classmethod
@@ -308,18 +306,16 @@ class SparseAutoEncoderTokenEncoder(Module):
             If configuration or safetensors are missing, are damaged or newer, or do not fit each other.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
-        where = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}
-        paths = [
-            cls.load_file_path(model_name_or_path, name, **where)
-            for name in (cls.config_file_name, "model.safetensors")
-        ]
-        if None in paths:
+        source = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}
+        files = (cls.config_file_name, CHECKPOINT_WEIGHTS)
+        config, weights = (cls.load_file_path(model_name_or_path, file, **source) for file in files)
+        if config is None or weights is None:
             raise ValueError(
-                f"{model_name_or_path}/{subfolder} lacks {cls.config_file_name} or model.safetensors; a pickle "
-                "(pytorch_model.bin) is not read. Save the model with safe_serialization=True."
+                f"{model_name_or_path}/{subfolder} lacks {' or '.join(files)}; a pickle (pytorch_model.bin) is not "
+                "read. Save the model with safe_serialization=True."
             )
-        module = cls._made(json_object(Path(paths[0]).read_text("utf-8"), paths[0]), paths[0])
-        module._take(read_safetensors(paths[1])[0], paths[1])
+        module = cls._from_settings(json_object(Path(config).read_text("utf-8"), config), config)
+        module._load_tensors(read_safetensors(Path(weights))[0], weights)
         return module
 
     @classmethod
@@ -329,17 +325,19 @@ class SparseAutoEncoderTokenEncoder(Module):
         """Load a trained autoencoder from one safetensors file with the tensors named above.
 
         Its configuration is JSON under the key "config" of the file's own metadata, or a `config.json` beside it;
-        dimensions, variant and decoder are those of the tensors where it does not name them, and of its keys those
-        that are no settings of this class are not looked at. A scalar tensor `rms_scale` is read too.
+        dimensions, variant and decoder are those of the tensors where it does not name them, and keys that are no
+        settings of this class are ignored. A scalar tensor `rms_scale` is read too.
 
         Parameters
         ----------
         path : str or Path
             The file, or the folder that `save` wrote.
         device : str
+            A torch device, where the weights are put.
         frozen : bool
+            Whether the weights are fixed.
         **kwargs
-            Take the place of what the configuration says, for example `k` or `token_batch_size`.
+            Replace what the configuration sets, for example `k` or `token_batch_size`.
 
         Raises
         ------
@@ -347,49 +345,36 @@ class SparseAutoEncoderTokenEncoder(Module):
             If there is no such file.
         ValueError
             If it is not safetensors (a pickle could run code and is refused), if its configuration is no JSON object,
-            lacks k, has a setting that makes no sense or is newer, and if tensors are missing or do not fit.
+            lacks k, has a setting that is not allowed or is newer, and if tensors are missing or do not fit.
         """
-        path = Path(path)
-        path = path / "model.safetensors" if path.is_dir() else path
-        tensors, metadata = read_safetensors(path)
+        path, tensors, config = read_checkpoint_file(path)
         if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
             raise ValueError(f"{path} has no matrix W_enc [D, width]; it holds {sorted(tensors)}.")
-        beside = path.with_name(cls.config_file_name)
-        text = metadata.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
         settings = dict(zip(("input_dim", "hidden_dim"), tensors["W_enc"].shape, strict=True))
         settings |= {"variant": "jumprelu" if "theta" in tensors else "standard", "has_decoder": "W_dec" in tensors}
-        known = {*cls.config_keys, *cls.own_settings}
-        config = json_object(text, f"The configuration of {path}")
-        settings |= {key: value for key, value in config.items() if key in known}
+        settings |= {key: value for key, value in config.items() if key in {*cls.config_keys, *cls.own_settings}}
         if "rms_scale" in tensors:
             settings["rms_scale"] = check_rms_scale(tensors.pop("rms_scale"), str(path))
         settings |= {"frozen": frozen, **kwargs}
         if "k" not in settings:
-            raise ValueError(f"{path} does not say how many latents a token may have; give k, for example k=16.")
-        module = cls._made(settings, path)
+            raise ValueError(f"{path} does not state how many latents a token may have; give k, for example k=16.")
+        module = cls._from_settings(settings, path)
         if not module.has_decoder:
             tensors.pop("W_dec", None)
-        module._take(tensors, path)
+        module._load_tensors(tensors, path)
         return module.to(device)
 
     @classmethod
-    def _made(cls, settings: Mapping[str, Any], source: str | Path) -> "SparseAutoEncoderTokenEncoder":
+    def _from_settings(cls, settings: Mapping[str, Any], source: str | Path) -> "SparseAutoEncoderTokenEncoder":
         try:
             return cls(**settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{source} gives no autoencoder: {error}") from error
+            raise ValueError(f"{source} cannot be read: {error}") from error
 
-    @torch.no_grad()
-    def _take(self, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-        own = dict(self.named_parameters())
+    def _load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
         if "data_mean" in tensors:
             self.data_mean = torch.zeros(self.input_dim)
-            own["data_mean"] = self.data_mean
-        if own.keys() != tensors.keys():
-            raise ValueError(
-                f"{source} holds {sorted(tensors)}, its configuration asks for {sorted(own)}; take both from one save."
-            )
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape:
-                raise ValueError(f"{name} in {source} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
-            own[name].copy_(tensor)
+        try:
+            self.load_state_dict(tensors)
+        except RuntimeError as error:  # it names missing and unknown tensors, and shapes that differ
+            raise ValueError(f"{source} does not fit its configuration ({error}); take both from one save.") from error

@@ -11,7 +11,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lib.bm25.pooling import PHIS, POOLINGS
 from lib.interop.modules.features import (
-    check_dimension,
     check_fits,
     config_of,
     feature,
@@ -19,6 +18,7 @@ from lib.interop.modules.features import (
     unpacked,
     write_config,
 )
+from lib.support.checks import check_count
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -82,14 +82,14 @@ class SparseTokenPooling(Module):
     include_prompt : bool
         Whether the first `prompt_length` tokens count.
     values_key, indices_key : str
-        Where activations and latents are among the features.
+        Names of the features that hold activations and latents.
     sparse_rows : bool
         Whether `sentence_embedding` is a coalesced sparse COO tensor, so that [B, width] is never in memory.
     special_tokens : (int, int)
         How many tokens the tokenizer puts before and after every text. A text with no other tokens, but for a
-        prompt's, has an empty row, as in `lib.latent_terms.LatentTerms`. (0, 0) is not to look.
+        prompt's, has an empty row, as in `lib.latent_terms.LatentTerms`. (0, 0) looks for none.
     include_special : bool
-        Whether these tokens count. This and the two before it, which the pull request does not have, are saved only
+        Whether special tokens count. This and the two before it, which the pull request does not have, are saved only
         where they are not the default.
 
     Raises
@@ -116,12 +116,12 @@ class SparseTokenPooling(Module):
         include_special: bool = True,
     ):
         super().__init__()
-        self.embedding_dimension = check_dimension(embedding_dimension, "embedding_dimension")
+        self.embedding_dimension = check_count(embedding_dimension, "embedding_dimension")
         if pooling_strategy not in strategies():
             allowed = ", ".join(map(repr, strategies()))
             raise ValueError(f"pooling_strategy must be one of: {allowed}, got {pooling_strategy!r}.")
         if len(special_tokens) != 2 or not all(isinstance(n, int) and n >= 0 for n in special_tokens):
-            raise ValueError(f"special_tokens must be two integers of at least 0, like (1, 1), got {special_tokens!r}.")
+            raise ValueError(f"special_tokens is {special_tokens!r}; give two integers of at least 0, such as (1, 1).")
         self.pooling_strategy, self.include_prompt = pooling_strategy, include_prompt
         self.values_key, self.indices_key = values_key, indices_key
         self.sparse_rows, self.special_tokens = sparse_rows, tuple(special_tokens)
@@ -144,18 +144,18 @@ class SparseTokenPooling(Module):
                 f"max_active_dims is {max_active_dims}, and SparseEncoder cuts only dense rows to it; set "
                 "sparse_rows=False, or prune afterwards (lib.bm25.pruning)."
             )
-        if "cu_seq_lens_q" in features:
-            values, indices = (unpacked(features, key, _MAKER) for key in (self.values_key, self.indices_key))
+        packed = "cu_seq_lens_q" in features
+        read = unpacked if packed else feature
+        values, indices = (read(features, key, _MAKER) for key in (self.values_key, self.indices_key))
+        if packed:
             layout = _packed_layout(features["cu_seq_lens_q"].to(values.device))
-        else:
-            values, indices = (feature(features, key, _MAKER) for key in (self.values_key, self.indices_key))
-            if values.ndim != 3:
-                raise ValueError(
-                    f"Expected padded sparse token values to be [B, T, K]; got {tuple(values.shape)}. Flattened tokens "
-                    "need cu_seq_lens_q, where each text starts; the Transformer makes it where it does not pad "
-                    "(unpad_inputs)."
-                )
+        elif values.ndim == 3:
             layout = _padded_layout(values, features.get("attention_mask"))
+        else:
+            raise ValueError(
+                f"{self.values_key} has shape {tuple(values.shape)}; padded it must be [B, T, k]. Flattened tokens "
+                "need cu_seq_lens_q, where each text starts; the Transformer makes it without padding (unpad_inputs)."
+            )
         if values.shape != indices.shape:
             raise ValueError(
                 f"{self.values_key} has shape {tuple(values.shape)}, {self.indices_key} {tuple(indices.shape)}; "
