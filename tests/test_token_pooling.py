@@ -79,7 +79,7 @@ def test_strategies_by_hand():
         assert_close(SparseTokenPooling(4, strategy)(dict(given))["sentence_embedding"], row)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "count"])  # which the library lacks
 @pytest.mark.parametrize("prompt_length", [None, 1, torch.tensor([2]), torch.tensor([1, 1, 1, 1]), 3, 9])
 def test_it_counts_the_tokens_that_the_library_s_pooling_counts(strategy, prompt_length):
     mode = "max" if strategy.startswith("max") else "mean"

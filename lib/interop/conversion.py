@@ -50,9 +50,9 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
 
     The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
     `model.bm25`. Its `max_active_dims` is None, so rows are whole; `encode(texts, max_active_dims=n)` keeps the n
-    largest weights of a text, and n in the place of the autoencoder's k. A text of blanks has an empty row here; there
-    it has terms if the tokenizer makes tokens of blanks. The autoencoder is noted as trained on this retriever
-    (`trained_on`) unless its metadata say that it was trained on another layer or model.
+    largest weights of a text, and n instead of the autoencoder's k. A text of blanks has an empty row here; there
+    it has terms if the tokenizer makes tokens of blanks. The autoencoder is marked as trained on this retriever
+    (`trained_on`) unless its metadata name another layer or model.
 
     Parameters
     ----------
@@ -95,16 +95,16 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
             include_special=encoder.special_tokens,
         )
     )
-    made = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
+    converted = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
     coder = modules[-2]
     if other_origin(sae, encoder) is None:
-        coder.trained_on = origin_of(made, coder) | {"name": public_name(encoder.name)}
-    _check_equal(model, made.eval(), "Make it of a model whose encoder is a plain Transformer.")
-    return made
+        coder.trained_on = origin_of(converted, coder) | {"name": public_name(encoder.name)}
+    _check_equal(model, converted.eval(), "Make it of a model whose encoder is a plain Transformer.")
+    return converted
 
 
 def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
-    """Return the stock module that averages layers, with all weight on one."""
+    """Return sentence-transformers' module that averages layers, with all weight on one."""
     weights = torch.zeros(n_layers + 1 - layer)
     weights[0] = 1.0
     return WeightedLayerPooling(d, n_layers, layer, torch.nn.Parameter(weights, requires_grad=False))
@@ -138,25 +138,26 @@ def _special_tokens(tokenizer) -> tuple[int, int]:
 def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: BM25Constants = PAPER) -> LatentTerms:
     """Return a `LatentTerms` that gives the rows of `encoder`, so that BM25 ranks with them.
 
-    The retriever is loaded anew from where `encoder` has it: the folder or hub id it was loaded from. A blank text has
-    an empty row here, and there if `SparseTokenPooling` knows the special tokens. The weights are copied. What the
+    The retriever is loaded anew from the folder or hub id that `encoder` was loaded from. A blank text has an empty row
+    here, and there if `SparseTokenPooling` has the numbers of special tokens. The weights are copied. What the
     autoencoder was trained on goes into its metadata, so that `LatentTerms` warns of another retriever.
 
     Parameters
     ----------
     encoder : SparseEncoder
-        A Transformer, `SparseAutoEncoderTokenEncoder` with a decoder, `SparseTokenPooling`.
+        Of a Transformer, a `SparseAutoEncoderTokenEncoder` with a decoder and a `SparseTokenPooling`.
     k : int, optional
         Latents a token has on average, for an autoencoder with thresholds: there it is needed, as the k of the module
         is a limit that `SparseAutoencoder` does not have. Not for a Top-K autoencoder.
     bm25 : BM25Constants
+        The constants with which the model builds an index.
 
     Raises
     ------
     ValueError
-        For other modules and settings that `LatentTerms` does not have, and if a few texts show that the rows differ:
-        a Transformer that was trained must be saved first, and the `SparseEncoder` loaded from there; and for a k that
-        is missing or out of place.
+        For other modules and settings that `LatentTerms` does not have, for a k that is missing or not allowed, and if
+        a few texts show that the rows differ: a Transformer that was trained must be saved first, and the
+        `SparseEncoder` loaded from there.
 
     Warns
     -----
@@ -170,9 +171,9 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         )
     weights, k = _weights(coder), _average(coder, k)
     prompts = {kind: _prompt(encoder, kind) for kind in PROMPT_NAMES}
-    place = transformer.config.name_or_path
+    source = transformer.config.name_or_path
     retriever = TokenEncoder(
-        None if place == default_retriever()[1] else place,
+        None if source == default_retriever()[1] else source,
         layer=layer,
         special_tokens=pooling.include_special,
         query_prompt=prompts["query"],
@@ -185,7 +186,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     pooling_name, phi = strategies()[pooling.pooling_strategy]
     sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
     model = LatentTerms(retriever, sae, pooling_name, phi, bm25)
-    remedy = f"It was loaded from {place}: if it was changed since, save it, load it from there, and convert that."
+    remedy = f"It was loaded from {source}: if it was changed since, save it, load it from there, and convert that."
     _check_equal(model, encoder.eval(), remedy)
     return model
 
@@ -196,8 +197,8 @@ def _parts(encoder: SparseEncoder) -> tuple[Transformer, int, SparseAutoEncoderT
     reader = modules.pop(1) if len(modules) == 4 and isinstance(modules[1], WeightedLayerPooling) else None
     kinds = (Transformer, SparseAutoEncoderTokenEncoder, SparseTokenPooling)
     if len(modules) != 3 or not all(map(isinstance, modules, kinds)):
-        found = ", ".join(type(module).__name__ for module in encoder)
-        raise ValueError(f"The modules are {found}; they must be {', '.join(kind.__name__ for kind in kinds)}.")
+        names = ", ".join(type(module).__name__ for module in encoder)
+        raise ValueError(f"The modules are {names}; they must be {', '.join(kind.__name__ for kind in kinds)}.")
     if reader is None:
         return modules[0], -1, *modules[1:]
     weights = reader.layer_weights.detach()
@@ -231,30 +232,30 @@ def _average(coder: SparseAutoEncoderTokenEncoder, k: int | None) -> int:
 
 
 def _training(encoder: SparseEncoder, coder: SparseAutoEncoderTokenEncoder, retriever: TokenEncoder) -> dict:
-    """Return what is known of the training of `coder`, as metadata: `retriever`, if it is what stands before it."""
+    """Return what is known of the training of `coder`, as metadata: `retriever`, if it was trained on that one."""
     if coder.trained_on is None:
         return {}
-    found = origin_of(encoder, coder)
-    if coder.trained_on["fingerprint"] == found["fingerprint"]:
+    origin = origin_of(encoder, coder)
+    if coder.trained_on["fingerprint"] == origin["fingerprint"]:
         return {"trained_on": coder.trained_on, "run": {"states": {"encoder": retriever.identity}}}
-    warn_of_another_origin(coder.trained_on, found)
+    warn_of_another_origin(coder.trained_on, origin)
     return {"trained_on": coder.trained_on}
 
 
 def _check_equal(model: LatentTerms, encoder: SparseEncoder, remedy: str) -> None:
     """Raise a ValueError if the two differ on a few texts."""
-    for kind, ours, theirs in (
+    for kind, encode, sparse_encode in (
         ("documents", model.encode_documents, encoder.encode_document),
         ("queries", model.encode_queries, encoder.encode_query),
     ):
-        expected = ours(_PROBE, progress=False)
-        found = term_matrix(theirs(_PROBE, show_progress_bar=False))
+        expected = encode(_PROBE, progress=False)
+        rows = term_matrix(sparse_encode(_PROBE, show_progress_bar=False))
         blank = np.diff(expected.indptr) == 0
-        off = np.linalg.norm((expected - found).toarray()[~blank])
+        error = np.linalg.norm((expected - rows).toarray()[~blank])
         if expected.nnz:
-            off /= np.linalg.norm(expected.data)
-        if not off <= _TOLERANCE[model.encoder.dtype]:
-            raise ValueError(f"The rows of {kind} would differ by {off:.1%} of their norm. {remedy}")
+            error /= np.linalg.norm(expected.data)
+        if not error <= _TOLERANCE[model.encoder.dtype]:
+            raise ValueError(f"The rows of {kind} would differ by {error:.1%} of their norm. {remedy}")
 
 
 def load_sparse_encoder(
@@ -262,25 +263,25 @@ def load_sparse_encoder(
 ) -> SparseEncoder:
     """Load a `SparseEncoder` with these modules from a folder, running no code but this package's and the library's.
 
-    `SparseEncoder(folder, trust_remote_code=True)` gives the same: the library wants that flag for any module that is
-    not its own, but with it would run a module in the folder, too.
+    `SparseEncoder(folder, trust_remote_code=True)` gives the same: the library requires that flag for any module that
+    is not its own, but with it would run a module in the folder, too.
 
     Parameters
     ----------
     folder : str or Path
-        Or the id of a repository on the hub, of which JSON and safetensors are fetched.
+        Or the id of a repository on the hub, of which the files that `lib.support.hub` lists are fetched.
     device : str, optional
         A torch device; None is the GPU if there is one.
     revision, token : str, optional
-        Of a repository on the hub.
+        Branch, tag or commit of a repository on the hub, and an access token for it.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder or repository, or if `modules.json`, `config_sentence_transformers.json` or a module
-        is not in it.
+        If there is no such folder or repository, or if it lacks `modules.json`, `config_sentence_transformers.json` or
+        a module.
     ValueError
-        If these files are not what `save_pretrained` writes, or name a module of neither package or a place outside.
+        If these files are not what `save_pretrained` writes, or name a module of neither package or a path outside.
     PermissionError, ConnectionError
         As `LatentTerms.load`.
     """
@@ -299,30 +300,29 @@ def load_sparse_encoder(
 
 
 def _entries(path: Path) -> list[Mapping[str, str]]:
-    """Return type and path of each module that a modules.json names; ValueError if it is none."""
+    """Return type and path of each module that a modules.json names; ValueError for other content."""
     entries = json_object(f'{{"modules": {path.read_text("utf-8")}}}', str(path))["modules"]
-    whole = isinstance(entries, list) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
-        for entry in entries
-    )
-    if not whole:
-        raise ValueError(f"{path} is no list of modules, each with type and path; copy or download the folder again.")
+    for entry in entries if isinstance(entries, list) else [None]:
+        if not (isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)):
+            raise ValueError(
+                f"{path} is not a list of modules, each with type and path; copy or download the folder again."
+            )
     return entries
 
 
 def _load_module(folder: Path, entry: Mapping[str, str]) -> Module:
-    path, name, place = folder / _MODULES, entry["type"], (folder / entry["path"]).absolute()
+    path, name, module_folder = folder / _MODULES, entry["type"], (folder / entry["path"]).absolute()
     ours = {f"{kind.__module__}.{kind.__name__}": kind for kind in (SparseAutoEncoderTokenEncoder, SparseTokenPooling)}
     if name not in ours and not name.startswith("sentence_transformers."):
         raise ValueError(f"{path} names the module {name}, which may run any code; it is not loaded.")
-    if ".." in Path(entry["path"]).parts or not place.is_relative_to(folder.absolute()):
+    if ".." in Path(entry["path"]).parts or not module_folder.is_relative_to(folder.absolute()):
         raise ValueError(f"{path} names the path {entry['path']!r}, which is outside of the folder; it is not read.")
-    if not place.is_dir():
-        raise FileNotFoundError(f"There is no {place}, which {path} names; copy or download the folder again.")
+    if not module_folder.is_dir():
+        raise FileNotFoundError(f"There is no {module_folder}, which {path} names; copy or download the folder again.")
     try:
         kind = ours.get(name) or import_from_string(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{path} names {name}, which this sentence-transformers lacks; upgrade it.") from error
     if not (isinstance(kind, type) and issubclass(kind, Module)):
-        raise ValueError(f"{path} names {name}, which is no module of sentence-transformers; it is not loaded.")
+        raise ValueError(f"{path} names {name}, which is not a module of sentence-transformers; it is not loaded.")
     return kind.load(str(folder), subfolder=entry["path"], local_files_only=True)

@@ -1,4 +1,4 @@
-"""These models in the evaluators of others: BM25, with the statistics of the corpus, where they have a dot product.
+"""Latent Terms in the evaluators of others: BM25, with the statistics of the corpus, instead of a dot product.
 
 sentence-transformers encodes queries and documents and calls `similarity`; mteb calls `index` and `search`. The two
 classes answer these calls for a `LatentTerms` and for a `SparseEncoder`, and neither library needs a change.
@@ -47,7 +47,7 @@ class _Scored:
 
 
 class LatentTermsSearch(_Scored):
-    """What `SparseInformationRetrievalEvaluator` and `SparseNanoBEIREvaluator` ask of a model, scored with BM25.
+    """A model for `SparseInformationRetrievalEvaluator` and `SparseNanoBEIREvaluator`, scored with BM25.
 
         SparseInformationRetrievalEvaluator(queries, corpus, relevant_docs)(LatentTermsSearch(model))
 
@@ -79,10 +79,9 @@ class LatentTermsSearch(_Scored):
     def encode_query(self, sentences: Sequence[str], **settings) -> torch.Tensor:
         """Return the term weights of queries, a sparse tensor, float32 [n_texts, width], on the CPU.
 
-        `settings` are those of `SparseEncoder.encode_query`. Of a `LatentTerms`, which has its own batches and prompts,
-        `show_progress_bar` and `max_active_dims` count, and a prompt is refused. Of either model, `max_active_dims`
-        keeps the largest weights of a text; the latents of a token are as many as ever, while
-        `SparseEncoder.encode_query` limits these, too.
+        `settings` are those of `SparseEncoder.encode_query`. A `LatentTerms`, which has its own batches and prompts,
+        takes `show_progress_bar` and `max_active_dims`, and refuses a prompt. For either model, `max_active_dims` keeps
+        the largest weights of a text and does not limit the latents of a token, as `SparseEncoder.encode_query` does.
 
         Raises
         ------
@@ -132,10 +131,10 @@ class LatentTermsSearch(_Scored):
         Raises
         ------
         ValueError
-            For the same queries with other documents, which would be a part of a corpus with statistics of its own.
+            For the same queries with other documents: a part of a corpus would have statistics of its own.
         """
-        before, beside = (weak and weak() for weak in self._scored)
-        if before is queries and beside is not documents:
+        scored_queries, scored_documents = (weak and weak() for weak in self._scored)
+        if scored_queries is queries and scored_documents is not documents:
             raise ValueError(
                 "These queries were scored against other documents before: the corpus comes in parts, and BM25 needs "
                 "the statistics of all of it. Set corpus_chunk_size to at least the number of documents; for a second "
@@ -159,7 +158,7 @@ class MTEBSearch(_Scored):
     ----------
     model : LatentTerms or SparseEncoder
     name : str
-        What mteb files the results under, such as "organisation/model".
+        Under which mteb files the results, such as "organisation/model".
     bm25 : BM25Constants, optional
         As in `LatentTermsSearch`.
 
@@ -174,13 +173,13 @@ class MTEBSearch(_Scored):
     def __init__(self, model: LatentTerms | SparseEncoder, name: str, bm25: BM25Constants | None = None):
         super().__init__(model, bm25)
         if len([part for part in name.split("/") if part]) != 2:
-            raise ValueError(f"name is {name!r}; mteb wants an organisation and a model, such as 'me/my-latent-terms'.")
+            raise ValueError(f"name is {name!r}; mteb needs an organisation and a model, such as 'me/latent-terms'.")
         self.name = name
         self._indexed: BM25Index | None = None
 
     @property
     def mteb_model_meta(self):
-        """What mteb knows of the model, a `mteb.models.ModelMeta`; needs the extra `mteb`."""
+        """The model's metadata, a `mteb.models.ModelMeta`; needs the extra `mteb`."""
         from mteb.models import ModelMeta
 
         return ModelMeta.create_empty({"name": self.name, "framework": ["PyTorch"], "model_type": ["sparse"]})
@@ -188,7 +187,7 @@ class MTEBSearch(_Scored):
     def index(self, corpus: Iterable[Mapping], **settings) -> None:
         """Encode and index a corpus: rows with id, text and perhaps title.
 
-        Of mteb's settings only `show_progress_bar` of `encode_kwargs` counts.
+        Of mteb's settings only `show_progress_bar` of `encode_kwargs` is used.
         """
         corpus = list(corpus)
         texts = [f"{row['title']}\n{row['text']}" if row.get("title") else row["text"] for row in corpus]
@@ -210,6 +209,7 @@ class MTEBSearch(_Scored):
         queries : iterable of mapping
             Rows with id, text and perhaps instruction.
         top_k : int
+            Number of documents per query.
         top_ranked : mapping, optional
             Query id to the ids of the only documents that are ranked.
 

@@ -2,8 +2,7 @@
 
     trainer = SparseEncoderTrainer(model, args, train_dataset=texts, loss=TokenReconstructionLoss(model))
 
-`lib.sae.trainer` is several times faster, resumes, and scales decoder rows to norm 1; this is for those whose
-training is
+`lib.sae.trainer` is several times faster, resumes, and scales decoder rows to norm 1; this is for training code that is
 written for sentence-transformers already.
 """
 
@@ -20,7 +19,7 @@ from lib.support.checks import check_count
 
 
 class _Tokens(NamedTuple):
-    """Tokens without padding: what the autoencoder read and made of it, [n, D], and the latents active, [p]."""
+    """Tokens without padding: input and reconstruction of the autoencoder, [n, D], and the active latents, [p]."""
 
     x: torch.Tensor
     x_hat: torch.Tensor
@@ -34,17 +33,17 @@ class TokenReconstructionLoss(torch.nn.Module):
 
     x is `sae_input_normalized`, x_hat `sae_output_decoded`, each over the tokens of a batch that are not padding.
     e = x - x_hat is a constant, e_hat its reconstruction by the `k_aux` largest dead latents of a token; if fewer are
-    dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: this takes the
-    gradients away from all modules before the autoencoder, keeps them in evaluation mode, without dropout, and notes
-    them as `trained_on`. The thresholds of a jumprelu autoencoder stay as they are, since no gradient reaches them: it
-    trains the other weights around them (`lib.sae.trainer` trains thresholds).
+    dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: all modules
+    before the autoencoder require no gradients, stay in evaluation mode, without dropout, and become its `trained_on`.
+    The thresholds of a jumprelu autoencoder stay as they are, since no gradient reaches them (`lib.sae.trainer` trains
+    thresholds).
 
     Parameters
     ----------
     model : SparseEncoder
         With a `SparseAutoEncoderTokenEncoder` that has a decoder and is not frozen.
     auxk : float
-        Coefficient of AuxK; 0 is without it.
+        Coefficient of AuxK; 0 leaves it out.
     dead_tokens : int
         A latent is dead when it was not active for more than this many tokens.
 
@@ -60,8 +59,8 @@ class TokenReconstructionLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         if not any(isinstance(module, SparseAutoEncoderTokenEncoder) for module in model):
-            found = ", ".join(type(module).__name__ for module in model)
-            raise ValueError(f"The model has no SparseAutoEncoderTokenEncoder among its modules ({found}); add one.")
+            names = ", ".join(type(module).__name__ for module in model)
+            raise ValueError(f"The model has no SparseAutoEncoderTokenEncoder among its modules ({names}); add one.")
         if self._sae.W_dec is None:
             raise ValueError("The autoencoder has no decoder to reconstruct with; make it with has_decoder=True.")
         if self._sae.frozen:
@@ -110,7 +109,7 @@ class TokenReconstructionLoss(torch.nn.Module):
 
     def _read(self, features: dict[str, Any]) -> _Tokens:
         sae, output = self._sae, self.model(features)
-        values, indices = (output[f"token_sparse_{what}"].flatten(0, -2) for what in ("values", "indices"))
+        values, indices = (output[f"token_sparse_{kind}"].flatten(0, -2) for kind in ("values", "indices"))
         if "sae_output_decoded" in output:
             x, x_hat = output["sae_input_normalized"], output["sae_output_decoded"]
         else:  # in evaluation mode
@@ -122,13 +121,14 @@ class TokenReconstructionLoss(torch.nn.Module):
         return _Tokens(x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0])
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        sae, at = self._sae, (self.silent > self.dead_tokens).nonzero()[:, 0]
-        if not len(at) or not sae.k_aux:
+        sae = self._sae
+        dead = (self.silent > self.dead_tokens).nonzero()[:, 0]
+        if not len(dead) or not sae.k_aux:
             return x.new_zeros(())
-        pre = (x - sae.b_pre) @ sae.W_enc[:, at] + sae.b_enc[at]
-        e_hat = dense_top(pre, min(sae.k_aux, len(at))) @ sae.W_dec[at]
-        return min(1.0, len(at) / sae.k_aux) * unexplained(residual, e_hat, torch.zeros_like(sae.b_pre))
+        pre = (x - sae.b_pre) @ sae.W_enc[:, dead] + sae.b_enc[dead]
+        e_hat = dense_top(pre, min(sae.k_aux, len(dead))) @ sae.W_dec[dead]
+        return min(1.0, len(dead) / sae.k_aux) * unexplained(residual, e_hat, torch.zeros_like(sae.b_pre))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what a model card says of this loss."""
+        """Return the settings, for a model card."""
         return {"auxk": self.auxk, "dead_tokens": self.dead_tokens}

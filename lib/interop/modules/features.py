@@ -10,12 +10,46 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from sentence_transformers.base.model_card import BaseModelCardData
 from sentence_transformers.base.modules import Module
 
-from lib.support.checks import check_count
+from lib.sae.foreign import CHECKPOINT_WEIGHTS
 from lib.support.folders import replacing
+
+
+class LatentModule(Module):
+    """A module that is saved with the keys of pull request 3796, `config_keys`, and atomically.
+
+    Those of its `own_settings`, which the pull request does not have, are saved only where they are not the default,
+    so that the pull request's module loads what is saved without them.
+    """
+
+    own_settings: Mapping[str, Any]
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what `load` needs but the weights, JSON-able."""
+        changed = [key for key, default in self.own_settings.items() if getattr(self, key) != default]
+        return {key: getattr(self, key) for key in [*self.config_keys, *changed]}
+
+    def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
+        """Write `config.json` and, if there are weights, `model.safetensors` to a folder, each in one step.
+
+        Raises
+        ------
+        ValueError
+            If `safe_serialization` is False: that would be a pickle.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")
+        folder, state = Path(output_path), {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / self.config_file_name) as temporary:
+            temporary.write_text(json.dumps(self.get_config_dict(), indent=4) + "\n", "utf-8")
+        if state:
+            with replacing(folder / CHECKPOINT_WEIGHTS) as temporary:
+                temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
 
 
 class MissingFeatureError(KeyError, ValueError):
@@ -63,13 +97,6 @@ def real_tokens(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | 
     return None if mask is None else mask.bool()
 
 
-def check_k(k: int, hidden_dim: int, groups: int) -> int:
-    """Return `k`, an int from 1 to `hidden_dim` and a multiple of `groups`; TypeError or ValueError for others."""
-    if check_count(k, "k") > hidden_dim or k % groups:
-        raise ValueError(f"k is {k}; it must be a multiple of groups, {groups}, and at most hidden_dim, {hidden_dim}.")
-    return int(k)
-
-
 def modules_before(model: torch.nn.Sequential, module: Module) -> list[torch.nn.Module]:
     """Return the modules of `model` that come before `module`."""
     return list(takewhile(lambda candidate: candidate is not module, model))
@@ -107,17 +134,6 @@ def public_name(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
-def check_origin(trained_on: Mapping[str, str]) -> dict[str, str]:
-    """Return name and fingerprint, as `origin_of` gives them; ValueError for what lacks one."""
-    if not isinstance(trained_on, Mapping) or not all(
-        isinstance(trained_on.get(key), str) for key in ("name", "fingerprint")
-    ):
-        raise ValueError(
-            f"trained_on must have name and fingerprint, both str, as origin_of gives; got {trained_on!r}."
-        )
-    return dict(trained_on)
-
-
 def warn_of_another_origin(trained_on: Mapping[str, str], origin: Mapping[str, str]) -> None:
     """Warn if what an autoencoder reads, by its fingerprint, is not what it was trained on."""
     if trained_on["fingerprint"] != origin["fingerprint"]:
@@ -145,21 +161,3 @@ def _usage_snippet(card: BaseModelCardData) -> str:
         "Sentence Transformers requires `trust_remote_code=True` before it imports another package's modules; "
         f"`lib.interop.conversion.load_sparse_encoder` does without.\n\n{loaded}"
     )
-
-
-def config_of(module: Module) -> dict[str, Any]:
-    """Return the configuration of a module: its `config_keys`, and those of its `own_settings` that are not default.
-
-    The first are the keys of pull request 3796, so its modules load what is saved with none of the second.
-    """
-    changed = [key for key, default in module.own_settings.items() if getattr(module, key) != default]
-    return {key: getattr(module, key) for key in [*module.config_keys, *changed]}
-
-
-def write_config(module: Module, folder: str | Path) -> Path:
-    """Write a module's configuration to `folder`, which is made if it does not exist, and return the folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / module.config_file_name) as temporary:
-        temporary.write_text(json.dumps(module.get_config_dict(), indent=4) + "\n", "utf-8")
-    return folder

@@ -4,22 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from sentence_transformers.base.modules import Module
 from torch.nn.functional import embedding_bag
 
 from lib.interop.modules.features import (
+    LatentModule,
     check_fits,
-    check_k,
-    check_origin,
     complete_card,
-    config_of,
     feature,
     origin_of,
     unpacked,
     warn_of_another_origin,
-    write_config,
 )
 from lib.sae.foreign import (
     CHECKPOINT_WEIGHTS,
@@ -30,12 +25,11 @@ from lib.sae.foreign import (
     read_safetensors,
 )
 from lib.support.checks import check_choice, check_count
-from lib.support.folders import replacing
 
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 
 
-class SparseAutoEncoderTokenEncoder(Module):
+class SparseAutoEncoderTokenEncoder(LatentModule):
     """Token embeddings h to sparse codes z, a token at a time.
 
     x = sqrt(D) h' / |h'|,  h' = h - data_mean, or rms_scale h if there is no data_mean
@@ -132,7 +126,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         self.groups = check_count(groups, "groups")
         if hidden_dim % groups or (groups > 1 and variant != "standard"):
             raise ValueError(f"groups is {groups}; it must divide hidden_dim, {hidden_dim}, and be 1 with thresholds.")
-        self.k = check_k(k, hidden_dim, groups)
+        self.k = self._checked_k(k)
         if not isinstance(k_aux, int) or isinstance(k_aux, bool) or k_aux < 0:
             raise ValueError(f"k_aux is {k_aux!r}; it must be an integer of at least 0.")
         self.variant = check_choice(variant, ("standard", "jumprelu"), "variant")
@@ -142,7 +136,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
         self.normalize_input = normalize_input
         self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
-        self.trained_on = None if trained_on is None else check_origin(trained_on)
+        self.trained_on = _checked_origin(trained_on)
         self.target_norm = input_dim**0.5
         shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
         shapes["W_dec"] = (hidden_dim, input_dim) if has_decoder else None
@@ -165,6 +159,13 @@ class SparseAutoEncoderTokenEncoder(Module):
         for weight in (self.b_enc, self.b_pre, self.theta):
             if weight is not None:
                 weight.zero_()
+
+    def _checked_k(self, k: int) -> int:
+        if check_count(k, "k") > self.hidden_dim or k % self.groups:
+            raise ValueError(
+                f"k is {k}; it must be a multiple of groups, {self.groups}, and at most hidden_dim, {self.hidden_dim}."
+            )
+        return int(k)
 
     def normalize(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return x of token embeddings [..., D], float32; ValueError for a data_mean of another size."""
@@ -191,7 +192,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         TypeError, ValueError
             For a k outside 1..width or no multiple of the groups, and embeddings of another size.
         """
-        k = check_k(self.k if k is None else k, self.hidden_dim, self.groups)
+        k = self.k if k is None else self._checked_k(k)
         return self._encode(self._normalized(tokens), k)
 
     def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -241,7 +242,7 @@ class SparseAutoEncoderTokenEncoder(Module):
         """
         maker = "the Transformer before SparseAutoEncoderTokenEncoder"
         embeddings = feature(features, "token_embeddings", maker)
-        k = check_k(self.k if max_active_dims is None else max_active_dims, self.hidden_dim, self.groups)
+        k = self.k if max_active_dims is None else self._checked_k(max_active_dims)
         if "cu_seq_lens_q" in features:
             tokens = unpacked(features, "token_embeddings", maker)
         elif embeddings.ndim in (2, 3):
@@ -273,28 +274,9 @@ class SparseAutoEncoderTokenEncoder(Module):
             warn_of_another_origin(self.trained_on, origin_of(model, self))
         complete_card(model.model_card_data)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return what `load` needs but the weights, JSON-able."""
-        return config_of(self)
-
     def get_embedding_dimension(self) -> int:
         """Return the width."""
         return self.hidden_dim
-
-    def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
-        """Write `config.json` and `model.safetensors` to the folder `output_path`, each in one step.
-
-        Raises
-        ------
-        ValueError
-            If `safe_serialization` is False: that would be a pickle.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")
-        folder = write_config(self, output_path)
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(folder / CHECKPOINT_WEIGHTS) as temporary:
-            temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs) -> "SparseAutoEncoderTokenEncoder":
@@ -378,3 +360,13 @@ class SparseAutoEncoderTokenEncoder(Module):
             self.load_state_dict(tensors)
         except RuntimeError as error:  # it names missing and unknown tensors, and shapes that differ
             raise ValueError(f"{source} does not fit its configuration ({error}); take both from one save.") from error
+
+
+def _checked_origin(trained_on: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Return name and fingerprint, as `origin_of` gives them; ValueError if one is missing."""
+    if trained_on is None:
+        return None
+    keys = ("name", "fingerprint")
+    if not isinstance(trained_on, Mapping) or not all(isinstance(trained_on.get(key), str) for key in keys):
+        raise ValueError(f"trained_on is {trained_on!r}; it must map name and fingerprint to str, as origin_of gives.")
+    return dict(trained_on)

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lib.bm25.pooling import PHIS, POOLINGS
 from lib.interop.modules.features import (
+    LatentModule,
     check_fits,
-    config_of,
     feature,
     real_tokens,
     unpacked,
-    write_config,
 )
 from lib.support.checks import check_count
 
@@ -63,7 +60,7 @@ def strategies() -> dict[str, tuple[str, str]]:
 
 
 @Pooling.register  # SparseEncoder.set_pooling_include_prompt looks for a Pooling
-class SparseTokenPooling(Module):
+class SparseTokenPooling(LatentModule):
     """Sparse codes z_t of a text's tokens to one row of latent weights.
 
     sum: w_j = sum_t z_tj;  sum_sqrt: w_j = sqrt(sum_t z_tj), Latent Terms (arXiv 2605.29384);
@@ -199,17 +196,9 @@ class SparseTokenPooling(Module):
         """Check that the module before it has as many latents; called by `SparseEncoder`."""
         check_fits(model, self, self.embedding_dimension)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return what `load` needs, JSON-able."""
-        return config_of(self)
-
     def get_embedding_dimension(self) -> int:
         """Return the width."""
         return self.embedding_dimension
-
-    def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
-        """Write `config.json` to the folder `output_path`; there are no weights."""
-        write_config(self, output_path)
 
 
 def _prompt_length(features: dict[str, Any]) -> int:
