@@ -25,14 +25,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_equal_rows(model: LatentTerms, encoder: SparseEncoder) -> None:
-    for ours, theirs in (
-        (model.encode_documents, encoder.encode_document),
-        (model.encode_queries, encoder.encode_query),
+    for expected, embeddings in (
+        (model.encode_documents(TEXTS), encoder.encode_document(TEXTS)),
+        (model.encode_queries(TEXTS), encoder.encode_query(TEXTS)),
     ):
-        expected, found = ours(TEXTS), term_matrix(theirs(TEXTS))
+        rows = term_matrix(embeddings)
         assert expected.nnz
-        assert (found.dtype, found.shape) == (np.float32, expected.shape)
-        np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
+        assert (rows.dtype, rows.shape) == (np.float32, expected.shape)
+        np.testing.assert_allclose(rows.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
 
 
 def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
@@ -48,8 +48,7 @@ def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
 def test_every_pooling_goes_there_and_back(tiny_encoder, tiny_sae, pooling, phi):
     model = LatentTerms(tiny_encoder, tiny_sae, pooling, phi, BM25Constants(1.5, 0.5))
     back = there_and_back(model, sparse_rows=phi == "sqrt")
-    ours, theirs = model.identity, back.identity
-    assert ours == theirs  # encoder, weights and all
+    assert model.identity == back.identity  # encoder, weights and all
     assert back.bm25 == model.bm25
     assert (model.encode_documents(TEXTS) != back.encode_documents(TEXTS)).nnz == 0
 
@@ -92,8 +91,8 @@ def test_a_decoder_only_retriever_goes_there_and_back(tmp_path, tiny_sae, side, 
         expected = getattr(model, f"encode_{kind}")(texts).toarray()
         encode = encoder.encode_document if kind == "documents" else encoder.encode_query
         for batch_size in (1, 32):
-            found = term_matrix(encode(texts, batch_size=batch_size)).toarray()
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+            rows = term_matrix(encode(texts, batch_size=batch_size)).toarray()
+            np.testing.assert_allclose(rows, expected, atol=2e-5)
         np.testing.assert_allclose(getattr(back, f"encode_{kind}")(texts).toarray(), expected, atol=1e-6)
 
 
@@ -102,7 +101,7 @@ def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
     back = there_and_back(LatentTerms(tiny_encoder, sae), k=64)
     assert torch.equal(back.sae.threshold, sae.threshold)
     assert back.sae.k == 4  # the average, not the limit of 64
-    with pytest.raises(ValueError, match=r"has thresholds, and its k, 64, is only a limit; measure .* give it as k"):
+    with pytest.raises(ValueError, match=r"64.*give it as k"):
         from_sparse_encoder(to_sparse_encoder(back, k=64))
     encoder = to_sparse_encoder(
         LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=2, threshold=sae.threshold + 15))
@@ -164,7 +163,7 @@ def test_where_no_text_has_a_term_nothing_is_divided_by_zero(tiny_encoder, tiny_
     encoder = to_sparse_encoder(model)
     assert not model.encode_documents(TEXTS).nnz
     assert not from_sparse_encoder(encoder, k=4).encode_queries(TEXTS).nnz
-    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
 @pytest.mark.parametrize(
@@ -187,8 +186,8 @@ def test_prompts_are_looked_up_as_the_library_does(made, prompts, default, whole
 
 
 def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_sae, tmp_path, recwarn):
-    def told() -> list[str]:
-        return [str(one.message) for one in recwarn if "was trained on" in str(one.message)]
+    def warned() -> list[str]:
+        return [str(warning.message) for warning in recwarn if "was trained on" in str(warning.message)]
 
     trained = {"run": {"states": {"encoder": tiny_encoder.identity}}}
     sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
@@ -200,14 +199,14 @@ def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_s
     )
     back = from_sparse_encoder(load_sparse_encoder(tmp_path))
     assert back.sae.metadata["trained_on"] == encoder[1].trained_on
-    assert not told()
-    with pytest.warns(UserWarning, match=r"trained on layer 3 of .*; it is given layer 1 of"):
+    assert not warned()
+    with pytest.warns(UserWarning, match=r"layer 3 .*layer 1 "):
         LatentTerms(back.encoder.at(1), back.sae)
 
     elsewhere = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
-    with pytest.warns(UserWarning, match="it is given layer 1 of"):
+    with pytest.warns(UserWarning, match="layer 1 "):
         model = LatentTerms(tiny_encoder.at(1), elsewhere)
-    assert to_sparse_encoder(model)[2].trained_on is None  # not a word of what it was not trained on
+    assert to_sparse_encoder(model)[2].trained_on is None
 
 
 def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
@@ -219,7 +218,7 @@ def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
 
 def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(made):
     made[1].trained_on = {"name": "me/another", "fingerprint": "0" * 64}
-    with pytest.warns(UserWarning, match=r"trained on the states of me/another \(000000000000\); before it is"):
+    with pytest.warns(UserWarning, match="me/another"):
         back = from_sparse_encoder(made)
     assert back.sae.metadata == {"trained_on": made[1].trained_on}
 
@@ -249,22 +248,22 @@ def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
     assert encoder.max_active_dims is None
     all_k = LatentTerms(tiny_encoder, tiny_sae.with_k(top))  # of the library: the limit is that of a token, too
     for rows in (encoder.encode_document(TEXTS, max_active_dims=top), encoder.encode(TEXTS, max_active_dims=top)):
-        found = term_matrix(rows)
-        assert 0 < np.diff(found.indptr).max() <= top
+        few = term_matrix(rows)
+        assert 0 < np.diff(few.indptr).max() <= top
         expected = keep_top(all_k.encode_documents(TEXTS), top)
-        np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(few.toarray(), expected.toarray(), rtol=1e-6, atol=1e-5)
     assert_equal_rows(model, encoder)  # the limit was of one call
 
 
 def test_what_a_sparse_encoder_cannot_say(tiny_encoder, tiny_sae):
     late = copy.copy(tiny_encoder)
     late.late_interaction = True
-    with pytest.raises(ValueError, match="is a late-interaction model; SparseEncoder reads the states of a Transf"):
+    with pytest.raises(ValueError, match="late-interaction"):
         to_sparse_encoder(LatentTerms(late, tiny_sae))
     chunked = TokenEncoder(tiny_encoder.name, dtype="float32", long_texts="chunk")
-    with pytest.raises(ValueError, match="long_texts is 'chunk', SparseEncoder cuts; load the model with 'cut'"):
+    with pytest.raises(ValueError, match="'chunk'"):
         to_sparse_encoder(LatentTerms(chunked, tiny_sae))
-    with pytest.raises(ValueError, match="k is 3, the autoencoder is Top-K with k = 4; use its with_k"):
+    with pytest.raises(ValueError, match=r"k is 3.*with_k"):
         to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae), k=3)
 
 
@@ -275,20 +274,20 @@ def made(tiny_encoder, tiny_sae) -> SparseEncoder:
 
 def test_what_latent_terms_cannot_say(made, sentence_folder, tiny_encoder):
     made.max_active_dims = 5
-    with pytest.raises(ValueError, match="max_active_dims is 5; set it to None"):
+    with pytest.raises(ValueError, match="max_active_dims is 5"):
         from_sparse_encoder(made)
     made.max_active_dims = None
-    with pytest.raises(ValueError, match="k is 3, the autoencoder is Top-K with k = 4; leave it out"):
+    with pytest.raises(ValueError, match="k is 3"):
         from_sparse_encoder(made, k=3)
-    kept, made[1].W_dec = made[1].W_dec, None
-    with pytest.raises(ValueError, match="has no decoder"):
-        from_sparse_encoder(made)
-    made[1].W_dec = kept
+    without_decoder = copy.deepcopy(made)
+    without_decoder[1].W_dec = None
+    with pytest.raises(ValueError, match="decoder"):
+        from_sparse_encoder(without_decoder)
     stock = SparseEncoder(modules=[SentenceTransformer(sentence_folder)[0], Normalize()])
-    with pytest.raises(ValueError, match="modules are Transformer, Normalize; they must be Transformer, SparseAuto"):
+    with pytest.raises(ValueError, match="Transformer, Normalize;"):
         from_sparse_encoder(stock)
     mean = SparseEncoder(modules=[made[0], WeightedLayerPooling(32, 3, 1), made[1], made[2]])
-    with pytest.raises(ValueError, match=r"averages layers \[1.0, 1.0, 1.0\]; LatentTerms reads one"):
+    with pytest.raises(ValueError, match=r"\[1.0, 1.0, 1.0\]"):
         from_sparse_encoder(mean)
 
 
@@ -296,19 +295,19 @@ def test_a_transformer_that_was_changed_is_noticed(made, tmp_path):
     with torch.no_grad():
         for weight in made[0].parameters():
             weight.mul_(1.01)
-    with pytest.raises(ValueError, match=r"rows of documents would differ by .*% .* if it was changed since, save it"):
+    with pytest.raises(ValueError, match=r"documents .*%"):
         from_sparse_encoder(made)
     made.save_pretrained(str(tmp_path))
     assert_equal_rows(from_sparse_encoder(load_sparse_encoder(tmp_path)), made)
 
 
 def test_folders_that_are_not_loaded(made, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no .*modules\.json"):
+    with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         load_sparse_encoder(tmp_path)
     made.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     path = tmp_path / "model" / "modules.json"
     path.write_text(path.read_text().replace("lib.interop.modules.token_pooling", "folder_code"))
-    with pytest.raises(ValueError, match=r"names the module folder_code\.SparseTokenPooling, which may run any code"):
+    with pytest.raises(ValueError, match=r"folder_code\.SparseTokenPooling"):
         load_sparse_encoder(tmp_path / "model")
 
 
@@ -319,64 +318,66 @@ def saved(made, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "error"),
     [
-        ({"path": "../model/1_SparseAutoEncoderTokenEncoder"}, ValueError, "names the path '../model/1_.*outside of"),
-        ({"path": "/etc"}, ValueError, "names the path '/etc', which is outside of the folder"),
-        ({"path": "9_None"}, FileNotFoundError, "There is no .*9_None, which .*modules.json names"),
-        ({"type": "sentence_transformers.util.pytorch_cos_sim"}, ValueError, "which is no module of sentence-trans"),
-        ({"type": "sentence_transformers.SparseEncoder"}, ValueError, "names .*, which is no module of sentence-tra"),
-        ({"type": "sentence_transformers.nothing.Here"}, ValueError, "which this sentence-transformers lacks; upgrade"),
-        ({"type": "sentence_transformers.models.Nothing"}, ValueError, "which this sentence-transformers lacks"),
-        ({"type": None}, ValueError, r"modules.json is no list of modules, each with type and path"),
+        ({"path": "../model/1_SparseAutoEncoderTokenEncoder"}, ValueError),
+        ({"path": "/etc"}, ValueError),
+        ({"path": "9_None"}, FileNotFoundError),
+        ({"type": "sentence_transformers.util.pytorch_cos_sim"}, ValueError),
+        ({"type": "sentence_transformers.SparseEncoder"}, ValueError),
+        ({"type": "sentence_transformers.nothing.Here"}, ValueError),
+        ({"type": "sentence_transformers.models.Nothing"}, ValueError),
+        ({"type": None}, ValueError),
     ],
 )
-def test_modules_that_are_not_loaded(saved, change, error, message):
+def test_modules_that_are_not_loaded(saved, change, error):
     path = saved / "modules.json"
     entries = json.loads(path.read_text())
     entries[1] |= change
     path.write_text(json.dumps(entries))
-    with pytest.raises(error, match=message):
+    (value,) = change.values()
+    with pytest.raises(error, match=rf"modules\.json|{value}") as raised:
         load_sparse_encoder(saved)
+    assert value is None or value in str(raised.value)
 
 
 def test_damaged_folders_are_not_loaded(saved):
     config, modules = saved / "config_sentence_transformers.json", saved / "modules.json"
     whole = modules.read_text()
-    for text, message in (("{}", "is no list of modules"), ("[", "modules.json is not JSON"), ("[1]", "is no list of")):
+    for text in ("{}", "[", "[1]"):
         modules.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=r"modules\.json"):
             load_sparse_encoder(saved)
     modules.write_text(whole)
     config.write_text("[]")
-    with pytest.raises(ValueError, match=r"config_sentence_transformers.json holds a list, not an object"):
+    with pytest.raises(ValueError, match=r"config_sentence_transformers\.json"):
         load_sparse_encoder(saved)
     config.unlink()
-    with pytest.raises(FileNotFoundError, match=r"There is no .*config_sentence_transformers.json; copy or download"):
+    with pytest.raises(FileNotFoundError, match=r"config_sentence_transformers\.json"):
         load_sparse_encoder(saved)
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         load_sparse_encoder(saved / "missing")
 
 
 def test_an_encoder_is_loaded_from_the_hub(made, saved, tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     def download(repo_id, *, revision, token, allow_patterns):
-        asked.append((repo_id, revision, token))
+        requests.append((repo_id, revision, token))
         for path in saved.rglob("*"):  # what the patterns leave is enough
             if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
-                there = tmp_path / "cache" / path.relative_to(saved)
-                there.parent.mkdir(parents=True, exist_ok=True)
-                there.symlink_to(path)
+                copied = tmp_path / "cache" / path.relative_to(saved)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                copied.symlink_to(path)
         return str(tmp_path / "cache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     loaded = load_sparse_encoder("me/terms", revision="v1", token="secret")
-    assert asked == [("me/terms", "v1", "secret")]
+    assert requests == [("me/terms", "v1", "secret")]
     for encode in ("encode_document", "encode_query"):
-        found, expected = (term_matrix(getattr(model, encode)(TEXTS)).toarray() for model in (loaded, made))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-    with pytest.raises(ValueError, match=r"revision is 'v1', but .* is a folder"):
+        rows, expected = (term_matrix(getattr(model, encode)(TEXTS)).toarray() for model in (loaded, made))
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="'v1'"):
         load_sparse_encoder(saved, revision="v1")
 
 
@@ -386,5 +387,5 @@ def test_term_matrix():
         matrix = term_matrix(tensor)
         assert (matrix.dtype, matrix.nnz) == (np.float32, 3)
         assert matrix.toarray().tolist() == dense.tolist()
-    with pytest.raises(TypeError, match="embeddings are a list; encode with convert_to_tensor=True"):
+    with pytest.raises(TypeError, match=r"list.*convert_to_tensor"):
         term_matrix([dense[0]])

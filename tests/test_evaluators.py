@@ -25,7 +25,7 @@ CORPUS = {
 }
 QUERIES = {"q0": "a cat on a mat", "q1": "small house ?", "q2": "the fish swam in the river", "q3": "old stone"}
 RELEVANT = {"q0": {"d0"}, "q1": {"d5", "d4"}, "q2": {"d1"}, "q3": {"d4"}}
-TEXTS, ASKED = list(CORPUS.values()), list(QUERIES.values())
+TEXTS, QUESTIONS = list(CORPUS.values()), list(QUERIES.values())
 QRELS = {query: dict.fromkeys(docs, 1) for query, docs in RELEVANT.items()}
 BM25 = BM25Constants(k1=1.5, b=0.4)
 
@@ -39,7 +39,7 @@ def model(tiny_encoder, tiny_sae):
 def ranking(model):
     """What this package itself ranks, all documents of each query."""
     index = model.index(model.encode_documents(TEXTS), list(CORPUS))
-    return index.search(model.encode_queries(ASKED), list(QUERIES), len(CORPUS))
+    return index.search(model.encode_queries(QUESTIONS), list(QUERIES), len(CORPUS))
 
 
 def scores_of(ranking) -> np.ndarray:
@@ -52,10 +52,10 @@ def evaluator(**settings):
 
 def test_rows_and_scores_are_those_of_this_package(model, ranking):
     search = LatentTermsSearch(model)
-    queries, documents = search.encode_query(ASKED), search.encode_document(TEXTS)
+    queries, documents = search.encode_query(QUESTIONS), search.encode_document(TEXTS)
     assert queries.is_sparse
     assert queries.dtype == torch.float32
-    assert (term_matrix(queries) != model.encode_queries(ASKED)).nnz == 0
+    assert (term_matrix(queries) != model.encode_queries(QUESTIONS)).nnz == 0
     assert (term_matrix(documents) != model.encode_documents(TEXTS)).nnz == 0
     scores = search.similarity(queries, documents)
     assert scores.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_their_evaluator_measures_what_ours_does(model, ranking):
 
 def test_other_constants_give_other_scores(model):
     search = LatentTermsSearch(model, BM25Constants(k1=0.5, b=1.0))
-    queries, documents = search.encode_query(ASKED), search.encode_document(TEXTS)
+    queries, documents = search.encode_query(QUESTIONS), search.encode_document(TEXTS)
     theirs = LatentTermsSearch(model).similarity(queries, documents)
     assert (search.similarity(queries, documents) - theirs).abs().max() > 0.01
     assert "k1=0.5" in repr(search)
@@ -86,7 +86,7 @@ def test_other_constants_give_other_scores(model):
 
 def test_a_corpus_in_parts_is_refused_and_whole_again_is_not(model):
     search = LatentTermsSearch(model)
-    with pytest.raises(ValueError, match=r"the corpus comes in parts, .* Set corpus_chunk_size to at least the number"):
+    with pytest.raises(ValueError, match="corpus_chunk_size"):
         evaluator(corpus_chunk_size=4)(search)
     whole = evaluator(corpus_chunk_size=len(CORPUS))
     assert whole(search) == whole(search)
@@ -105,18 +105,17 @@ def test_nano_beir_scores_each_corpus_with_its_own_statistics(model):
     found = Local(list(names), write_csv=False)(LatentTermsSearch(model))
     for name, docs in names.items():
         index = model.index(model.encode_documents([CORPUS[doc] for doc in docs]), docs)
-        own = index.search(model.encode_queries(ASKED), list(QUERIES), 10)
+        ranking = index.search(model.encode_queries(QUESTIONS), list(QUERIES), 10)
         key = next(key for key in found if name.upper() in key.upper() and key.endswith("_bm25_ndcg@10"))
-        assert found[key] == pytest.approx(evaluate(own, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-6)
+        assert found[key] == pytest.approx(evaluate(ranking, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-6)
     assert "NanoBEIR_mean_bm25_ndcg@10" in found
 
 
 def test_a_sparse_encoder_is_scored_the_same(model):
     encoder = to_sparse_encoder(model)
     search = LatentTermsSearch(encoder, BM25)
-    ours = evaluator()(LatentTermsSearch(model))
-    theirs = evaluator()(search)
-    assert theirs["bm25_ndcg@10"] == pytest.approx(ours["bm25_ndcg@10"], abs=1e-6)
+    expected = evaluator()(LatentTermsSearch(model))["bm25_ndcg@10"]
+    assert evaluator()(search)["bm25_ndcg@10"] == pytest.approx(expected, abs=1e-6)
     assert search.model_card_data is encoder.model_card_data
     assert evaluator()(encoder)["dot_ndcg@10"] > 0  # as it is scored without
 
@@ -126,20 +125,20 @@ def test_a_sparse_encoder_is_scored_the_same(model):
 def test_max_active_dims_keeps_the_largest_weights_of_a_text_and_all_of_a_token(model, kind, top):
     rows = model.encode_documents(TEXTS) if kind == "document" else model.encode_queries(TEXTS)
     expected = keep_top(rows, top).toarray()
-    for own in (model, to_sparse_encoder(model)):
-        few = getattr(LatentTermsSearch(own), f"encode_{kind}")(TEXTS, max_active_dims=top)
+    for encoder in (model, to_sparse_encoder(model)):
+        few = getattr(LatentTermsSearch(encoder), f"encode_{kind}")(TEXTS, max_active_dims=top)
         np.testing.assert_allclose(few.to_dense(), expected, rtol=0, atol=1e-5)
 
 
 def test_what_would_be_ignored_is_refused(model):
     search = LatentTermsSearch(model)
-    with pytest.raises(ValueError, match=r"a LatentTerms has the prompts of its encoder. Set query_prompt of its"):
+    with pytest.raises(ValueError, match=r"'query: '.*query_prompt"):
         evaluator(query_prompt="query: ")(search)
-    with pytest.raises(ValueError, match="Rows are sparse tensors on the CPU"):
+    with pytest.raises(ValueError, match="convert_to_sparse_tensor"):
         search.encode_query(["a cat"], convert_to_sparse_tensor=False)
-    with pytest.raises(TypeError, match=r"texts is a single str; pass a list of str"):
+    with pytest.raises(TypeError, match="single str"):
         search.encode_query("a cat")
-    with pytest.raises(TypeError, match="model is a dict; pass a LatentTerms or a SparseEncoder"):
+    with pytest.raises(TypeError, match=r"dict.*LatentTerms"):
         LatentTermsSearch({})
     with pytest.raises(TypeError, match="BM25Constants"):
         LatentTermsSearch(model, (8, 0.7))
@@ -181,7 +180,7 @@ class TestMTEBSearch:
         search = MTEBSearch(model, "me/tiny")
         search.index(corpus_rows())
         candidates = {"q0": ["d4"], "q1": [], "q3": ["d0"]}
-        with pytest.raises(ValueError, match=r"top_ranked lacks the query 'q2' \(1 of 4 are missing\); give"):
+        with pytest.raises(ValueError, match=r"'q2' \(1 of 4"):
             search.search(query_rows(), top_k=2, top_ranked=candidates)
         found = search.search(query_rows(), top_k=2, top_ranked=candidates | {"q2": ["d1"]})
         assert {query: set(docs) for query, docs in found.items()} == {
@@ -192,9 +191,9 @@ class TestMTEBSearch:
         }
 
     def test_refuses(self, model):
-        with pytest.raises(ValueError, match="There is no index yet; call index"):
+        with pytest.raises(ValueError, match="call index"):
             MTEBSearch(model, "me/tiny").search(query_rows(), top_k=3)
-        with pytest.raises(ValueError, match="name is 'tiny'; mteb wants an organisation and a model"):
+        with pytest.raises(ValueError, match="'tiny'"):
             MTEBSearch(model, "tiny")
 
 

@@ -77,8 +77,7 @@ def test_a_mask_of_other_tokens_is_refused(sentence_folder):
             return {**features, "attention_mask": wrong}
 
     encoder.append(Careless())
-    message = rf"attention_mask has shape \({len(TRAINED)}, 3\), the tokens \({len(TRAINED)}, \d+\); give the mask"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"attention_mask.*\({len(TRAINED)}, 3\)"):
         loss([features])
 
 
@@ -115,11 +114,11 @@ def test_latents_die_by_tokens_not_by_steps(sentence_folder):
 def test_evaluation_gives_the_loss_of_training(sentence_folder):
     encoder = make(sentence_folder)
     loss = TokenReconstructionLoss(encoder, auxk=0)
-    found = []
+    losses = []
     for mode in (True, False):
         encoder.train(mode)
-        found.append(loss([encoder.preprocess(TRAINED)])["fvu"])
-    assert_close(*found)  # so there is no dropout in training either
+        losses.append(loss([encoder.preprocess(TRAINED)])["fvu"])
+    assert_close(*losses)  # so there is no dropout in training either
     assert encoder[0].training is False
 
 
@@ -151,11 +150,11 @@ def test_the_trainer_lowers_the_loss(sentence_folder, tmp_path):
 
 
 def test_models_that_cannot_be_trained(sentence_folder):
-    for settings, message in (({"has_decoder": False}, "has no decoder"), ({"frozen": True}, "autoencoder is frozen")):
-        with pytest.raises(ValueError, match=message):
+    for settings, remedy in (({"has_decoder": False}, "has_decoder"), ({"frozen": True}, "frozen=False")):
+        with pytest.raises(ValueError, match=remedy):
             TokenReconstructionLoss(make(sentence_folder, **settings))
     stock = SparseEncoder(modules=[SentenceTransformer(sentence_folder)[0], Normalize()])
-    with pytest.raises(ValueError, match=r"no SparseAutoEncoderTokenEncoder among its modules \(Transformer, Normal"):
+    with pytest.raises(ValueError, match=r"Transformer, Normalize"):
         TokenReconstructionLoss(stock)
     with pytest.raises(ValueError, match="auxk is -1"):
         TokenReconstructionLoss(make(sentence_folder), auxk=-1)

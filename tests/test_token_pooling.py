@@ -83,15 +83,16 @@ def test_strategies_by_hand():
 @pytest.mark.parametrize("prompt_length", [None, 1, torch.tensor([2]), torch.tensor([1, 1, 1, 1]), 3, 9])
 def test_it_counts_the_tokens_that_the_library_s_pooling_counts(strategy, prompt_length):
     mode = "max" if strategy.startswith("max") else "mean"
-    for form, dtype, include_prompt in (
-        ("left", torch.int64, True),
-        ("left", torch.bool, False),
-        ("right", torch.float32, False),
-        ("right", None, False),
+    values, indices = (tensor[:12].view(4, 3, K) for tensor in (VALUES, LATENTS))
+    unmasked = {"token_sparse_values": values, "token_sparse_indices": indices}
+    for given, dtype, include_prompt in (
+        (features("left"), torch.int64, True),
+        (features("left"), torch.bool, False),
+        (features("right"), torch.float32, False),
+        (unmasked, None, False),
     ):
-        given = features(form) | ({} if prompt_length is None else {"prompt_length": prompt_length})
-        mask = given.pop("attention_mask")
-        given |= {} if dtype is None else {"attention_mask": mask.to(dtype)}
+        given |= {} if prompt_length is None else {"prompt_length": prompt_length}
+        given |= {} if dtype is None else {"attention_mask": given["attention_mask"].to(dtype)}
         codes = dense(given["token_sparse_values"], given["token_sparse_indices"])
         judge = Pooling(WIDTH, pooling_mode=mode, include_prompt=include_prompt)
         pooling = SparseTokenPooling(WIDTH, strategy, include_prompt=include_prompt)

@@ -71,9 +71,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     """
     encoder, sae = model.encoder, model.sae
     if encoder.late_interaction:
-        raise ValueError(
-            f"{encoder.name} is a late-interaction model; SparseEncoder reads the states of a Transformer."
-        )
+        raise ValueError(f"{encoder.name} is a late-interaction model; SparseEncoder reads a Transformer's states.")
     if encoder.long_texts != "cut":
         raise ValueError(f"long_texts is {encoder.long_texts!r}, SparseEncoder cuts; load the model with 'cut'.")
     folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
@@ -84,19 +82,17 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     if encoder.layer != encoder.n_layers:
         transformer.config.output_hidden_states = True
         modules.append(_layer_reader(encoder.d, encoder.layer, encoder.n_layers))
-    modules.append(_token_encoder(sae, k))
-    modules.append(
-        SparseTokenPooling(
-            sae.width,
-            next(name for name, pair in strategies().items() if pair == (model.pooling, model.phi)),
-            encoder.include_prompt,
-            sparse_rows=sparse_rows,
-            special_tokens=_special_tokens(encoder.tokenizer),
-            include_special=encoder.special_tokens,
-        )
+    coder = _token_encoder(sae, k)
+    pooling = SparseTokenPooling(
+        sae.width,
+        next(name for name, pair in strategies().items() if pair == (model.pooling, model.phi)),
+        encoder.include_prompt,
+        sparse_rows=sparse_rows,
+        special_tokens=_special_tokens(encoder.tokenizer),
+        include_special=encoder.special_tokens,
     )
+    modules += [coder, pooling]
     converted = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
-    coder = modules[-2]
     if other_origin(sae, encoder) is None:
         coder.trained_on = origin_of(converted, coder) | {"name": public_name(encoder.name)}
     _check_equal(model, converted.eval(), "Make it of a model whose encoder is a plain Transformer.")
@@ -166,26 +162,25 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     """
     transformer, layer, coder, pooling = _parts(encoder)
     if encoder.max_active_dims is not None:
-        raise ValueError(
-            f"max_active_dims is {encoder.max_active_dims}; set it to None and prune with lib.bm25.pruning."
-        )
-    weights, k = _weights(coder), _average(coder, k)
-    prompts = {kind: _prompt(encoder, kind) for kind in PROMPT_NAMES}
+        raise ValueError(f"max_active_dims is {encoder.max_active_dims}; set it to None, and use lib.bm25.pruning.")
+    if coder.W_dec is None:
+        raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
+    k = _average(coder, k)
+    prompts = {f"{kind}_prompt": _prompt(encoder, kind) for kind in PROMPT_NAMES}
     source = transformer.config.name_or_path
     retriever = TokenEncoder(
         None if source == default_retriever()[1] else source,
         layer=layer,
         special_tokens=pooling.include_special,
-        query_prompt=prompts["query"],
-        document_prompt=prompts["document"],
+        **prompts,
         include_prompt=pooling.include_prompt,
         max_length=transformer.max_seq_length,
         dtype=str(encoder.dtype).removeprefix("torch."),
         device=str(encoder.device),
     )
-    pooling_name, phi = strategies()[pooling.pooling_strategy]
+    weights = autoencoder_weights(coder.state_dict(), coder.normalize_input)
     sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
-    model = LatentTerms(retriever, sae, pooling_name, phi, bm25)
+    model = LatentTerms(retriever, sae, *strategies()[pooling.pooling_strategy], bm25)
     remedy = f"It was loaded from {source}: if it was changed since, save it, load it from there, and convert that."
     _check_equal(model, encoder.eval(), remedy)
     return model
@@ -213,20 +208,14 @@ def _prompt(encoder: SparseEncoder, kind: str) -> str:
     return encoder.prompts.get(name) or ""
 
 
-def _weights(coder: SparseAutoEncoderTokenEncoder) -> dict[str, torch.Tensor]:
-    if coder.W_dec is None:
-        raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
-    return autoencoder_weights(coder.state_dict(), coder.normalize_input)
-
-
 def _average(coder: SparseAutoEncoderTokenEncoder, k: int | None) -> int:
     """Return how many latents a token has, on average if there are thresholds."""
     if coder.theta is None and k is not None:
         raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {coder.k}; leave it out.")
     if coder.theta is not None and k is None:
         raise ValueError(
-            f"The autoencoder has thresholds, and its k, {coder.k}, is only a limit; measure how many latents a token "
-            "has on average, or look it up, and give it as k."
+            f"The autoencoder has thresholds, and its k, {coder.k}, is only a limit; give k, the number of latents "
+            "that a token has on average."
         )
     return coder.k if k is None else k
 
@@ -286,9 +275,7 @@ def load_sparse_encoder(
         As `LatentTerms.load`.
     """
     if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
-        raise FileNotFoundError(
-            f"There is no {Path(folder) / _MODULES}; give a folder that SparseEncoder.save_pretrained wrote."
-        )
+        raise FileNotFoundError(f"{folder} has no {_MODULES}; give a folder that SparseEncoder.save_pretrained wrote.")
     folder = find_folder(folder, _MODULES, revision=revision, token=token)
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
@@ -304,9 +291,7 @@ def _entries(path: Path) -> list[Mapping[str, str]]:
     entries = json_object(f'{{"modules": {path.read_text("utf-8")}}}', str(path))["modules"]
     for entry in entries if isinstance(entries, list) else [None]:
         if not (isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)):
-            raise ValueError(
-                f"{path} is not a list of modules, each with type and path; copy or download the folder again."
-            )
+            raise ValueError(f"{path} is not a list of modules with type and path; copy or download the folder again.")
     return entries
 
 

@@ -59,7 +59,7 @@ class LatentTermsSearch(_Scored):
     ----------
     model : LatentTerms or SparseEncoder
     bm25 : BM25Constants, optional
-        None is the constants of a `LatentTerms`, and the paper's for a `SparseEncoder`.
+        None is the constants of the `LatentTerms`, and the paper's for a `SparseEncoder`.
 
     Raises
     ------
@@ -80,13 +80,9 @@ class LatentTermsSearch(_Scored):
         """Return the term weights of queries, a sparse tensor, float32 [n_texts, width], on the CPU.
 
         `settings` are those of `SparseEncoder.encode_query`. A `LatentTerms`, which has its own batches and prompts,
-        takes `show_progress_bar` and `max_active_dims`, and refuses a prompt. For either model, `max_active_dims` keeps
-        the largest weights of a text and does not limit the latents of a token, as `SparseEncoder.encode_query` does.
-
-        Raises
-        ------
-        ValueError
-            If a prompt is given for a `LatentTerms`.
+        takes `show_progress_bar` and `max_active_dims`, and refuses a prompt (ValueError). For either model,
+        `max_active_dims` keeps the largest weights of a text and does not limit the latents of a token, as
+        `SparseEncoder.encode_query` does.
         """
         return self._encode(sentences, "query", **settings)
 
@@ -114,8 +110,7 @@ class LatentTermsSearch(_Scored):
             settings = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size}
         elif prompt is not None or prompt_name is not None:
             raise ValueError(
-                f"prompt is {prompt!r} and prompt_name {prompt_name!r}; a LatentTerms has the prompts of its encoder. "
-                f"Set {kind}_prompt of its TokenEncoder instead."
+                f"prompt is {prompt!r} and prompt_name {prompt_name!r}; set {kind}_prompt of the LatentTerms's encoder."
             )
         rows = self._rows(sentences, kind, progress=show_progress_bar, **settings)
         return _tensor(rows if max_active_dims is None else keep_top(rows, max_active_dims))
@@ -136,9 +131,8 @@ class LatentTermsSearch(_Scored):
         scored_queries, scored_documents = (weak and weak() for weak in self._scored)
         if scored_queries is queries and scored_documents is not documents:
             raise ValueError(
-                "These queries were scored against other documents before: the corpus comes in parts, and BM25 needs "
-                "the statistics of all of it. Set corpus_chunk_size to at least the number of documents; for a second "
-                "corpus, encode the queries again."
+                "These queries were scored against other documents before, and BM25 needs the statistics of the whole "
+                "corpus. Set corpus_chunk_size to at least its size; for a second corpus, encode the queries again."
             )
         self._scored = (ref(queries), ref(documents))
         index = self._index(term_matrix(documents), map(str, range(len(documents))))
@@ -223,8 +217,7 @@ class MTEBSearch(_Scored):
         queries = list(queries)
         if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
             raise ValueError(
-                f"top_ranked lacks the query {missing[0]!r} ({len(missing)} of {len(queries)} are missing); give the "
-                "candidates of each query, [] for none."
+                f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)} queries); give each its candidates."
             )
         texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
         rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
