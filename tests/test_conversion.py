@@ -101,7 +101,7 @@ def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
     back = there_and_back(LatentTerms(tiny_encoder, sae), k=64)
     assert torch.equal(back.sae.threshold, sae.threshold)
     assert back.sae.k == 4  # the average, not the limit of 64
-    with pytest.raises(ValueError, match=r"64.*give it as k"):
+    with pytest.raises(ValueError, match=r"64.*give k"):
         from_sparse_encoder(to_sparse_encoder(back, k=64))
     encoder = to_sparse_encoder(
         LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=2, threshold=sae.threshold + 15))
