@@ -9,7 +9,16 @@ import pytest
 from scipy import stats
 
 from lib.bm25.ranking import Ranking
-from lib.evaluation.measures import bootstrap_interval, compare, evaluate, holm, per_query
+from lib.evaluation.measures import (
+    bootstrap_interval,
+    compare,
+    deviation_interval,
+    evaluate,
+    holm,
+    per_query,
+    resampled_means,
+    wilson_interval,
+)
 
 
 def ranked(**docs: str) -> Ranking:
@@ -106,6 +115,43 @@ def test_bootstrap_agrees_with_the_normal_interval_on_many_values():
     assert high == pytest.approx(values.mean() + half, abs=0.05 * half)
     assert bootstrap_interval(values) == (low, high)
     assert bootstrap_interval(values, seed=1) != (low, high)
+
+
+def test_resamples_are_paired_and_of_each_group():
+    rng = np.random.default_rng(4)
+    groups = [rng.random(40), rng.random(4_000)]
+    means = resampled_means(groups, 500)
+    # by hand, without blocks: the queries of one collection after those of another, from one generator
+    generator = np.random.default_rng(0)
+    picks = [generator.integers(len(group), size=(500, len(group))) for group in groups]
+    expected = (groups[0][picks[0]].mean(axis=1) + groups[1][picks[1]].mean(axis=1)) / 2
+    np.testing.assert_array_equal(means, expected)
+    # the same queries for another system: the resamples of a constant difference do not vary
+    np.testing.assert_allclose(resampled_means([group + 0.25 for group in groups], 500) - means, 0.25)
+    both = resampled_means([np.stack([group, 2 * group], axis=1) for group in groups], 500)
+    np.testing.assert_allclose(both, np.stack([means, 2 * means], axis=1))
+    with pytest.raises(ValueError, match=r"\[1, 0\]"):
+        resampled_means([[1.0], []])
+
+
+def test_wilson_interval_of_a_worked_example():
+    # 9 of 10, z = 1.95996: (0.9 + z^2 / 20 -+ z sqrt(0.009 + z^2 / 400)) / (1 + z^2 / 10)
+    z = stats.norm.ppf(0.975)
+    half = z * np.sqrt(0.9 * 0.1 / 10 + z**2 / 400)
+    expected = [(0.9 + z**2 / 20 + sign * half) / (1 + z**2 / 10) for sign in (-1, 1)]
+    assert wilson_interval(9, 10) == pytest.approx(expected)
+    assert wilson_interval(0, 10)[0] == 0.0
+    with pytest.raises(ValueError, match="confidence is 95"):
+        wilson_interval(1, 2, 95)
+
+
+def test_deviation_interval_holds_the_deviation_as_often_as_it_says():
+    samples = np.random.default_rng(0).normal(size=(2_500, 5))
+    intervals = np.array([deviation_interval(sample.std(ddof=1), 5, 0.9) for sample in samples])
+    share = np.mean((intervals[:, 0] <= 1) & (intervals[:, 1] >= 1))
+    assert share == pytest.approx(0.9, abs=0.024)  # four standard errors
+    with pytest.raises(ValueError, match="n is 1"):
+        deviation_interval(0.1, 1)
 
 
 @pytest.mark.parametrize(

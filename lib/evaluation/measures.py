@@ -1,6 +1,6 @@
 """Measures: ranking and relevance judgments to values per query, means, intervals and paired significance tests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 import ir_measures
@@ -69,25 +69,83 @@ def bootstrap_interval(
     values : array (n_queries,)
         One value per query, finite.
     confidence : float
-        Strictly between 0 and 1.
-    n_resamples, seed : int
-        The same seed gives the same interval.
+        Probability that the interval holds the mean, strictly between 0 and 1.
+    n_resamples : int
+        Number of resamples.
+    seed : int
+        Seed of the resamples; the same seed gives the same interval.
 
     Raises
     ------
     ValueError
         For values that are empty, not one-dimensional or not finite, and for a confidence outside (0, 1).
     """
-    values, n_resamples = _check_values(values, "values"), check_count(n_resamples, "n_resamples")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie strictly between 0 and 1, for example 0.95.")
-    rng, n = np.random.default_rng(seed), len(values)
-    means = np.empty(n_resamples)
-    block = max(1, 2**20 // n)  # about a million draws at a time bound the memory to a few megabytes
-    for start in range(0, n_resamples, block):
-        part = means[start : start + block]
-        part[:] = values[rng.integers(n, size=(len(part), n))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    _check_confidence(confidence)
+    draws = resampled_means([_check_values(values, "values")], n_resamples, seed)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def resampled_means(groups: Sequence[np.ndarray], n_resamples: int = 2_000, seed: int = 0) -> np.ndarray:
+    """Return bootstrap resamples of the mean over groups of each group's mean, float64 [n_resamples, ...].
+
+    Queries are resampled within each group. For groups of the same sizes the same seed draws the same queries, so the
+    resamples of two systems are paired: subtract or divide them, and take quantiles.
+
+    Parameters
+    ----------
+    groups : list of array [n_queries, ...]
+        One array per collection, a row a query; further axes, such as systems, are resampled together.
+    n_resamples : int
+        Number of resamples.
+    seed : int
+        Seed of the resamples.
+
+    Raises
+    ------
+    ValueError
+        For no group and a group without a query.
+    """
+    n_resamples, rng = check_count(n_resamples, "n_resamples"), np.random.default_rng(seed)
+    if not len(groups) or not all(len(group) for group in groups):
+        raise ValueError(f"groups has the sizes {[len(group) for group in groups]}; give at least one query in each.")
+    means = []
+    for group in map(np.asarray, groups):
+        draws = np.empty((n_resamples, *group.shape[1:]))
+        block = max(1, 2**20 // group.size)  # about a million values at a time bound the memory to a few megabytes
+        for start in range(0, n_resamples, block):
+            part = draws[start : start + block]
+            part[:] = group[rng.integers(len(group), size=(len(part), len(group)))].mean(axis=1)
+        means.append(draws)
+    return np.mean(means, axis=0)
+
+
+def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a share, `count` of `n` (Wilson, JASA 22, 1927).
+
+    Raises
+    ------
+    ValueError
+        For an `n` below 1, a `count` outside [0, n] and a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    interval = stats.binomtest(int(count), int(n)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def deviation_interval(deviation: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a standard deviation from `n` normal values, s sqrt((n - 1) / chi2_{n-1}(1 -+ alpha / 2)).
+
+    Raises
+    ------
+    ValueError
+        For an `n` below 2 and a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    if n < 2:
+        raise ValueError(f"n is {n}; the deviation of fewer than 2 values has no interval.")
+    quantiles = stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], n - 1)
+    low, high = deviation * np.sqrt((n - 1) / quantiles)
     return float(low), float(high)
 
 
@@ -239,6 +297,11 @@ def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
             if not isinstance(grade, Integral):
                 raise TypeError(f"qrels[{query_id!r}][{doc_id!r}] is {grade!r}; a grade must be an integer.")
     return {query_id: {doc_id: int(grade) for doc_id, grade in grades.items()} for query_id, grades in qrels.items()}
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie strictly between 0 and 1, for example 0.95.")
 
 
 def _check_values(values: np.ndarray, what: str) -> np.ndarray:
