@@ -161,11 +161,12 @@ def tiny_sae():
     import torch
 
     from lib.sae.autoencoder import SparseAutoencoder
+    from lib.sae.codes import FinishedTopK
 
     draw = torch.Generator().manual_seed(4)
     shapes = {"W_enc": (64, 32), "b_enc": (64,), "W_dec": (64, 32), "b_pre": (32,)}
     weights = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
-    return SparseAutoencoder(**weights, k=4, metadata={"made": "by a test"})
+    return SparseAutoencoder(**weights, activation=FinishedTopK(4), metadata={"made": "by a test"})
 
 
 @pytest.fixture(scope="session")

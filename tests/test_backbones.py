@@ -25,6 +25,7 @@ from lib.evaluation.baselines import inner_product_search
 from lib.evaluation.late_interaction import late_interaction_search
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedTopK
 
 QUERIES = ["red cat", "", "is the big dog in the old house ?", "fish , bird . " * 6]
 SKIPPED = [".", ",", ":"]
@@ -238,7 +239,7 @@ def test_a_pylate_folder(plain_folder, tmp_path, expand, attend):
 def test_latent_terms_of_a_late_interaction_model(expanding_folder, tmp_path):
     encoder = TokenEncoder(expanding_folder, dtype="float32", include_prompt=False, long_texts="chunk")
     directions = torch.randn(24, 16, generator=torch.Generator().manual_seed(8))
-    sae = SparseAutoencoder(directions, torch.zeros(24), directions, torch.zeros(16), 4)
+    sae = SparseAutoencoder(directions, torch.zeros(24), directions, torch.zeros(16), FinishedTopK(4))
     model = LatentTerms(encoder, sae)
     assert model.encode_documents(TEXTS).shape == (len(TEXTS), 24)
     model.save(tmp_path)

@@ -15,6 +15,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.states import StoredStates
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedJumpReLU
 from lib.sae.trainer import Run
 from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
@@ -234,11 +235,11 @@ def test_the_difference_is_relative():
 
 def test_models_that_the_usual_parts_cannot_match_are_refused(model, sentence_folder):
     sae = model.sae
-    thresholds = SparseAutoencoder(**sae.tensors(), k=4, threshold=torch.ones(64))
+    thresholds = SparseAutoencoder(**sae.tensors(), activation=FinishedJumpReLU(4, torch.ones(64)))
     for other, message in (
         (LatentTerms(TokenEncoder(sentence_folder, layer=1, dtype="float32"), sae), "layer is 1; the peer gives 3"),
         (LatentTerms(TokenEncoder(sentence_folder, special_tokens=False), sae), "special_tokens is False"),
-        (LatentTerms(model.encoder, thresholds), "thresholds is True; the peer gives False"),
+        (LatentTerms(model.encoder, thresholds), "activation is 'jumprelu'"),
         (LatentTerms(model.encoder, sae, pooling="max"), "pooling is 'max'"),
         (LatentTerms(model.encoder, sae, phi="log1p"), "phi is 'log1p'"),
     ):

@@ -19,6 +19,7 @@ from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, ter
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +39,7 @@ def assert_equal_rows(model: LatentTerms, encoder: SparseEncoder) -> None:
 def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
     encoder = to_sparse_encoder(model, **settings)
     assert_equal_rows(model, encoder)
-    average = None if model.sae.threshold is None else model.sae.k
+    average = model.sae.k if isinstance(model.sae.activation, FinishedJumpReLU) else None
     back = from_sparse_encoder(encoder, k=average, bm25=model.bm25)
     assert_equal_rows(back, encoder)
     return back
@@ -97,26 +98,29 @@ def test_a_decoder_only_retriever_goes_there_and_back(tmp_path, tiny_sae, side, 
 
 
 def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=torch.linspace(2, 20, 64))
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedJumpReLU(4, torch.linspace(2, 20, 64)))
     back = there_and_back(LatentTerms(tiny_encoder, sae), k=64)
-    assert torch.equal(back.sae.threshold, sae.threshold)
+    assert torch.equal(back.sae.activation.threshold, sae.activation.threshold)
     assert back.sae.k == 4  # the average, not the limit of 64
     with pytest.raises(ValueError, match=r"64.*give k"):
         from_sparse_encoder(to_sparse_encoder(back, k=64))
     encoder = to_sparse_encoder(
-        LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=2, threshold=sae.threshold + 15))
+        LatentTerms(
+            tiny_encoder,
+            SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedJumpReLU(2, sae.activation.threshold + 15)),
+        )
     )
     assert encoder[1].k == 32  # 16 times the average
 
 
-@pytest.mark.parametrize("threshold", [None, torch.linspace(2, 20, 64) / 5])
+@pytest.mark.parametrize("activation", [FinishedTopK(4), FinishedJumpReLU(4, torch.linspace(2, 20, 64) / 5)])
 @pytest.mark.parametrize("centre", [torch.zeros(32), torch.linspace(-1, 1, 32)])
-def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, threshold, centre):
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=threshold, centre=centre)
+def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, activation, centre):
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=activation, centre=centre)
     model = LatentTerms(tiny_encoder, sae)
-    back = there_and_back(model, k=None if threshold is None else 64)
+    back = there_and_back(model, k=None if isinstance(activation, FinishedTopK) else 64)
     assert back.identity == model.identity
-    plain = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=threshold))
+    plain = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), activation=activation))
     assert plain.identity != model.identity
     assert (plain.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz
     back.save(tmp_path)
@@ -158,7 +162,7 @@ def test_a_model_has_weights_of_its_own(made):
 
 
 def test_where_no_text_has_a_term_nothing_is_divided_by_zero(tiny_encoder, tiny_sae, recwarn):
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, threshold=torch.full((64,), 1e6))
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedJumpReLU(4, torch.full((64,), 1e6)))
     model = LatentTerms(tiny_encoder, sae)
     encoder = to_sparse_encoder(model)
     assert not model.encode_documents(TEXTS).nnz
@@ -190,7 +194,7 @@ def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_s
         return [str(warning.message) for warning in recwarn if "was trained on" in str(warning.message)]
 
     trained = {"run": {"states": {"encoder": tiny_encoder.identity}}}
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=trained)
     encoder = to_sparse_encoder(LatentTerms(tiny_encoder, sae))
     assert encoder[1].trained_on["name"] == Path(sentence_folder).name
     encoder.save_pretrained(str(tmp_path), create_model_card=False)
@@ -203,7 +207,7 @@ def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_s
     with pytest.warns(UserWarning, match=r"layer 3 .*layer 1 "):
         LatentTerms(back.encoder.at(1), back.sae)
 
-    elsewhere = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=trained)
+    elsewhere = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=trained)
     with pytest.warns(UserWarning, match="layer 1 "):
         model = LatentTerms(tiny_encoder.at(1), elsewhere)
     assert to_sparse_encoder(model)[2].trained_on is None
@@ -211,7 +215,7 @@ def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_s
 
 def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
     directions = torch.randn(64, 384, generator=torch.Generator().manual_seed(6))
-    sae = SparseAutoencoder(directions, torch.zeros(64), directions, torch.zeros(384), 8)
+    sae = SparseAutoencoder(directions, torch.zeros(64), directions, torch.zeros(384), FinishedTopK(8))
     encoder = to_sparse_encoder(LatentTerms(packaged_encoder, sae))
     assert encoder[1].trained_on["name"] == "sentence-transformers/all-MiniLM-L6-v2"
 

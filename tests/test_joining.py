@@ -20,19 +20,22 @@ from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder
 from lib.latent_terms import LatentTerms, join_models
 from lib.sae.autoencoder import SparseAutoencoder, join
+from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import read_checkpoint, write_saelens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parts_of(n: int, k: int = 3) -> list[SparseAutoencoder]:
-    return [SparseAutoencoder(**weights(seed), k=k, metadata={"seed": seed}) for seed in range(n)]
+    return [
+        SparseAutoencoder(**weights(seed), activation=FinishedTopK(k), metadata={"seed": seed}) for seed in range(n)
+    ]
 
 
 def other_seed(sae: SparseAutoencoder, **changes) -> SparseAutoencoder:
     """The same autoencoder with latents of its own."""
     tensors = {name: tensor.roll(1, 0) * 1.25 for name, tensor in sae.tensors().items()}
-    return SparseAutoencoder(**tensors, k=sae.k, **changes)
+    return SparseAutoencoder(**tensors, activation=FinishedTopK(sae.k), **changes)
 
 
 @given(n=st.integers(2, 4), k=st.integers(1, 12), scale=st.sampled_from([0.01, 1.0, 100.0]), seed=st.integers(0, 99))
@@ -41,7 +44,7 @@ def test_codes_are_those_of_the_parts_side_by_side(n, k, scale, seed):
     parts, h = parts_of(n, k), states(20, seed=seed) * scale
     joined = join(parts)
     codes, each = joined.encode(h), [part.encode(h) for part in parts]
-    assert (joined.width, joined.k, joined.groups, joined.activation) == (12 * n, k * n, n, "grouped")
+    assert (joined.width, joined.k, joined.activation.groups) == (12 * n, k * n, n)
     expected = np.concatenate([dense(own, 12) for own in each], axis=1)
     np.testing.assert_allclose(dense(codes, 12 * n), expected, rtol=0, atol=2e-6 * max(1, scale) * 12)
     mean = torch.stack([part.decode(own) for part, own in zip(parts, each, strict=True)]).mean(dim=0)
@@ -51,8 +54,12 @@ def test_codes_are_those_of_the_parts_side_by_side(n, k, scale, seed):
 def test_worked_codes():
     # d = 1, h = 2: latents 0 and 1 have 2 - 1 + 0 = 1 and 2 (2 - 1) = 2, latents 2 and 3 have 3 (2 - 3) + 9 = 6 and
     # -(2 - 3) = 1. One of each pair: 2 and 6. h_hat = mean of 2 * 5 + 1 = 11 and 6 * 2 + 3 = 15
-    first = SparseAutoencoder(*(torch.tensor(t) for t in ([[1.0], [2.0]], [0.0, 0.0], [[7.0], [5.0]], [1.0])), k=1)
-    second = SparseAutoencoder(*(torch.tensor(t) for t in ([[3.0], [-1.0]], [9.0, 0.0], [[2.0], [7.0]], [3.0])), k=1)
+    first = SparseAutoencoder(
+        *(torch.tensor(t) for t in ([[1.0], [2.0]], [0.0, 0.0], [[7.0], [5.0]], [1.0])), activation=FinishedTopK(1)
+    )
+    second = SparseAutoencoder(
+        *(torch.tensor(t) for t in ([[3.0], [-1.0]], [9.0, 0.0], [[2.0], [7.0]], [3.0])), activation=FinishedTopK(1)
+    )
     joined = join([first, second])
     codes = joined.encode(torch.tensor([[2.0]]))
     assert (codes.indices.tolist(), codes.values.tolist()) == ([[1, 2]], [[2.0, 6.0]])
@@ -64,7 +71,7 @@ def test_another_k_is_divided_among_the_parts():
     few = join(parts).with_k(4)
     expected = np.concatenate([dense(part.with_k(2).encode(h), 12) for part in parts], axis=1)
     np.testing.assert_allclose(dense(few.encode(h), 24), expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="groups is 2 with width 24, k 5, no threshold; it must divide width and k"):
+    with pytest.raises(ValueError, match="groups is 2, k 5"):
         few.with_k(5)
 
 
@@ -74,32 +81,28 @@ def test_groups_are_kept_by_all_that_copies_and_by_files(tmp_path):
     for other in (joined.to("cpu"), joined.with_k(6), SparseAutoencoder.load(tmp_path)):
         assert other.config == joined.config
         assert torch.equal(other.encode(states(9)).indices, joined.encode(states(9)).indices)
-    assert (joined.config["activation"], joined.config["groups"]) == ("grouped", 2)
-    assert repr(joined) == "SparseAutoencoder(d=5, width=24, k=6, groups=2)"
+    assert (joined.config["activation"], joined.config["groups"]) == ("topk", 2)
+    assert repr(joined) == "SparseAutoencoder(d=5, width=24, topk, k=6, groups=2)"
     assert joined.metadata == {"parts": [{"seed": 0}, {"seed": 1}]}
-    assert "groups" not in parts_of(1)[0].config  # as it was saved before
-    (path,) = tmp_path.glob("*.safetensors")
-    with pytest.raises(ValueError, match="are of a topk autoencoder, its configuration says 'grouped'"):
-        SparseAutoencoder.from_weights(path, {**joined.config, "groups": 1})
 
 
-@pytest.mark.parametrize(
-    ("groups", "k", "threshold"), [(5, 5, None), (2, 3, None), (0, 2, None), (2, 2, torch.ones(12))]
-)
-def test_groups_that_do_not_fit(groups, k, threshold):
+@pytest.mark.parametrize(("groups", "k"), [(5, 5), (2, 3), (0, 2)])
+def test_groups_that_do_not_fit(groups, k):
     with pytest.raises(ValueError, match=f"groups is {groups}"):
-        SparseAutoencoder(**weights(), k=k, threshold=threshold, groups=groups)
+        SparseAutoencoder(**weights(), activation=FinishedTopK(k, groups))
 
 
 def test_parts_that_cannot_be_joined():
     (part,) = parts_of(1)
-    scaled = SparseAutoencoder(**weights(), k=3, centre=torch.zeros(5))
-    jump = SparseAutoencoder(**weights(), k=3, threshold=torch.ones(12))
+    scaled = SparseAutoencoder(**weights(), activation=FinishedTopK(3), centre=torch.zeros(5))
+    jump = SparseAutoencoder(**weights(), activation=FinishedJumpReLU(3, torch.ones(12)))
     for parts in ([], [part], [part, part.with_k(2)], [scaled, scaled], [jump, jump], [join([part, part])] * 2):
         with pytest.raises(ValueError, match=r"The parts are .*; give two or more topk autoencoders of equal d"):
             join(parts)
     layers = [
-        SparseAutoencoder(**weights(), k=3, metadata={"run": {"states": {"encoder": {"layer": layer}}}})
+        SparseAutoencoder(
+            **weights(), activation=FinishedTopK(3), metadata={"run": {"states": {"encoder": {"layer": layer}}}}
+        )
         for layer in (1, 2)
     ]
     with pytest.raises(ValueError, match="trained on different retrievers or layers"):
@@ -122,7 +125,7 @@ def test_terms_are_those_of_the_parts_side_by_side(models):
     assert joined.bm25 == PAPER
     few = join_models(models, 4)
     assert (few.sae.k, few.encode_documents(TEXTS).nnz < joined.encode_documents(TEXTS).nnz) == (4, True)
-    plain = SparseAutoencoder(**joined.sae.tensors(), k=joined.sae.k)
+    plain = SparseAutoencoder(**joined.sae.tensors(), activation=FinishedTopK(joined.sae.k))
     assert LatentTerms(joined.encoder, plain).identity != joined.identity
 
 
@@ -148,7 +151,7 @@ def test_a_sparse_encoder_has_groups_too(models, tmp_path):
     assert torch.equal(loaded.encode_tokens(tokens)[1], indices)
     torch.testing.assert_close(loaded.encode_tokens(tokens, 2)[0], model.sae.with_k(2).encode(tokens).values)
     read = read_checkpoint(tmp_path)
-    assert (read.groups, read.k) == (2, model.sae.k)
+    assert (read.activation.groups, read.k) == (2, model.sae.k)
     with pytest.raises(ValueError, match="k must be a multiple of groups, got k=3, groups=2"):
         loaded({"token_embeddings": tokens}, max_active_dims=3)
     for groups, variant in ((3, "standard"), (2, "jumprelu")):
@@ -168,7 +171,7 @@ def test_a_module_with_groups_is_trained(models):
 
 
 def test_saelens_has_no_groups(tmp_path):
-    with pytest.raises(ValueError, match="chooses in groups of latents, which SAELens cannot say"):
+    with pytest.raises(ValueError, match="groups"):
         write_saelens(join(parts_of(2)), tmp_path / "sae")
     assert not (tmp_path / "sae").exists()
 
@@ -185,7 +188,7 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     run(*folders, tmp_path / "joined", "--k", 4, "--stored", "float16")
     assert f"is written to {tmp_path / 'joined'}" in capsys.readouterr().out
     made = LatentTerms.load(tmp_path / "joined", dtype="float32")
-    assert (made.sae.width, made.sae.k, made.sae.groups) == (128, 4, 2)
+    assert (made.sae.width, made.sae.k, made.sae.activation.groups) == (128, 4, 2)
     for name, tensor in join_models(models, 4).sae.tensors().items():
         assert torch.equal(made.sae.tensors()[name], tensor.half().float())
     run(*folders, tmp_path / "without", "--no-special-tokens")
@@ -196,7 +199,7 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     for arguments, message in (
         ((*folders, tmp_path / "joined"), "FileExistsError: .* holds a model; give another folder"),
         ((folders[0], tmp_path / "c"), "ValueError: The parts are .*; give two or more"),
-        ((*folders, tmp_path / "c", "--k", 5), "ValueError: groups is 2 with width 128, k 5"),
+        ((*folders, tmp_path / "c", "--k", 5), "ValueError: groups is 2, k 5"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(*arguments)

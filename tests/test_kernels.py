@@ -116,7 +116,7 @@ def test_what_is_active_are_the_codes_of_the_dense_activation(data, seed, n, k):
     tokens = torch.arange(n)[:, None].expand_as(step.indices)
     found.index_put_((tokens[active], step.indices[active]), step.values[active], accumulate=True)
     assert torch.equal(found, codes[-1])
-    assert (step.values[active].min() if active.any() else 0) == step.smallest
+    assert (step.values[active].min() if active.any() else None) == step.smallest
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BATCHES if kind != "all negative"])
@@ -220,7 +220,7 @@ def test_the_pairs_of_a_choice():
     indices = torch.tensor([[5, 6, 7], [8, 9, 4]])
     whole = Choice(indices, indices, indices)
     assert [part.tolist() for part in whole.pairs()] == [[5, 6, 7, 8, 9, 4], [0, 3, 6]]
-    some = whole._replace(kept=torch.tensor([[True, False, True], [False, False, False]]))
+    some = whole._replace(mask=torch.tensor([[True, False, True], [False, False, False]]))
     assert [part.tolist() for part in some.pairs()] == [[5, 7], [0, 2, 2]]
     parts = whole._replace(parts=(1, 2))  # first the one latent of each token, then the two that the next budget adds
     assert [part.tolist() for part in parts.pairs()] == [[5, 8, 6, 7, 9, 4], [0, 1, 2, 4, 6]]

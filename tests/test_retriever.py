@@ -14,6 +14,7 @@ from lib.data.collection import load_collection
 from lib.encode.encoder import TokenEncoder
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedTopK
 from lib.support.folders import digest_json
 
 QUERIES = ["red cat", "", "river in a tree ?"]
@@ -108,7 +109,7 @@ def packaged(packaged_encoder) -> LatentTerms:
     """The packaged retriever with random directions to read it by."""
     directions = torch.randn(512, 384, generator=torch.Generator().manual_seed(6))
     return LatentTerms(
-        packaged_encoder, SparseAutoencoder(directions, torch.zeros(512), directions, torch.zeros(384), 8)
+        packaged_encoder, SparseAutoencoder(directions, torch.zeros(512), directions, torch.zeros(384), FinishedTopK(8))
     )
 
 
@@ -218,15 +219,20 @@ def test_a_model_of_the_default_retriever_is_saved_by_its_name(tmp_path, package
 
 
 def test_identity_tells_models_apart(tiny_encoder, tiny_sae, model):
-    other_weights = SparseAutoencoder(**tiny_sae.tensors() | {"b_enc": tiny_sae.b_enc + 1e-3}, k=4)
+    other_weights = SparseAutoencoder(
+        **tiny_sae.tensors() | {"b_enc": tiny_sae.b_enc + 1e-3}, activation=FinishedTopK(4)
+    )
     others = [
         LatentTerms(tiny_encoder, tiny_sae, pooling="max"),
         LatentTerms(tiny_encoder, tiny_sae, phi="log1p"),
-        LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=5)),
+        LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(5))),
         LatentTerms(tiny_encoder, other_weights),
     ]
     assert len({json.dumps(other.identity) for other in [model, *others]}) == 5
-    renamed = LatentTerms(tiny_encoder, SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata={"note": "no matter"}))
+    renamed = LatentTerms(
+        tiny_encoder,
+        SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata={"note": "no matter"}),
+    )
     assert renamed.identity == model.identity
 
 
@@ -371,7 +377,7 @@ def test_a_newer_format_and_no_folder(tmp_path, model, monkeypatch):
 def test_a_folder_may_hold_the_autoencoder_too(saved, model, tiny_sae):
     # both manifests name one weights file, since it has the same content; saving either anew keeps the other whole
     tiny_sae.save(saved)
-    other = SparseAutoencoder(**tiny_sae.tensors() | {"b_pre": tiny_sae.b_pre + 1}, k=4)
+    other = SparseAutoencoder(**tiny_sae.tensors() | {"b_pre": tiny_sae.b_pre + 1}, activation=FinishedTopK(4))
     other.save(saved)
     assert_same_model(LatentTerms.load(saved, encoder=model.encoder), model)
     assert torch.equal(SparseAutoencoder.load(saved).b_pre, other.b_pre)
@@ -383,13 +389,13 @@ def test_a_saved_folder_may_be_moved(saved, tmp_path, model):
 
 
 def test_repr_says_what_it_is_made_of(model):
-    parts = "layer 3, SparseAutoencoder(d=32, width=64, k=4), sum, sqrt"
+    parts = "layer 3, SparseAutoencoder(d=32, width=64, topk, k=4), sum, sqrt"
     assert repr(model).endswith(f"{parts}, BM25Constants(k1=8.0, b=0.7, idf='lucene'))")
 
 
 def test_the_packaged_model():
     model = LatentTerms.load(dtype="float32")
-    assert (model.sae.d, model.sae.width, model.sae.k, model.sae.groups) == (384, 39_936, 24, 3)
+    assert (model.sae.d, model.sae.width, model.sae.k, model.sae.activation.groups) == (384, 39_936, 24, 3)
     assert model.encoder.name == "sentence-transformers/all-MiniLM-L6-v2"
     assert (model.pooling, model.phi) == ("sum", "sqrt")
     matrix = model.encode_documents(["The cat sat on the mat.", "", "A kitten lay on the rug.", "Stocks fell sharply."])
@@ -415,7 +421,7 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
         return [one for one in recwarn if "was trained on" in str(one.message)]
 
     metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=metadata)
     LatentTerms(tiny_encoder, sae).save(tmp_path / "model")
     LatentTerms.load(tmp_path / "model", encoder=tiny_encoder)
     LatentTerms.load(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
@@ -424,7 +430,7 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
         LatentTerms.load(tmp_path / "model", encoder=tiny_encoder.at(1))
     other = json.loads(json.dumps(metadata))
     other["run"]["states"]["encoder"]["weights"] = "0" * 64
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=other)
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=other)
     with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
         model = LatentTerms(tiny_encoder, sae)
     model.save(tmp_path / "other")
@@ -434,7 +440,7 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
 
 def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encoder, tiny_sae, tmp_path, recwarn):
     metadata = {"run": {"states": {"encoder": tiny_encoder.identity}}}
-    sae = SparseAutoencoder(**tiny_sae.tensors(), k=4, metadata=metadata)
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=metadata)
     tuned = LatentTerms(tiny_encoder.at(1), sae).with_bm25(TUNED).with_bm25(PAPER)
     assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]
     assert tuned.bm25 == PAPER

@@ -20,6 +20,7 @@ from lib.evaluation.measures import evaluate
 from lib.inspect.vocabulary import fit_zipf
 from lib.latent_terms import LatentTerms, like
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedTopK
 from lib.sae.training import TrainingConfig
 from lib.studies.ablations import _training_arms, ablations_study, bm25_surface, latents_a_token
 from lib.studies.inputs import (
@@ -180,7 +181,7 @@ def test_what_is_read_is_counted(recipe, store):
 def test_fvu_with_a_centre_is_that_of_the_scaled_states(recipe, store):
     (plain,) = autoencoders([recipe], store)
     states = torch.cat([block.states for block in recipe.encoder.stream(DOCS)])
-    sae = SparseAutoencoder(**plain.tensors(), k=plain.k, centre=states.mean(dim=0))
+    sae = SparseAutoencoder(**plain.tensors(), activation=FinishedTopK(plain.k), centre=states.mean(dim=0))
     (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
     x = sae.normalize(states)
     left = (x - sae.decode(sae.encode(states))).square().sum() / (x - x.mean(dim=0)).square().sum()
@@ -404,7 +405,7 @@ def test_study_of_seeds(tiny_encoder, store):
     assert list(joined["variant"]) == ["2 seeds joined"] * 2
     parts = [swept.autoencoders[f"seed {seed}"] for seed in (0, 1)]
     two = swept.autoencoders["2 seeds joined"]
-    assert (two.groups, two.k, two.width) == (2, parts[0].k, 2 * parts[0].width)
+    assert (two.activation.groups, two.k, two.width) == (2, parts[0].k, 2 * parts[0].width)
     assert torch.equal(two.W_enc, torch.cat([part.W_enc for part in parts]))
     assert set(recurring["kind"]) == {"latents", "firings", "every run", "chance"}
     assert len(agreement) == 2 * 2 and agreement["mean"].between(0, 1).all()

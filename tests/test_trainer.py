@@ -472,10 +472,10 @@ def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, 
         kept = SimpleNamespace(load=lambda: Checkpoint(run.step, tensors, facts), folder=None)
         resumed = lib.sae.trainer._resume(source, config, FAR, kept, {}, print)
         resumed.advance(taken[0])
-        made = resumed.model.activation.finished(resumed.model.weights(), 1.0)
+        finished, form = resumed.model.activation.finished(resumed.model.weights(), 1.0)
         own = [*run.model.state_dict().values(), run.silent, run.fired, run.normalise.shift, *taken]
         own += [tensor for state in resumed.optimizer.state.values() for tensor in state.values()]
-        own += [tensor for tensor in made.values() if isinstance(tensor, torch.Tensor)]
+        own += [*finished[:4], *form.tensors().values()]
     assert {tensor.device for tensor in own} == {FAR}
     assert {tensor.device for tensor in tensors.values()} == {torch.device("cpu")}
 

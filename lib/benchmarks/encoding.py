@@ -21,6 +21,7 @@ from lib.data.collection import load_collection
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.latent_terms import LatentTerms, like
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import largest_codes
 from lib.support.checks import check_count
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
@@ -33,13 +34,13 @@ def check_comparable(model: LatentTerms) -> LatentTerms:
     Raises
     ------
     ValueError
-        If it does not read the final layer with its special tokens, or has thresholds, or not sum and sqrt.
+        If it does not read the final layer with its special tokens, or is not Top-K with sum and sqrt.
     """
     encoder = model.encoder
     for name, got, allowed in (
         ("layer", encoder.layer, encoder.n_layers),
         ("special_tokens", encoder.special_tokens, True),
-        ("thresholds", model.sae.threshold is not None, False),
+        ("activation", model.sae.activation.name, "topk"),
         ("pooling", model.pooling, "sum"),
         ("phi", model.phi, "sqrt"),
     ):
@@ -64,9 +65,9 @@ def spread(texts: list[str], n: int) -> list[str]:
 
 def dense_codes(states: torch.Tensor, sae: SparseAutoencoder) -> torch.Tensor:
     """Return ReLU(TopK(pre-activations)) of states [n, d] with all of their zeros, float32 [n, width]."""
-    pre_activations = ((states - sae.b_pre) @ sae.W_enc.T + sae.b_enc).unflatten(-1, (sae.groups, -1))
-    values, indices = pre_activations.topk(sae.k // sae.groups, dim=-1, sorted=False)
-    return torch.zeros_like(pre_activations).scatter_(-1, indices, values.relu()).flatten(-2)
+    pre_activations = (states - sae.b_pre) @ sae.W_enc.T + sae.b_enc
+    indices, values = largest_codes(pre_activations, sae.k, sae.activation.groups)
+    return torch.zeros_like(pre_activations).scatter_(1, indices, values)
 
 
 class UsualParts:

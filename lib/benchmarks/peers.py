@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedTopK
 from lib.sae.kernels import reference_loss
 from lib.sae.training import TrainableAutoencoder, TrainingConfig
 
@@ -41,7 +42,7 @@ def _adamw(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimi
 
 def _reconstruct(model: TrainableAutoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
     def reconstruct(states: torch.Tensor) -> torch.Tensor:
-        sae = SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, model.config.k)
+        sae = SparseAutoencoder(model.W_enc, model.b_enc, model.W_dec, model.b_pre, FinishedTopK(model.config.k))
         return sae.decode(sae.encode(states))
 
     return reconstruct

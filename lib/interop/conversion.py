@@ -20,7 +20,8 @@ from lib.interop.modules.features import origin_of, public_name, warn_of_another
 from lib.interop.modules.token_pooling import strategies
 from lib.latent_terms import LatentTerms, other_origin
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.foreign import autoencoder_weights, json_object
+from lib.sae.codes import FinishedJumpReLU
+from lib.sae.foreign import json_object, token_autoencoder
 from lib.support.hub import find_folder
 
 _MODULES = "modules.json"
@@ -107,18 +108,18 @@ def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
 
 
 def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
-    if sae.threshold is None:
+    thresholds = {"theta": sae.activation.threshold} if isinstance(sae.activation, FinishedJumpReLU) else {}
+    if not thresholds:
         if k is not None:
             raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {sae.k}; use its with_k instead.")
         k = sae.k
     elif k is None:
         k = min(sae.width, 16 * sae.k)
-    variant = "standard" if sae.threshold is None else "jumprelu"
-    settings = {"frozen": True, "normalize_input": sae.scales, "groups": sae.groups}
+    variant, groups = ("jumprelu", 1) if thresholds else ("standard", sae.activation.groups)
+    settings = {"frozen": True, "normalize_input": sae.scales, "groups": groups}
     module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, **settings)
     weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
-    weights |= {} if sae.threshold is None else {"theta": sae.threshold}
-    module.load_state_dict(weights)
+    module.load_state_dict(weights | thresholds)
     if sae.scales and sae.centre.any():
         module.data_mean = sae.centre.clone()
     return module
@@ -178,8 +179,9 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         dtype=str(encoder.dtype).removeprefix("torch."),
         device=str(encoder.device),
     )
-    weights = autoencoder_weights(coder.state_dict(), coder.normalize_input)
-    sae = SparseAutoencoder(**weights, k=k, metadata=_training(encoder, coder, retriever), groups=coder.groups)
+    settings = {"normalize_input": coder.normalize_input, "groups": coder.groups}
+    weights = token_autoencoder(coder.state_dict(), k, **settings)
+    sae = SparseAutoencoder(**weights, metadata=_training(encoder, coder, retriever))
     model = LatentTerms(retriever, sae, *strategies()[pooling.pooling_strategy], bm25)
     remedy = f"It was loaded from {source}: if it was changed since, save it, load it from there, and convert that."
     _check_equal(model, encoder.eval(), remedy)

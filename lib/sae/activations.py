@@ -1,8 +1,7 @@
 """The activations an autoencoder can be trained with: what makes of its pre-activations the few that are not 0.
 
-Each is a small class with its equation, in which pre = W_enc (h - b_pre) + b_enc. In training they differ; a finished
-autoencoder has one of two forms, see `SparseAutoencoder`: Top-K, or a threshold for each latent. Neither looks at any
-token but the one it encodes, and neither gives a negative code.
+Each is a small class with its equation, in which pre = W_enc (h - b_pre) + b_enc, and an entry of `ACTIVATIONS`. In
+training they differ; each says which form of `lib.sae.codes` it has when it is finished.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,81 +10,52 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from lib.sae.codes import FinishedActivation, FinishedJumpReLU, FinishedTopK
 from lib.sae.kernels import Activation, Choice, Weights, dense_top
 from lib.sae.selection import add_at, pre_activations, select
 from lib.support.checks import check_choice, check_count
 
-Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
 
 @dataclass(frozen=True)
-class TrainedActivation(Activation):
-    """What the trainer asks of an activation, besides what its steps do.
+class TopK(Activation):
+    """z = ReLU(TopK_k(pre)): the k largest of a token (Gao et al., arXiv 2406.04093, eqs. 1-2).
+
+    With budgets b = k_1 < ... < k_B = k, z_b = ReLU(TopK_b(pre)) at each of them: one autoencoder, good at each. The
+    loss is the mean of the FVUs of all B reconstructions; as each z_b is a part of the next, they cost little more
+    than the last one alone (HierarchicalTopK, Balagansky et al., arXiv 2505.24473; with two budgets and other
+    weights, the Multi-TopK of Gao et al.). `SparseAutoencoder.with_k` reads the finished one at another budget.
 
     Attributes
     ----------
-    k : int
-        Latents a token has, or has on average.
+    budgets : tuple of int
+        Ascending, the last one k; () is k alone.
     """
 
-    k: int
+    budgets: tuple[int, ...] = ()
 
-    def initial_threshold(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor | None:
-        """Return what `Weights.threshold` starts from, given a first batch less b_pre; None if there is none."""
-        return None
-
-    def finished(self, weights: Weights, threshold_mean: float | None = None) -> dict:
-        """Return the arguments of the `SparseAutoencoder` that these weights make, but for its metadata.
-
-        `threshold_mean` is the mean of `Step.smallest` over the last batches; only BatchTopK needs it.
-        """
-        return weights._asdict() | {"k": self.k, "threshold": None}
-
-
-class TopK(TrainedActivation):
-    """z = ReLU(TopK_k(pre)): the k largest of a token (Gao et al., arXiv 2406.04093, eqs. 1-2)."""
+    def __post_init__(self):
+        super().__post_init__()
+        budgets = [check_count(budget, "a budget") for budget in self.budgets]
+        if budgets and (budgets != sorted(set(budgets)) or budgets[-1] != self.k):
+            example = [max(1, self.k // 4), self.k]
+            raise ValueError(f"budgets are {budgets}; they must ascend and end with k, {self.k}, such as {example}.")
 
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
         """See `Activation`."""
         indices = select(centred, weights.W_enc, weights.b_enc, self.k, dtype)
         pre = pre_activations(centred, weights.W_enc, weights.b_enc, indices)
-        return Choice(indices, pre, pre.relu())
-
-    def dense(self, pre: torch.Tensor, threshold: torch.Tensor | None) -> tuple[list[torch.Tensor], float]:
-        """See `Activation`."""
-        return [dense_top(pre, self.k)], 0.0
-
-
-@dataclass(frozen=True)
-class HierarchicalTopK(TopK):
-    """z_b = ReLU(TopK_b(pre)) at budgets b = k_1 < ... < k_B = k: one autoencoder, good at each of them.
-
-    The loss is the mean of the FVUs of all B reconstructions; as each z_b is a part of the next, they cost little more
-    than the last one alone (HierarchicalTopK, Balagansky et al., arXiv 2505.24473; with two budgets and other
-    weights, the Multi-TopK of Gao et al., arXiv 2406.04093). Finished, it is a Top-K autoencoder, whose `with_k` reads
-    it at another budget.
-
-    Attributes
-    ----------
-    budgets : tuple of int
-        Ascending, the last one k.
-    """
-
-    budgets: tuple[int, ...]
-
-    def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
-        """See `Activation`."""
-        indices, pre, _ = super().choose(centred, weights, dtype)[:3]
+        if not self.budgets:
+            return Choice(indices, pre, pre.relu())
         pre, order = pre.sort(dim=1, descending=True)
         parts = tuple(b - a for a, b in zip((0, *self.budgets), self.budgets, strict=False))
         return Choice(indices.gather(1, order), pre, pre.relu(), parts=parts)
 
     def dense(self, pre: torch.Tensor, threshold: torch.Tensor | None) -> tuple[list[torch.Tensor], float]:
         """See `Activation`."""
-        return [dense_top(pre, budget) for budget in self.budgets], 0.0
+        return [dense_top(pre, budget) for budget in self.budgets or (self.k,)], 0.0
 
 
-class AbsTopK(TrainedActivation):
+class AbsTopK(Activation):
     """z = the k largest |pre| of a token, with their signs (Zhu et al., arXiv 2510.00404).
 
     Finished, it is exactly a Top-K autoencoder of 2 * width latents: (W_enc; -W_enc), (b_enc; -b_enc), (W_dec; -W_dec).
@@ -105,45 +75,40 @@ class AbsTopK(TrainedActivation):
         """See `Activation`."""
         return [dense_top(pre, self.k, signed=True)], 0.0
 
-    def finished(self, weights: Weights, threshold_mean: float | None = None) -> dict:
-        """See `TrainedActivation`; there are 2 * width latents, j and width + j the two sides of one."""
-        tensors = weights._asdict()
-        both = {name: torch.cat([tensors[name], -tensors[name]]) for name in ("W_enc", "b_enc", "W_dec")}
-        return super().finished(weights) | both
+    def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:
+        """See `Activation`; there are 2 * width latents, j and width + j the two sides of one."""
+        W_enc, b_enc, W_dec = (torch.cat([tensor, -tensor]) for tensor in weights[:3])
+        return Weights(W_enc, b_enc, W_dec, weights.b_pre), FinishedTopK(self.k)
 
 
-class BatchTopK(TrainedActivation):
+class BatchTopK(Activation):
     """z = pre [pre >= t] [pre > 0], t the n k-th largest pre of all n tokens (Bussmann et al., arXiv 2412.06410).
 
     So a token has k latents on average. Of equal pre at t, all are active. Finished, it has one constant threshold,
     the mean over batches of the smallest z above 0, as in the paper: z = pre [pre > theta].
     """
 
+    finished_form = FinishedJumpReLU
+
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
         """See `Activation`."""
-        indices, pre, kept = _batch_top(centred, weights.W_enc, weights.b_enc, self.k, dtype)
-        return Choice(indices, pre, torch.where(kept, pre, 0), kept)
+        indices, pre, mask = _batch_top(centred, weights.W_enc, weights.b_enc, self.k, dtype)
+        return Choice(indices, pre, torch.where(mask, pre, 0), mask)
 
     def dense(self, pre: torch.Tensor, threshold: torch.Tensor | None) -> tuple[list[torch.Tensor], float]:
         """See `Activation`."""
         bound = pre.flatten().sort(descending=True).values[len(pre) * self.k - 1]
         return [torch.where(pre >= bound, pre, 0).relu()], 0.0
 
-    def finished(self, weights: Weights, threshold_mean: float | None = None) -> dict:
-        """See `TrainedActivation`.
-
-        Raises
-        ------
-        ValueError
-            Without `threshold_mean`.
-        """
-        if threshold_mean is None:
-            raise ValueError("threshold_mean is None; BatchTopK is saved with the mean of Step.smallest over batches.")
-        return super().finished(weights) | {"threshold": torch.full_like(weights.b_enc, threshold_mean)}
+    def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:
+        """See `Activation`; ValueError if nothing was active, as then there is no threshold."""
+        if smallest is None:
+            raise ValueError("No latent was active in training, so BatchTopK has no threshold; train on other states.")
+        return weights, FinishedJumpReLU(self.k, torch.full_like(weights.b_enc, smallest))
 
 
 @dataclass(frozen=True)
-class JumpReLU(TrainedActivation):
+class JumpReLU(Activation):
     """z = pre H(pre - theta), with a trained theta for each latent (Rajamanoharan et al., arXiv 2407.14435).
 
     H is the step function, and passes no gradient on to pre. That for theta is estimated straight through, from what
@@ -170,10 +135,12 @@ class JumpReLU(TrainedActivation):
         If one of the two is out of range.
     """
 
+    finished_form = FinishedJumpReLU
     bandwidth: float = 0.1
     coefficient: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.bandwidth < 2:
             raise ValueError(
                 f"bandwidth is {self.bandwidth!r}; it is a share of theta above 0 and below 2, such as 0.1."
@@ -185,16 +152,12 @@ class JumpReLU(TrainedActivation):
         """See `Activation`. What is not active but near its threshold takes part, too."""
         theta = weights.threshold.exp()
         lower = theta * (1 - self.bandwidth / 2)
-        indices, pre, kept = _found(
-            centred,
-            weights.W_enc,
-            weights.b_enc,
-            lower,
-            2 * self.k,
-            dtype,
-            lambda indices, pre: pre > lower[indices],
-        )
-        return Choice(indices, pre, torch.where(pre > theta[indices], pre, 0), kept)
+
+        def near_or_active(indices: torch.Tensor, pre: torch.Tensor) -> torch.Tensor:
+            return pre > lower[indices]
+
+        indices, pre, mask = _all_that(near_or_active, centred, weights.W_enc, weights.b_enc, lower, 2 * self.k, dtype)
+        return Choice(indices, pre, torch.where(pre > theta[indices], pre, 0), mask)
 
     def penalise(
         self, indices: torch.Tensor, pre: torch.Tensor, passed: torch.Tensor, threshold: torch.Tensor, n: int
@@ -221,17 +184,17 @@ class JumpReLU(TrainedActivation):
         ValueError
             If no pre-activation of the batch, `centred` [n, d], is above 0.
         """
-        _, pre, kept = _batch_top(centred, W_enc, b_enc, self.k, centred.dtype)
-        if not kept.any():
+        _, pre, mask = _batch_top(centred, W_enc, b_enc, self.k, centred.dtype)
+        if not mask.any():
             raise ValueError(
                 "No pre-activation of the first batch is above 0, so there is nothing to set JumpReLU's thresholds "
                 "by; look for states that are all alike, or start from a larger b_enc."
             )
-        return torch.full_like(b_enc, pre[kept].min().log().item())
+        return torch.full_like(b_enc, pre[mask].min().log().item())
 
-    def finished(self, weights: Weights, threshold_mean: float | None = None) -> dict:
-        """See `TrainedActivation`."""
-        return super().finished(weights) | {"threshold": weights.threshold.exp()}
+    def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:
+        """See `Activation`."""
+        return weights, FinishedJumpReLU(self.k, weights.threshold.exp())
 
 
 class _Jump(torch.autograd.Function):
@@ -250,27 +213,29 @@ class _Jump(torch.autograd.Function):
         return d_z * (pre > theta), (-(theta * d_z + d_active) / epsilon * near).sum(dim=0), None
 
 
-def _batch_top(centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype) -> Found:
-    """Return the pre-activations above 0 that are not below the n k-th largest of all: indices, themselves, which."""
+def _batch_top(
+    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return, as `_all_that`, the pre-activations above 0 that are not below the n k-th largest of all tokens."""
 
     def among_the_largest(indices: torch.Tensor, pre: torch.Tensor) -> torch.Tensor:
         # of a part of all: at most the bound of all, so that more pass than should, until all that should are there
         bound = pre.flatten().topk(len(pre) * k, sorted=False).values.min()
         return (pre >= bound) & (pre > 0)
 
-    return _found(centred, W_enc, b_enc, torch.zeros_like(b_enc), 2 * k, dtype, among_the_largest)
+    return _all_that(among_the_largest, centred, W_enc, b_enc, torch.zeros_like(b_enc), 2 * k, dtype)
 
 
-def _found(
+def _all_that(
+    passes: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     centred: torch.Tensor,
     W_enc: torch.Tensor,
     b_enc: torch.Tensor,
     lower: torch.Tensor,
     m: int,
     dtype: torch.dtype,
-    passes: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Found:
-    """Return every latent that `passes`, of indices and pre-activations: those two, and whether, [n, m] each.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return every latent that `passes`, of indices and pre-activations: those two, and which of them pass, [n, m].
 
     Of each token, those m are looked at of which the pre-activation, as computed in `dtype`, is farthest above `lower`
     [width]. Where all m pass, more may; there m is doubled. What fills up the other rows has pre-activation 0, and
@@ -290,7 +255,7 @@ def _found(
         m = min(2 * m, width)
 
 
-ACTIVATIONS: dict[str, type[TrainedActivation]] = {
+ACTIVATIONS: dict[str, type[Activation]] = {
     "topk": TopK,
     "batchtopk": BatchTopK,
     "jumprelu": JumpReLU,
@@ -298,31 +263,29 @@ ACTIVATIONS: dict[str, type[TrainedActivation]] = {
 }
 
 
-def activation_of(name: str, k: int, budgets: Sequence[int] = ()) -> TrainedActivation:
+def activation_of(name: str, k: int, budgets: Sequence[int] = ()) -> Activation:
     """Return the activation of that name.
 
     Parameters
     ----------
     name : {"topk", "batchtopk", "jumprelu", "abstopk"}
+        A key of `ACTIVATIONS`.
     k : int
         Latents a token has ("topk", "abstopk"), or has on average ("batchtopk", and "jumprelu" aims at it).
     budgets : sequence of int
-        With "topk" only: the numbers of latents at which the autoencoder shall be good, ascending, k the last of them.
+        Of an activation that has budgets, see `TopK`; () is none.
 
     Raises
     ------
     ValueError
-        For an unknown name, k below 1, budgets that are not as above.
+        For an unknown name, k below 1, and budgets that the activation does not have or that are not as it asks.
     TypeError
         If k or a budget is not an integer.
     """
-    check_choice(name, ACTIVATIONS, "activation")
-    check_count(k, "k")
+    kind = ACTIVATIONS[check_choice(name, ACTIVATIONS, "activation")]
     if not budgets:
-        return ACTIVATIONS[name](k)
-    if name != "topk":
-        raise ValueError(f"budgets are {list(budgets)}, the activation is {name!r}; only 'topk' has budgets.")
-    steps = [check_count(budget, "a budget") for budget in budgets]
-    if steps != sorted(set(steps)) or steps[-1] != k:
-        raise ValueError(f"budgets are {steps}; they must ascend and end with k, {k}, such as {[max(1, k // 4), k]}.")
-    return HierarchicalTopK(k, tuple(steps))
+        return kind(k)
+    if not hasattr(kind, "budgets"):
+        with_budgets = [name for name, kind in ACTIVATIONS.items() if hasattr(kind, "budgets")]
+        raise ValueError(f"budgets are {list(budgets)}; {name!r} has none, {', '.join(with_budgets)} has.")
+    return kind(k, budgets=tuple(budgets))

@@ -1,39 +1,24 @@
 """Token states to sparse codes: the inference half of a sparse autoencoder."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import embedding_bag
 
-from lib.sae.selection import top
-from lib.support.checks import check_choice, check_count
-from lib.support.devices import DTYPES, native_dtype
+from lib.sae.activations import ACTIVATIONS
+from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
+from lib.support.checks import check_choice
 from lib.support.folders import digest_arrays, load_folder, save_folder
 from lib.support.hub import find_folder, upload
 
 FORMAT_VERSION = 1
 STORED_DTYPES = ("float32", "float16", "int8")
+_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_pre")
 _SCALE = "_scale"  # ends the name of the scales of a matrix that is stored in int8
-_CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
-
-
-class Codes(NamedTuple):
-    """Sparse codes of n tokens: which latents each has, and how strongly.
-
-    Attributes
-    ----------
-    indices : torch.Tensor, int64 [n, m]
-        Latents, each at most once a token. m is k; with thresholds, the most that any of the n tokens has, at least 1.
-    values : torch.Tensor, float32 [n, m]
-        Activations, at least 0; a zero means that the latent is not active.
-    """
-
-    indices: torch.Tensor
-    values: torch.Tensor
 
 
 def to_norm(x: torch.Tensor) -> torch.Tensor:
@@ -42,16 +27,10 @@ def to_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 class SparseAutoencoder:
-    """A sparse autoencoder, x_hat = W_dec^T z + b_pre, by an activation of pre = W_enc (x - b_pre) + b_enc.
+    """A sparse autoencoder, x_hat = W_dec^T z + b_pre, with z an activation of pre = W_enc (x - b_pre) + b_enc.
 
-    topk:      z = ReLU(TopK_k(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2)
-    grouped:   topk in each group of the latents alone, k / groups of them; several autoencoders in one, see `join`
-    jumprelu:  z_j = pre_j [pre_j > threshold_j]      (Rajamanoharan et al., arXiv 2407.14435)
-
-    The ReLU comes after the selection, and no threshold is below 0, so no code is ever negative and a later square
-    root never NaN. Every activation of `lib/sae/activations.py` is saved as the first or the last. x is the token
-    state h
-    itself, or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of sentence-transformers scale it.
+    x is the token state h itself or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of
+    sentence-transformers scale it. No code is ever negative, so that a later square root is never NaN.
 
     Parameters
     ----------
@@ -60,23 +39,21 @@ class SparseAutoencoder:
     W_dec : torch.Tensor, float32 [width, d]
         Row j is the direction that latent j writes.
     b_pre : torch.Tensor, float32 [d]
-    k : int
-        Latents a token may have, at most `width`; with thresholds, the number it was trained to have on average.
+    activation : FinishedActivation
+        `FinishedTopK(k)` or `FinishedJumpReLU(k, threshold)` of `lib.sae.codes`.
     metadata : mapping, optional
         JSON-able facts kept with the weights: which encoder and layer it reads, how it was trained.
-    threshold : torch.Tensor, float32 [width], optional
-        At least 0. The activation is jumprelu if it is given, else topk.
     centre : torch.Tensor, float32 [d], optional
         What is taken off each state before it is scaled to norm sqrt(d), zeros for nothing; None is to read states as
-        they are. It is one of the `tensors`, so it is saved and compared with the weights.
-    groups : int
-        Into how many equal parts, one after the other, the latents are divided for the selection. 1 with thresholds.
+        they are.
 
     Raises
     ------
+    TypeError
+        If `activation` is no `FinishedActivation`.
     ValueError
-        For shapes that do not fit each other, a weight that is not finite, k outside 1..width, a threshold below 0,
-        and groups that do not divide width and k, or go with a threshold.
+        For shapes that do not fit each other, a weight that is not finite, and an activation that the width does not
+        fit.
     """
 
     def __init__(
@@ -85,56 +62,39 @@ class SparseAutoencoder:
         b_enc: torch.Tensor,
         W_dec: torch.Tensor,
         b_pre: torch.Tensor,
-        k: int,
+        activation: FinishedActivation,
         metadata: Mapping | None = None,
-        threshold: torch.Tensor | None = None,
         centre: torch.Tensor | None = None,
-        groups: int = 1,
     ):
+        if not isinstance(activation, FinishedActivation):
+            raise TypeError(f"activation is {activation!r}; pass a FinishedActivation, such as FinishedTopK(16).")
         if W_enc.ndim != 2:
             raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
         self.width, self.d = W_enc.shape
-        for name, tensor, shape in (
-            ("b_enc", b_enc, (self.width,)),
-            ("W_dec", W_dec, (self.width, self.d)),
-            ("b_pre", b_pre, (self.d,)),
-            ("threshold", threshold, (self.width,)),
-            ("centre", centre, (self.d,)),
-        ):
-            if tensor is not None and tuple(tensor.shape) != shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(tensor.shape)}, not {shape} as W_enc {tuple(W_enc.shape)} asks."
-                )
-        if check_count(k, "k") > self.width:
-            raise ValueError(f"k is {k}, more than the width {self.width}; choose k from 1 to {self.width}.")
-        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold, self.centre = (
+        self.activation = activation.to(W_enc.device)
+        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.centre = (
             None if tensor is None else tensor.detach().to(torch.float32).contiguous()
-            for tensor in (W_enc, b_enc, W_dec, b_pre, threshold, centre)
+            for tensor in (W_enc, b_enc, W_dec, b_pre, centre)
         )
+        shapes = {"W_enc": (self.width, self.d), "W_dec": (self.width, self.d), "b_pre": (self.d,), "centre": (self.d,)}
         for name, tensor in self.tensors().items():
+            shape = shapes.get(name, (self.width,))
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape} with this W_enc.")
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} holds NaN or infinite values; train again or load another model.")
-        if threshold is not None and (self.threshold < 0).any():
-            raise ValueError(
-                f"threshold holds {self.threshold.min().item()}; below 0 codes could be negative. Train again or clip."
-            )
-        if self.width % check_count(groups, "groups") or k % groups or (groups > 1 and threshold is not None):
-            raise ValueError(
-                f"groups is {groups} with width {self.width}, k {k}, {'no' if threshold is None else 'a'} threshold; "
-                "it must divide width and k, and be 1 with a threshold."
-            )
-        self.k, self.groups = int(k), int(groups)
+        activation.check(self.width)
         self.metadata = dict(metadata or {})
 
     def __repr__(self) -> str:
-        form = f", groups={self.groups}" if self.groups > 1 else "" if self.threshold is None else ", jumprelu"
-        form += ", scaled" if self.scales else ""
-        return f"SparseAutoencoder(d={self.d}, width={self.width}, k={self.k}{form})"
+        settings = [f"{name}={value}" for name, value in self.activation.settings().items()]
+        facts = [f"d={self.d}", f"width={self.width}", self.activation.name, *settings]
+        return f"SparseAutoencoder({', '.join(facts + ['scaled'] * self.scales)})"
 
     @property
-    def activation(self) -> str:
-        """Which of the three it is, "topk", "grouped" or "jumprelu"."""
-        return "jumprelu" if self.threshold is not None else "topk" if self.groups == 1 else "grouped"
+    def k(self) -> int:
+        """Latents that a token may have; with thresholds, the number that it was trained to have on average."""
+        return self.activation.k
 
     @property
     def scales(self) -> bool:
@@ -142,10 +102,9 @@ class SparseAutoencoder:
         return self.centre is not None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the weights by name: four, and the threshold and the centre if there are such."""
-        weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_pre": self.b_pre}
-        others = {"threshold": self.threshold, "centre": self.centre}
-        return weights | {name: tensor for name, tensor in others.items() if tensor is not None}
+        """Return the weights by name: four, those of the activation, and the centre if there is one."""
+        weights = {name: getattr(self, name) for name in _WEIGHTS} | self.activation.tensors()
+        return weights if self.centre is None else weights | {"centre": self.centre}
 
     def with_k(self, k: int) -> "SparseAutoencoder":
         """Return the same weights with another k, such as a budget that it was trained for.
@@ -153,19 +112,18 @@ class SparseAutoencoder:
         Raises
         ------
         ValueError
-            For k outside 1..width or no multiple of the groups, and if there are thresholds.
+            For k outside 1..width or no multiple of the groups, and if thresholds decide which latents are active.
         """
-        if self.threshold is not None:
-            raise ValueError(
-                f"The activation is {self.activation}: its thresholds say which latents are active, k does not. "
-                "Train a topk autoencoder with budgets to choose k afterwards."
-            )
-        return SparseAutoencoder(**self.tensors(), k=k, metadata=self.metadata, groups=self.groups)
+        return self._with(self.activation.with_k(k))
 
     def to(self, device: torch.device | str) -> "SparseAutoencoder":
-        """Return the same autoencoder with its weights on `device`."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return SparseAutoencoder(**moved, k=self.k, metadata=self.metadata, groups=self.groups)
+        """Return the same autoencoder with its weights on `device`; itself if they are there."""
+        return self if self.W_enc.device == torch.device(device) else self._with(self.activation, device)
+
+    def _with(self, activation: FinishedActivation, device: torch.device | str | None = None) -> "SparseAutoencoder":
+        weights = {name: getattr(self, name).to(device) for name in _WEIGHTS}
+        centre = None if self.centre is None else self.centre.to(device)
+        return SparseAutoencoder(**weights, activation=activation, metadata=self.metadata, centre=centre)
 
     def normalize(self, states: torch.Tensor) -> torch.Tensor:
         """Return what is encoded and reconstructed of token states, x, float32 [n, d]; without a centre, themselves.
@@ -173,56 +131,26 @@ class SparseAutoencoder:
         Raises
         ------
         ValueError
-            As `encode`.
+            If `states` is not [n, d] with this autoencoder's d.
         """
-        self._check_states(states)
-        return self._normalized(states)
-
-    def _check_states(self, states: torch.Tensor) -> None:
         if states.ndim != 2 or states.shape[1] != self.d:
             raise ValueError(
                 f"states have shape {tuple(states.shape)}; this autoencoder reads [n, {self.d}]. "
                 "Use the encoder and layer that it was trained on."
             )
-
-    def _normalized(self, states: torch.Tensor) -> torch.Tensor:
         states = states.to(torch.float32)
-        if self.centre is None:
-            return states
-        return to_norm(states - self.centre)
+        return states if self.centre is None else to_norm(states - self.centre)
 
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:
-        """Return the codes of token states, float32 [n, d]; a token's codes never depend on the other tokens.
+        """Return the codes of token states [n, d]; a token's codes never depend on the other tokens.
 
         Raises
         ------
         ValueError
             If `states` is not [n, d] with this autoencoder's d.
         """
-        self._check_states(states)
-        if self.threshold is None:
-            return self._largest(self._normalized(states) - self.b_pre)
-        codes = [self._above(self._normalized(chunk)) for chunk in states.split(max(1, _CHUNK // self.width))]
-        m = max(c.indices.shape[1] for c in codes)
-        return Codes(*(torch.cat(parts) for parts in zip(*(_widened(c, m) for c in codes), strict=True)))
-
-    def _largest(self, centred: torch.Tensor) -> Codes:
-        """Return the codes of the largest pre-activations, a group's after the other's."""
-        groups, k, dtype = self.groups, self.k // self.groups, DTYPES[native_dtype(centred.device)]
-        parts = zip(self.W_enc.chunk(groups), self.b_enc.chunk(groups), strict=True)
-        found = [top(centred, *part, k, dtype) for part in parts]
-        values, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        first = torch.arange(0, self.width, self.width // groups, device=indices.device)  # latent of each group
-        return Codes(indices.add_(first.repeat_interleave(k)), values.relu_())
-
-    def _above(self, states: torch.Tensor) -> Codes:
-        """Return the codes of what the thresholds leave."""
-        pre = torch.addmm(self.b_enc, states - self.b_pre, self.W_enc.T)
-        silent = pre <= self.threshold  # NaN is not, and so is seen
-        m = max([1, *(self.width - silent.sum(dim=1)).tolist()])
-        values, indices = pre.masked_fill_(silent, 0).topk(m, dim=1)
-        return Codes(indices, values)
+        return self.activation.encode(self.normalize(states) - self.b_pre, self.W_enc, self.b_enc)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> torch.Tensor:
@@ -231,20 +159,15 @@ class SparseAutoencoder:
 
     @property
     def config(self) -> dict:
-        """What the manifest says of these weights, JSON-able; what came later only where it is not as before."""
-        said = {"activation": self.activation, "d": self.d, "width": self.width, "k": self.k, "metadata": self.metadata}
-        return said | ({"scales": True} if self.scales else {}) | self._grouping
+        """What the manifest says of these weights, JSON-able."""
+        sizes = {"d": self.d, "width": self.width}
+        return {"activation": self.activation.name, **sizes, **self.activation.settings(), "metadata": self.metadata}
 
-    @property
+    @cached_property
     def identity(self) -> dict:
         """Everything that decides the codes, the weights by their sha256, JSON-able; for keys of a store."""
         weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
-        return {"d": self.d, "width": self.width, "k": self.k, "weights": weights} | self._grouping
-
-    @property
-    def _grouping(self) -> dict[str, int]:
-        """`groups`, if there are several; else nothing, as before there were any."""
-        return {"groups": self.groups} if self.groups > 1 else {}
+        return {"d": self.d, "width": self.width, **self.activation.settings(), "weights": weights}
 
     def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
@@ -253,7 +176,7 @@ class SparseAutoencoder:
         ----------
         folder : str or Path
         dtype : {"float32", "float16", "int8"}
-            What the weights are stored in, but for threshold and centre, which stay float32; they are always computed
+            What the weights are stored in, but for thresholds and centre, which stay float32; they are always computed
             with in float32. In int8 each row of encoder and decoder has a float32 scale, its largest magnitude / 127,
             so that no weight is off by more than half of that (a row below 1e-36 becomes zeros); biases stay float32.
 
@@ -272,7 +195,7 @@ class SparseAutoencoder:
             array = tensor.cpu().numpy()
             if dtype == "int8" and array.ndim == 2:
                 array, arrays[name + _SCALE] = _in_bytes(array)
-            elif dtype == "float16" and name not in ("threshold", "centre"):
+            elif dtype == "float16" and name in _WEIGHTS:
                 if np.abs(array).max() > np.finfo(np.float16).max:
                     raise ValueError(f"{name} holds values that {dtype} cannot; store it as float32.")
                 array = array.astype(np.float16)
@@ -321,27 +244,24 @@ class SparseAutoencoder:
         Raises
         ------
         ValueError
-            If the weights have no threshold and the activation of `config` needs one, or no centre and it `scales`, or
-            the other way round, and if its groups do not fit the rest.
+            For an unknown activation, for tensors that are not those of the activation, and as the constructor.
         """
-        check_choice(config["activation"], ["topk", "grouped", "jumprelu"], "activation")
+        forms = {kind.finished_form.name: kind.finished_form for kind in ACTIVATIONS.values()}
+        form = forms[check_choice(config["activation"], forms, "activation")]
         arrays = load_file(weights)
         for name in [name for name in arrays if name.endswith(_SCALE)]:
             scaled = name.removesuffix(_SCALE)
             arrays[scaled] = arrays[scaled] * arrays.pop(name)[:, None]
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        model = cls(**tensors, k=config["k"], metadata=config["metadata"], groups=config.get("groups", 1))
-        if model.activation != config["activation"]:
+        expected = {*_WEIGHTS, *form.tensor_names()}
+        if tensors.keys() - {"centre"} != expected:
             raise ValueError(
-                f"The weights in {weights.name} are of a {model.activation} autoencoder, its configuration says "
-                f"{config['activation']!r}; take both from the same save."
+                f"{weights.name} holds {', '.join(sorted(tensors))}; a {form.name} autoencoder has "
+                f"{', '.join(sorted(expected))}. Take weights and configuration from the same save."
             )
-        if model.scales != config.get("scales", False):
-            raise ValueError(
-                f"The weights in {weights.name} are {'with' if model.scales else 'without'} a centre, their "
-                f"configuration says scales={config.get('scales', False)}; take both from the same save."
-            )
-        return model
+        settings = {name: config[name] for name in form.setting_names() if name in config}
+        activation = form(**settings, **{name: tensors.pop(name) for name in form.tensor_names()})
+        return cls(**tensors, activation=activation, metadata=config["metadata"])
 
 
 def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
@@ -363,10 +283,11 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         For other parts.
     """
     forms = [repr(part) for part in parts]
-    if len(parts) < 2 or len(set(forms)) > 1 or parts[0].activation != "topk" or parts[0].scales:
+    plain = [isinstance(part.activation, FinishedTopK) and part.activation.groups == 1 for part in parts]
+    if len(parts) < 2 or len(set(forms)) > 1 or not all(plain) or parts[0].scales:
         raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
     trained_on = [part.metadata.get("run", {}).get("states", {}).get("encoder") for part in parts]
-    if any(one != trained_on[0] for one in trained_on):
+    if any(origin != trained_on[0] for origin in trained_on):
         raise ValueError(f"The parts were trained on different retrievers or layers, {trained_on}; join those of one.")
     W_enc, W_dec = (torch.cat([part.tensors()[name] for part in parts]) for name in ("W_enc", "W_dec"))
     b_pre = torch.stack([part.b_pre.double() for part in parts]).mean(dim=0)
@@ -374,8 +295,8 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     metadata = {"parts": [part.metadata for part in parts]}
     if trained_on[0]:
         metadata["run"] = {"states": {"encoder": trained_on[0]}}
-    k, groups = sum(part.k for part in parts), len(parts)
-    return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec / groups, b_pre, k, metadata, groups=groups)
+    activation = FinishedTopK(sum(part.k for part in parts), groups=len(parts))
+    return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec / len(parts), b_pre, activation, metadata)
 
 
 def _in_bytes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -383,15 +304,3 @@ def _in_bytes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.abs(matrix).max(axis=1) / np.float32(127)
     scale[scale < np.finfo(np.float32).tiny] = 1  # a row of zeros, or of what is as good as zero
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale
-
-
-def _widened(codes: Codes, m: int) -> Codes:
-    """Return codes [n, m] of codes with fewer columns: with zeros, for latents that a token does not have yet."""
-    n, columns = codes.indices.shape
-    if columns == m:
-        return codes
-    taken = torch.zeros(n, m, dtype=torch.bool, device=codes.indices.device)  # of the first m latents, enough are free
-    rows, at = (codes.indices < m).nonzero(as_tuple=True)
-    taken[rows, codes.indices[rows, at]] = True
-    free = taken.byte().argsort(dim=1, stable=True)[:, : m - columns]
-    return Codes(torch.cat([codes.indices, free], dim=1), pad(codes.values, (0, m - columns)))

@@ -13,7 +13,8 @@ refused, as are joined autoencoders for SAELens.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedActivation, FinishedJumpReLU, FinishedTopK
 from lib.support.checks import check_choice
 from lib.support.folders import replacing
 
@@ -90,10 +92,15 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
     weights["b_enc"] = tensors["b_enc"]
     if not _entry(folder, config, "apply_b_dec_to_input"):
         weights["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-    if architecture != "topk":
-        weights["threshold"] = _threshold(tensors)
     k = _k_of(folder, config, saved, architecture, k)
-    return _checked(folder, config, weights, k, saved.get("latent_terms", {"saelens": config}), "d_sae")
+    with _naming(folder):
+        activation = FinishedTopK(k) if architecture == "topk" else FinishedJumpReLU(k, _threshold(tensors))
+        sae = SparseAutoencoder(
+            **weights, activation=activation, metadata=saved.get("latent_terms", {"saelens": config})
+        )
+    sizes = (_entry(folder, config, "d_in"), _entry(folder, config, "d_sae"))
+    _check_sizes(sizes, sae, f"{folder / CONFIG} says d_in and d_sae")
+    return sae
 
 
 def read_sparsify(folder: str | Path) -> SparseAutoencoder:
@@ -124,11 +131,14 @@ def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     tensors = _read_tensors(folder / SPARSIFY_WEIGHTS, {"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
     weights = {"W_enc": tensors["encoder.weight"], "b_enc": tensors["encoder.bias"]}
     weights |= {"W_dec": tensors["W_dec"], "b_pre": tensors["b_dec"]}
-    sizes = config
-    if not config.get("num_latents"):  # 0 is sparsify's way to say: see expansion_factor
-        width = _entry(folder, config, "d_in") * _entry(folder, config, "expansion_factor")
-        sizes = config | {"num_latents": width}
-    return _checked(folder, sizes, weights, _entry(folder, config, "k"), {"sparsify": config}, "num_latents")
+    d, width = _entry(folder, config, "d_in"), config.get("num_latents")
+    if not width:  # 0 is sparsify's way to say: see expansion_factor
+        width = d * _entry(folder, config, "expansion_factor")
+    k = _entry(folder, config, "k")
+    with _naming(folder):
+        sae = SparseAutoencoder(**weights, activation=FinishedTopK(k), metadata={"sparsify": config})
+    _check_sizes((d, width), sae, f"{folder / CONFIG} says d_in and num_latents")
+    return sae
 
 
 def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoencoder:
@@ -170,16 +180,18 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     check_rms_scale(tensors.pop("rms_scale", config.get("rms_scale")), str(path))  # scaling to one norm cancels it
     named = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if variant == "jumprelu" else set())
     mean = {"data_mean"} & tensors.keys()
-    weights = autoencoder_weights(_only(path, tensors, named | mean), config.get("normalize_input", True))
-    known = None if "threshold" in weights else config.get("k")
+    tensors = _only(path, tensors, named | mean)
+    known = None if variant == "jumprelu" else config.get("k")
     if known is not None and k is not None:
         raise ValueError(f"k is {k}, but {path} has its own, {known}; read it, then use with_k.")
     if known is None and k is None:
         raise ValueError(f"{path} does not say how many latents a token has; look it up or measure it, and give k.")
-    weights["groups"] = config.get("groups", 1)
-    sae = _made(path, weights, known if k is None else k, {"checkpoint": config})
-    said = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
-    _check_sizes(said, sae, f"The configuration of {path} says input_dim and hidden_dim")
+    settings = {"normalize_input": config.get("normalize_input", True), "groups": config.get("groups", 1)}
+    with _naming(path):
+        weights = token_autoencoder(tensors, known if k is None else k, **settings)
+        sae = SparseAutoencoder(**weights, metadata={"checkpoint": config})
+    sizes = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
+    _check_sizes(sizes, sae, f"The configuration of {path} says input_dim and hidden_dim")
     return sae
 
 
@@ -211,19 +223,28 @@ def check_rms_scale(scale: float | torch.Tensor | None, source: str) -> float | 
     return float(scale)
 
 
-def autoencoder_weights(tensors: Mapping[str, torch.Tensor], normalize_input: bool) -> dict[str, torch.Tensor]:
+def token_autoencoder(
+    tensors: Mapping[str, torch.Tensor], k: int, *, normalize_input: bool = True, groups: int = 1
+) -> dict[str, torch.Tensor | FinishedActivation]:
     """Return the arguments of the `SparseAutoencoder` that gives the codes of a token autoencoder, in its own memory.
 
     `tensors` are W_enc [d, width], b_enc, b_pre, W_dec [width, d], and theta and data_mean if there are such.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FinishedTopK` and `FinishedJumpReLU`, and for groups with thresholds.
     """
     tensors = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    if "theta" not in tensors:
+        activation = FinishedTopK(k, groups)
+    elif groups == 1:
+        activation = FinishedJumpReLU(k, tensors.pop("theta").clamp(min=0))  # below 0, the ReLU decides
+    else:
+        raise ValueError(f"groups is {groups}, with thresholds; it must be 1, as thresholds need no groups.")
     mean = tensors.pop("data_mean", torch.zeros_like(tensors["b_pre"]))
-    if mean.shape != tensors["b_pre"].shape:
-        raise ValueError(f"data_mean has shape {tuple(mean.shape)}, b_pre {tuple(tensors['b_pre'].shape)}.")
-    weights = {"W_enc": tensors.pop("W_enc").T, **tensors}
-    if "theta" in weights:
-        weights["threshold"] = weights.pop("theta").clamp(min=0)  # below 0, the ReLU decides
-    return weights | {"centre": mean} if normalize_input else weights
+    centre = mean if normalize_input else None
+    return {**tensors, "W_enc": tensors["W_enc"].T, "activation": activation, "centre": centre}
 
 
 def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mapping | None = None) -> None:
@@ -247,15 +268,16 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     ValueError
         If it scales states or has groups.
     """
-    if sae.scales or sae.groups > 1:
-        what = "scales each state" if sae.scales else "chooses in groups of latents"
-        raise ValueError(f"{sae!r} {what}, which SAELens cannot say; save it with `save`.")
+    top_k = isinstance(sae.activation, FinishedTopK)
+    if sae.scales or (top_k and sae.activation.groups > 1):
+        reason = "scales each state" if sae.scales else "chooses in groups of latents"
+        raise ValueError(f"{sae!r} {reason}, which SAELens does not have; save it with `save`.")
     folder = Path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} exists; give a new folder, or remove what is there.")
     config = {
-        "architecture": sae.activation,
+        "architecture": sae.activation.name,
         "d_in": sae.d,
         "d_sae": sae.width,
         "dtype": "float32",
@@ -271,11 +293,11 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
         },
     }
     tensors = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_pre}
-    if sae.threshold is None:
+    if top_k:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     else:
         config["metadata"]["training_architecture_details"] = {"k": sae.k}
-        tensors["threshold"] = sae.threshold
+        tensors["threshold"] = sae.activation.threshold
     text = json.dumps(config, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SAELENS_WEIGHTS) as path:
@@ -379,20 +401,15 @@ def _k_of(folder: Path, config: Mapping, saved: Mapping, architecture: str, give
     return known if given is not None else max(1, round(known))
 
 
-def _checked(folder: Path, config: Mapping, weights: dict, k: int, metadata: dict, width: str) -> SparseAutoencoder:
-    sae = _made(folder, weights, k, metadata)
-    said = (_entry(folder, config, "d_in"), _entry(folder, config, width))
-    _check_sizes(said, sae, f"{folder / CONFIG} says d_in and {width}")
-    return sae
-
-
-def _made(source: Path, weights: dict, k: int, metadata: dict) -> SparseAutoencoder:
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Turn an error of the block into a ValueError that names the source."""
     try:
-        return SparseAutoencoder(**weights, k=k, metadata=metadata)
+        yield
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source} cannot be read: {error}") from error
 
 
-def _check_sizes(said: tuple[int, int], sae: SparseAutoencoder, who: str) -> None:
-    if said != (sae.d, sae.width):
-        raise ValueError(f"{who} are {said}, the weights have {(sae.d, sae.width)}; take both from the same save.")
+def _check_sizes(sizes: tuple[int, int], sae: SparseAutoencoder, source: str) -> None:
+    if sizes != (sae.d, sae.width):
+        raise ValueError(f"{source} are {sizes}, the weights have {(sae.d, sae.width)}; take both from the same save.")

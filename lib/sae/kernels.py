@@ -6,14 +6,17 @@ has is decided by an activation, see `lib/sae/activations.py`.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch.nn.functional import embedding_bag, pad
 
+from lib.sae.codes import FinishedActivation, FinishedTopK
 from lib.sae.selection import Pairs, add_at, dots, on_gpu
+from lib.support.checks import check_count
 
 _BLOCK = 2**23  # pre-activations of dead latents held at once
 _MAX_AUX = 512  # dead latents a token's residual is reconstructed from, at most
@@ -48,7 +51,7 @@ class Choice(NamedTuple):
         Their pre-activations, W_enc (h - b_pre) + b_enc.
     values : torch.Tensor [n, m]
         Their activations z: the pre-activation, or 0 where a latent is not active.
-    kept : torch.Tensor, bool [n, m], or None
+    mask : torch.Tensor, bool [n, m], or None
         Which of them take part; None is all. Of the others, z is 0.
     parts : tuple of int
         With several budgets, how many columns each adds to those of the budget before it; () is one budget.
@@ -57,13 +60,13 @@ class Choice(NamedTuple):
     indices: torch.Tensor
     pre: torch.Tensor
     values: torch.Tensor
-    kept: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
     parts: tuple[int, ...] = ()
 
     def flat(self, rectangle: torch.Tensor) -> torch.Tensor:
         """Return what takes part of [n, m] as [p], token by token; with several budgets, part by part."""
-        if self.kept is not None:
-            return rectangle[self.kept]
+        if self.mask is not None:
+            return rectangle[self.mask]
         if self.parts:
             return torch.cat([part.flatten() for part in rectangle.split(self.parts, dim=1)])
         return rectangle.flatten()
@@ -72,18 +75,42 @@ class Choice(NamedTuple):
         """Return the pairs in that order: a row for each token, with several budgets for each part and token."""
         n, m = self.indices.shape
         every = torch.tensor(self.parts or (m,), device=self.indices.device).repeat_interleave(n)
-        counts = every if self.kept is None else self.kept.sum(dim=1)
+        counts = every if self.mask is None else self.mask.sum(dim=1)
         return Pairs(self.flat(self.indices), pad(counts.cumsum(0), (1, 0)))
 
 
+@dataclass(frozen=True)
 class Activation(ABC):
-    """What a step asks of an activation: the sparse form, and the dense form that it is compared with."""
+    """An activation while it is trained: the sparse form of a step, the dense form beside it, and what it becomes.
 
-    signed = False  # whether an activation may be negative
+    A subclass is a frozen dataclass, and an entry of `lib.sae.activations.ACTIVATIONS`.
+
+    Attributes
+    ----------
+    finished_form : type
+        The `FinishedActivation` that `finished` gives, by which a saved autoencoder is read.
+    signed : bool
+        Whether an activation may be negative.
+    k : int
+        Latents that a token has, or has on average.
+    """
+
+    finished_form: ClassVar[type[FinishedActivation]] = FinishedTopK
+    signed: ClassVar[bool] = False
+    k: int
+
+    def __post_init__(self):
+        check_count(self.k, "k")
 
     @abstractmethod
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
         """Return what is active of the states less b_pre, `centred` [n, d], as found by a product in `dtype`."""
+
+    @abstractmethod
+    def dense(
+        self, pre: torch.Tensor, threshold: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """Return, for autograd, z of all pre-activations [n, width] at each budget, and the penalty."""
 
     def penalise(
         self, indices: torch.Tensor, pre: torch.Tensor, passed: torch.Tensor, threshold: torch.Tensor | None, n: int
@@ -95,11 +122,16 @@ class Activation(ABC):
         """
         return pre.new_zeros(()), None
 
-    @abstractmethod
-    def dense(
-        self, pre: torch.Tensor, threshold: torch.Tensor | None
-    ) -> tuple[list[torch.Tensor], torch.Tensor | float]:
-        """Return, for autograd, z of all pre-activations [n, width] at each budget, and the penalty."""
+    def initial_threshold(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor | None:
+        """Return what `Weights.threshold` starts from, given a first batch less b_pre; None if there is none."""
+        return None
+
+    def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:
+        """Return the weights and the activation of the finished autoencoder.
+
+        `smallest` is the mean of `Step.smallest` over the last batches, None if nothing was active.
+        """
+        return weights, FinishedTopK(self.k)
 
 
 class Step(NamedTuple):
@@ -116,8 +148,8 @@ class Step(NamedTuple):
     indices : torch.Tensor, int64 [n, m]
     values : torch.Tensor [n, m]
         The activations. Where one is 0, the latent is not active, and its index says nothing.
-    smallest : torch.Tensor, scalar
-        The smallest activation that is not 0; 0 if all are. BatchTopK's threshold is its mean over batches.
+    smallest : torch.Tensor, scalar, or None
+        The smallest activation that is not 0, None if all are. BatchTopK's threshold is its mean over batches.
     gradients : Weights
         Of fvu + coefficient * auxk + penalty.
     """
@@ -127,7 +159,7 @@ class Step(NamedTuple):
     penalty: torch.Tensor
     indices: torch.Tensor
     values: torch.Tensor
-    smallest: torch.Tensor
+    smallest: torch.Tensor | None
     gradients: Weights
 
 
@@ -235,7 +267,7 @@ def loss_and_gradients(
             gradient.index_add_(0, at, more, alpha=auxk)
         gradients.b_pre.add_(added.b_pre, alpha=auxk)
     fvu = error.square().sum() / (n_budgets * variance)
-    smallest = values[active].min() if active.any() else states.new_zeros(())
+    smallest = values[active].min() if active.any() else None
     return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
 
 

@@ -204,15 +204,10 @@ class TrainableAutoencoder(torch.nn.Module):
         `smallest` is the mean of `Step.smallest` over the last batches, `metadata` is kept with the weights.
         """
         shift, scale = normalisation
-        made = self.activation.finished(self.weights(), smallest)
+        (W_enc, b_enc, W_dec, b_pre, _), activation = self.activation.finished(self.weights(), smallest)
         if scale is None:
-            return SparseAutoencoder(**made, centre=shift, metadata=metadata)
-        made |= {
-            "W_enc": made["W_enc"] * scale,
-            "W_dec": made["W_dec"] / scale,
-            "b_pre": made["b_pre"] / scale + shift,
-        }
-        return SparseAutoencoder(**made, metadata=metadata)
+            return SparseAutoencoder(W_enc, b_enc, W_dec, b_pre, activation, metadata, centre=shift)
+        return SparseAutoencoder(W_enc * scale, b_enc, W_dec / scale, b_pre / scale + shift, activation, metadata)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -1,0 +1,191 @@
+"""Pre-activations to sparse codes: the forms that activations have in a finished autoencoder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+from torch.nn.functional import pad
+
+from lib.sae.selection import top
+from lib.support.checks import check_count
+from lib.support.devices import DTYPES, native_dtype
+
+_CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
+
+
+class Codes(NamedTuple):
+    """Sparse codes of n tokens: which latents each has, and how strongly.
+
+    Attributes
+    ----------
+    indices : torch.Tensor, int64 [n, m]
+        Latents, each at most once a token. m is k; with thresholds, the most that any of the n tokens has, at least 1.
+    values : torch.Tensor, float32 [n, m]
+        Activations, at least 0; a zero means that the latent is not active.
+    """
+
+    indices: torch.Tensor
+    values: torch.Tensor
+
+
+def largest_codes(pre: torch.Tensor, k: int, groups: int = 1) -> Codes:
+    """Return ReLU(TopK_{k / groups}(pre)) of each of `groups` equal parts of pre-activations [n, width], m = k.
+
+    Gradients pass through the values.
+    """
+    size = pre.shape[1] // groups
+    values, indices = pre.unflatten(1, (groups, size)).topk(k // groups, dim=2)
+    first = torch.arange(0, pre.shape[1], size, device=pre.device)  # latent of each group
+    return Codes((indices + first[:, None]).flatten(1), values.relu().flatten(1))
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedActivation(ABC):
+    """How a finished autoencoder makes codes of pre = W_enc (x - b_pre) + b_enc, each token by itself, none below 0.
+
+    A subclass is a frozen dataclass with a `name`. Of its fields, the tensors [width] are saved with the weights, the
+    others in the configuration, under their names and unless they have their defaults.
+
+    Attributes
+    ----------
+    k : int
+        Latents a token may have, or the number that it was trained to have on average.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For fields that are out of range.
+    """
+
+    name: ClassVar[str]
+    k: int
+
+    def __post_init__(self):
+        check_count(self.k, "k")
+
+    @abstractmethod
+    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+        """Return the codes of x - b_pre, `centred`, float32 [n, d]."""
+
+    def check(self, width: int) -> None:
+        """Raise a ValueError if an autoencoder of `width` latents cannot have this activation."""
+        if self.k > width:
+            raise ValueError(f"k is {self.k}, more than the width {width}; choose k from 1 to {width}.")
+
+    def with_k(self, k: int) -> Self:
+        """Return the same activation with another k; ValueError if k does not decide which latents are active."""
+        return replace(self, k=k)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same activation with its tensors, in float32, on `device`."""
+        moved = {name: tensor.detach().to(device, torch.float32) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the fields that are saved with the weights."""
+        return {name: getattr(self, name) for name in self.tensor_names()}
+
+    @classmethod
+    def tensor_names(cls) -> list[str]:
+        """Return the names of the fields that are saved with the weights."""
+        return [field.name for field in fields(cls) if field.type is torch.Tensor]
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Return the names of the fields that are saved in the configuration."""
+        return [field.name for field in fields(cls) if field.type is not torch.Tensor]
+
+    def settings(self) -> dict[str, int]:
+        """Return the fields that are saved in the configuration, JSON-able, unless they have their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {name: getattr(self, name) for name in self.setting_names()}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedTopK(FinishedActivation):
+    """z = ReLU(TopK_k(pre))      (Gao et al., arXiv 2406.04093, eqs. 1-2).
+
+    With groups, z = ReLU(TopK_{k / groups}(pre)) in each of as many equal parts of the latents, one after the other:
+    several autoencoders in one, see `join`. `largest_codes` is the same of pre-activations that are given.
+
+    Attributes
+    ----------
+    groups : int
+        A divisor of k and of the width.
+    """
+
+    name = "topk"
+    groups: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.k % check_count(self.groups, "groups"):
+            raise ValueError(f"groups is {self.groups}, k {self.k}; each group has k / groups, so it must divide k.")
+
+    def check(self, width: int) -> None:
+        """See `FinishedActivation`."""
+        super().check(width)
+        if width % self.groups:
+            raise ValueError(f"groups is {self.groups}, the width {width}; groups are of one size, so it must divide.")
+
+    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+        """See `FinishedActivation`."""
+        k, dtype = self.k // self.groups, DTYPES[native_dtype(centred.device)]
+        weights = zip(W_enc.chunk(self.groups), b_enc.chunk(self.groups), strict=True)
+        parts = [top(centred, *group, k, dtype) for group in weights]
+        values, indices = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
+        first = torch.arange(0, len(b_enc), len(b_enc) // self.groups, device=indices.device)  # latent of each group
+        return Codes(indices.add_(first.repeat_interleave(k)), values.relu_())
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedJumpReLU(FinishedActivation):
+    """z_j = pre_j [pre_j > threshold_j]      (Rajamanoharan et al., arXiv 2407.14435).
+
+    Attributes
+    ----------
+    threshold : torch.Tensor, float32 [width]
+        At least 0, so that no code is negative.
+    """
+
+    name = "jumprelu"
+    threshold: torch.Tensor
+
+    def check(self, width: int) -> None:
+        """See `FinishedActivation`."""
+        super().check(width)
+        if (self.threshold < 0).any():
+            raise ValueError(
+                f"threshold holds {self.threshold.min().item()}; below 0 codes could be negative. Train again or clip."
+            )
+
+    def with_k(self, k: int) -> Self:
+        """Raise a ValueError."""
+        raise ValueError(
+            "Thresholds decide which latents are active, k does not; train a topk autoencoder with budgets to choose k."
+        )
+
+    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+        """See `FinishedActivation`."""
+        chunks = []
+        for rows in centred.split(max(1, _CHUNK // len(b_enc))):
+            pre = torch.addmm(b_enc, rows, W_enc.T)
+            silent = pre <= self.threshold  # NaN is not, and stays
+            m = max([1, *(len(b_enc) - silent.sum(dim=1)).tolist()])
+            chunks.append(largest_codes(pre.masked_fill_(silent, 0), m))
+        m = max(codes.indices.shape[1] for codes in chunks)
+        return Codes(*(torch.cat(parts) for parts in zip(*(_widened(codes, m) for codes in chunks), strict=True)))
+
+
+def _widened(codes: Codes, m: int) -> Codes:
+    """Return codes [n, m] of codes with fewer columns: with zeros, for latents that a token does not have yet."""
+    n, columns = codes.indices.shape
+    if columns == m:
+        return codes
+    taken = torch.zeros(n, m, dtype=torch.bool, device=codes.indices.device)  # of the first m latents, enough are free
+    rows, positions = (codes.indices < m).nonzero(as_tuple=True)
+    taken[rows, codes.indices[rows, positions]] = True
+    free = taken.byte().argsort(dim=1, stable=True)[:, : m - columns]
+    return Codes(torch.cat([codes.indices, free], dim=1), pad(codes.values, (0, m - columns)))
