@@ -32,7 +32,7 @@ from lib import BM25Index, LatentTerms, evaluate, load_collection
 from lib.inspect.vocabulary import rank_frequency, top_tokens, word_counts
 from lib.report.common import save_figure, save_results
 from lib.report.vocabulary import rank_frequency_figure, thin
-from lib.studies.experiments import encode_collection, latent_tokens
+from lib.studies.encoded import encode_collection, latent_tokens
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 

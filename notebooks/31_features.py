@@ -30,7 +30,7 @@ from lib import LatentTerms, load_collection
 from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_study
 from lib.report.model import contribution_figure, families_in_words
-from lib.studies.experiments import encode_collection, latent_tokens
+from lib.studies.encoded import encode_collection, latent_tokens
 from lib.studies.families import by_word, group_words
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.studies.profiles import start

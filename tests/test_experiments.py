@@ -6,19 +6,15 @@ import math
 import numpy as np
 import pytest
 
-import lib.studies.experiments
+import lib.studies.encoded
 from lib.bm25.weighting import BM25Constants
 from lib.data.collection import load_collection
+from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import dense_search
 from lib.evaluation.late_interaction import late_interaction_search
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import (
-    encode_collection,
-    encode_together,
-    latent_tokens,
-    retrieval_systems,
-    retrieval_table,
-)
+from lib.studies.encoded import Terms, encode_collection, encode_together, latent_tokens
+from lib.studies.experiments import retrieval_systems, retrieval_table
 from lib.studies.profiles import PROFILES, current_profile, repository_root
 from lib.studies.provenance import provenance
 from lib.support.store import Store
@@ -36,6 +32,18 @@ def beir_folder(tmp_path):
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nd4\td2\t1\n")
     return folder
+
+
+def passes(monkeypatch) -> list[str]:
+    """Return a list that grows by the kind of the texts with every pass over texts."""
+    kinds, stream_layers = [], TokenEncoder.stream_layers
+
+    def counted(self, texts, layers, kind="document", **settings):
+        kinds.append(kind)
+        return stream_layers(self, texts, layers, kind, **settings)
+
+    monkeypatch.setattr(TokenEncoder, "stream_layers", counted)
+    return kinds
 
 
 @pytest.fixture
@@ -80,7 +88,7 @@ def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypa
     np.testing.assert_array_equal(first.doc_terms.toarray(), model.encode_documents(collection.doc_texts).toarray())
     assert first.doc_terms[[2]].nnz == 0  # d3 is empty
     assert first.firings.sum() > 0
-    monkeypatch.setattr(model, "encode_states", None)  # a second encoding would call it
+    monkeypatch.setattr(TokenEncoder, "stream_layers", None)  # a second encoding would call it
     again = encode_collection(model, collection, store)
     np.testing.assert_array_equal(again.query_terms.toarray(), first.query_terms.toarray())
     np.testing.assert_array_equal(again.doc_embeddings, first.doc_embeddings)
@@ -90,14 +98,8 @@ def test_models_of_one_retriever_read_a_collection_together(model, beir_folder, 
     collection = load_collection(str(beir_folder))
     models = [model, LatentTerms(model.encoder, model.sae.with_k(2)), LatentTerms(model.encoder, model.sae.with_k(1))]
     alone = [encode_collection(own, collection, Store(tmp_path / "alone")) for own in models]
-    monkeypatch.setattr(lib.studies.experiments, "SHARD", 3)
-    store, kinds, stream = Store(tmp_path / "store"), [], model.encoder.stream
-
-    def count(texts, kind="document", **settings):
-        kinds.append(kind)
-        return stream(texts, kind, **settings)
-
-    monkeypatch.setattr(model.encoder, "stream", count)
+    monkeypatch.setattr(lib.studies.encoded, "SHARD", 3)
+    store, kinds = Store(tmp_path / "store"), passes(monkeypatch)
     encode_together(models[:1], collection, store)
     encode_together(models, collection, store)
     assert kinds == ["query", "document", "document"] * 2  # the second time for the two that were missing
@@ -112,19 +114,12 @@ def test_models_of_one_retriever_read_a_collection_together(model, beir_folder, 
 
 def test_models_of_different_retrievers_do_not_read_together(model, beir_folder, tmp_path):
     other = LatentTerms(model.encoder.at(1), model.sae)
-    with pytest.raises(ValueError, match=r"Models of one retriever read a text together; these read with .*layer 1"):
+    with pytest.raises(ValueError, match="layer 1"):
         encode_together([model, other], load_collection(str(beir_folder)), Store(tmp_path))
 
 
 def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folder, tmp_path, monkeypatch):
-    collection, store, kinds = load_collection(str(beir_folder)), Store(tmp_path / "store"), []
-    stream = model.encoder.stream
-
-    def count(texts, kind="document", **settings):
-        kinds.append(kind)
-        return stream(texts, kind, **settings)
-
-    monkeypatch.setattr(model.encoder, "stream", count)
+    collection, store, kinds = load_collection(str(beir_folder)), Store(tmp_path / "store"), passes(monkeypatch)
     encoded = encode_collection(model, collection, store, late=3)
     assert kinds.count("document") == 1
     sides = (collection.doc_texts, collection.doc_ids, collection.query_texts, collection.query_ids)
@@ -141,20 +136,20 @@ def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folde
 def test_shards_of_a_collection_make_the_whole_and_are_kept_one_by_one(model, beir_folder, tmp_path, monkeypatch):
     collection = load_collection(str(beir_folder))
     whole = encode_collection(model, collection, Store(tmp_path / "whole"), late=2)
-    monkeypatch.setattr(lib.studies.experiments, "SHARD", 3)
-    store, encode = Store(tmp_path / "store"), model.encode_states
+    monkeypatch.setattr(lib.studies.encoded, "SHARD", 3)
+    store, read = Store(tmp_path / "store"), Terms.read
 
-    def cut_short(block):
-        if len(block.offsets) == 2:  # the second shard: one document
+    def cut_short(self, block):
+        if len(block.states.offsets) == 2:  # the second shard: one document
             raise KeyboardInterrupt
-        return encode(block)
+        return read(self, block)
 
-    monkeypatch.setattr(model, "encode_states", cut_short)
+    monkeypatch.setattr(Terms, "read", cut_short)
     with pytest.raises(KeyboardInterrupt):
         encode_collection(model, collection, store, late=2)
     kept = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
-    assert len(kept) == 3  # the queries, and the first three documents twice
-    monkeypatch.setattr(model, "encode_states", encode)
+    assert len(kept) == 3  # terms, embeddings and late interaction of the first three documents
+    monkeypatch.setattr(Terms, "read", read)
     sharded = encode_collection(model, collection, store, late=2)
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}.items()
     assert sharded.late.doc_ids == whole.late.doc_ids
@@ -178,7 +173,7 @@ def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
 
 
 def test_retrieval_table_refuses_before_it_encodes(model, beir_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "encode_states", None)
+    monkeypatch.setattr(TokenEncoder, "stream_layers", None)
     with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
         retrieval_table(model, [str(beir_folder), str(beir_folder)])
     with pytest.raises(ValueError, match="Unknown collection 'nowhere'"):

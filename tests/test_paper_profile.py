@@ -11,8 +11,7 @@ from conftest import SHAPE, _save_tokenizer
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from test_backbones import save_colbert
 
-import lib.studies.backbones
-import lib.studies.readings
+import lib.studies.encoded
 from lib.bm25.index import BM25Index
 from lib.data.sources import _find_ir_dataset
 from lib.data.training_text import StreamedText
@@ -151,7 +150,7 @@ def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[::2])
     whole, _, _ = backbone_table(paper, table, profile)
-    monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
+    monkeypatch.setattr(lib.studies.encoded, "SHARD", 7)
     store, passes, stream = Store(profile.folder / "sharded"), [], TokenEncoder.stream_layers
     for backbone in table.backbones:
         models(paper, backbone, store)
@@ -165,7 +164,7 @@ def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
     assert in_short(sharded) == pytest.approx(in_short(whole))
     for backbone in table.backbones:
         documents = [n for name, kind, n in passes if (name, kind) == (backbone.model, "document")]
-        assert documents == [7, 7, 3] * 2  # for its own ranking, and for all seeds together
+        assert documents == [7, 7, 3]  # for its own ranking and for all seeds together
     assert not list(store.folder.glob("reading-*"))
     passes.clear()
     again, _, _ = backbone_table(paper, table, store)
@@ -176,8 +175,8 @@ def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
 def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[:1], splade=None)
-    monkeypatch.setattr(lib.studies.backbones, "SHARD", 7)
-    read, calls = lib.studies.readings.read_texts, []
+    monkeypatch.setattr(lib.studies.encoded, "SHARD", 7)
+    read, calls = lib.studies.encoded.read_texts, []
 
     def killed(readings, texts, kind):
         calls.append(len(texts))
@@ -185,7 +184,7 @@ def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
             raise KeyboardInterrupt
         return read(readings, texts, kind)
 
-    monkeypatch.setattr(lib.studies.readings, "read_texts", killed)
+    monkeypatch.setattr(lib.studies.encoded, "read_texts", killed)
     with pytest.raises(KeyboardInterrupt):
         backbone_table(paper, table, profile)
     backbone_table(paper, table, profile)

@@ -11,7 +11,7 @@ from lib.data.collection import Collection
 from lib.evaluation.measures import evaluate
 from lib.latent_terms import LatentTerms
 from lib.studies.beyond import BASE, TOGETHER, Setting, beyond_study, change_terms, ideas
-from lib.studies.experiments import encode_collection
+from lib.studies.encoded import encode_collection
 from lib.studies.families import FAMILIES
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.studies.model import (

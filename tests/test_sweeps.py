@@ -23,6 +23,7 @@ from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedTopK
 from lib.sae.training import TrainingConfig
 from lib.studies.ablations import _training_arms, ablations_study, bm25_surface, latents_a_token
+from lib.studies.encoded import Terms, pooled_terms
 from lib.studies.inputs import (
     Setting,
     plain_language_model,
@@ -32,7 +33,6 @@ from lib.studies.inputs import (
 )
 from lib.studies.layers import layers_study
 from lib.studies.profiles import PROFILES, SweepSize
-from lib.studies.readings import Reading, pooled_terms
 from lib.studies.retrieval_training import retrieval_training_study
 from lib.studies.seeds import best_cosines, rank_biased_overlap, ranking_agreement, recurrence, seeds_study
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
@@ -114,20 +114,20 @@ def test_nothing_is_computed_again(recipe, store, monkeypatch):
 
 def test_only_what_is_missing_or_damaged_is_read_again(recipe, store, monkeypatch):
     (sae,) = autoencoders([recipe], store)
-    readings = [Reading(recipe.encoder, sae, pooling) for pooling in ("sum", "max")]
-    before = [pooled.terms.toarray() for pooled in pooled_terms(readings, DOCS, "document", "digest", store)]
-    damaged, *_ = store.folder.glob("pooled-*/data-*.npy")
+    readings = [Terms(recipe.encoder, sae, pooling) for pooling in ("sum", "max")]
+    before = [pooled.terms.toarray() for pooled in pooled_terms(readings, make_collection(), "document", store)]
+    damaged, *_ = store.folder.glob("terms-*/data-*.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     made = []
-    whole = lib.studies.readings.read_texts
-    monkeypatch.setattr(lib.studies.readings, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
+    whole = lib.studies.encoded.read_texts
+    monkeypatch.setattr(lib.studies.encoded, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
     with pytest.warns(UserWarning, match="truncated or altered"):
-        after = [pooled.terms.toarray() for pooled in pooled_terms(readings, DOCS, "document", "digest", store)]
+        after = [pooled.terms.toarray() for pooled in pooled_terms(readings, make_collection(), "document", store)]
     assert made == [1]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
-    pooled_terms(readings, DOCS, "document", "another digest", store)
-    assert made == [1, 2]
+    pooled_terms(readings, make_collection(), "query", store)
+    assert made == [1, 3]  # both poolings, and what the autoencoder leaves unexplained
 
 
 def test_a_killed_sweep_keeps_what_it_trained(recipe, store, monkeypatch):
@@ -169,7 +169,7 @@ def test_training_text_is_read_in_the_dtype_of_the_machine(recipe, store, monkey
 
 def test_what_is_read_is_counted(recipe, store):
     (sae,) = autoencoders([recipe], store)
-    (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
+    (pooled,) = pooled_terms([Terms(recipe.encoder, sae, "sum")], make_collection(), "document", store)
     states = torch.cat([block.states for block in recipe.encoder.stream(DOCS)])
     codes = sae.encode(states)
     left = (states - sae.decode(codes)).square().sum() / (states - states.mean(dim=0)).square().sum()
@@ -182,7 +182,7 @@ def test_fvu_with_a_centre_is_that_of_the_scaled_states(recipe, store):
     (plain,) = autoencoders([recipe], store)
     states = torch.cat([block.states for block in recipe.encoder.stream(DOCS)])
     sae = SparseAutoencoder(**plain.tensors(), activation=FinishedTopK(plain.k), centre=states.mean(dim=0))
-    (pooled,) = pooled_terms([Reading(recipe.encoder, sae, "sum")], DOCS, "document", "d", store)
+    (pooled,) = pooled_terms([Terms(recipe.encoder, sae, "sum")], make_collection(), "document", store)
     x = sae.normalize(states)
     left = (x - sae.decode(sae.encode(states))).square().sum() / (x - x.mean(dim=0)).square().sum()
     assert pooled.fvu == pytest.approx(left.item(), rel=1e-4)
@@ -206,7 +206,7 @@ def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
 
 def test_splades_pooling_is_the_maximum_of_the_logarithms():
     indices, values = np.array([[0], [0], [1]]), np.array([[1.0], [3.0], [2.0]], np.float32)
-    pooled = lib.studies.readings.pool(indices, values, np.array([0, 3]), 2, "max")
+    pooled = lib.studies.encoded.pool(indices, values, np.array([0, 3]), 2, "max")
     np.testing.assert_allclose(apply_phi(pooled, "log1p").toarray(), [[np.log1p(3), np.log1p(2)]], rtol=1e-6)
 
 

@@ -17,7 +17,7 @@ from lib.evaluation.measures import evaluate, per_query
 from lib.evaluation.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
 from lib.latent_terms import LatentTerms
 from lib.studies.choice import choose, tune
-from lib.studies.experiments import encode_collection
+from lib.studies.encoded import encode_collection
 from lib.support.store import Store
 
 B0, B1 = BM25Constants(1, 0), BM25Constants(1, 1)

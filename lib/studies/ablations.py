@@ -14,8 +14,8 @@ from lib.data.collection import Collection
 from lib.evaluation.measures import bootstrap_interval
 from lib.evaluation.tuning import B_GRID, K1_GRID, ndcg_on_grid
 from lib.latent_terms import like
+from lib.studies.encoded import Terms, pooled_terms
 from lib.studies.inputs import Setting, count_tokens, shuffled, training_text
-from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
 from lib.support.store import Store
 
@@ -126,11 +126,7 @@ def bm25_surface(setting: Setting, swept: Swept, store: Store | None = None) -> 
 
 def _terms(setting: Setting, collection: Collection, swept: Swept, store: Store) -> tuple[csr_array, csr_array]:
     """Return the baseline's document and query terms, sqrt applied, from the store."""
-    reading, identity = Reading(setting.encoder, swept.autoencoders[BASELINE], "sum"), collection.identity
-    sides = (
-        (collection.doc_texts, "document", identity["documents_sha256"]),
-        (collection.query_texts, "query", identity["queries_sha256"]),
-    )
-    pooled = [pooled_terms([reading], texts, kind, digest, store)[0].terms for texts, kind, digest in sides]
-    docs, queries = (check_weights(apply_phi(terms, "sqrt")) for terms in pooled)
+    reading = Terms(setting.encoder, swept.autoencoders[BASELINE])
+    sides = [pooled_terms([reading], collection, kind, store)[0].terms for kind in ("document", "query")]
+    docs, queries = (check_weights(apply_phi(terms, "sqrt")) for terms in sides)
     return docs, queries

@@ -5,45 +5,45 @@ once for all of its autoencoders; what is kept of them are rankings, so that a k
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pooling import apply_phi
-from lib.bm25.ranking import Ranking, top_k
+from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER, LexicalBM25
-from lib.evaluation.late_interaction import MaxSim
 from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
+from lib.studies.encoded import (
+    Embeddings,
+    Late,
+    Terms,
+    best_columns,
+    keep,
+    load,
+    merged_ranking,
+    ranking_of,
+    shards,
+    term_blocks,
+)
 from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting
 from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
-from lib.studies.names import LATENT, LEXICAL, SPLADE
+from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, SPLADE
 from lib.studies.profiles import Backbone, BackboneTable
-from lib.studies.readings import Reading, pooled_terms
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.checks import repeats
 from lib.support.devices import training_device
 from lib.support.folders import digest_json
-from lib.support.store import SHARD, Store
+from lib.support.store import Store
 
 _GPU_BATCH = 16_384  # tokens of a forward pass
-
-
-class Best(NamedTuple):
-    """Each query's best documents, best first: their positions and scores, [n_queries, k] each."""
-
-    docs: np.ndarray
-    scores: np.ndarray
 
 
 def encoder_of(backbone: Backbone) -> TokenEncoder:
@@ -108,9 +108,9 @@ def backbone_table(
         origins[backbone.name] = [model.identity for model in trained]
         for collection in collections:
             print(f"{backbone.name}, {len(trained)} seeds: {collection.full_name}", flush=True)
-            own, ranking = _own(trained[0].encoder, collection, store)
-            latent = _values(_latent(trained, collection, store), collection)
-            values = {own: _values([ranking], collection), LATENT: latent} | others[collection.full_name]
+            own, ranking, latent = _rankings(trained, collection, store)
+            values = {own: _values([ranking], collection), LATENT: _values(latent, collection)}
+            values |= others[collection.full_name]
             parts.append(_compared(values, own, collection).assign(backbone=backbone.name))
     first = ["collection", "n_docs", "n_queries", "measure", "backbone", "system"]
     rows = pd.concat(parts, ignore_index=True)
@@ -146,48 +146,21 @@ def _compared(values: dict[str, np.ndarray], own: str, collection: Collection) -
     return pd.concat(parts, ignore_index=True)
 
 
-def _key(collection: Collection, **what) -> dict:
-    """Return the store's key of a ranking."""
+def _key(collection: Collection, **system) -> dict:
+    """Return the store's key of a system's ranking."""
     digests = [collection.identity[f"{side}_sha256"] for side in ("documents", "queries")]
-    return what | {"texts": digests, "k": _depth(collection)}
+    return system | {"texts": digests, "k": _depth(collection)}
 
 
-def _ranking(collection: Collection, best: Best) -> Ranking:
-    return Ranking(collection.query_ids, [[collection.doc_ids[i] for i in row] for row in best.docs], list(best.scores))
-
-
-def _kept(collection: Collection, key: dict, rank: Callable[[], Ranking], store: Store) -> Ranking:
-    """Return a ranking out of the store, which knows documents by position; made if it is not there."""
+def _stored(collection: Collection, key: dict, rank: Callable[[], Ranking], store: Store) -> Ranking:
+    """Return a ranking from the store, which knows documents by their position, or else from `rank`."""
 
     def make() -> dict[str, np.ndarray]:
         position, ranking = {doc: i for i, doc in enumerate(collection.doc_ids)}, rank()
         docs = [[position[doc] for doc in row] for row in ranking.doc_ids]
-        return Best(np.array(docs), np.array(ranking.scores))._asdict()
+        return {"docs": np.array(docs), "scores": np.array(ranking.scores)}
 
-    return _ranking(collection, Best(**store.get("ranked", key, make)))
-
-
-def _shards(collection: Collection) -> Iterator[tuple[int, list[str]]]:
-    """Yield the documents `SHARD` at a time, with the position of the first."""
-    for first in range(0, len(collection.doc_texts), SHARD):
-        yield first, collection.doc_texts[first : first + SHARD]
-
-
-def _by_shards(collection: Collection, key: dict, search: Callable[[list[str]], Best], store: Store) -> Ranking:
-    """Rank by a search in which a document's score does not depend on the others: shard by shard, each kept."""
-    found = []
-    for first, texts in _shards(collection):
-        best = Best(**store.get("ranked", key | {"first": first}, lambda texts=texts: search(texts)._asdict()))
-        found.append(Best(first + best.docs, best.scores))
-    docs, scores = (np.concatenate(side, axis=1) for side in zip(*found, strict=True))
-    best = _best(scores, _depth(collection))
-    return _ranking(collection, Best(np.take_along_axis(docs, best.docs, axis=1), best.scores))
-
-
-def _best(scores: np.ndarray, k: int) -> Best:
-    """Return the k best columns of each row of `scores` [n_queries, n]."""
-    order = np.array([top_k(row, k) for row in scores])
-    return Best(order, np.take_along_axis(scores, order, axis=1))
+    return ranking_of(collection, store.get("ranked", key, make))
 
 
 def _lexical(collection: Collection, store: Store) -> Ranking:
@@ -197,63 +170,65 @@ def _lexical(collection: Collection, store: Store) -> Ranking:
         index = LexicalBM25(collection.doc_texts, collection.doc_ids, **constants)
         return index.search(collection.query_texts, collection.query_ids, _depth(collection))
 
-    return _kept(collection, _key(collection, analyzer=ANALYZER, **constants), rank, store)
+    return _stored(collection, _key(collection, analyzer=ANALYZER, **constants), rank, store)
 
 
 def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:
-    """Rank by the inner product of what SPLADE makes of documents and queries."""
+    """Rank by the inner product of what SPLADE makes of documents and queries; each shard's best are stored."""
+    key, k = _key(collection, splade=model.identity), _depth(collection)
     queries = cache(lambda: model.encode_queries(collection.query_texts))
 
-    def search(texts: list[str]) -> Best:
-        return _best((queries() @ model.encode_documents(texts).T).toarray(), _depth(collection))
+    def best(texts: list[str]) -> dict[str, np.ndarray]:
+        return best_columns((queries() @ model.encode_documents(texts).T).toarray(), k)
 
-    return _by_shards(collection, _key(collection, splade=model.identity), search, store)
-
-
-def _own(encoder: TokenEncoder, collection: Collection, store: Store) -> tuple[str, Ranking]:
-    """Rank as the retriever itself does, by its embeddings of texts or of tokens; return what that is called, too."""
-
-    def embed(texts: list[str], kind: str) -> np.ndarray:
-        return np.concatenate([block.pooled for block in encoder.stream(texts, kind)])
-
-    queries = cache(lambda: embed(collection.query_texts, "query"))
-
-    def dense(texts: list[str]) -> Best:
-        return _best(queries() @ embed(texts, "document").T, _depth(collection))
-
-    def late(texts: list[str]) -> Best:
-        best = MaxSim(encoder.stream(collection.query_texts, "query"), _depth(collection))
-        for block in encoder.stream(texts):
-            best.add(block)
-        return Best(best.docs, best.scores)
-
-    name, search = ("late interaction", late) if encoder.late_interaction else ("dense", dense)
-    return name, _by_shards(collection, _key(collection, encoder=encoder.identity, system=name), search, store)
+    parts = [store.get("ranked", key | {"first": first}, partial(best, texts)) for first, texts in shards(collection)]
+    return merged_ranking(collection, parts, k)
 
 
-def _latent(trained: list[LatentTerms], collection: Collection, store: Store) -> list[Ranking]:
-    """Rank by BM25 over the latent terms of each model; one pass over the documents serves all.
+def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) -> tuple[str, Ranking, list[Ranking]]:
+    """Rank as the retriever itself does, and by the latent terms of each model; one pass over the documents serves all.
 
-    The matrices of a large collection are kept in a folder of their own until all models have ranked it.
+    What is read of a large collection stands in a folder of its own until all rankings are stored.
+
+    Returns
+    -------
+    str
+        What the retriever's own ranking is called: "dense", or "late interaction" for a model trained for it.
+    Ranking
+        The retriever's own.
+    list of Ranking
+        That of each model.
     """
-    large, identity = len(collection.doc_texts) > SHARD, collection.identity
-    readings = [Reading(model.encoder, model.sae, model.pooling) for model in trained]
+    encoder, k = trained[0].encoder, _depth(collection)
+    name = LATE if encoder.late_interaction else DENSE
+    own = Late(encoder, collection, k) if encoder.late_interaction else Embeddings(encoder)
+    key = _key(collection, encoder=encoder.identity, system=name)
+    terms = [Terms(model.encoder, model.sae, model.pooling) for model in trained]
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
-    passing = Store(store.folder / f"reading-{digest_json(keys)[:16]}") if large else store
+    large = len(list(shards(collection))) > 1
+    passing = Store(store.folder / f"reading-{digest_json([key, keys])[:16]}") if large else store
 
-    def blocks(number: int) -> Iterator[csr_array]:
-        for first, texts in _shards(collection):
-            digest = identity["documents_sha256"] + (f" from {first}" if large else "")
-            read = pooled_terms(readings, texts, "document", digest, passing)
-            yield apply_phi(read[number].terms, trained[number].phi)
+    def rank_own() -> Ranking:
+        parts = load(own, collection, "document", passing)
+        if isinstance(own, Embeddings):
+            (queries,) = load(own, collection, "query", store)
+            parts = (best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
+        return merged_ranking(collection, parts, k)
 
-    def rank(number: int) -> Ranking:
-        index = BM25Index.build(blocks(number), collection.doc_ids)
-        read = pooled_terms(readings, collection.query_texts, "query", identity["queries_sha256"], store)
-        queries = apply_phi(read[number].terms, trained[number].phi)
-        return index.search(queries, collection.query_ids, _depth(collection))
+    def rank_latent(reading: Terms, phi: str) -> Ranking:
+        index = BM25Index.build(term_blocks(reading, phi, collection, "document", passing), collection.doc_ids)
+        (queries,) = term_blocks(reading, phi, collection, "query", store)
+        return index.search(queries, collection.query_ids, k)
 
-    rankings = [_kept(collection, key, partial(rank, number), store) for number, key in enumerate(keys)]
+    pairs = zip((own, *terms), (key, *keys), strict=True)
+    needed = [reading for reading, each in pairs if not store.has("ranked", each)]
+    keep(needed, collection, "document", passing)
+    keep([reading for reading in needed if not isinstance(reading, Late)], collection, "query", store)
+    ranking = _stored(collection, key, rank_own, store)
+    latent = [
+        _stored(collection, each, partial(rank_latent, reading, model.phi), store)
+        for reading, each, model in zip(terms, keys, trained, strict=True)
+    ]
     if large:
         shutil.rmtree(passing.folder, ignore_errors=True)
-    return rankings
+    return name, ranking, latent

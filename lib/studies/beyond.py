@@ -19,7 +19,8 @@ from lib.evaluation.baselines import ANALYZER, LexicalBM25
 from lib.evaluation.fusion import fuse
 from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
+from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.experiments import RetrievalConfig
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
 from lib.support.store import Store
 

@@ -11,7 +11,7 @@ from lib.evaluation.baselines import dense_search
 from lib.evaluation.measures import compare, per_query
 from lib.evaluation.tuning import MEASURE, check_training, tune_bm25
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import EncodedCollection, encode_collection, encode_together
+from lib.studies.encoded import EncodedCollection, encode_collection, encode_together
 from lib.support.store import Store
 
 

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array, csr_array
 
 from lib.data.collection import Collection, load_collection
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import EncodedCollection, encode_collection
+from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.studies.families import FAMILIES, HALF, UNSEEN, families, kappa, strongest
 from lib.studies.model import MEASURE, origin_of, summary_of, values_of
 from lib.support.folders import digest_arrays, digest_json

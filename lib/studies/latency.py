@@ -22,7 +22,7 @@ from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import LexicalBM25, analyze, dense_search
 from lib.interop.engines.local import SeismicEngine
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import EncodedCollection, encode_collection
+from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.studies.model import MEASURE, values_of
 from lib.studies.profiles import LatencySize
 from lib.support.store import Store

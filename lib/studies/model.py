@@ -21,7 +21,8 @@ from lib.evaluation.measures import bootstrap_interval, per_query, summarise
 from lib.evaluation.splade import Splade, splade_terms
 from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
 from lib.latent_terms import LatentTerms
-from lib.studies.experiments import EncodedCollection, RetrievalConfig, encode_collection
+from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.experiments import RetrievalConfig
 from lib.support.checks import check_choice
 from lib.support.folders import digest_arrays
 from lib.support.store import Store

@@ -26,8 +26,8 @@ from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
+from lib.studies.encoded import Pooled, Terms, any_layer, grouped, pooled_terms
 from lib.studies.inputs import Setting
-from lib.studies.readings import Pooled, Reading, any_layer, grouped, pooled_terms
 from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
@@ -159,12 +159,12 @@ def sweep(
         if len(collection.query_ids) < 2:
             raise ValueError(f"{collection.full_name} has one judged query; comparing variants takes at least two.")
     saes = _made(variants, store)
-    readings = [Reading(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
+    readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
     summary, values, rankings, documents = [], [], {}, {}
     for collection in collections:
-        name, identity = collection.full_name, collection.identity
-        docs = pooled_terms(readings, collection.doc_texts, "document", identity["documents_sha256"], store)
-        queries = pooled_terms(readings, collection.query_texts, "query", identity["queries_sha256"], store)
+        name = collection.full_name
+        docs = pooled_terms(readings, collection, "document", store)
+        queries = pooled_terms(readings, collection, "query", store)
         sides = zip(variants, docs, queries, strict=True)
         own = {variant: rank(collection, d.terms, q.terms, variants[variant]) for variant, d, q in sides}
         own |= others(collection)

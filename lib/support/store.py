@@ -12,7 +12,6 @@ from lib.support.folders import digest_json, load_folder, save_folder, save_part
 STORE_VERSION = 1
 MANIFEST = "entry.json"
 SHARD = 16_384  # documents that are kept together
-LATE_DEPTH = 1_001  # best documents by late interaction that are kept of a query, if no more are asked for
 _verified: dict[Path, tuple[dict, list[str]]] = {}  # entry → size and modification time of its files, logical names
 
 

@@ -1,0 +1,423 @@
+"""Collections that are encoded once: what is read of their texts is kept in the store, shard by shard.
+
+A *reading* is anything computed from token states: pooled terms, embeddings, the best documents by late interaction.
+All readings of one retriever share a pass over the texts.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, vstack
+
+from lib.bm25.pooling import apply_phi, pool
+from lib.bm25.ranking import Ranking, top_k
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder, TokenStates
+from lib.evaluation.late_interaction import MaxSim
+from lib.inspect.vocabulary import latent_token_matrix
+from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import Codes, SparseAutoencoder
+from lib.support.folders import digest_json
+from lib.support.store import SHARD, Store
+
+T = TypeVar("T")
+LATE_DEPTH = 1_001  # documents that late interaction keeps of a query if fewer are asked for: studies then share a pass
+
+
+class Block:
+    """Token states of a few consecutive texts at one layer, and what several readings compute of them."""
+
+    def __init__(self, states: TokenStates):
+        self.states = states
+        self._codes: dict[int, Codes] = {}
+        self._moments: dict[int, tuple[int, torch.Tensor, float]] = {}
+
+    def codes(self, sae: SparseAutoencoder) -> Codes:
+        """Return the sparse codes of the states."""
+        if id(sae) not in self._codes:
+            self._codes[id(sae)] = sae.encode(self.states.states)
+        return self._codes[id(sae)]
+
+    def moments(self, sae: SparseAutoencoder) -> tuple[int, torch.Tensor, float]:
+        """Return n, sum x and sum |x|^2, float64, of the states x as `sae.normalize` gives them."""
+        if id(sae.centre) not in self._moments:  # mostly None: one for all autoencoders
+            x = sae.normalize(self.states.states).double()
+            self._moments[id(sae.centre)] = len(x), x.sum(dim=0), x.square().sum().item()
+        return self._moments[id(sae.centre)]
+
+
+class Reading(Protocol):
+    """Something that is computed from token states, and the store's key of it but for the texts.
+
+    `read` takes what it needs from a block, `join` makes arrays of what was taken from the blocks of a shard.
+    """
+
+    encoder: TokenEncoder
+    stage: str
+    key: dict
+
+    def read(self, block: Block):
+        """Return what is taken from a block."""
+
+    def join(self, parts: list) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard, of which `parts` were taken block by block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The pooled activations of each text, without phi, and in how many tokens each latent is active.
+
+    phi is a function of each weight alone and so is applied later: one entry of the store serves all of them.
+    """
+
+    encoder: TokenEncoder
+    sae: SparseAutoencoder
+    pooling: str = "sum"
+    stage = "terms"
+
+    @cached_property
+    def key(self) -> dict:
+        """The encoder, the autoencoder and what else decides the arrays."""
+        return {"encoder": self.encoder.identity, "sae": self.sae.identity, "pooling": self.pooling}
+
+    def read(self, block: Block) -> tuple[csr_array, np.ndarray]:
+        """Return what is taken from a block."""
+        codes = block.codes(self.sae)
+        indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
+        firings = np.bincount(indices[values > 0], minlength=self.sae.width)
+        return pool(indices, values, block.states.offsets, self.sae.width, self.pooling), firings
+
+    def join(self, parts: list[tuple[csr_array, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard."""
+        terms = vstack([terms for terms, _ in parts], format="csr")
+        arrays = {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr}
+        return arrays | {"firings": np.sum([firings for _, firings in parts], axis=0)}
+
+
+@dataclass(frozen=True, eq=False)
+class Unexplained:
+    """What an autoencoder leaves unexplained of the states: sum |x - x_hat|^2, and the moments of x."""
+
+    encoder: TokenEncoder
+    sae: SparseAutoencoder
+    stage = "unexplained"
+
+    @cached_property
+    def key(self) -> dict:
+        """The encoder, the autoencoder and what else decides the arrays."""
+        return {"encoder": self.encoder.identity, "sae": self.sae.identity}
+
+    def read(self, block: Block) -> tuple[float, int, np.ndarray, float]:
+        """Return what is taken from a block."""
+        residual = self.sae.normalize(block.states.states) - self.sae.decode(block.codes(self.sae))
+        n, total, square = block.moments(self.sae)
+        return residual.square().sum(dtype=torch.float64).item(), n, total.cpu().numpy(), square
+
+    def join(self, parts: list[tuple[float, int, np.ndarray, float]]) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard."""
+        error, n, total, square = (sum(column) for column in zip(*parts, strict=True))
+        return {"error": np.array(error), "n": np.array(n), "total": total, "square": np.array(square)}
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The retriever's own embedding of each text, float32 [n, d]."""
+
+    encoder: TokenEncoder
+    stage = "embeddings"
+
+    @cached_property
+    def key(self) -> dict:
+        """The encoder, the autoencoder and what else decides the arrays."""
+        return {"encoder": any_layer(self.encoder)}
+
+    def read(self, block: Block) -> np.ndarray:
+        """Return what is taken from a block."""
+        return block.states.pooled
+
+    def join(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard."""
+        return {"embeddings": np.concatenate(parts)}
+
+
+@dataclass(frozen=True, eq=False)
+class Late:
+    """The k best documents of each query by late interaction: docs int64 and scores float32 [n_queries, at most k].
+
+    Positions are counted within the shard.
+    """
+
+    encoder: TokenEncoder
+    collection: Collection
+    k: int = LATE_DEPTH
+    stage = "late-interaction"
+
+    @cached_property
+    def key(self) -> dict:
+        """The encoder, the autoencoder and what else decides the arrays."""
+        return {"encoder": self.encoder.identity, "queries": self.collection.identity["queries_sha256"], "k": self.k}
+
+    @cached_property
+    def queries(self) -> list[TokenStates]:
+        """The token states of the queries."""
+        return list(self.encoder.stream(self.collection.query_texts, "query"))
+
+    def read(self, block: Block) -> tuple[int, dict[str, np.ndarray]]:
+        """Return the number of documents of a block, and the best of them."""
+        best = MaxSim(self.queries, self.k)
+        best.add(block.states)
+        return len(block.states.offsets) - 1, {"docs": best.docs, "scores": best.scores}
+
+    def join(self, parts: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+        """Return the arrays of a shard."""
+        counts, best = zip(*parts, strict=True)
+        return best_of(best, np.cumsum([0, *counts[:-1]]), self.k)
+
+
+def best_columns(scores: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Return the k best columns of each row, best first, "docs" and "scores" [n_queries, at most k].
+
+    Of equal scores the earlier column is better.
+    """
+    docs = np.array([top_k(row, k) for row in scores]).reshape(len(scores), -1)
+    return {"docs": docs, "scores": np.take_along_axis(scores, docs, axis=1)}
+
+
+def best_of(parts: Sequence[dict[str, np.ndarray]], starts: Iterable[int], k: int) -> dict[str, np.ndarray]:
+    """Return the k best of each query out of the best of several parts of a collection; `starts` are their first."""
+    docs = np.concatenate([start + part["docs"] for start, part in zip(starts, parts, strict=True)], axis=1)
+    best = best_columns(np.concatenate([part["scores"] for part in parts], axis=1), k)
+    return best | {"docs": np.take_along_axis(docs, best["docs"], axis=1)}
+
+
+def keep(readings: Iterable[Reading], collection: Collection, kind: str, store: Store) -> None:
+    """Put what the readings take of a collection's documents or queries into the store.
+
+    Of each shard of documents, what is missing is read in one pass a retriever; a killed run continues behind the last
+    shard.
+
+    Parameters
+    ----------
+    readings : iterable of Reading
+    collection : Collection
+    kind : {"document", "query"}
+        Which of its texts are read.
+    store : Store
+    """
+    readings = list(readings)
+    for first, texts in shards(collection, kind):
+        missing = {}
+        for reading in readings:
+            key = _key(reading, collection, kind, first)
+            if not store.has(reading.stage, key):
+                missing[digest_json([reading.stage, key])] = reading, key
+        for group in grouped(missing.values(), lambda pair: any_layer(pair[0].encoder)):
+            for (reading, key), arrays in zip(group, read_texts([r for r, _ in group], texts, kind), strict=True):
+                store.get(reading.stage, key, lambda arrays=arrays: arrays)
+
+
+def load(reading: Reading, collection: Collection, kind: str, store: Store) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what a reading takes of each shard; from the store, or read and kept there."""
+    for first, texts in shards(collection, kind):
+        key = _key(reading, collection, kind, first)
+        yield store.get(reading.stage, key, lambda texts=texts: read_texts([reading], texts, kind)[0])
+
+
+def shards(collection: Collection, kind: str = "document") -> Iterator[tuple[int, list[str]]]:
+    """Yield a collection's documents `SHARD` at a time, with the position of the first, or all of its queries."""
+    if kind == "query":
+        yield 0, collection.query_texts
+        return
+    for first in range(0, len(collection.doc_texts), SHARD):
+        yield first, collection.doc_texts[first : first + SHARD]
+
+
+def _key(reading: Reading, collection: Collection, kind: str, first: int) -> dict:
+    texts = collection.identity["queries_sha256" if kind == "query" else "documents_sha256"]
+    return reading.key | {"kind": kind, "texts": texts, "first": first, "shard": SHARD}
+
+
+def read_texts(readings: Sequence[Reading], texts: list[str], kind: str) -> list[dict[str, np.ndarray]]:
+    """Return what each of the readings, all of one retriever, takes of the texts; in one pass over them."""
+    layers = {reading.encoder.layer for reading in readings}
+    parts: list[list] = [[] for _ in readings]
+    for by_layer in readings[0].encoder.stream_layers(texts, layers, kind):
+        blocks = {layer: Block(states) for layer, states in by_layer.items()}
+        for reading, taken in zip(readings, parts, strict=True):
+            taken.append(reading.read(blocks[reading.encoder.layer]))
+    return [reading.join(taken) for reading, taken in zip(readings, parts, strict=True)]
+
+
+def grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
+    """Return the items of equal `key` (JSON-able) together, in the order of their first."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(digest_json(key(item)), []).append(item)
+    return list(groups.values())
+
+
+def any_layer(encoder: TokenEncoder) -> dict:
+    """Return the identity that an encoder shares with itself at other layers."""
+    return encoder.identity | {"layer": None}
+
+
+@dataclass(frozen=True)
+class EncodedCollection:
+    """A collection as a model reads it.
+
+    Attributes
+    ----------
+    doc_terms, query_terms : csr_array, float32 [n, width]
+        Term weights, phi applied.
+    doc_embeddings, query_embeddings : np.ndarray, float32 [n, d]
+        The retriever's own embeddings, from the same pass.
+    firings : np.ndarray, int64 [width]
+        In how many document tokens each latent is active.
+    late : Ranking or None
+        Late interaction over the same token states, if it was asked for.
+    """
+
+    doc_terms: csr_array
+    query_terms: csr_array
+    doc_embeddings: np.ndarray
+    query_embeddings: np.ndarray
+    firings: np.ndarray
+    late: Ranking | None = None
+
+
+def encode_collection(
+    model: LatentTerms, collection: Collection, store: Store | None = None, late: int | None = None
+) -> EncodedCollection:
+    """Encode the documents and queries of a collection, or take them from the store.
+
+    With `late`, so many documents are ranked for each query by late interaction, in the same pass over the documents.
+    """
+    store = store or Store()
+    terms, embeddings = Terms(model.encoder, model.sae, model.pooling), Embeddings(model.encoder)
+    best = None if late is None else Late(model.encoder, collection, max(late, LATE_DEPTH))
+    keep([terms, embeddings, *([best] if best else [])], collection, "document", store)
+    keep([terms, embeddings], collection, "query", store)
+    docs, queries = (list(load(terms, collection, kind, store)) for kind in ("document", "query"))
+    doc_terms, query_terms = (apply_phi(_stacked(parts, model.sae.width), model.phi) for parts in (docs, queries))
+    doc_embeddings, query_embeddings = (
+        np.concatenate([part["embeddings"] for part in load(embeddings, collection, kind, store)])
+        for kind in ("document", "query")
+    )
+    firings = sum(part["firings"] for part in docs)
+    ranking = merged_ranking(collection, load(best, collection, "document", store), late) if best else None
+    return EncodedCollection(doc_terms, query_terms, doc_embeddings, query_embeddings, firings, ranking)
+
+
+def merged_ranking(collection: Collection, parts: Iterable[dict[str, np.ndarray]], k: int) -> Ranking:
+    """Return the ranking of a collection out of the best documents of each shard."""
+    starts = [first for first, _ in shards(collection)]
+    return ranking_of(collection, best_of(list(parts), starts, k))
+
+
+def ranking_of(collection: Collection, best: dict[str, np.ndarray]) -> Ranking:
+    """Return a ranking by document ids of one by positions, "docs" and "scores" [n_queries, k]."""
+    doc_ids = [[collection.doc_ids[i] for i in row] for row in best["docs"]]
+    return Ranking(collection.query_ids, doc_ids, list(best["scores"]))
+
+
+def encode_together(models: Sequence[LatentTerms], collection: Collection, store: Store | None = None) -> None:
+    """Read a collection once for several models of one retriever; `encode_collection` then finds each in the store.
+
+    Raises
+    ------
+    ValueError
+        For models of different retrievers, or none.
+    """
+    if len({digest_json(model.encoder.identity) for model in models}) != 1:
+        names = [f"{model.encoder.name}, layer {model.encoder.layer}" for model in models]
+        raise ValueError(f"The models must have one retriever; these have {names}. Call once for each retriever.")
+    readings: list[Reading] = [Terms(model.encoder, model.sae, model.pooling) for model in models]
+    readings.append(Embeddings(models[0].encoder))
+    for kind in ("query", "document"):
+        keep(readings, collection, kind, store or Store())
+
+
+class Pooled(NamedTuple):
+    """The texts of one side of a collection as one reading has them.
+
+    Attributes
+    ----------
+    terms : csr_array, float32 [n_texts, width]
+        Pooled activations, without phi.
+    firings : np.ndarray, int64 [width]
+        In how many tokens each latent is active.
+    fvu : float
+        Fraction of the variance of the token states that the autoencoder leaves unexplained:
+        sum |x - x_hat|^2 / sum |x - mean x|^2 over all tokens; NaN if all states are equal.
+    """
+
+    terms: csr_array
+    firings: np.ndarray
+    fvu: float
+
+
+def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, store: Store) -> list[Pooled]:
+    """Return each reading's pooled terms of a collection's documents or queries; one pass a retriever for the missing.
+
+    Parameters
+    ----------
+    terms : sequence of Terms
+    collection : Collection
+    kind : {"document", "query"}
+    store : Store
+    """
+    placed = {id(reading.sae): reading.sae.to(reading.encoder.device) for reading in terms}
+    terms = [replace(reading, sae=placed[id(reading.sae)]) for reading in terms]
+    errors = [Unexplained(reading.encoder, reading.sae) for reading in terms]
+    keep([*terms, *errors], collection, kind, store)
+    pooled = []
+    for reading, error in zip(terms, errors, strict=True):
+        parts = list(load(reading, collection, kind, store))
+        firings = sum(part["firings"] for part in parts)
+        pooled.append(Pooled(_stacked(parts, reading.sae.width), firings, _fvu(load(error, collection, kind, store))))
+    return pooled
+
+
+def _fvu(parts: Iterable[dict[str, np.ndarray]]) -> float:
+    error, n, total, square = 0.0, 0, 0.0, 0.0
+    for part in parts:
+        error, n, total, square = error + part["error"], n + part["n"], total + part["total"], square + part["square"]
+    variance = square - np.square(total).sum() / n if n else 0.0
+    return float(error / variance) if variance > 0 else np.nan
+
+
+def term_blocks(reading: Terms, phi: str, collection: Collection, kind: str, store: Store) -> Iterator[csr_array]:
+    """Yield the term weights of one shard after the other, phi applied: memory stays that of one shard."""
+    for part in load(reading, collection, kind, store):
+        yield apply_phi(_stacked([part], reading.sae.width), phi)
+
+
+def _stacked(parts: list[dict[str, np.ndarray]], n_columns: int) -> csr_array:
+    return vstack([_csr(part, n_columns) for part in parts], format="csr")
+
+
+def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
+    shape = len(arrays["indptr"]) - 1, n_columns
+    return csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+
+
+def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = None) -> csr_array:
+    """Return each latent's summed activation on each kind of token in `texts`, float32 [width, n_tokens].
+
+    It is what `vocabulary.top_tokens` reads a latent's meaning from.
+    """
+    width, n_tokens = model.sae.width, len(model.encoder.tokenizer)
+
+    def make() -> dict[str, np.ndarray]:
+        total = csr_array((width, n_tokens), dtype=np.float32)
+        for block in model.encoder.stream(texts):
+            indices, values = (tensor.cpu().numpy() for tensor in model.sae.encode(block.states))
+            total += latent_token_matrix(indices, values, block.token_ids, width, n_tokens)
+        return {"data": total.data, "indices": total.indices, "indptr": total.indptr}
+
+    key = {"model": model.identity, "texts": digest_json(texts)}
+    return _csr((store or Store()).get("latent-tokens", key, make), n_tokens)
