@@ -1,7 +1,7 @@
-"""Folders from and to the Hugging Face hub: what `LatentTerms` and `BM25Index` save, by repository id.
+"""Folders from and to the Hugging Face hub: what `LatentTerms`, `BM25Index` and `SparseAutoencoder` save.
 
-A repository is downloaded as files and read as any other folder: JSON, safetensors and npy, with checksums. Nothing of
-it is executed, and only files of these kinds are fetched.
+A repository is downloaded as files and read as any other folder. Only the kinds of files in `PATTERNS` are fetched,
+and nothing of them is executed.
 """
 
 import json
@@ -22,7 +22,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-PATTERNS = ["*.json", "*.safetensors", "*.npy"]  # what our folders are made of
+# What our folders are made of, and a tokenizer without a tokenizer.json (WordPiece, BPE, SentencePiece), in any folder.
+PATTERNS = ["*.json", "*.safetensors", "*.npy", "*vocab.txt", "*merges.txt", "*.model"]
 
 
 def find_folder(
