@@ -234,9 +234,9 @@ def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, request
     tiny = PROFILES["paper"]
     sweeps = replace(tiny.sweeps, model=request.getfixturevalue(folder))
     paper = setting(replace(tiny, sweeps=sweeps), profile)
-    swept, recurring, _ = seeds_study(paper, profile)
+    swept, recurring, matched, _ = seeds_study(paper, profile)
     assert set(swept.summary["variant"]) == {"seed 0", "seed 1", LEXICAL}
-    assert len(recurring)
+    assert len(recurring) and len(matched)
     swept, note = retrieval_training_study(paper, profile)
     assert note.startswith("Left out is the plain language model: What ")
     assert {"retriever", "its token embeddings", "the same, untrained"} < set(swept.summary["variant"])

@@ -34,7 +34,7 @@ from lib.studies.inputs import (
 from lib.studies.layers import layers_study
 from lib.studies.profiles import PROFILES, SweepSize
 from lib.studies.retrieval_training import retrieval_training_study
-from lib.studies.seeds import best_cosines, rank_biased_overlap, ranking_agreement, recurrence, seeds_study
+from lib.studies.seeds import best_cosines, matches, rank_biased_overlap, ranking_agreement, recurrence, seeds_study
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
 from lib.studies.width_k import slope_a_doubling, width_k_study
 from lib.support.store import Store
@@ -295,6 +295,16 @@ def test_best_cosines():
         best_cosines(np.array([[1, 0], [0, 0]], np.float32), np.eye(2, dtype=np.float32))
 
 
+def test_latents_are_matched_one_to_one():
+    a = np.array([[1, 0, 0], [3, 4, 0], [0, 0, 1]], np.float32)  # the last never fires
+    b = np.array([[2, 0, 0], [0, -1, 0], [0, 0, 5]], np.float32)
+    # both of a are most like b's first: 1 and 0.6; [1, 0, 0] takes it, since 1 + 0 > 0.6 + 0, 0.8 is of the wrong sign
+    table = matches([a, b], [np.array([2, 1, 0]), np.array([1, 1, 1])])
+    assert table.columns.tolist() == ["first", "second", "width", "pairs", "mean", "share"]
+    assert table.loc[0].tolist() == [0, 1, 2, 2, 0.5, 0.5]
+    np.testing.assert_allclose(sorted(best_cosines(a[:2], b)), [0.6, 1], rtol=1e-6)  # which the maximum allows
+
+
 def test_recurrence_of_latents():
     # of run a, latents 0 and 1 recur in b; latent 2 is opposite to one, which is another latent; 3 never fires
     a = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
@@ -365,7 +375,7 @@ def test_study_of_ablations(tiny_encoder, store, monkeypatch):
     assert counted.loc["baseline", ["mean", "low", "median", "high"]].tolist() == [4, 4, 4, 4]
     assert np.isnan(counted.loc["baseline", "correlation"])
     assert counted.loc["activation: BatchTopK", "low"] < 4 < counted.loc["activation: BatchTopK", "high"]
-    surface = bm25_surface(setting, swept, store)
+    surface = bm25_surface(setting, swept)
     paper = surface[(surface["k1"] == 8) & (surface["b"] == 0.7)].set_index("collection")
     baseline = summary[summary["variant"] == "baseline"].set_index("collection")
     assert (paper["difference"] == 0).all()
@@ -399,7 +409,7 @@ def test_study_of_retrieval_training(tiny_encoder, store):
 
 
 def test_study_of_seeds(tiny_encoder, store):
-    swept, recurring, agreement = seeds_study(tiny_setting(tiny_encoder), store)
+    swept, recurring, matched, agreement = seeds_study(tiny_setting(tiny_encoder), store)
     assert swept.summary["seed"].dropna().nunique() == 3
     joined = swept.summary[swept.summary["joined"].notna()]
     assert list(joined["variant"]) == ["2 seeds joined"] * 2
@@ -408,6 +418,8 @@ def test_study_of_seeds(tiny_encoder, store):
     assert (two.activation.groups, two.k, two.width) == (2, parts[0].k, 2 * parts[0].width)
     assert torch.equal(two.W_enc, torch.cat([part.W_enc for part in parts]))
     assert set(recurring["kind"]) == {"latents", "firings", "every run", "chance"}
+    assert matched[["first", "second"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert (matched["pairs"] <= matched["width"]).all() and matched[["mean", "share"]].lt(1).all(axis=None)
     assert len(agreement) == 2 * 2 and agreement["mean"].between(0, 1).all()
 
 

@@ -28,9 +28,10 @@ from lib.report.layers import layers_figure
 from lib.report.results import LATENT, NDCG, Results, real
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
 from lib.report.retrieval_training import retrieval_training_figure
-from lib.report.seeds import SAME, seeds_figure
+from lib.report.seeds import seeds_figure
 from lib.report.vocabulary import rank_frequency_figure
 from lib.report.width_k import width_k_figure
+from lib.studies.names import SAME
 from lib.support.folders import digest_file, replacing
 
 MISSING = "--"

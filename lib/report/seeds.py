@@ -9,28 +9,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.report.common import SIGNIFICANT, STYLE
-from lib.report.sweeps import PALETTE, comparison, estimate
+from lib.report.sweeps import collection_colours, comparison, estimate
+from lib.studies.names import (
+    BY_CHANCE,
+    IN_EVERY_RUN,
+    SAME,
+    SEED_AND_WORDS,
+    SHARE_OF_FIRINGS,
+    SHARE_OF_LATENTS,
+    TWO_SEEDS,
+)
 
-SAME = 0.7  # least cosine at which two latents are called the same, as in Paulo and Belrose (arXiv 2501.16615)
 KINDS = {
-    "firings": ("all firings", "#E69F00"),
-    "latents": ("latents", "#D55E00"),
-    "every run": ("in every run", "#009E73"),
-    "chance": ("by chance", "#999999"),
+    SHARE_OF_FIRINGS: ("all firings", "#E69F00"),
+    SHARE_OF_LATENTS: ("latents", "#D55E00"),
+    IN_EVERY_RUN: ("in every run", "#009E73"),
+    BY_CHANCE: ("by chance", "#999999"),
 }
+PAIRS = {TWO_SEEDS: ("o", "#D55E00"), SEED_AND_WORDS: ("s", "#999999")}
 
 
 def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> Figure:
     """Draw nDCG@10 of seeds and of several joined, the share of latents that recur, and how far rankings agree."""
-    names = list(dict.fromkeys(summary["collection"]))
-    places = np.arange(len(names))
+    colours = collection_colours(summary)
+    names, places = list(colours), np.arange(len(colours))
     with plt.rc_context(STYLE):
         figure, (quality, latents, rankings) = plt.subplots(1, 3, figsize=(8.4, 2.8))
         for column, ends, marker, size in (("seed", (-0.32, 0.12), "o", 3), ("joined", (0.25, 0.38), "D", 3.5)):
             runs = summary[summary[column].notna()]
-            for at, (name, colour) in enumerate(zip(names, PALETTE, strict=False)):
+            for place, (name, colour) in enumerate(colours.items()):
                 rows = runs[runs["collection"] == name]
-                x = at + np.linspace(*ends, len(rows))
+                x = place + np.linspace(*ends, len(rows))
                 quality.vlines(x, rows["low"], rows["high"], color=colour, linewidth=0.9)
                 quality.plot(x, rows["mean"], marker, markersize=size, color=colour)
         quality.set(ylabel="nDCG@10, 95 % interval", ylim=(0, None), title="a dot a seed, a diamond several joined")
@@ -42,12 +51,11 @@ def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.D
         latents.axvline(SAME, ymax=0.65, color="#999999", linewidth=0.8, linestyle=":")
         latents.set(xlabel="least cosine of decoder rows", ylabel="share that recurs", ylim=(0, 1.02), xlim=(0, 1))
         latents.set_title("latents in another run")
-        pairs = (("two seeds", "#D55E00"), ("seed 0 and lexical BM25", "#999999"))
-        for (pair, colour), marker in zip(pairs, "os", strict=True):
+        for pair, (marker, colour) in PAIRS.items():
             rows = agreement[agreement["pair"] == pair].set_index("collection").loc[names]
             rankings.vlines(places, rows["low"], rows["high"], color=colour, linewidth=1.2)
             rankings.plot(places, rows["mean"], marker, color=colour, markersize=5)
-        _key(rankings, pairs)
+        _key(rankings, [(pair, colour) for pair, (_, colour) in PAIRS.items()])
         rankings.set(ylabel="rank-biased overlap, top 10", ylim=(0, 1.05), title="rankings")
         for axes in (quality, rankings):
             axes.set_xticks(places, [name.replace("/test", "").replace("/", "/\n") for name in names], fontsize=7.5)
@@ -57,39 +65,43 @@ def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.D
     return figure
 
 
-def seeds_in_words(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> str:
+def _key(axes: Axes, entries: Iterable[tuple[str, str]]) -> None:
+    """Write names in their colours, one below the other, in the upper right corner."""
+    style = {"fontsize": 8, "ha": "right", "va": "top", "transform": axes.transAxes}
+    for row, (name, colour) in enumerate(entries):
+        axes.text(0.98, 0.97 - 0.08 * row, name, color=colour, **style)
+
+
+def seeds_in_words(
+    summary: pd.DataFrame, recurring: pd.DataFrame, matched: pd.DataFrame, agreement: pd.DataFrame
+) -> str:
     """Say how far runs that differ in the seed only agree in quality, latents and rankings, and what joining gives."""
     shares = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")
     lines = [
-        f"At a cosine of {SAME} or more, {_share(shares.loc['latents'])} of the latents of a run recur in another "
-        f"(pairs of runs: lowest and highest), {_share(shares.loc['every run'])} in every other run, and "
-        f"{_share(shares.loc['firings'])} of the firings are of latents that recur; with random directions in the "
-        f"place of the other run it would be {shares.loc['chance', 'share']:.1%}."
+        f"At a cosine of {SAME} or more, {_share(shares.loc[SHARE_OF_LATENTS])} of the latents of a run recur in "
+        f"another (pairs of runs: lowest and highest), {_share(shares.loc[IN_EVERY_RUN])} in every other run, and "
+        f"{_share(shares.loc[SHARE_OF_FIRINGS])} of the firings are of latents that recur; with random directions "
+        f"instead of the other run it would be {shares.loc[BY_CHANCE, 'share']:.1%}.",
+        f"Matched one to one over {len(matched)} pairs of runs, {matched['share'].mean():.1%} of the latents have a "
+        f"counterpart at that cosine, and the mean cosine of the matched is {matched['mean'].mean():.2f} "
+        f"({matched['mean'].min():.2f} to {matched['mean'].max():.2f}).",
     ]
     pairs = agreement.set_index(["collection", "pair"])
     for name, rows in summary.groupby("collection", sort=False):
         runs = rows[rows["seed"].notna()]
-        told = int((runs["p_holm"] < SIGNIFICANT).sum())
+        significant = int((runs["p_holm"] < SIGNIFICANT).sum())
         half = (runs["high"] - runs["low"]).mean() / 2
-        both = [pairs.loc[(name, pair)] for pair in ("two seeds", "seed 0 and lexical BM25")]
+        seeds, words = (pairs.loc[(name, pair)] for pair in (TWO_SEEDS, SEED_AND_WORDS))
         lines.append(
             f"{name}: nDCG@10 over {len(runs)} seeds is {runs['mean'].mean():.3f}, standard deviation "
             f"{runs['mean'].std():.4f}, from {runs['mean'].min():.3f} to {runs['mean'].max():.3f} (the choice of "
-            f"queries alone leaves ±{half:.3f}); {told} of {len(runs) - 1} seeds are told apart from seed 0. The "
-            f"top tens of two seeds have a rank-biased overlap of {estimate(both[0])}, those of a seed and lexical "
-            f"BM25 of {estimate(both[1])}."
+            f"queries alone leaves ±{half:.3f}); {significant} of {len(runs) - 1} seeds differ significantly from "
+            f"seed 0. The top tens of two seeds have a rank-biased overlap of {estimate(seeds)}, those of a seed and "
+            f"lexical BM25 of {estimate(words)}."
         )
         for _, row in rows[rows["joined"].notna()].iterrows():
             lines.append(f"{name}, {row['variant']}: nDCG@10 {estimate(row)}, beside seed 0 {comparison(row)}.")
     return "\n".join(lines)
-
-
-def _key(axes: Axes, entries: Iterable[tuple[str, str]]) -> None:
-    """Write names in their colours, one below the other, in the upper right corner."""
-    for row, (name, colour) in enumerate(entries):
-        axes.text(
-            0.98, 0.97 - 0.08 * row, name, color=colour, fontsize=8, ha="right", va="top", transform=axes.transAxes
-        )
 
 
 def _share(row: pd.Series) -> str:

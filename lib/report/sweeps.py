@@ -1,6 +1,6 @@
-"""What the reports of the studies that train autoencoders share.
+"""What the reports of the studies that train autoencoders share: panels, lines with labels, and comparisons in words.
 
-Every difference is to the table's baseline. One that Holm's correction leaves at p >= 0.05 is "not told apart".
+Every difference is to the table's baseline; it is significant if Holm's correction leaves p below SIGNIFICANT.
 """
 
 from collections.abc import Iterable
@@ -16,18 +16,26 @@ from lib.report.common import SIGNIFICANT, STYLE
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 
 
-def forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str, str], title: str) -> Figure:
-    """Draw a row for each of `variants` and a panel a collection, all of one scale."""
+def collection_colours(table: pd.DataFrame) -> dict:
+    """Return a colour for each collection of a table, in its order: those of PALETTE, of a colour map where it ends."""
     names = list(dict.fromkeys(table["collection"]))
+    colours = PALETTE if len(names) <= len(PALETTE) else plt.get_cmap("turbo")(np.linspace(0, 1, len(names)))
+    return dict(zip(names, colours, strict=False))
+
+
+def forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str, str], title: str) -> Figure:
+    """Draw one row per variant and one panel per collection, all on one scale."""
+    colours = collection_colours(table)
     places = dict(zip(variants, range(len(variants)), strict=True))
     with plt.rc_context(STYLE):
-        size = (1.7 + 2.0 * len(names), 0.9 + 0.2 * len(variants))
-        figure, panels = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True, squeeze=False)
-        for axes, name, colour in zip(panels[0], names, PALETTE, strict=False):
+        size = (1.7 + 2.0 * len(colours), 0.9 + 0.2 * len(variants))
+        figure, panels = plt.subplots(1, len(colours), figsize=size, sharex=True, sharey=True, squeeze=False)
+        for axes, (name, colour) in zip(panels[0], colours.items(), strict=True):
             rows = table[table["collection"] == name]
-            y, told = rows["variant"].map(places), rows["p_holm"] < SIGNIFICANT
+            y, significant = rows["variant"].map(places), rows["p_holm"] < SIGNIFICANT
+            faces = [colour if filled else "white" for filled in significant]
             axes.hlines(y, rows[ends[0]], rows[ends[1]], color=colour, linewidth=1.2)
-            axes.scatter(rows[value], y, s=22, color=np.where(told, colour, "white"), edgecolor=colour, zorder=3)
+            axes.scatter(rows[value], y, s=22, color=faces, edgecolor=colour, zorder=3)
             if value == "difference":
                 axes.axvline(0, color="#999999", linewidth=0.8, zorder=0)
             axes.set_title(name, fontsize=9)
@@ -49,35 +57,28 @@ def band(axes: Axes, rows: pd.DataFrame, field: str, colour: str) -> float:
 
 
 def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
-    """Write the name of each line (end, name, colour) beside its end, moved apart where two would overlap."""
+    """Write the name of each line (end, name, colour) beside its end, moved up where two would overlap."""
     low, high = axes.get_ylim()
-    step, before = 0.09 * (high - low), -np.inf
-    for y, name, colour in sorted(ends):
-        before = max(y, before + step)
-        axes.annotate(
-            name,
-            (1.0, before),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=colour,
-            fontsize=8,
-            va="center",
-            annotation_clip=False,
-        )
+    step, height = 0.09 * (high - low), -np.inf
+    style = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": 8, "va": "center", "annotation_clip": False}
+    for end, name, colour in sorted(ends, key=lambda line: line[:2]):
+        height = max(end, height + step)
+        axes.annotate(name, (1.0, height), xycoords=axes.get_yaxis_transform(), color=colour, **style)
 
 
-def comparisons(rows: pd.DataFrame, what: str) -> str:
-    """Say which rows, named by their index, differ from the baseline in which direction."""
-    others = rows[rows["difference"].notna()].sort_index()
-    told = others["p_holm"] < SIGNIFICANT
-    kinds = {
-        "worse than the baseline": others[told & (others["difference"] < 0)],
-        "better than the baseline": others[told & (others["difference"] > 0)],
-        "not told apart from the baseline": others[~told],
+def comparisons(rows: pd.DataFrame, noun: str) -> str:
+    """Name the rows, by their index, that are worse or better than the baseline, or not significantly different."""
+    compared = rows[rows["difference"].notna()].sort_index()
+    significant, worse = compared["p_holm"] < SIGNIFICANT, compared["difference"] < 0
+    groups = {
+        "worse than the baseline": compared[significant & worse],
+        "better than the baseline": compared[significant & ~worse],
+        "not significantly different": compared[~significant],
     }
-    parts = [f"{kind}: {', '.join(f'{at:,}' for at in own.index)}" for kind, own in kinds.items() if len(own)]
-    return f"{what} {'; '.join(parts)}."
+    parts = [
+        f"{verdict}: {', '.join(f'{x:,}' for x in group.index)}" for verdict, group in groups.items() if len(group)
+    ]
+    return f"{noun} {'; '.join(parts)}."
 
 
 def estimate(row: pd.Series) -> str:
@@ -91,7 +92,7 @@ def change(row: pd.Series) -> str:
 
 
 def comparison(row: pd.Series) -> str:
-    """Say what the test against the baseline says of a row."""
+    """Return whether a row is better or worse than the baseline, with the difference."""
     if not row["p_holm"] < SIGNIFICANT:
-        return f"not told apart from it ({change(row)})"
+        return f"not significantly different from it ({change(row)})"
     return f"{'better' if row['difference'] > 0 else 'worse'} ({change(row)})"

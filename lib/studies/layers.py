@@ -5,42 +5,42 @@ import numpy as np
 from lib.inspect.vocabulary import LEAST_TAIL
 from lib.studies.inputs import Setting
 from lib.studies.model import stored_fit
-from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
+from lib.studies.names import LATENT, SPLADE_STYLE
+from lib.studies.sweeps import SPLARE, Swept, Variant, study_recipe, sweep, with_labels
 from lib.support.store import Store
 
-LATENT, SPLADE = "latent terms", "SPLADE-style"
 N_REFITS = 100  # for the interval of an exponent
 
 
 def layers_study(setting: Setting, store: Store | None = None) -> Swept:
     """Read every layer twice: as latent terms (sum, sqrt, BM25) and as SPLARE does (max, log1p, inner product).
 
-    The baseline is the final layer as latent terms. The summary's columns beyond `Swept` are layer and readout, and
-    behind the others Zipf's exponent of how often latents fire in the documents, with its 95 % interval: exponent,
-    exponent_low, exponent_high, empty where too few latents occur for `fit_zipf`.
+    The baseline is the final layer as latent terms. The summary also has the columns layer and readout, and Zipf's
+    exponent of how often latents fire in the documents, with its 95 % interval: exponent, exponent_low, exponent_high,
+    empty where too few latents occur for `fit_zipf`.
     """
-    readouts = {LATENT: {}, SPLADE: {"pooling": "max", "phi": "log1p", "scoring": None}}
     variants, labels = {}, {}
     for layer in setting.size.layers:
         recipe = study_recipe(setting, setting.encoder.at(layer))
-        for readout, how in readouts.items():
+        for readout, fields in ((LATENT, {}), (SPLADE_STYLE, SPLARE)):
             name = f"{readout}, layer {layer}"
-            variants[name] = Variant(recipe, **how)
+            variants[name] = Variant(recipe, **fields)
             labels[name] = {"layer": layer, "readout": readout}
     baseline = f"{LATENT}, layer {setting.encoder.layer}"
     swept = with_labels(sweep(variants, baseline, setting.collections, store), labels)
-    return swept._replace(summary=swept.summary.assign(**_exponents(swept, labels, store or Store())))
+    return swept._replace(summary=swept.summary.assign(**_exponents(swept, store or Store())))
 
 
-def _exponents(swept: Swept, labels: dict[str, dict], store: Store) -> dict[str, list[float]]:
-    """Return the exponents of the summary's rows; both readouts of a layer fire alike, so they share a fit."""
+def _exponents(swept: Swept, store: Store) -> dict[str, np.ndarray]:
+    """Return the columns of exponents; both readouts of a layer fire alike, so they share a fit."""
     fits: dict[tuple[str, int], tuple[float, float, float]] = {}
     rows = []
-    for collection, variant in zip(swept.summary["collection"], swept.summary["variant"], strict=True):
-        key = collection, labels[variant]["layer"]
+    for row in swept.summary.itertuples():
+        key = row.collection, row.layer
         if key not in fits:
-            firings = swept.documents[collection, variant].firings
-            enough = (firings > 0).sum() >= LEAST_TAIL and len(np.unique(firings[firings > 0])) > 1
+            firings = swept.documents[row.collection, row.variant].firings
+            occurring = firings[firings > 0]
+            enough = len(occurring) >= LEAST_TAIL and len(np.unique(occurring)) > 1
             fits[key] = stored_fit(firings, N_REFITS, store)[:3] if enough else (np.nan,) * 3
         rows.append(fits[key])
-    return dict(zip(("exponent", "exponent_low", "exponent_high"), map(list, zip(*rows, strict=True)), strict=True))
+    return dict(zip(("exponent", "exponent_low", "exponent_high"), np.transpose(rows), strict=True))

@@ -2,53 +2,74 @@
 
 from collections.abc import Sequence
 from itertools import combinations, permutations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
 from lib.bm25.ranking import Ranking
 from lib.evaluation.measures import bootstrap_interval
 from lib.studies.inputs import Setting
-from lib.studies.sweeps import LEXICAL, Swept, Variant, lexical, study_recipe, sweep, with_labels
+from lib.studies.names import (
+    BY_CHANCE,
+    IN_EVERY_RUN,
+    LEXICAL,
+    SAME,
+    SEED_AND_WORDS,
+    SHARE_OF_FIRINGS,
+    SHARE_OF_LATENTS,
+    TWO_SEEDS,
+)
+from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
 from lib.support.store import Store
 
-JOINED = (2, 4)  # seeds, as far as there are so many and they divide k
-_CHUNK = 2**25  # cosines held at once: 128 MB of float32
+JOINED = (2, 4)  # numbers of seeds that are joined, as far as there are so many and they divide k
 PERSISTENCE = 0.9  # of rank-biased overlap: the first ten ranks have 86 % of its weight
+_CHUNK = 2**25  # cosines held at once: 128 MB of float32
 
 
-def seeds_study(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame, pd.DataFrame]:
-    """Train the same autoencoder from other random weights, in another order of the states; and join several of them.
+class SeedsStudy(NamedTuple):
+    """The tables of the study.
 
-    Returns
-    -------
-    Swept
-        The baseline is seed 0; the summary's columns beyond it are seed, and joined for variants that divide the k
+    Attributes
+    ----------
+    swept : Swept
+        The baseline is seed 0. The summary also has the columns seed, and joined for variants that divide the k
         latents of a token among the first so many seeds.
-    recurring : DataFrame
-        As `agreement.recurrence`, by the firings in the documents of all collections.
+    recurring, matched : DataFrame
+        As `recurrence` and `matches` return them, for the latents that fire in the documents of all collections.
     agreement : DataFrame
-        A row a collection and pair: rank-biased overlap of the ten best documents of two seeds ("two seeds"), and of
-        seed 0 and lexical BM25 for scale; mean, low, high as in `agreement.ranking_agreement`.
+        One row per collection and pair of rankings: two seeds, and seed 0 and lexical BM25 for scale; mean, low, high
+        as `ranking_agreement` returns them, for the ten best documents.
     """
+
+    swept: Swept
+    recurring: pd.DataFrame
+    matched: pd.DataFrame
+    agreement: pd.DataFrame
+
+
+def seeds_study(setting: Setting, store: Store | None = None) -> SeedsStudy:
+    """Train an autoencoder from other random weights, in another order of the states; and join several of them."""
     numbers = range(setting.size.n_seeds)
     recipes = [study_recipe(setting, seed=seed) for seed in numbers]
-    runs_of = {f"seed {seed}": Variant(recipe) for seed, recipe in zip(numbers, recipes, strict=True)}
+    runs = {f"seed {seed}": Variant(recipe) for seed, recipe in zip(numbers, recipes, strict=True)}
     labels: dict[str, dict] = {f"seed {seed}": {"seed": seed} for seed in numbers}
     joined = [n for n in JOINED if n <= len(recipes) and setting.size.k % n == 0]
     labels |= {f"{n} seeds joined": {"joined": n} for n in joined}
-    variants = runs_of | {f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n])) for n in joined}
-    swept = sweep(variants, "seed 0", setting.collections, store, lexical)
+    variants = runs | {f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n])) for n in joined}
+    swept = sweep(variants, "seed 0", setting.collections, store, words=True)
     names = [collection.full_name for collection in setting.collections]
-    decoders = [swept.autoencoders[run].W_dec.numpy() for run in runs_of]
-    firings = [sum(swept.documents[name, run].firings for name in names) for run in runs_of]
+    decoders = [swept.autoencoders[run].W_dec.numpy() for run in runs]
+    firings = [sum(swept.documents[name, run].firings for name in names) for run in runs]
     rows = []
     for name in names:
-        runs = [swept.rankings[name, run] for run in runs_of]
-        rows.append({"collection": name, "pair": "two seeds", **ranking_agreement(runs)})
-        pair = [runs[0], swept.rankings[name, LEXICAL]]
-        rows.append({"collection": name, "pair": f"seed 0 and {LEXICAL}", **ranking_agreement(pair)})
-    return with_labels(swept, labels), recurrence(decoders, firings), pd.DataFrame(rows)
+        rankings = [swept.rankings[name, run] for run in runs]
+        for pair, compared in ((TWO_SEEDS, rankings), (SEED_AND_WORDS, [rankings[0], swept.rankings[name, LEXICAL]])):
+            rows.append({"collection": name, "pair": pair, **ranking_agreement(compared)})
+    recurring, matched = recurrence(decoders, firings), matches(decoders, firings)
+    return SeedsStudy(with_labels(swept, labels), recurring, matched, pd.DataFrame(rows))
 
 
 def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -57,43 +78,98 @@ def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     directions, others : np.ndarray, float32 [width, d] and [other_width, d]
-        Rows of decoders; of any length above 0.
+        Rows of decoders, none of them 0.
 
     Raises
     ------
     ValueError
-        If the two have another d, or a row is 0.
+        If the two differ in d, or a row is 0.
     """
-    if directions.shape[1] != others.shape[1]:
-        raise ValueError(f"The directions have d = {directions.shape[1]} and {others.shape[1]}; compare equal layers.")
-    unit, other_unit = _unit(directions), _unit(others)
+    unit, other_unit = _unit_rows(directions, others)
     size = max(1, _CHUNK // len(others))
     chunks = (unit[start : start + size] @ other_unit.T for start in range(0, len(unit), size))
     return np.concatenate([chunk.max(axis=1) for chunk in chunks])
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not norms.all():
-        raise ValueError(f"Row {int(np.argmin(norms))} of the directions is 0 and has no cosine; leave it out.")
-    return rows / norms
+def matched_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Match two sets of directions one to one so that the sum of cosines is largest (the Hungarian algorithm).
+
+    It takes time that grows with the cube of the width and 12 bytes of memory per pair of directions: seconds at 2,048
+    latents, 13 GB at 32,768.
+
+    Parameters
+    ----------
+    directions, others : np.ndarray, float32 [width, d] and [other_width, d]
+        Rows of decoders, none of them 0.
+
+    Returns
+    -------
+    np.ndarray, float32 [min(width, other_width)]
+        The cosine of each pair.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in d, or a row is 0.
+    """
+    unit, other_unit = _unit_rows(directions, others)
+    cosines = unit @ other_unit.T
+    return cosines[linear_sum_assignment(cosines, maximize=True)]
+
+
+def _unit_rows(*matrices: np.ndarray) -> list[np.ndarray]:
+    first, second = (matrix.shape[1] for matrix in matrices)
+    if first != second:
+        raise ValueError(f"The directions have d = {first} and {second}; compare equal layers.")
+    norms = [np.linalg.norm(matrix, axis=1, keepdims=True) for matrix in matrices]
+    for norm in norms:
+        if not norm.all():
+            raise ValueError(f"Row {int(np.argmin(norm))} of the directions is 0 and has no cosine; leave it out.")
+    return [matrix / norm for matrix, norm in zip(matrices, norms, strict=True)]
+
+
+def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Match the latents of every pair of runs one to one by their decoder rows, those left out that never fire.
+
+    The mean of the matched cosines is the pairwise dictionary mean correlation coefficient (PW-MCC, Song et al., arXiv
+    2505.20254), here of signed cosines: latents are not negative, so opposite directions are two meanings. Paulo and
+    Belrose (arXiv 2501.16615) count the pairs of at least SAME, and ask the same of the encoders.
+
+    Parameters
+    ----------
+    decoders, firings : sequence of np.ndarray
+        As in `recurrence`.
+
+    Returns
+    -------
+    DataFrame
+        One row per pair of runs: first, second (their positions), width (latents of the first that fire), pairs, mean
+        (of the matched cosines) and share (of pairs with a cosine of at least SAME).
+    """
+    living = [decoder[fired > 0] for decoder, fired in zip(decoders, firings, strict=True)]
+    rows = []
+    for first, second in combinations(range(len(living)), 2):
+        cosines = matched_cosines(living[first], living[second])
+        shared = (cosines >= SAME).mean()
+        rows.append((first, second, len(living[first]), len(cosines), cosines.mean(), shared))
+    return pd.DataFrame(rows, columns=["first", "second", "width", "pairs", "mean", "share"])
 
 
 def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Return the share of latents that recur in another run, for each least cosine that counts as the same latent.
 
-    A latent's counterpart is the one of most similar decoder row (mean max cosine similarity: Sharkey, Braun and
-    Millidge 2022; Paulo and Belrose, arXiv 2501.16615, match one to one instead and count cosines above 0.7). Latents
-    that never fire have no meaning and are left out of the run whose share it is.
+    A latent's counterpart is the one of most similar decoder row, which several latents may share (mean max cosine
+    similarity: Sharkey, Braun and Millidge 2022); `matches` is one to one. Latents that never fire have no meaning and
+    are left out of the run whose share it is.
 
     Parameters
     ----------
     decoders : sequence of np.ndarray, float32 [width, d]
-        One a run, at least two.
+        The decoder of each run, at least two.
     firings : sequence of np.ndarray, int64 [width]
-        In how many tokens each latent of a run is active.
+        For each run, in how many tokens each latent is active.
     seed : int
-        Of the random directions.
+        Seed of the random directions that stand for chance.
 
     Returns
     -------
@@ -108,27 +184,20 @@ def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], se
     best = {(a, b): best_cosines(decoders[a][alive[a]], decoders[b]) for a, b in permutations(range(len(decoders)), 2)}
     random = [rng.standard_normal(decoder.shape, np.float32) for decoder in decoders]
     by_kind = {
-        "latents": [_shares(cosines, thresholds) for cosines in best.values()],
-        "firings": [_shares(cosines, thresholds, firings[a][alive[a]]) for (a, _), cosines in best.items()],
-        "every run": [
-            _shares(np.min([cosines for (run, _), cosines in best.items() if run == a], axis=0), thresholds)
-            for a in range(len(decoders))
+        SHARE_OF_LATENTS: [_shares(cosines, thresholds) for cosines in best.values()],
+        SHARE_OF_FIRINGS: [_shares(cosines, thresholds, firings[a][alive[a]]) for (a, _), cosines in best.items()],
+        IN_EVERY_RUN: [
+            _shares(np.min([cosines for (first, _), cosines in best.items() if first == run], axis=0), thresholds)
+            for run in range(len(decoders))
         ],
-        "chance": [
-            _shares(best_cosines(decoder[living], other), thresholds)
-            for decoder, living, other in zip(decoders, alive, random, strict=True)
+        BY_CHANCE: [
+            _shares(best_cosines(decoder[living], directions), thresholds)
+            for decoder, living, directions in zip(decoders, alive, random, strict=True)
         ],
     }
+    ends = {"share": np.mean, "lowest": np.min, "highest": np.max}
     parts = [
-        pd.DataFrame(
-            {
-                "kind": kind,
-                "cosine": thresholds,
-                "share": np.mean(shares, axis=0),
-                "lowest": np.min(shares, axis=0),
-                "highest": np.max(shares, axis=0),
-            }
-        )
+        pd.DataFrame({"kind": kind, "cosine": thresholds} | {end: f(shares, axis=0) for end, f in ends.items()})
         for kind, shares in by_kind.items()
     ]
     return pd.concat(parts, ignore_index=True)
@@ -157,11 +226,7 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
         raise ValueError(f"The rankings have {k} and {len(second)} documents; compare equally many, at least one.")
     if not 0 < p < 1:
         raise ValueError(f"p is {p!r}; it must be between 0 and 1, such as 0.9.")
-    seen_first, seen_second, agreement = set(), set(), []
-    for depth, (a, b) in enumerate(zip(first, second, strict=True), 1):
-        seen_first.add(a)
-        seen_second.add(b)
-        agreement.append(len(seen_first & seen_second) / depth)
+    agreement = [len(set(first[:depth]) & set(second[:depth])) / depth for depth in range(1, k + 1)]
     weights = p ** np.arange(1, k + 1)
     return float(agreement[-1] * p**k + (1 - p) / p * (weights * agreement).sum())
 
@@ -172,9 +237,9 @@ def ranking_agreement(runs: Sequence[Ranking], seed: int = 0) -> dict[str, float
     Parameters
     ----------
     runs : sequence of Ranking
-        Over the same queries in the same order, each with equally many documents; at least two.
+        At least two, over the same queries in the same order, each with equally many documents.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
@@ -189,8 +254,9 @@ def ranking_agreement(runs: Sequence[Ranking], seed: int = 0) -> dict[str, float
     if len(runs) < 2 or any(run.query_ids != runs[0].query_ids for run in runs):
         raise ValueError("Agreement takes at least two runs over the same queries in the same order.")
     pairs = list(combinations(runs, 2))
-    values = np.array(
-        [[rank_biased_overlap(a.doc_ids[i], b.doc_ids[i]) for a, b in pairs] for i in range(len(runs[0].query_ids))]
-    ).mean(axis=1)
+    overlaps = [
+        [rank_biased_overlap(a.doc_ids[i], b.doc_ids[i]) for a, b in pairs] for i in range(len(runs[0].query_ids))
+    ]
+    values = np.mean(overlaps, axis=1)
     low, high = bootstrap_interval(values, seed=seed)
     return {"mean": float(values.mean()), "low": low, "high": high}

@@ -1,10 +1,11 @@
 """Many variants of latent terms at once: autoencoders from one pass over a text, matrices from one over a collection.
 
-A *variant* is a retriever at a layer, an autoencoder trained on its states, a pooling, a phi and a scoring. Whatever
-two variants have in common is computed once and kept in the store under a key of everything that decides it.
+A *variant* is a retriever at a layer, an autoencoder trained on its states, a pooling, a phi and a scoring. What two
+variants have in common is computed once and kept in the store under a key of everything that decides it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,28 +29,33 @@ from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
 from lib.studies.encoded import Pooled, Terms, any_layer, grouped, pooled_terms
 from lib.studies.inputs import Setting
+from lib.studies.names import LEXICAL, MEASURE
 from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
 
-LEXICAL = "lexical BM25"
-MEASURE, CUTOFF = "nDCG@10", 10
+CUTOFF = 10
 STORED = "bfloat16"  # what training states are kept in
 RULE = 2  # to be raised when `train` gives other weights than before for the same configuration
+SPLARE = {"pooling": "max", "phi": "log1p", "scoring": None}  # the readout of SPLARE, as fields of `Variant`
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an autoencoder is made.
+    """How an autoencoder is trained.
 
     Attributes
     ----------
     encoder : TokenEncoder
-        It reads the text, at its layer, in the machine's own dtype: states are kept in bfloat16 all the same.
-    corpus : LocalText, StreamedText, GivenText, or any iterable of str that can be read again and has an `identity`
+        Retriever that reads the text, at its layer and in the machine's own dtype; the states are kept in bfloat16.
+    corpus : LocalText, StreamedText or GivenText
+        Training text; any iterable of str that can be read again and has an `identity`.
     tokens : int
-        Distinct token states to train on, the first of the text; all if there are fewer.
+        Number of distinct token states to train on, the first of the text; all if there are fewer.
     config : TrainingConfig
+        How it is trained on them.
     """
 
     encoder: TokenEncoder
@@ -75,14 +81,15 @@ class Variant:
     Attributes
     ----------
     recipe : Recipe
+        How its autoencoder is trained.
     joined : tuple of Recipe
-        Of autoencoders whose latents stand beside its own (`sae.join`); a token's k of `recipe` are divided among them.
+        Recipes of autoencoders whose latents stand beside those of the first (`autoencoder.join`), which share its k.
     pooling, phi : str
         As in `lib.bm25.pooling`.
     scoring : BM25Constants, optional
-        None is the inner product.
+        The constants of BM25; None is the inner product.
     reader : TokenEncoder, optional
-        Reads the collection in the place of the recipe's encoder, such as the same one in another dtype.
+        Encoder that reads the collection instead of the recipe's, such as the same one in another dtype.
     """
 
     recipe: Recipe
@@ -94,23 +101,23 @@ class Variant:
 
 
 class Swept(NamedTuple):
-    """What a sweep gives.
+    """The results of a sweep.
 
     Attributes
     ----------
     summary : DataFrame
-        One row a collection and variant: n_docs, n_queries; nDCG@10 as mean, with its 95 % bootstrap interval over
+        One row per collection and variant: n_docs, n_queries; nDCG@10 as mean, with its 95 % bootstrap interval over
         queries (low, high); against the baseline difference, difference_low, difference_high, p (two-sided paired
         randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu, latents_per_doc,
         used (share of the latents that occur).
     values : DataFrame
-        nDCG@10 of each query: collection, query_id, and a column a variant.
+        nDCG@10 of each query: collection, query_id, and one column per variant.
     rankings : dict
-        By (collection, variant): the ten best documents of each query.
+        The ten best documents of each query, by (collection, variant).
     autoencoders : dict
-        By variant.
-    documents : dict
-        By (collection, variant): `Pooled`.
+        The autoencoder of each variant.
+    documents, queries : dict
+        The pooled codes of either side, by (collection, variant).
     """
 
     summary: pd.DataFrame
@@ -118,11 +125,7 @@ class Swept(NamedTuple):
     rankings: dict[tuple[str, str], Ranking]
     autoencoders: dict[str, SparseAutoencoder]
     documents: dict[tuple[str, str], Pooled]
-
-
-def nothing_else(collection: Collection) -> dict[str, Ranking]:
-    """Return no other system."""
-    return {}
+    queries: dict[tuple[str, str], Pooled]
 
 
 def sweep(
@@ -130,19 +133,22 @@ def sweep(
     baseline: str,
     collections: Iterable[Collection],
     store: Store | None = None,
-    others: Callable[[Collection], dict[str, Ranking]] = nothing_else,
+    words: bool = False,
 ) -> Swept:
     """Train what is not trained yet, read each collection once for all variants of a retriever, rank and compare.
 
     Parameters
     ----------
     variants : mapping of str to Variant
+        The variants by name.
     baseline : str
-        The one that the others are compared with.
+        Name of the variant that the others are compared with.
     collections : iterable of Collection
+        What they rank, each with at least two judged queries.
     store : Store, optional
-    others : callable
-        Of a collection, the rankings of systems that are compared like the variants but have no autoencoder.
+        Where autoencoders, states and pooled codes are kept.
+    words : bool
+        Whether lexical BM25 is compared as well; it has no autoencoder.
 
     Raises
     ------
@@ -158,31 +164,33 @@ def sweep(
     for collection in collections:
         if len(collection.query_ids) < 2:
             raise ValueError(f"{collection.full_name} has one judged query; comparing variants takes at least two.")
-    saes = _made(variants, store)
+    saes = _autoencoders_of(variants, store)
     readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
-    summary, values, rankings, documents = [], [], {}, {}
+    summary, values, rankings, documents, queries = [], [], {}, {}, {}
     for collection in collections:
         name = collection.full_name
-        docs = pooled_terms(readings, collection, "document", store)
-        queries = pooled_terms(readings, collection, "query", store)
-        sides = zip(variants, docs, queries, strict=True)
-        own = {variant: rank(collection, d.terms, q.terms, variants[variant]) for variant, d, q in sides}
-        own |= others(collection)
-        frames = {variant: per_query(ranking, collection.qrels, [MEASURE]) for variant, ranking in own.items()}
-        seen = dict(zip(variants, docs, strict=True))
-        summary.append(
-            summarise(frames, baseline, MEASURE)
-            .rename(columns={"system": "variant"})
-            .join(_facts(seen), on="variant")
-            .assign(**_counts(collection))
+        doc_side, query_side = (
+            dict(zip(variants, pooled_terms(readings, collection, kind, store), strict=True))
+            for kind in ("document", "query")
         )
+        ranked = {
+            variant: _rank(collection, doc_side[variant].terms, query_side[variant].terms, settings)
+            for variant, settings in variants.items()
+        }
+        if words:
+            ranked[LEXICAL] = _rank_by_words(collection)
+        frames = {variant: per_query(ranking, collection.qrels, [MEASURE]) for variant, ranking in ranked.items()}
+        counts = {"collection": name, "n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
+        compared = summarise(frames, baseline, MEASURE).rename(columns={"system": "variant"})
+        summary.append(compared.join(_facts(doc_side), on="variant").assign(**counts))
         values += [frame.assign(variant=variant, collection=name) for variant, frame in frames.items()]
-        rankings |= {(name, variant): ranking for variant, ranking in own.items()}
-        documents |= {(name, variant): pooled for variant, pooled in seen.items()}
+        rankings |= {(name, variant): ranking for variant, ranking in ranked.items()}
+        documents |= {(name, variant): codes for variant, codes in doc_side.items()}
+        queries |= {(name, variant): codes for variant, codes in query_side.items()}
     table = pd.concat(summary, ignore_index=True)
     first = ["collection", "n_docs", "n_queries", "variant"]
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
-    return Swept(table[[*first, *table.columns.drop(first)]], wide.reset_index(), rankings, saes, documents)
+    return Swept(table[[*first, *table.columns.drop(first)]], wide.reset_index(), rankings, saes, documents, queries)
 
 
 def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
@@ -192,34 +200,27 @@ def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **change
 
 
 def with_labels(swept: Swept, labels: dict[str, dict]) -> Swept:
-    """Put what each variant is into the summary, as columns behind its name."""
+    """Add what each variant is to the summary, as columns behind its name."""
     frame = pd.DataFrame.from_dict(labels, orient="index")
     summary = swept.summary.join(frame, on="variant")
-    at = list(summary.columns).index("variant") + 1
-    columns = list(summary.columns.drop(frame.columns))
-    return swept._replace(summary=summary[[*columns[:at], *frame.columns, *columns[at:]]])
+    columns = list(swept.summary.columns)
+    position = columns.index("variant") + 1
+    return swept._replace(summary=summary[[*columns[:position], *frame.columns, *columns[position:]]])
 
 
-def lexical(collection: Collection) -> dict[str, Ranking]:
-    """Return the ten best documents of lexical BM25 for each query, under its name."""
-    index = LexicalBM25(collection.doc_texts, collection.doc_ids)
-    ranking = index.search(collection.query_texts, collection.query_ids, CUTOFF + 1)
-    return {LEXICAL: ranking.exclude(collection.self_matches).top(CUTOFF)}
-
-
-def _made(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
+def _autoencoders_of(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
     """Return the autoencoder of each variant, of several parts where it joins them."""
     recipes = {name: (variant.recipe, *variant.joined) for name, variant in variants.items()}
-    parts = iter(autoencoders([recipe for own in recipes.values() for recipe in own], store))
-    made = {name: [next(parts) for _ in own] for name, own in recipes.items()}
-    return {name: own[0] if len(own) == 1 else join(own).with_k(own[0].k) for name, own in made.items()}
+    trained = iter(autoencoders([recipe for group in recipes.values() for recipe in group], store))
+    parts = {name: [next(trained) for _ in group] for name, group in recipes.items()}
+    return {name: group[0] if len(group) == 1 else join(group).with_k(group[0].k) for name, group in parts.items()}
 
 
 def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoencoder]:
     """Return the autoencoder of each recipe, trained if it is not in the store.
 
     Recipes of one retriever and text share a pass over the text, whatever their layers; each then reads the states
-    that the pass left on disk. A killed call goes on where it was when it is made again.
+    that the pass left on disk. A killed call continues where it was when it is made again.
     """
     recipes = list(recipes)
     for group in grouped(recipes, lambda recipe: [any_layer(recipe.encoder), recipe.corpus.identity]):
@@ -245,37 +246,42 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     states = cache_states(store.folder, encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
-        source = first_states(states[layer], recipe.tokens)
-        what = f"layer {layer}, width {config.width:,}, k {config.k}, seed {config.seed}, {source.n:,} states"
-        print(f"Autoencoder {number} of {len(missing)}: {what}", flush=True)
-        with Checkpoints(folder / "checkpoints") as kept:
-            train(source, config, checkpoints=kept).save(folder)
-            kept.remove()
+        source = _first_states(states[layer], recipe.tokens)
+        text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
+        log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            train(source, config, checkpoints=checkpoints).save(folder)
+            checkpoints.remove()
 
 
-def first_states(states: StoredStates, n: int) -> StoredStates:
+def _first_states(states: StoredStates, n: int) -> StoredStates:
     """Return the first `n` of these states, or all if there are fewer; nothing is copied."""
     n = min(n, states.n)
     return StoredStates(states.read(0, n), {**states.identity, "tokens": n})
 
 
-def rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:
-    """Return the ten best documents of each query; a query's own document (ArguAna) is left out."""
+def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:
     docs, queries = (apply_phi(terms, variant.phi) for terms in (doc_terms, query_terms))
     if variant.scoring is None:
         ranking = inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, CUTOFF + 1)
     else:
         index = BM25Index.build(docs, collection.doc_ids, variant.scoring)
         ranking = index.search(queries, collection.query_ids, CUTOFF + 1)
+    return _best(ranking, collection)
+
+
+def _rank_by_words(collection: Collection) -> Ranking:
+    index = LexicalBM25(collection.doc_texts, collection.doc_ids)
+    return _best(index.search(collection.query_texts, collection.query_ids, CUTOFF + 1), collection)
+
+
+def _best(ranking: Ranking, collection: Collection) -> Ranking:
+    """Return the ten best documents of each query without the query's own document (ArguAna)."""
     return ranking.exclude(collection.self_matches).top(CUTOFF)
 
 
-def _counts(collection: Collection) -> dict:
-    counts = {"n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
-    return {"collection": collection.full_name} | counts
-
-
 def _facts(documents: dict[str, Pooled]) -> pd.DataFrame:
+    """Return what the summary says about the documents' codes, by variant."""
     rows = {
         name: {
             "fvu": pooled.fvu,

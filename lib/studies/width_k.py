@@ -1,4 +1,4 @@
-"""Study `41_width_k`: autoencoders of several widths, and of several numbers of latents a token."""
+"""Study `41_width_k`: autoencoders of several widths, and of several numbers of latents per token."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,7 @@ from lib.support.store import Store
 
 
 def width_k_study(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame]:
-    """Vary the width at one k, and k at one width.
-
-    The summary's columns beyond `Swept` are width and k.
+    """Vary the width at one k, and k at one width. The summary also has the columns width and k.
 
     Returns
     -------
@@ -25,20 +23,18 @@ def width_k_study(setting: Setting, store: Store | None = None) -> tuple[Swept, 
         95 % bootstrap interval (slope, low, high).
     """
     size = setting.size
-    variants, labels = {}, {}
-    pairs = [(width, size.k) for width in size.widths] + [(size.width, k) for k in size.ks]
-    for width, k in dict.fromkeys([(size.width, size.k), *pairs]):
-        name = f"width {width}, k {k}"
-        variants[name] = Variant(study_recipe(setting, width=width, k=k))
-        labels[name] = {"width": width, "k": k}
+    series = {"width": [(width, size.k) for width in size.widths], "k": [(size.width, k) for k in size.ks]}
+    pairs = dict.fromkeys([(size.width, size.k), *series["width"], *series["k"]])  # the baseline is the first
+    names = {(width, k): f"width {width}, k {k}" for width, k in pairs}
+    variants = {name: Variant(study_recipe(setting, width=width, k=k)) for (width, k), name in names.items()}
+    labels = {name: {"width": width, "k": k} for (width, k), name in names.items()}
     swept = with_labels(sweep(variants, next(iter(variants)), setting.collections, store), labels)
     rows = []
     for collection, values in swept.values.groupby("collection", sort=False):
-        for field, at, tried in (("width", size.k, size.widths), ("k", size.width, size.ks)):
-            names = [f"width {x}, k {at}" if field == "width" else f"width {at}, k {x}" for x in tried]
-            slopes = slope_a_doubling(values[names].to_numpy(), tried)
-            low, high = bootstrap_interval(slopes)
-            rows.append((collection, field, at, min(tried), max(tried), slopes.mean(), low, high))
+        for field, fixed, sizes in (("width", size.k, size.widths), ("k", size.width, size.ks)):
+            slopes = slope_a_doubling(values[[names[pair] for pair in series[field]]].to_numpy(), sizes)
+            interval = bootstrap_interval(slopes)
+            rows.append((collection, field, fixed, min(sizes), max(sizes), slopes.mean(), *interval))
     columns = ["collection", "field", "at", "smallest", "largest", "slope", "low", "high"]
     return swept, pd.DataFrame(rows, columns=columns)
 
