@@ -13,7 +13,9 @@ NOTEBOOKS ?= $(sort $(basename $(notdir $(wildcard notebooks/*.py))))
 convert = mkdir -p $(1); for name in $(NOTEBOOKS); do \
 	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$name.ipynb notebooks/$$name.py || exit 1; done
 
-.PHONY: help run lab check test notebooks lint figures paper clean
+PYTEST := LATENT_TERMS_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: help run lab style check test notebooks lint figures paper clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,12 +37,18 @@ run: notebooks  ## set up, rank a real collection with every system, print the t
 lab: .venv/installed  ## set up, open JupyterLab, where notebooks/*.py are notebooks (LAB="--no-browser": its options)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/00_tour.py
 
-test: .venv/installed  ## set up, check style, run all tests, run the notebooks on built-in data
+style: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: style  ## style, types and the fast tests, in a minute and a half
+	$(PYTEST) tests -m "not slow"
+
+test: style  ## set up, check style and types, run all tests, run the notebooks on built-in data
 	rm -rf build/test
 	$(call convert,build/test)
-	LATENT_TERMS_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest build/test tests --nbmake --nbmake-timeout=1200 -n 2 --dist worksteal
+	$(PYTEST) build/test tests --nbmake --nbmake-timeout=1200
 
 notebooks: .venv/installed  ## execute all notebooks (or NOTEBOOKS="21_limit 30_zipf") for the profile into build/
 	$(call convert,$(BUILT)/notebooks)
