@@ -49,10 +49,8 @@ class TokenReconstructionLoss(torch.nn.Module):
 
     Raises
     ------
-    ValueError
-        If there is no such autoencoder, and for a negative auxk.
     TypeError, ValueError
-        For `dead_tokens` that are not an integer of at least 1.
+        If there is no such autoencoder, for a negative auxk, and for `dead_tokens` that are no integer of at least 1.
     """
 
     def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):
@@ -116,8 +114,7 @@ class TokenReconstructionLoss(torch.nn.Module):
             tokens = output["backbone_token_embeddings"]
             x, x_hat = sae.normalize(tokens).flatten(0, -2), sae.decode_codes(values, indices)
         mask = None if "cu_seq_lens_q" in output else output.get("attention_mask")
-        real = real_tokens(mask, output["token_sparse_values"].shape[:-1])
-        real = torch.ones(len(x), dtype=torch.bool, device=x.device) if real is None else real.flatten()
+        real = real_tokens(mask, output["token_sparse_values"]).flatten()
         return _Tokens(x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0])
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:

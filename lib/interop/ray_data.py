@@ -44,13 +44,12 @@ def encode_corpus(
 ) -> "Shards":
     """Encode the documents of parquet files on a Ray cluster, and return their term matrix, in shards.
 
-    Called again with the same arguments, it encodes only the shards that are not there or not whole. A worker that
-    dies is started anew, and its unit encoded again. Runs on the cluster that `ray.init` was called for; without one,
-    Ray starts its own on this machine. All machines must see `folder`, the files and the model under the same paths,
-    such as on a network file system. `workers`, `gpus` and `threads` may change between calls.
+    Called again with the same arguments, it encodes only the shards that are missing or not whole. A worker that dies
+    is started anew, and its unit encoded again. Runs on the cluster that `ray.init` was called for; without one, Ray
+    starts its own on this machine. All machines must see `folder`, the files and the model under the same paths, such
+    as on a network file system. `workers`, `gpus` and `threads` may change between calls.
 
-    A row is the same whoever encodes it as far as the arithmetic is: to the bit among equal processors, thread counts
-    and releases of torch, else to rounding.
+    A row is equal to the bit among equal processors, thread counts and releases of torch, else to rounding.
 
     Parameters
     ----------
@@ -79,12 +78,11 @@ def encode_corpus(
     ImportError
         If ray or pyarrow is not installed.
     FileNotFoundError, TypeError, ValueError
-        Before any work: for a file that is missing or not parquet, a column that it lacks or that does not hold
-        strings, no rows at all, numbers out of range, and a folder whose shards are of another model or corpus (what
-        differs is named).
+        Before any work: for a file that is missing or not parquet, a column that is missing or not of strings, no rows
+        at all, numbers out of range, and a folder whose shards are of another model or corpus (what differs is named).
     ray.exceptions.RayTaskError
-        On the way, with the message of a worker's own error: a null, an id that repeats within a shard, a model that
-        is not this one, a unit that has ended four workers.
+        With the message of a worker's error: a null, an id that repeats within a shard, a model that is not this one, a
+        unit that has ended four workers.
     """
     workers, threads = check_count(workers, "workers"), check_count(threads, "threads")
     if not gpus >= 0:
@@ -111,35 +109,36 @@ def encode_corpus(
 def _plan(
     paths: Iterable[str | Path], model: LatentTerms, id_column: str, text_column: str, rows_per_shard: int
 ) -> tuple[dict, list[dict]]:
-    """Return everything that decides the shards, JSON-able, and the units of work."""
-    paths = _check_paths(paths)
+    """Return everything that decides the shards, JSON-able, and the units of work in the order of the corpus.
+
+    A unit is `rows` rows of the file `path`, from row `start` on.
+    """
+    if isinstance(paths, (str, Path)):
+        raise TypeError(f"paths is a single {type(paths).__name__}; pass a list of files, such as [{str(paths)!r}].")
+    paths, size = [Path(path).resolve() for path in paths], check_count(rows_per_shard, "rows_per_shard")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
     columns = {"id_column": id_column, "text_column": text_column}
-    rows = [_count_rows(path, columns) for path in paths]
-    rows_per_shard = check_count(rows_per_shard, "rows_per_shard")
-    units = _units(paths, rows, rows_per_shard)
-    inputs = [{"file": p.name, "rows": n, "sha256": digest_file(p)} for p, n in zip(paths, rows, strict=True)]
-    sizes = {"rows_per_shard": rows_per_shard, "shards": [unit["rows"] for unit in units], "width": model.sae.width}
+    counts = {path: _count_rows(path, columns) for path in paths}
+    starts = [(path, start) for path in paths for start in range(0, counts[path], size)]
+    if not starts:
+        raise ValueError(f"The {len(paths)} files hold no rows; give at least one document.")
+    units = [
+        {"number": i, "path": str(path), "start": start, "rows": min(size, counts[path] - start)}
+        for i, (path, start) in enumerate(starts)
+    ]
+    inputs = [{"file": path.name, "rows": counts[path], "sha256": digest_file(path)} for path in paths]
+    sizes = {"rows_per_shard": size, "shards": [unit["rows"] for unit in units], "width": model.sae.width}
     return {"model": model.identity, "inputs": inputs, **columns, **sizes}, units
 
 
-def _check_paths(paths: Iterable[str | Path]) -> list[Path]:
-    if isinstance(paths, (str, Path)):
-        raise TypeError(
-            f"paths is a single {type(paths).__name__}; pass a list of files, for example [{str(paths)!r}]."
-        )
-    paths = [Path(path).resolve() for path in paths]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
-    return paths
-
-
 def _count_rows(path: Path, columns: dict[str, str]) -> int:
-    """Return how many rows a parquet file has, by its footer, once its columns are as they must be."""
+    """Return the number of rows of a parquet file; ValueError unless it has the columns, and they hold strings."""
     pyarrow = optional_module("pyarrow", "distributed")
     parquet = optional_module("pyarrow.parquet", "distributed")
     try:
         with parquet.ParquetFile(path) as file:
-            schema, n = file.schema_arrow, file.metadata.num_rows
+            schema, n_rows = file.schema_arrow, file.metadata.num_rows
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a whole parquet file ({error}); write it again.") from error
     strings = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
@@ -151,18 +150,7 @@ def _count_rows(path: Path, columns: dict[str, str]) -> int:
             )
         if not any(is_string(schema.field(name).type) for is_string in strings):
             raise ValueError(f"Column {name!r} of {path} holds {schema.field(name).type}; {argument} takes strings.")
-    return n
-
-
-def _units(paths: list[Path], rows: list[int], size: int) -> list[dict]:
-    """Return what there is to do, in the order of the corpus: `rows` rows of the file `path` from row `start` on."""
-    starts = [(path, start, n) for path, n in zip(paths, rows, strict=True) for start in range(0, n, size)]
-    if not starts:
-        raise ValueError(f"The {len(paths)} files hold no rows; give at least one document.")
-    return [
-        {"number": i, "path": str(path), "start": start, "rows": min(size, n - start)}
-        for i, (path, start, n) in enumerate(starts)
-    ]
+    return n_rows
 
 
 def _save_plan(folder: Path, plan: dict) -> None:
@@ -243,7 +231,7 @@ def _attempt(shard: Path, unit: dict) -> Iterator[None]:
         count.unlink()  # called again, it is tried again
         raise RuntimeError(
             f"Rows {unit['start']} to {unit['start'] + unit['rows']} of {unit['path']} have ended {ATTEMPTS} workers. "
-            "Look for one that has too little memory, take fewer rows_per_shard, and call encode_corpus again."
+            "Give workers more memory or take fewer rows_per_shard, and call encode_corpus again."
         )
     with open(count, "ab") as file:
         file.write(b".")
@@ -283,7 +271,7 @@ def _open(folder: Path, number: int, digest: str, unread: Iterable[str] = ()) ->
     if (manifest["corpus"], manifest["number"]) != (digest, number):
         raise ValueError(
             f"{folder} is shard {manifest['number']} of corpus {manifest['corpus'][:12]}, not {number} of "
-            f"{digest[:12]}; it is from another run. Remove it, and call encode_corpus again."
+            f"{digest[:12]}. Remove it, and call encode_corpus again."
         )
     return manifest, files
 
@@ -310,10 +298,8 @@ class Shards:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If its manifest is missing, altered or of a newer format, or if shards are missing: the run has not ended.
+    FileNotFoundError, ValueError
+        If the folder or its manifest is missing or altered, or if shards are missing: the run has not ended.
     """
 
     def __init__(self, folder: str | Path):
@@ -344,10 +330,7 @@ class Shards:
     def matrices(self) -> Iterator[csr_array]:
         """Yield the term weights shard by shard, float32 [n_rows, width]; each is checked against its checksums.
 
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            For a shard that is missing, altered, or of another run (it is named).
+        FileNotFoundError or ValueError for a shard that is missing, altered, or of another run (it is named).
         """
         for number in range(len(self._rows)):
             manifest, paths = self._load(number, ARRAYS)

@@ -34,16 +34,10 @@ _MAX_COUNT = 2**31 - 1  # Java's int
 
 
 def json_vectors(stream: Iterator[Document], scale: float = SCALE) -> Iterator[str]:
-    """Return the lines of a JsonVectorCollection.
+    """Return the lines of a JsonVectorCollection, in which an impact of 1 is the count `scale`.
 
-    An impact of 1 becomes the count `scale`. Lucene holds the sum of a document's counts as words, so a scale of 1,000
-    is ten times the work of 100.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a scale that is not above 0, and, on the way, one under which an impact becomes 0 or a document's counts do
-        not fit 31 bits (the document is named).
+    Lucene holds the sum of a document's counts as words, so a scale of 1,000 is ten times the work of 100. TypeError or
+    ValueError for a scale that is not above 0, and ValueError for a document with a count that is 0 or too large.
     """
     scale = _check_scale(scale)
     return (_line(document, scale) for document in stream)
@@ -77,12 +71,11 @@ class RoundingLoss(NamedTuple):
     Attributes
     ----------
     score_error : float
-        Largest difference of a score from ours, over all documents, in units of our score.
+        Largest difference of a score from ours, over all documents.
     relative_error : float
         The same as a part of the query's best score.
     overlap : float
-        Part of our k best documents, of those with a score above 0, that are among the k best of the integers, as a
-        mean over queries that find any.
+        Part of our k best documents that are among the k best by integers, as a mean over queries that find any.
     """
 
     score_error: float
@@ -93,8 +86,8 @@ class RoundingLoss(NamedTuple):
 def rounding_loss(index: BM25Index, queries: csr_array, scale: float = SCALE, k: int = 100) -> RoundingLoss:
     """Return what is lost when the impacts of an index become integers at a scale.
 
-    Every document is scored, a block at a time, with exact and with rounded impacts: some hundred queries are enough
-    for a choice, and what fits the memory: float32 [n_queries, 16,384], a few times.
+    Every document is scored, a block at a time, with exact and with rounded impacts. Memory holds a few arrays
+    [n_queries, 16,384]; some hundred queries are enough for a choice.
 
     Parameters
     ----------

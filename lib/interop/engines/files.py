@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
@@ -67,27 +66,13 @@ schema latent_terms {
 
 
 class Target(NamedTuple):
-    """How the files of one engine are written; an entry of `TARGETS`.
+    """How the files and requests of one engine are written; an entry of `TARGETS`."""
 
-    Attributes
-    ----------
-    documents : str
-        Name of the file of documents.
-    pieces : callable
-        Returns the text of that file, piece by piece, for a stream of `Document` and the settings of this target.
-    request : callable
-        Returns the body of a search, for the weights of a query by latent, and k.
-    schema : tuple of str, optional
-        Name and content of the file that defines what the engine stores.
-    max_weight : float
-        Largest weight that a query may hold.
-    """
-
-    documents: str
-    pieces: Callable[..., Iterator[str]]
-    request: Callable[[Weights, int], dict]
-    schema: tuple[str, str] | None = None
-    max_weight: float = FLOAT32[1]
+    documents: str  # name of the file of documents
+    pieces: Callable[..., Iterator[str]]  # its text, from a stream of `Document` and the settings of this target
+    request: Callable[[Weights, int], dict]  # the body of a search, from a query's weights by latent, and k
+    schema: tuple[str, str] | None = None  # name and content of the file that defines what the engine stores
+    max_weight: float = FLOAT32[1]  # that a query may hold
 
 
 def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None:
@@ -117,8 +102,7 @@ def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None
     Raises
     ------
     TypeError, ValueError
-        For an unknown target or setting, an impact that the target cannot hold, and an id that it cannot hold; the old
-        files stay.
+        For an unknown target or setting, and an impact or id that the target cannot hold; the old files stay.
     """
     entry = TARGETS[check_choice(target, TARGETS, "target")]
     pieces = entry.pieces(documents(index, target), **settings)
@@ -155,8 +139,7 @@ def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> di
     Raises
     ------
     TypeError, ValueError
-        For an unknown target, more than one row, a query without a latent or with weights that the engine does not
-        take, and k below 1.
+        For an unknown target, more than one row, weights that the engine does not take or none, and k below 1.
     """
     entry = TARGETS[check_choice(target, TARGETS, "target")]
     rows = list(each_query(index, query, target, (FLOAT32[0], entry.max_weight)))
@@ -164,16 +147,10 @@ def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> di
         raise ValueError(f"the query matrix has {len(rows)} rows; give one, such as queries[[0]].")
     latents, weights = rows[0]
     if not len(latents):
-        raise ValueError(
-            f"the query has no latent of weight above 0; {target} takes no empty query. Answer it without."
-        )
-    by_latent = dict(zip(latents.astype(str).tolist(), map(_short, weights), strict=True))
+        raise ValueError(f"the query has no latent of weight above 0; {target} takes no empty query.")
+    shortest = map(float, weights.astype(str))  # the floats of fewest digits that are these float32
+    by_latent = dict(zip(latents.astype(str).tolist(), shortest, strict=True))
     return entry.request(by_latent, check_count(k, "k"))
-
-
-def _short(weight: np.float32) -> float:
-    """Return the float of fewest digits that is this float32 when it is read as one."""
-    return float(str(weight))
 
 
 def _cells(document: Document) -> str:
@@ -192,8 +169,8 @@ def _bulk(stream: Iterator[Document]) -> Iterator[str]:
 
 
 def _elasticsearch(weights: Weights, k: int) -> dict:
-    query = {"field": "impacts", "query_vector": weights, "prune": False}
-    return {"size": k, "_source": False, "query": {"sparse_vector": query}}
+    vector = {"field": "impacts", "query_vector": weights, "prune": False}
+    return {"size": k, "_source": False, "query": {"sparse_vector": vector}}
 
 
 def _opensearch(weights: Weights, k: int) -> dict:

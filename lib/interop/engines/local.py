@@ -149,8 +149,6 @@ class SeismicEngine(Engine):
 class QdrantEngine(Engine):
     """Qdrant: sparse vectors in float32, exact search; no IDF modifier, since the query weights hold the idf.
 
-    https://qdrant.tech/documentation/concepts/vectors
-
     Parameters
     ----------
     index : BM25Index

@@ -75,8 +75,8 @@ def unpacked(features: Mapping[str, Any], key: str, maker: str) -> torch.Tensor:
     flat = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
     if bounds.ndim != 1 or not len(bounds) or bounds[0] != 0 or (bounds.diff() < 0).any():
         raise ValueError(
-            f"cu_seq_lens_q is {bounds.tolist()}; it must begin with 0 and never decrease: where each text starts, and "
-            "where the last one ends, as the Transformer makes it."
+            f"cu_seq_lens_q is {bounds.tolist()}; it must begin with 0 and never decrease: the start of each text and "
+            "the end of the last, as the Transformer makes it."
         )
     n_tokens = int(bounds[-1])
     if flat.ndim != 2 or len(flat) != n_tokens:
@@ -87,14 +87,20 @@ def unpacked(features: Mapping[str, Any], key: str, maker: str) -> torch.Tensor:
     return flat
 
 
-def real_tokens(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """Return the attention mask of tokens [B, T] as bool, None if there is none; ValueError for another shape."""
-    if mask is not None and mask.shape != shape:
+def real_tokens(mask: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
+    """Return which tokens of `values` [..., k] an attention mask counts, bool [...], all without a mask.
+
+    ValueError for a mask of another shape.
+    """
+    shape = values.shape[:-1]
+    if mask is None:
+        return values.new_ones(shape, dtype=torch.bool)
+    if mask.shape != shape:
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}, the tokens {tuple(shape)}; give the mask of these tokens, "
-            "or none where all count."
+            "or none if all count."
         )
-    return None if mask is None else mask.bool()
+    return mask.to(values.device).bool()
 
 
 def modules_before(model: torch.nn.Sequential, module: Module) -> list[torch.nn.Module]:

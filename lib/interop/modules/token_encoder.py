@@ -64,8 +64,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     frozen : bool
         Whether the weights are fixed.
     rms_scale : float, optional
-        A factor of all states, above 0, where there is no data_mean. Scaling to one norm cancels it, but for rounding;
-        the pull request has it, so it is kept with the configuration.
+        A factor of all states, above 0, where there is no data_mean. Scaling to one norm cancels it, but for rounding.
     token_batch_size : int, optional
         Tokens whose pre-activations are held at once; None is as many as make 128 MB.
     normalize_input : bool
@@ -75,8 +74,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     trained_on : mapping, optional
         Name and fingerprint of what it was trained to read; `SparseEncoder` warns where it reads something else.
     checkpoint_format_version : int
-        Kept with the configuration. `normalize_input`, `groups` and `trained_on`, which the pull request does not have,
-        are kept only where they are not the default, so that its module loads what this one saves.
+        1, the version that this package reads and writes.
 
     Attributes
     ----------
@@ -90,9 +88,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     Raises
     ------
     TypeError, ValueError
-        For dimensions below 1, k above the width, groups that do not divide both, an unknown variant or output format,
-        a negative k_aux, an rms_scale that is not a finite number above 0, a trained_on without its two entries, and a
-        newer format.
+        For settings that are not as above.
     """
 
     config_keys = [  # noqa: RUF012
@@ -136,7 +132,12 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
         self.normalize_input = normalize_input
         self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
-        self.trained_on = _checked_origin(trained_on)
+        is_origin = isinstance(trained_on, Mapping) and {"name", "fingerprint"} <= trained_on.keys()
+        if trained_on is not None and not is_origin:
+            raise ValueError(
+                f"trained_on is {trained_on!r}; it must map name and fingerprint, as origin_of gives them."
+            )
+        self.trained_on = trained_on
         self.target_norm = input_dim**0.5
         shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
         shapes["W_dec"] = (hidden_dim, input_dim) if has_decoder else None
@@ -187,10 +188,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     def encode_tokens(self, tokens: torch.Tensor, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return activations, at least 0, and latents, int64, both [N, k], of token embeddings [N, D].
 
-        Raises
-        ------
-        TypeError, ValueError
-            For a k outside 1..width or no multiple of the groups, and embeddings of another size.
+        TypeError or ValueError for a k that is not allowed, and embeddings of another size.
         """
         k = self.k if k is None else self._checked_k(k)
         return self._encode(self._normalized(tokens), k)
@@ -293,12 +291,11 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         config, weights = (cls.load_file_path(model_name_or_path, file, **source) for file in files)
         if config is None or weights is None:
             raise ValueError(
-                f"{model_name_or_path}/{subfolder} lacks {' or '.join(files)}; a pickle (pytorch_model.bin) is not "
-                "read. Save the model with safe_serialization=True."
+                f"{model_name_or_path}/{subfolder} lacks {' or '.join(files)}; a pickle is not read. Save the model "
+                "with safe_serialization=True."
             )
-        module = cls._from_settings(json_object(Path(config).read_text("utf-8"), config), config)
-        module._load_tensors(read_safetensors(Path(weights))[0], weights)
-        return module
+        settings = json_object(Path(config).read_text("utf-8"), config)
+        return cls._restored(settings, read_safetensors(Path(weights))[0], config)
 
     @classmethod
     def from_checkpoint(
@@ -326,8 +323,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not safetensors (a pickle could run code and is refused), if its configuration is no JSON object,
-            lacks k, has a setting that is not allowed or is newer, and if tensors are missing or do not fit.
+            If it is not safetensors (a pickle is refused), if its configuration is no JSON object, lacks k or has a
+            setting that is not allowed, and if tensors are missing or do not fit.
         """
         path, tensors, config = read_checkpoint_file(path)
         if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
@@ -340,33 +337,19 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         settings |= {"frozen": frozen, **kwargs}
         if "k" not in settings:
             raise ValueError(f"{path} does not state how many latents a token may have; give k, for example k=16.")
-        module = cls._from_settings(settings, path)
-        if not module.has_decoder:
+        if not settings["has_decoder"]:
             tensors.pop("W_dec", None)
-        module._load_tensors(tensors, path)
-        return module.to(device)
+        return cls._restored(settings, tensors, path).to(device)
 
     @classmethod
-    def _from_settings(cls, settings: Mapping[str, Any], source: str | Path) -> "SparseAutoEncoderTokenEncoder":
+    def _restored(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], source: str | Path
+    ) -> "SparseAutoEncoderTokenEncoder":
         try:
-            return cls(**settings)
-        except (TypeError, ValueError) as error:
+            module = cls(**settings)
+            if "data_mean" in tensors:
+                module.data_mean = torch.zeros(module.input_dim)
+            module.load_state_dict(tensors)
+        except (TypeError, ValueError, RuntimeError) as error:  # the last for tensors that do not fit
             raise ValueError(f"{source} cannot be read: {error}") from error
-
-    def _load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-        if "data_mean" in tensors:
-            self.data_mean = torch.zeros(self.input_dim)
-        try:
-            self.load_state_dict(tensors)
-        except RuntimeError as error:  # it names missing and unknown tensors, and shapes that differ
-            raise ValueError(f"{source} does not fit its configuration ({error}); take both from one save.") from error
-
-
-def _checked_origin(trained_on: Mapping[str, str] | None) -> dict[str, str] | None:
-    """Return name and fingerprint, as `origin_of` gives them; ValueError if one is missing."""
-    if trained_on is None:
-        return None
-    keys = ("name", "fingerprint")
-    if not isinstance(trained_on, Mapping) or not all(isinstance(trained_on.get(key), str) for key in keys):
-        raise ValueError(f"trained_on is {trained_on!r}; it must map name and fingerprint to str, as origin_of gives.")
-    return dict(trained_on)
+        return module

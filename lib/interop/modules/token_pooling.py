@@ -8,14 +8,8 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lib.bm25.pooling import PHIS, POOLINGS
-from lib.interop.modules.features import (
-    LatentModule,
-    check_fits,
-    feature,
-    real_tokens,
-    unpacked,
-)
-from lib.support.checks import check_count
+from lib.interop.modules.features import LatentModule, check_fits, feature, real_tokens, unpacked
+from lib.support.checks import check_choice, check_count
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -40,7 +34,7 @@ class _Layout(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """What `lib.bm25.pooling.Cells` is for numpy: reductions of activations [n] within each cell; differentiable."""
+    """`lib.bm25.pooling.Cells` in torch: reductions of activations [n] within each cell; differentiable."""
 
     cell_of: torch.Tensor
     n_cells: int
@@ -114,15 +108,12 @@ class SparseTokenPooling(LatentModule):
     ):
         super().__init__()
         self.embedding_dimension = check_count(embedding_dimension, "embedding_dimension")
-        if pooling_strategy not in strategies():
-            allowed = ", ".join(map(repr, strategies()))
-            raise ValueError(f"pooling_strategy must be one of: {allowed}, got {pooling_strategy!r}.")
+        self.pooling_strategy = check_choice(pooling_strategy, strategies(), "pooling_strategy")
         if len(special_tokens) != 2 or not all(isinstance(n, int) and n >= 0 for n in special_tokens):
             raise ValueError(f"special_tokens is {special_tokens!r}; give two integers of at least 0, such as (1, 1).")
-        self.pooling_strategy, self.include_prompt = pooling_strategy, include_prompt
+        self.include_prompt, self.include_special = include_prompt, include_special
         self.values_key, self.indices_key = values_key, indices_key
         self.sparse_rows, self.special_tokens = sparse_rows, tuple(special_tokens)
-        self.include_special = include_special
 
     def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
         """Add `sentence_embedding` to `features`, as the class says.
@@ -132,9 +123,8 @@ class SparseTokenPooling(LatentModule):
         MissingFeatureError
             If there are no activations or latents; it is a KeyError and a ValueError.
         ValueError
-            For activations of a shape that is none of the three, latents of another shape than theirs or outside
-            0..width-1, an attention mask of another shape, bounds of texts that decrease, and a `max_active_dims`,
-            which `SparseEncoder` cannot keep, with `sparse_rows`.
+            For activations of another shape, latents of another shape than theirs or outside 0..width-1, an attention
+            mask of another shape, bounds of texts that decrease, and `max_active_dims` with `sparse_rows`.
         """
         if self.sparse_rows and max_active_dims is not None:
             raise ValueError(
@@ -154,11 +144,10 @@ class SparseTokenPooling(LatentModule):
                 "need cu_seq_lens_q, where each text starts; the Transformer makes it without padding (unpad_inputs)."
             )
         if values.shape != indices.shape:
-            raise ValueError(
-                f"{self.values_key} has shape {tuple(values.shape)}, {self.indices_key} {tuple(indices.shape)}; "
-                "they must be equal."
-            )
-        counts = self._counting(layout, _prompt_length(features))
+            shapes = f"{tuple(values.shape)} and {tuple(indices.shape)}"
+            raise ValueError(f"{self.values_key} and {self.indices_key} have shapes {shapes}; they must be equal.")
+        length = features.get("prompt_length")  # an int, or a tensor of equal ones, as trainers give it
+        counts = self._counting(layout, 0 if length is None else int(torch.as_tensor(length).flatten()[0]))
         features["sentence_embedding"] = self._pool(values.flatten(0, -2), indices.flatten(0, -2), layout, counts)
         return features
 
@@ -181,15 +170,15 @@ class SparseTokenPooling(LatentModule):
                 f"{self.indices_key} run from {int(indices.min())} to {int(indices.max())}; of embedding_dimension "
                 f"{width} they are 0 to {width - 1}. Give the autoencoder's hidden_dim."
             )
-        active = counts[:, None] & ~(values <= 0)  # NaN is not, and so is seen
+        active = counts[:, None] & ~(values <= 0)  # which keeps NaN
         cells, cell_of = torch.unique((layout.rows[:, None] * width + indices)[active], return_inverse=True)
         z = values[active]
         z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
         pooling, phi = strategies()[self.pooling_strategy]
         weights = PHIS[phi].apply(POOLINGS[pooling](z, _Cells(cell_of, len(cells))), torch)
         if self.sparse_rows:
-            at = torch.stack([cells // width, cells % width])
-            return torch.sparse_coo_tensor(at, weights, (n_texts, width), is_coalesced=True, check_invariants=False)
+            places = torch.stack([cells // width, cells % width])
+            return torch.sparse_coo_tensor(places, weights, (n_texts, width), is_coalesced=True, check_invariants=False)
         return weights.new_zeros(n_texts * width).scatter(0, cells, weights).view(n_texts, width)
 
     def on_model_ready(self, model: torch.nn.Sequential) -> None:
@@ -201,14 +190,6 @@ class SparseTokenPooling(LatentModule):
         return self.embedding_dimension
 
 
-def _prompt_length(features: dict[str, Any]) -> int:
-    """Return `prompt_length`, an int or a tensor of equal ones (as trainers give it); 0 if there is none."""
-    length = features.get("prompt_length")
-    if length is None:
-        return 0
-    return int(length.flatten()[0]) if isinstance(length, torch.Tensor) else int(length)
-
-
 def _packed_layout(bounds: torch.Tensor) -> _Layout:
     lengths = bounds.diff().long()
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=bounds.device), lengths)
@@ -218,8 +199,7 @@ def _packed_layout(bounds: torch.Tensor) -> _Layout:
 
 def _padded_layout(values: torch.Tensor, mask: torch.Tensor | None) -> _Layout:
     n_texts, length = values.shape[:2]
-    real = real_tokens(mask, values.shape[:2])
-    real = values.new_ones(n_texts, length, dtype=torch.bool) if real is None else real.to(values.device)
+    real = real_tokens(mask, values)
     columns = torch.arange(length, device=values.device)
     first = torch.where(real, columns, length).amin(dim=1) if length else real.new_zeros(n_texts, dtype=torch.int64)
     last = torch.where(real, columns, -1).amax(dim=1) if length else first - 1
