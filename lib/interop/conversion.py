@@ -137,7 +137,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
 
     The retriever is loaded anew from the folder or hub id that `encoder` was loaded from. A blank text has an empty row
     here, and there if `SparseTokenPooling` has the numbers of special tokens. The weights are copied. What the
-    autoencoder was trained on goes into its metadata, so that `LatentTerms` warns of another retriever.
+    autoencoder was trained on goes into its metadata; a UserWarning says if it is not what it reads.
 
     Parameters
     ----------
@@ -155,11 +155,6 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         For other modules and settings that `LatentTerms` does not have, for a k that is missing or not allowed, and if
         a few texts show that the rows differ: a Transformer that was trained must be saved first, and the
         `SparseEncoder` loaded from there.
-
-    Warns
-    -----
-    UserWarning
-        If the autoencoder was trained on another retriever or layer than the one before it.
     """
     transformer, layer, coder, pooling = _parts(encoder)
     if encoder.max_active_dims is not None:
@@ -268,11 +263,9 @@ def load_sparse_encoder(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder or repository, or if it lacks `modules.json`, `config_sentence_transformers.json` or
-        a module.
-    ValueError
-        If these files are not what `save_pretrained` writes, or name a module of neither package or a path outside.
+    FileNotFoundError, ValueError
+        If the folder, the repository or one of its files is missing, is not what `save_pretrained` writes, or names a
+        module of neither package or a path outside.
     PermissionError, ConnectionError
         As `LatentTerms.load`.
     """

@@ -16,6 +16,7 @@ from sentence_transformers.sparse_encoder.model_card import SparseEncoderModelCa
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.bm25.weighting import PAPER, BM25Constants, check_constants
+from lib.interop import optional_module
 from lib.interop.conversion import term_matrix
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_texts
@@ -60,11 +61,6 @@ class LatentTermsSearch(_Scored):
     model : LatentTerms or SparseEncoder
     bm25 : BM25Constants, optional
         None is the constants of the `LatentTerms`, and the paper's for a `SparseEncoder`.
-
-    Raises
-    ------
-    TypeError
-        For another model or constants that are no `BM25Constants`.
     """
 
     similarity_fn_name = "bm25"
@@ -118,15 +114,8 @@ class LatentTermsSearch(_Scored):
     def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Return the BM25 scores, float32 [n_queries, n_docs], with the statistics of these documents.
 
-        Parameters
-        ----------
-        queries, documents : torch.Tensor
-            Sparse or dense, [n_texts, width], as `encode_query` and `encode_document` give them.
-
-        Raises
-        ------
-        ValueError
-            For the same queries with other documents: a part of a corpus would have statistics of its own.
+        Both are [n_texts, width], sparse or dense, as `encode_query` and `encode_document` give them. ValueError for
+        the same queries with other documents: a part of a corpus would have statistics of its own.
         """
         scored_queries, scored_documents = (weak and weak() for weak in self._scored)
         if scored_queries is queries and scored_documents is not documents:
@@ -158,10 +147,8 @@ class MTEBSearch(_Scored):
 
     Raises
     ------
-    TypeError
-        As `LatentTermsSearch`.
-    ValueError
-        If the name is not of two parts.
+    TypeError, ValueError
+        For another model or other constants, and for a name that is not of two parts.
     """
 
     def __init__(self, model: LatentTerms | SparseEncoder, name: str, bm25: BM25Constants | None = None):
@@ -174,9 +161,8 @@ class MTEBSearch(_Scored):
     @property
     def mteb_model_meta(self):
         """The model's metadata, a `mteb.models.ModelMeta`; needs the extra `mteb`."""
-        from mteb.models import ModelMeta
-
-        return ModelMeta.create_empty({"name": self.name, "framework": ["PyTorch"], "model_type": ["sparse"]})
+        kind = optional_module("mteb.models", "mteb").ModelMeta
+        return kind.create_empty({"name": self.name, "framework": ["PyTorch"], "model_type": ["sparse"]})
 
     def index(self, corpus: Iterable[Mapping], **settings) -> None:
         """Encode and index a corpus: rows with id, text and perhaps title.
@@ -205,12 +191,8 @@ class MTEBSearch(_Scored):
         top_k : int
             Number of documents per query.
         top_ranked : mapping, optional
-            Query id to the ids of the only documents that are ranked.
-
-        Raises
-        ------
-        ValueError
-            Before `index`, for candidates that are not in the corpus, and for a query without candidates' ids.
+            The only documents that are ranked for each query, by their ids. ValueError for a query that it lacks and
+            for ids that are not in the corpus.
         """
         if self._indexed is None:
             raise ValueError("There is no index yet; call index with the corpus first.")

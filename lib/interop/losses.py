@@ -86,10 +86,7 @@ class TokenReconstructionLoss(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return {"fvu": ..., "auxk": ...}, scalars to be added up; every column of texts counts, labels do not.
 
-        Raises
-        ------
-        ValueError
-            If there is no token that is not padding, and if the attention mask is of other tokens.
+        ValueError if all tokens are padding, and if the attention mask is of other tokens.
         """
         for module in self._retriever:
             module.eval()

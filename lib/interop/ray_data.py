@@ -180,18 +180,8 @@ def _differing(saved: object, given: object, name: str = "") -> list[str]:
 class Worker:
     """One process of the cluster: it encodes units, each into its shard, unless that shard is there and whole.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the shards are kept.
-    plan : dict
-        What the folder's manifest holds on model and corpus.
-    model : str, optional
-        Folder of the model; it is loaded once there is something to encode.
-    threads : int
-        CPU threads of torch, set for the whole process.
-    device : str
-        Where the encoder computes.
+    The model, of the folder `model`, is loaded once there is something to encode; `threads` are those of torch, set for
+    the whole process.
     """
 
     def __init__(self, folder: Path, plan: dict, model: str | None, threads: int, device: str):

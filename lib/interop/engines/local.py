@@ -36,10 +36,7 @@ class Engine:
         self.index = index
 
     def find(self, latents: np.ndarray, weights: np.ndarray, k: int, **settings) -> Hits:
-        """Return the k best documents of one query, in any order, for its latents, int64 [m], and w(q) * idf of each.
-
-        m is at least 1. `settings` are the engine's own.
-        """
+        """Return the k best documents of one query, for its latents, int64 [m >= 1], and w(q) * idf of each."""
         raise NotImplementedError
 
     def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100, **settings) -> Ranking:
@@ -65,8 +62,7 @@ class ImpactIndexEngine(Engine):
     ----------
     index : BM25Index
     folder : str or Path
-        Where the engine keeps its files; made if it does not exist. `impact_index.Index.load(folder, in_memory=True)`
-        opens them again.
+        Where the engine keeps its files, made if it does not exist; `impact_index.Index.load` opens them again.
     bits : int, optional
         8 or 16: the impacts are rounded to so many bits and kept a second time, below `folder / "blocks"`, in
         compressed blocks of 128 postings, whose maxima a search skips by. Scores and ranking are then **approximate**.
@@ -97,7 +93,8 @@ class SeismicEngine(Engine):
     """`pyseismic-lsr`: impacts in float16, **approximate** search (Bruch et al., SIGIR 2024, arXiv 2404.18812).
 
     A document that is found has its score, to 2**-11 of it; some of the k best are not found. An index of more than
-    65,536 latents takes the engine's class for large vocabularies. Building prints to the standard output.
+    65,536 latents takes the engine's class for large vocabularies. Impacts that float16 does not hold are a ValueError.
+    Building prints to the standard output.
 
     Parameters
     ----------
@@ -105,10 +102,6 @@ class SeismicEngine(Engine):
     build : keyword arguments
         For `SeismicIndex.build_from_dataset`, such as n_postings, summary_energy and num_threads.
 
-    Raises
-    ------
-    ValueError
-        For impacts outside of what float16 holds.
     """
 
     name = "Seismic"
@@ -136,10 +129,7 @@ class SeismicEngine(Engine):
         query_cut: int | None = None,
         heap_factor: float = 0.7,
     ) -> Hits:
-        """Answer one query by the postings of its `query_cut` heaviest latents; None is all, often hundreds.
-
-        The closer `heap_factor` is to 1, the fewer blocks are read.
-        """
+        """Answer one query by its `query_cut` heaviest latents, None for all; `heap_factor` near 1 reads few blocks."""
         cut = len(latents) if query_cut is None else query_cut
         tokens = latents.astype(self._tokens)
         hits = self._engine.search("", tokens, weights, k=k, query_cut=cut, heap_factor=heap_factor)

@@ -36,10 +36,7 @@ class LatentModule(Module):
     def save(self, output_path: str | Path, *args, safe_serialization: bool = True, **kwargs) -> None:
         """Write `config.json` and, if there are weights, `model.safetensors` to a folder, each in one step.
 
-        Raises
-        ------
-        ValueError
-            If `safe_serialization` is False: that would be a pickle.
+        ValueError if `safe_serialization` is False: that would be a pickle.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")

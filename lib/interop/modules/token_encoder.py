@@ -230,13 +230,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
         """Add codes to `features`, as the class says.
 
-        Raises
-        ------
-        MissingFeatureError
-            If there are no `token_embeddings`; it is a KeyError and a ValueError.
-        ValueError
-            For embeddings of a shape or size that is none of the three, bounds of texts that decrease, and a
-            `max_active_dims` outside 1..width or no multiple of the groups.
+        MissingFeatureError (a KeyError and a ValueError) without `token_embeddings`; ValueError for embeddings of
+        another shape or size, bounds of texts that decrease, and a `max_active_dims` that is not allowed for k.
         """
         maker = "the Transformer before SparseAutoEncoderTokenEncoder"
         embeddings = feature(features, "token_embeddings", maker)
@@ -280,10 +275,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs) -> "SparseAutoEncoderTokenEncoder":
         """Load what `save` wrote, from a folder or the hub; called by `SparseEncoder`, whose arguments it takes.
 
-        Raises
-        ------
-        ValueError
-            If configuration or safetensors are missing, are damaged or newer, or do not fit each other.
+        ValueError if configuration or safetensors are missing or damaged, or do not fit each other.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         source = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}

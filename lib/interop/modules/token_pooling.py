@@ -118,13 +118,8 @@ class SparseTokenPooling(LatentModule):
     def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
         """Add `sentence_embedding` to `features`, as the class says.
 
-        Raises
-        ------
-        MissingFeatureError
-            If there are no activations or latents; it is a KeyError and a ValueError.
-        ValueError
-            For activations of another shape, latents of another shape than theirs or outside 0..width-1, an attention
-            mask of another shape, bounds of texts that decrease, and `max_active_dims` with `sparse_rows`.
+        MissingFeatureError (a KeyError and a ValueError) without activations or latents; ValueError for a shape that
+        does not fit, latents outside 0..width-1, bounds that decrease, and `max_active_dims` with `sparse_rows`.
         """
         if self.sparse_rows and max_active_dims is not None:
             raise ValueError(
