@@ -16,6 +16,7 @@ from lib.interop.modules.features import (
     unpacked,
     warn_of_another_origin,
 )
+from lib.sae.codes import largest_codes
 from lib.sae.foreign import (
     CHECKPOINT_WEIGHTS,
     check_checkpoint_version,
@@ -207,10 +208,9 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
             pre = self.encode_pre_act(chunk)
             if self.theta is not None:
                 pre = pre * (pre > self.theta)
-            codes.append(pre.unflatten(-1, (self.groups, -1)).topk(k // self.groups, dim=-1))
-        values, indices = (torch.cat(parts) for parts in zip(*codes, strict=True))
-        first = torch.arange(0, self.hidden_dim, self.hidden_dim // self.groups, device=indices.device)
-        return values.relu().flatten(1), (indices + first[:, None]).flatten(1)
+            codes.append(largest_codes(pre, k, self.groups))
+        indices, values = (torch.cat(parts) for parts in zip(*codes, strict=True))
+        return values, indices
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return x_hat [..., D] of dense codes [..., width]; ValueError if there is no decoder."""
