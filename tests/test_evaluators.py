@@ -197,6 +197,7 @@ class TestMTEBSearch:
             MTEBSearch(model, "tiny")
 
 
+@pytest.mark.slow  # importing mteb takes seconds
 def test_a_local_task_of_mteb_is_measured_as_here(model, ranking):
     import mteb
     from datasets import Dataset

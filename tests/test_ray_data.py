@@ -162,6 +162,7 @@ for _ in range(times):
 """
 
 
+@pytest.mark.slow  # a new process imports torch
 def test_a_unit_that_kills_its_workers_ends_the_run(paths, model, tmp_path):
     plan, units = _plan(paths, model, **SETTINGS)
     worker = Worker(tmp_path, plan, str(tmp_path / "no model"), 1, "cpu")
