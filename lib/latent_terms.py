@@ -188,8 +188,15 @@ class LatentTerms:
         private: bool | None = None,
     ) -> str:
         """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
-        settings = {"revision": revision, "token": token, "private": private}
-        return upload(lambda folder: self.save(folder, dtype), repo_id, **settings, message="Save the model")
+        message = "Save the model"
+        return upload(
+            lambda path: self.save(path, dtype),
+            repo_id,
+            revision=revision,
+            token=token,
+            private=private,
+            message=message,
+        )
 
     @classmethod
     def load(

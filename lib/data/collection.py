@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lib.data import limit, pydoc
 from lib.data.sources import BUILT_IN, agreed_split, ir_dataset, read
@@ -118,7 +119,7 @@ class Collection:
         return sum(map(len, self.qrels.values()))
 
     @cached_property
-    def identity(self) -> dict[str, str | int | None]:
+    def identity(self) -> dict[str, Any]:
         """What the collection is, to store with results: counts, first and last document, SHA-256 digests.
 
         Each of the three digests is over UTF-8 strings that are preceded by their length in bytes: id and text of

@@ -18,9 +18,10 @@ N_ASKED = 46  # people who like what the queries ask for: 46 choose 2 = 1,035 pa
 LIKES = (45, 50)  # fewest and most likes of a person
 MAX_DOCUMENTS = 50_000
 MAX_QUERIES = N_ASKED * (N_ASKED - 1) // 2
+N_DOCUMENTS, N_QUERIES, SEED = 5_000, 1_000, 0  # of the collection that is called "limit" alone
 
 
-def build(n_documents: int = 5000, n_queries: int = 1000, seed: int = 0) -> dict:
+def build(n_documents: int = N_DOCUMENTS, n_queries: int = N_QUERIES, seed: int = SEED) -> dict:
     """Build LIMIT-style data: every query is answered by exactly two documents, and no two queries by the same two.
 
     A document is a person, "NAME likes A, B, ... and C.", with 45 to 50 likes; its id is the name. A query is
@@ -63,7 +64,7 @@ def build(n_documents: int = 5000, n_queries: int = 1000, seed: int = 0) -> dict
     return {"name": name, "split": None, **_written(rng, things[:n_queries], things[n_queries:], n_documents)}
 
 
-def build_train(n_documents: int = 5000) -> dict:
+def build_train(n_documents: int = N_DOCUMENTS) -> dict:
     """Build the split "train" of `build()`: the same structure, asking for what no query of that one asks for.
 
     To choose constants and autoencoders on. Its 874 queries ask for the things that only fill up the documents there
@@ -85,13 +86,13 @@ def build_train(n_documents: int = 5000) -> dict:
         As in `build`.
     """
     _check_range(n_documents, N_ASKED, MAX_DOCUMENTS, "n_documents")
-    _, n_queries, seed = build.__defaults__
-    tested = set(draw(Random(seed), THINGS, n_queries))  # what `build` asks for
-    rng = Random(seed + 1)
+    tested = set(draw(Random(SEED), THINGS, N_QUERIES))  # what `build` asks for
+    rng = Random(SEED + 1)
     things = draw(rng, THINGS, len(THINGS))
-    asked, others = ([thing for thing in things if (thing in tested) is there] for there in (False, True))
-    name = _collection_name(n_documents, n_queries, seed)
-    return {"name": name, "split": "train", **_written(rng, asked, others, n_documents)}
+    untested = [thing for thing in things if thing not in tested]
+    others = [thing for thing in things if thing in tested]
+    name = _collection_name(n_documents, N_QUERIES, SEED)
+    return {"name": name, "split": "train", **_written(rng, untested, others, n_documents)}
 
 
 def _written(rng: Random, asked: list[str], others: list[str], n_documents: int) -> dict:
@@ -141,9 +142,9 @@ def _name(number: int) -> str:
 
 def _collection_name(*arguments: int) -> str:
     """Name the data by its arguments, short where they are the defaults."""
-    if arguments[1:] != build.__defaults__[1:]:
+    if arguments[1:] != (N_QUERIES, SEED):
         return "/".join(map(str, ("limit", *arguments)))
-    return "limit" if arguments == build.__defaults__ else f"limit/{arguments[0]}"
+    return "limit" if arguments[0] == N_DOCUMENTS else f"limit/{arguments[0]}"
 
 
 def _check_range(value: int, least: int, most: int, what: str) -> None:

@@ -84,11 +84,11 @@ def _file(folder: Path, name: str) -> Path | None:
 
 def _read_folder(folder: Path, name: str, split: str | None, source: str) -> dict:
     split = _chosen_split(split, (path.stem for path in folder.glob("qrels/*.tsv")), name)
-    if not _file(folder, "queries.jsonl"):
+    corpus, queries = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
+    if corpus is None or queries is None:
         raise ValueError(f"{folder} holds no queries.jsonl; a collection is {_LAYOUT.format(split=split)}.")
     qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
-    docs = list(_read_jsonl(_file(folder, "corpus.jsonl")))
-    return _assemble(name, split, docs, _read_jsonl(_file(folder, "queries.jsonl")), qrels, source)
+    return _assemble(name, split, list(_read_jsonl(corpus)), _read_jsonl(queries), qrels, source)
 
 
 def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict, source: str) -> dict:
@@ -212,8 +212,8 @@ def _ir_text(record) -> str:
 
 def _unknown(name: str) -> ValueError:
     mirror = _mirror()
-    corpora = mirror.rglob("corpus.jsonl*") if mirror else ()
-    held = sorted({path.parent.relative_to(mirror).as_posix() for path in corpora})
+    corpora = [path.parent.relative_to(mirror) for path in mirror.rglob("corpus.jsonl*")] if mirror else []
+    held = sorted({path.as_posix() for path in corpora})
     close = difflib.get_close_matches(name, _ir_ids(), n=5)
     lacking = " (a folder, but without corpus.jsonl)" if Path(name).is_dir() else ""
     return ValueError(

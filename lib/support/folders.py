@@ -31,7 +31,7 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -69,7 +69,7 @@ def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
-            file.write(np.ascontiguousarray(part))
+            file.write(np.ascontiguousarray(part).data)
 
 
 def to_disk(path: Path) -> None:
