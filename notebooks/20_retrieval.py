@@ -23,19 +23,15 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import os
-
 from lib import LatentTerms
-from lib.evaluation.splade import Splade
 from lib.report.common import save_study
 from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
-from lib.studies.experiments import retrieval_table
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.retrieval import given_splade, retrieval_table
 
 profile = start(profile)
 collections = profile.collections  # or your own: a list of folders in BEIR layout and ids of ir_datasets
-splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3"; without it no such column
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 model
 
@@ -55,7 +51,7 @@ model
 # dense, `p_holm` corrected for the number of systems.
 
 # %%
-summary, values, origin = retrieval_table(model, collections, splade=Splade(splade) if splade else None)
+summary, values, origin = retrieval_table(model, collections, splade=given_splade())
 summary[summary["measure"] == "nDCG@10"].drop(columns="measure").round(4)
 
 # %% [markdown]

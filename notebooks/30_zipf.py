@@ -23,22 +23,17 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-import os
-
 from lib import LatentTerms
-from lib.evaluation.splade import Splade
 from lib.report.common import save_study
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
-from lib.studies.model import zipf_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.retrieval import given_splade
+from lib.studies.zipf import zipf_study
 
 profile = start(profile)
-splade = os.environ.get("LATENT_TERMS_SPLADE")  # a folder or hub id, "naver/splade-v3": its terms stand beside
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
-tables, origin = zipf_study(
-    model, profile.collections, profile.zipf_resamples, splade=Splade(splade) if splade else None
-)
+tables, origin = zipf_study(model, profile.collections, profile.zipf_resamples, splade=given_splade())
 fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growth"]
 
 # %% [markdown]

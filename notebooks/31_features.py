@@ -31,8 +31,15 @@ from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_study
 from lib.report.model import contribution_figure, families_in_words
 from lib.studies.encoded import encode_collection, latent_tokens
-from lib.studies.families import by_word, group_words
-from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
+from lib.studies.features import (
+    by_word,
+    contexts_of,
+    family_agreement,
+    family_study,
+    group_words,
+    place_counts,
+    strongest_contexts,
+)
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 

@@ -27,9 +27,9 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 from lib import LatentTerms
 from lib.report.common import save_study
 from lib.report.model import pruning_figure, pruning_in_words
-from lib.studies.model import PRUNINGS, pruning_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.pruning import PRUNINGS, pruning_study
 
 profile = start(profile)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)

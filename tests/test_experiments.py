@@ -14,9 +14,9 @@ from lib.evaluation.baselines import dense_search
 from lib.evaluation.late_interaction import late_interaction_search
 from lib.latent_terms import LatentTerms
 from lib.studies.encoded import Terms, encode_collection, encode_together, latent_tokens
-from lib.studies.experiments import retrieval_systems, retrieval_table
 from lib.studies.profiles import PROFILES, current_profile, repository_root
 from lib.studies.provenance import provenance
+from lib.studies.retrieval import SYSTEMS, Run, retrieval_table
 from lib.support.store import Store
 
 
@@ -192,10 +192,11 @@ def test_latent_tokens_sum_the_activations_of_each_kind_of_token(model, tmp_path
 
 def test_a_query_never_finds_itself(model, beir_folder, tmp_path):
     collection = load_collection(str(beir_folder))
-    encoded = encode_collection(model, collection, Store(tmp_path / "store"))
+    encoded = encode_collection(model, collection, Store(tmp_path / "store"), late=4)
     everything = dense_search(
         encoded.doc_embeddings, collection.doc_ids, encoded.query_embeddings, collection.query_ids
     )
     assert everything.doc_ids[collection.query_ids.index("d4")][0] == "d4"
-    for system, ranking in retrieval_systems(collection, encoded, BM25Constants(1.5, 0.5)).items():
-        assert "d4" not in dict(ranking["d4"]), system
+    run = Run(collection, encoded, BM25Constants(1.5, 0.5))
+    for system in SYSTEMS:
+        assert "d4" not in dict(run.ranking(system)["d4"]), system

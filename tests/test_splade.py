@@ -15,8 +15,8 @@ from lib.inspect import vocabulary
 from lib.latent_terms import LatentTerms
 from lib.report.model import cost_figure, zipf_figure, zipf_in_words
 from lib.report.retrieval import retrieval_figure, wide_table
-from lib.studies.experiments import retrieval_table
-from lib.studies.model import zipf_study
+from lib.studies.retrieval import retrieval_table
+from lib.studies.zipf import zipf_study
 from lib.support.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +30,7 @@ def splade(splade_folder) -> Splade:
 @pytest.fixture
 def collection(monkeypatch):
     made = small_collection("a", "test", n_docs=20)
-    for room in ("lib.studies.experiments", "lib.studies.model"):
+    for room in ("lib.studies.comparison", "lib.studies.zipf"):
         monkeypatch.setattr(f"{room}.load_collection", {"a/test": made}.__getitem__)
     return made
 

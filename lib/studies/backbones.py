@@ -1,9 +1,10 @@
-"""The table of Latent Terms: retrievers with their own ranking, and with latent terms, mean over seeds.
+"""The table of Latent Terms (22_backbones): retrievers with their own ranking, and with latent terms, mean over seeds.
 
-The collections may have millions of documents. They are read `SHARD` at a time, once for a retriever's own ranking and
-once for all of its autoencoders; what is kept of them are rankings, so that a killed run continues.
+The collections may have millions of documents. Each is read once for a retriever and all of its autoencoders, shard by
+shard; only rankings stay in the store.
 """
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER, LexicalBM25
 from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
+from lib.studies.comparison import check_collections, columns_first, summary_of, values_of
 from lib.studies.encoded import (
     Embeddings,
     Late,
@@ -32,17 +34,15 @@ from lib.studies.encoded import (
     shards,
     term_blocks,
 )
-from lib.studies.experiments import RetrievalConfig
 from lib.studies.inputs import Setting
-from lib.studies.model import LIMIT_MEASURES, MEASURE, summary_of, values_of
-from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, SPLADE
+from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, MEASURE, SPLADE, is_limit
 from lib.studies.profiles import Backbone, BackboneTable
 from lib.studies.sweeps import Recipe, autoencoders
-from lib.support.checks import repeats
 from lib.support.devices import training_device
 from lib.support.folders import digest_json
 from lib.support.store import Store
 
+_log = logging.getLogger(__name__)
 _GPU_BATCH = 16_384  # tokens of a forward pass
 
 
@@ -71,15 +71,15 @@ def backbone_table(
     Returns
     -------
     DataFrame
-        One row a collection, measure, backbone and system ("lexical BM25", "SPLADE" if it is to be had, the
-        retriever's own "dense" or "late interaction", "latent terms"): mean with its 95 % bootstrap interval over
-        queries (low, high); against the retriever's own ranking difference, difference_low, difference_high, p and
-        p_holm as in `measures.summarise`. Each query's value of latent terms is its mean over seeds; of their number
-        (seeds) and of the standard deviation of their means (seed_sd) there are columns. And n_docs and n_queries.
+        One row a collection, measure, backbone and system ("lexical BM25", "SPLADE" if it can be loaded, the
+        retriever's own "dense" or "late interaction", "latent terms"): n_docs and n_queries; mean with its 95 %
+        bootstrap interval over queries (low, high); against the retriever's own ranking difference, difference_low,
+        difference_high, p and p_holm as in `measures.summarise`. A query's value of latent terms is its mean over the
+        seeds; seeds is their number, seed_sd the standard deviation of their means.
     list of str
         What is left out, and why.
     dict
-        What the provenance should state.
+        What the provenance states.
 
     Raises
     ------
@@ -87,13 +87,12 @@ def backbone_table(
         Before anything is computed: for an unknown collection, two of one name, and one with a single query.
     """
     store = store or Store()
-    collections = [load_collection(name) for name in table.collections] or list(setting.collections)
-    for name in repeats(collection.full_name for collection in collections):
-        raise ValueError(f"Two collections are called {name!r}; name each once.")
+    named = [load_collection(name) for name in table.collections]
+    collections = check_collections(named or list(setting.collections))
+    others = {collection.full_name: {} for collection in collections}
+    notes, origins, parts = [], {}, []
     for collection in collections:
-        if len(collection.query_ids) < 2:
-            raise ValueError(f"{collection.full_name} has one judged query; comparing systems takes at least two.")
-    others, notes, origins = {c.full_name: {LEXICAL: _values([_lexical(c, store)], c)} for c in collections}, [], {}
+        others[collection.full_name][LEXICAL] = _values([_lexical(collection, store)], collection)
     if table.splade is not None:
         try:
             splade = Splade(table.splade)
@@ -102,25 +101,25 @@ def backbone_table(
         else:
             for collection in collections:
                 others[collection.full_name][SPLADE] = _values([_splade(splade, collection, store)], collection)
-    parts = []
     for backbone in table.backbones:
         trained = models(setting, backbone, store)
         origins[backbone.name] = [model.identity for model in trained]
         for collection in collections:
-            print(f"{backbone.name}, {len(trained)} seeds: {collection.full_name}", flush=True)
+            _log.info("%s, %d seeds: %s", backbone.name, len(trained), collection.full_name)
             own, ranking, latent = _rankings(trained, collection, store)
             values = {own: _values([ranking], collection), LATENT: _values(latent, collection)}
             values |= others[collection.full_name]
             parts.append(_compared(values, own, collection).assign(backbone=backbone.name))
-    first = ["collection", "n_docs", "n_queries", "measure", "backbone", "system"]
-    rows = pd.concat(parts, ignore_index=True)
+    rows = columns_first(
+        pd.concat(parts, ignore_index=True), "collection", "n_docs", "n_queries", "measure", "backbone", "system"
+    )
     origin = setting.origin | {"collections": [collection.identity for collection in collections]}
     origin |= {"backbones": origins, "bm25": asdict(PAPER), "lexical analyzer": ANALYZER, "left out": notes}
-    return rows[[*first, *rows.columns.drop(first)]], notes, origin
+    return rows, notes, origin
 
 
 def _measures(collection: Collection) -> tuple[str, ...]:
-    return LIMIT_MEASURES if collection.name.startswith("limit") else (MEASURE,)
+    return LIMIT_MEASURES if is_limit(collection.name) else (MEASURE,)
 
 
 def _depth(collection: Collection) -> int:
@@ -164,13 +163,11 @@ def _stored(collection: Collection, key: dict, rank: Callable[[], Ranking], stor
 
 
 def _lexical(collection: Collection, store: Store) -> Ranking:
-    constants = {"k1": RetrievalConfig.lexical_k1, "b": RetrievalConfig.lexical_b}
-
     def rank() -> Ranking:
-        index = LexicalBM25(collection.doc_texts, collection.doc_ids, **constants)
+        index = LexicalBM25(collection.doc_texts, collection.doc_ids)
         return index.search(collection.query_texts, collection.query_ids, _depth(collection))
 
-    return _stored(collection, _key(collection, analyzer=ANALYZER, **constants), rank, store)
+    return _stored(collection, _key(collection, analyzer=ANALYZER), rank, store)
 
 
 def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,12 @@ from lib.evaluation.baselines import ANALYZER, LexicalBM25
 from lib.evaluation.fusion import fuse
 from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
+from lib.studies.comparison import averages_of, columns_first, origin_of, summary_of, values_of
 from lib.studies.encoded import EncodedCollection, encode_collection
-from lib.studies.experiments import RetrievalConfig
-from lib.studies.model import MEASURE, origin_of, summary_of, values_of
+from lib.studies.names import AS_TUNED, MEAN, MEASURE, PAPERS, TOGETHER, WITH_WORDS, is_limit
 from lib.support.store import Store
 
-DEPTH = 200  # documents of each ranking that a fusion sees
-BASE, PAPERS, WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
-MEAN = "mean, limit left out"  # which has another purpose than the others, and differences that outweigh theirs
+DEPTH = 200  # documents of each ranking that a fusion takes
 
 
 class Setting(NamedTuple):
@@ -55,8 +53,9 @@ def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
     Parameters
     ----------
     base : Setting
+        The setting that is changed.
     scale : mapping of str to float
-        How large weights are on average under each phi, relative to the base's; k1 is sought around its product.
+        Mean weight under each phi, relative to the base's; the k1 of another phi is tried around base.k1 times it.
     """
     others = [phi for phi in scale if phi != base.phi]
     k1s = [(phi, round(base.k1 * scale[phi] * factor, 3)) for phi in others for factor in (0.5, 1, 2)]
@@ -68,12 +67,12 @@ def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
         "no universal latents": [{"max_share": share} for share in (0.5, 0.3, 0.2, 0.1)],
         "pruned documents": [{"doc_mass": mass} for mass in (0.95, 0.9, 0.8)],
         "pruned queries": [{"query_mass": mass} for mass in (0.95, 0.9, 0.8)],
-        WORDS: [{"words": weight} for weight in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
+        WITH_WORDS: [{"words": weight} for weight in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
     }
 
 
 def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str) -> tuple[csr_array, csr_array]:
-    """Return the term matrices as `setting` wants them; `phi` is the one that they have. idf_power comes later."""
+    """Return the term matrices changed as `setting` says, but for idf_power; `phi` is the one that was applied."""
     if setting.phi != phi:
         docs, queries = (apply_phi(undo_phi(matrix, phi), setting.phi) for matrix in (docs, queries))
     if setting.max_share < 1:
@@ -90,7 +89,7 @@ def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str
 def rank(
     model: LatentTerms, collection: Collection, encoded: EncodedCollection, setting: Setting, lexical: Callable
 ) -> Ranking:
-    """Rank a collection as `setting` says, `DEPTH` documents a query; `lexical()` gives the words' ranking."""
+    """Rank a collection as `setting` says; `lexical()` returns the ranking by words, for a setting that fuses it."""
     docs, queries = change_terms(encoded.doc_terms, encoded.query_terms, setting, model.phi)
     index = BM25Index.build(docs, collection.doc_ids, k1=setting.k1, b=setting.b, idf=setting.idf)
     if setting.idf_power != 1:  # the index multiplies by idf once; a power of a negative one has no meaning
@@ -103,62 +102,62 @@ def rank(
 
 
 class _Bench:
-    """One collection to try settings on; what was tried is in the store."""
+    """One collection to try settings on; results are kept in the store."""
 
     def __init__(self, model: LatentTerms, collection: Collection, store: Store):
         self.model, self.collection, self.store = model, collection, store
         self.encoded = encode_collection(model, collection, store)
-        self.lexical = cache(self._lexical)
 
-    def _lexical(self) -> Ranking:
-        config, own = RetrievalConfig(), self.collection
-        words = LexicalBM25(own.doc_texts, own.doc_ids, k1=config.lexical_k1, b=config.lexical_b)
-        return words.search(own.query_texts, own.query_ids, DEPTH)
+    @cached_property
+    def lexical(self) -> Ranking:
+        collection = self.collection
+        index = LexicalBM25(collection.doc_texts, collection.doc_ids)
+        return index.search(collection.query_texts, collection.query_ids, DEPTH)
 
     def values(self, setting: Setting) -> np.ndarray:
+        """Return nDCG@10 of each query."""
+
         def make() -> dict[str, np.ndarray]:
-            ranking = rank(self.model, self.collection, self.encoded, setting, self.lexical)
-            return {"values": values_of(ranking, self.collection, [MEASURE])[0]}
+            ranking = rank(self.model, self.collection, self.encoded, setting, lambda: self.lexical)
+            return {"values": values_of(ranking, self.collection)[0]}
 
         key = {"model": self.model.identity, "collection": self.collection.identity, "setting": setting._asdict()}
-        return self.store.get("beyond", key | {"measure": MEASURE, "depth": DEPTH, "analyzer": ANALYZER}, make)[
-            "values"
-        ]
+        key |= {"measure": MEASURE, "depth": DEPTH, "analyzer": ANALYZER}
+        return self.store.get("beyond", key, make)["values"]
 
 
-def choose(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str, Setting], pd.DataFrame]:
+def choose_settings(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str, Setting], pd.DataFrame]:
     """Choose a setting for each idea, and one for all ideas in turn, by nDCG@10 averaged over training collections.
 
     Returns
     -------
     dict of str to Setting
         The base under "as tuned", each idea's best if it is better than the base, and "all together", where each idea
-        in turn changes what those before it left, if that is better.
+        in turn changes what those before it left, if that is better. On a tie the setting stays as it was.
     DataFrame
         One row a setting tried: idea, the setting's fields, nDCG@10 on each training collection, and their mean.
     """
     rows, names = [], [bench.collection.full_name for bench in benches]
 
     def score(idea: str, setting: Setting) -> float:
-        own = [bench.values(setting).mean() for bench in benches]
-        rows.append({"idea": idea, **setting._asdict(), **dict(zip(names, own, strict=True)), "mean": np.mean(own)})
+        means = [bench.values(setting).mean() for bench in benches]
+        rows.append({"idea": idea, **setting._asdict(), **dict(zip(names, means, strict=True)), "mean": np.mean(means)})
         return rows[-1]["mean"]
 
-    start = together = score(BASE, base)
-    found, joint = {BASE: base}, base
+    base_score = joint_score = score(AS_TUNED, base)
+    chosen, joint = {AS_TUNED: base}, base
     for idea, changes in ideas(base, _scales(benches[0])).items():
-        tried = {base._replace(**change): score(idea, base._replace(**change)) for change in changes}
-        best = max(tried, key=tried.__getitem__)
-        if tried[best] > start:
-            found[idea] = best
-        if joint == base:
-            joint, together = max([(best, tried[best]), (joint, together)], key=lambda pair: pair[1])
-            continue
-        for change in changes:
-            setting = joint._replace(**change)
-            if (value := score(TOGETHER, setting)) > together:
-                joint, together = setting, value
-    return found | {TOGETHER: joint}, pd.DataFrame(rows)
+        scores = {setting: score(idea, setting) for setting in (base._replace(**change) for change in changes)}
+        best = max(scores, key=scores.__getitem__)
+        if scores[best] > base_score:
+            chosen[idea] = best
+        if joint != base:
+            settings = [joint._replace(**change) for change in changes]
+            scores = {setting: score(TOGETHER, setting) for setting in settings}
+            best = max(scores, key=scores.__getitem__)
+        if scores[best] > joint_score:
+            joint, joint_score = best, scores[best]
+    return chosen | {TOGETHER: joint}, pd.DataFrame(rows)
 
 
 def _scales(bench: _Bench) -> dict[str, float]:
@@ -179,10 +178,16 @@ def beyond_study(
 
     Parameters
     ----------
-    training, names : iterable of str
-        Collections to choose on (splits "train" or "dev") and to measure on.
+    model : LatentTerms
+        The model that encodes the collections; its constants of BM25 are the base.
+    training : iterable of str
+        Collections to choose on, of the split "train" or "dev".
+    names : iterable of str
+        Collections to measure on.
     n_queries : int, optional
         Training queries of each collection, at most.
+    store : Store, optional
+        Where computed values are kept.
 
     Returns
     -------
@@ -191,9 +196,9 @@ def beyond_study(
         last rows, `MEAN`, are of all collections but `limit`; they have intervals of queries resampled within each and
         no test.
     DataFrame
-        What was tried on the training queries, as `choose`, and whether it was `chosen`.
+        What was tried on the training queries, as `choose_settings`, and whether it was `chosen`.
     dict
-        What the provenance of the two should state; the chosen settings among it.
+        What the provenance of the two states, the chosen settings among it.
 
     Raises
     ------
@@ -203,53 +208,37 @@ def beyond_study(
     store, train = store or Store(), [load_collection(name) for name in training]
     tests = [load_collection(name) for name in names]
     check_training(train)
+    trained_on = {collection.name for collection in train}
+    splits = {None, *(collection.split for collection in train)}
     for collection in tests:
-        if collection.split in (None, *{own.split for own in train}) and collection.name in {own.name for own in train}:
+        if collection.name in trained_on and collection.split in splits:
             raise ValueError(
                 f"{collection.full_name} has queries that were chosen on; measure on others, such as /test."
             )
     base = Setting(**asdict(model.bm25), phi=model.phi)
-    chosen, tried = choose([_Bench(model, _first(collection, n_queries), store) for collection in train], base)
+    benches = [_Bench(model, _first_queries(collection, n_queries), store) for collection in train]
+    chosen, tried = choose_settings(benches, base)
     fields = list(Setting._fields)
     tried["chosen"] = [Setting(*row) in chosen.values() for row in tried[fields].itertuples(index=False)]
     systems = chosen | {PAPERS: base._replace(**asdict(PAPER))}
-    tables, found = [], []
+    tables, values = [], {}
     for collection in tests:
         bench = _Bench(model, collection, store)
-        found.append({system: bench.values(setting) for system, setting in systems.items()})
-        tables.append(summary_of(found[-1], BASE).assign(collection=collection.full_name))
-    means = [own for own, collection in zip(found, tests, strict=True) if not collection.name.startswith("limit")]
-    tables.append(_averaged(means or found).assign(collection=MEAN))
-    table = pd.concat(tables, ignore_index=True)
+        of_system = {system: bench.values(setting) for system, setting in systems.items()}
+        values[collection.full_name] = of_system
+        tables.append(summary_of(of_system, AS_TUNED).assign(collection=collection.full_name))
+    averaged = [of_system for name, of_system in values.items() if not is_limit(name)] or list(values.values())
+    tables.append(averages_of(averaged, AS_TUNED).assign(collection=MEAN))
     settings = {system: setting._asdict() for system, setting in systems.items()}
-    origin = origin_of(model, tests, training=[own.identity for own in train], settings=settings, n_queries=n_queries)
-    return table[["collection", *table.columns.drop("collection")]], tried, origin
+    identities = [collection.identity for collection in train]
+    origin = origin_of(model, tests, training=identities, settings=settings, n_queries=n_queries)
+    return columns_first(pd.concat(tables, ignore_index=True), "collection"), tried, origin
 
 
-def _first(collection: Collection, n: int | None) -> Collection:
+def _first_queries(collection: Collection, n: int | None) -> Collection:
     """Return the collection with its first `n` queries."""
     if n is None or n >= len(collection.query_ids):
         return collection
     ids = collection.query_ids[:n]
     qrels = {query: collection.qrels[query] for query in ids}
     return replace(collection, query_ids=ids, query_texts=collection.query_texts[:n], qrels=qrels)
-
-
-def _averaged(found: list[dict[str, np.ndarray]], n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Return each system's mean over the collections and its difference from the base, queries resampled in each."""
-    rng = np.random.default_rng(seed)
-    picks = [rng.integers(len(values[BASE]), size=(n_resamples, len(values[BASE]))) for values in found]
-    means, draws = {}, {}
-    for system in found[0]:
-        means[system] = np.mean([values[system].mean() for values in found])
-        own = [values[system][pick].mean(axis=1) for values, pick in zip(found, picks, strict=True)]
-        draws[system] = np.mean(own, axis=0)
-    rows = []
-    for system, mean in means.items():
-        low, high = np.quantile(draws[system], [0.025, 0.975])
-        row = {"system": system, "mean": mean, "low": low, "high": high}
-        if system != BASE:
-            row["difference"] = mean - means[BASE]
-            row["difference_low"], row["difference_high"] = np.quantile(draws[system] - draws[BASE], [0.025, 0.975])
-        rows.append(row)
-    return pd.DataFrame(rows)

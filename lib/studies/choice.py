@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from lib.bm25.index import BM25Index
-from lib.bm25.weighting import PAPER, BM25Constants
+from lib.bm25.weighting import BM25Constants
 from lib.data.collection import Collection, load_collection
-from lib.evaluation.baselines import dense_search
 from lib.evaluation.measures import compare, per_query
-from lib.evaluation.tuning import MEASURE, check_training, tune_bm25
+from lib.evaluation.tuning import check_training, tune_bm25
 from lib.latent_terms import LatentTerms
 from lib.studies.encoded import EncodedCollection, encode_collection, encode_together
+from lib.studies.names import DENSE, LATENT, MEASURE, TUNED
+from lib.studies.retrieval import RetrievalConfig, Run
 from lib.support.store import Store
 
 
@@ -36,16 +36,16 @@ def tune(
     ValueError
         Before anything is encoded: for an unknown collection, and as `tuning.check_training`.
     """
-    (found,) = choose([model], names, store)
-    return found
+    (result,) = choose([model], names, store)
+    return result
 
 
 def choose(
     models: Sequence[LatentTerms], names: Iterable[str], store: Store | None = None
 ) -> Iterator[tuple[BM25Constants, pd.DataFrame, pd.DataFrame]]:
-    """Give what `tune` returns for each of several models of one retriever, model by model as it comes.
+    """Yield what `tune` returns for each of several models of one retriever.
 
-    Each collection is read once for all of them, before the first comes.
+    Each collection is encoded once for all of them, before the first result.
 
     Raises
     ------
@@ -64,23 +64,15 @@ def _tune(
     model: LatentTerms, collections: Sequence[Collection], store: Store
 ) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
     encoded = [encode_collection(model, collection, store) for collection in collections]
-    terms = [(c, e.doc_terms, e.query_terms) for c, e in zip(collections, encoded, strict=True)]
-    constants, grid = tune_bm25(terms)
-    summary = [
-        _against_paper(constants, *pair).assign(collection=pair[0].full_name)
-        for pair in zip(collections, encoded, strict=True)
-    ]
-    return constants, grid, pd.concat(summary, ignore_index=True)
+    pairs = list(zip(collections, encoded, strict=True))
+    constants, grid = tune_bm25([(collection, terms.doc_terms, terms.query_terms) for collection, terms in pairs])
+    tables = [_against_paper(constants, *pair).assign(collection=pair[0].full_name) for pair in pairs]
+    return constants, grid, pd.concat(tables, ignore_index=True)
 
 
 def _against_paper(constants: BM25Constants, collection: Collection, encoded: EncodedCollection) -> pd.DataFrame:
-    doc_ids, query_ids, k = collection.doc_ids, collection.query_ids, 11  # one more: a query's own document goes
-    rankings = {"dense": dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, k)}
-    for name, own in (("paper", PAPER), ("tuned", constants)):
-        index = BM25Index.build(encoded.doc_terms, doc_ids, own)
-        rankings[name] = index.search(encoded.query_terms, query_ids, k)
-    frames = {
-        name: per_query(ranking.exclude(collection.self_matches).top(10), collection.qrels, [MEASURE])
-        for name, ranking in rankings.items()
-    }
+    """Compare tuned constants and dense search with the paper's constants."""
+    run = Run(collection, encoded, constants, RetrievalConfig(depth=10))
+    systems = {"dense": DENSE, "paper": LATENT, "tuned": TUNED}
+    frames = {name: per_query(run.ranking(system), collection.qrels, [MEASURE]) for name, system in systems.items()}
     return compare(frames, "paper", MEASURE)

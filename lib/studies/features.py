@@ -1,22 +1,165 @@
-"""The families of a model's latents: where each latent is strongest, and what each family adds to a ranking."""
+"""Families of latents: what each latent stands for, where it is strongest, and what each family adds to a ranking.
+
+A lexical latent stands for one word, a narrow one for a few, a broad one for many (31_features).
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+import Stemmer
 from scipy.sparse import coo_array, csr_array
 
 from lib.data.collection import Collection, load_collection
 from lib.latent_terms import LatentTerms
+from lib.studies.comparison import columns_first, origin_of, summary_of, values_of
 from lib.studies.encoded import EncodedCollection, encode_collection
-from lib.studies.families import FAMILIES, HALF, UNSEEN, families, kappa, strongest
-from lib.studies.model import MEASURE, origin_of, summary_of, values_of
+from lib.studies.names import ALL, CONTROL, FAMILIES, MEASURE, ONLY, RARE, WITHOUT
+from lib.support.checks import check_count
 from lib.support.folders import digest_arrays, digest_json
 from lib.support.store import Store
 
+FEW = 5  # how many words a narrow latent may stand for
+HALF = 0.5  # the share of a latent that its word, or its few words, must make up
 LEAST_PLACES = 10  # a latent that is strong in fewer documents is rare
-HALVES = (0.3, HALF, 0.7)  # the rules' limit, and two others to see how much hangs on it
+HALVES = (0.3, HALF, 0.7)  # the limit of the rules, and two others to see how much depends on it
+
+
+def group_words(tokens: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Put the forms of a word together: lower case, without WordPiece's "##", stemmed (Snowball English).
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        The tokenizer's vocabulary, in order of its ids.
+
+    Returns
+    -------
+    np.ndarray, int64 [n_tokens]
+        The word of each token.
+    list of str
+        The words.
+    """
+    stems = Stemmer.Stemmer("english").stemWords([token.lower().removeprefix("##") for token in tokens])
+    words = {stem: number for number, stem in enumerate(dict.fromkeys(stems))}
+    return np.array([words[stem] for stem in stems], np.int64), list(words)
+
+
+def by_word(matrix: csr_array, word_of: np.ndarray, n_words: int) -> csr_array:
+    """Sum a latent-by-token matrix over the tokens of each word, float32 [width, n_words]."""
+    n_tokens = len(word_of)
+    indicator = csr_array((np.ones(n_tokens, np.float32), (np.arange(n_tokens), word_of)), shape=(n_tokens, n_words))
+    return csr_array(matrix @ indicator)
+
+
+def concentration(matrix: csr_array, n: int) -> np.ndarray:
+    """Return the share of each row's sum that its `n` largest weights make up, float64 [n_rows]; 0 for an empty row."""
+    n = check_count(n, "n")
+    shares = np.zeros(matrix.shape[0])
+    for row, (start, end) in enumerate(zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)):
+        weights = matrix.data[start:end].astype(np.float64)
+        if len(weights):
+            largest = np.partition(weights, len(weights) - n)[-n:] if len(weights) > n else weights
+            shares[row] = largest.sum() / weights.sum()
+    return shares
+
+
+def families(matrix: csr_array, enough: np.ndarray, half: float = HALF) -> np.ndarray:
+    """Sort latents into families by how few words make up half of them.
+
+    lexical: one word makes up `half` of the row's sum; narrow: five words do; broad: they do not. It is a rule about
+    words, so it can be applied to any evidence of which words a latent belongs to.
+
+    Parameters
+    ----------
+    matrix : csr_array, float32 [width, n_words]
+        Evidence that a latent belongs to a word, at least 0: activation, or a number of contexts.
+    enough : np.ndarray, bool [width]
+        Whether there is enough evidence of a latent; the others are "rare".
+    half : float
+        The share that the words must make up, above 0 and at most 1.
+
+    Returns
+    -------
+    np.ndarray, str [width]
+        "lexical", "narrow", "broad" or "rare".
+
+    Raises
+    ------
+    ValueError
+        For `half` out of range, and a mask of another length.
+    """
+    if not 0 < half <= 1:
+        raise ValueError(f"half is {half!r}; it must be above 0 and at most 1, such as 0.5.")
+    if enough.shape != (matrix.shape[0],):
+        raise ValueError(f"enough has shape {enough.shape}; it must be ({matrix.shape[0]},), one for each latent.")
+    lexical, narrow = (concentration(matrix, n) >= half for n in (1, FEW))
+    return np.select([~enough, lexical, narrow], [RARE, *FAMILIES[:2]], FAMILIES[2])
+
+
+def strongest(latents: np.ndarray, texts: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Return the places of each latent's strongest occurrence in each text, for its `n` strongest texts.
+
+    Parameters
+    ----------
+    latents, texts, values : np.ndarray, integer, integer and float32 [n_occurrences]
+        The latent, the text and the activation of each occurrence.
+    n : int
+        Number of texts of a latent, at most.
+
+    Returns
+    -------
+    np.ndarray, int64
+        Latents ascending, each one's occurrences from strong to weak; of equal ones the first in order.
+    """
+    order = np.lexsort((-values, texts, latents))
+    starts = np.flatnonzero(np.diff(latents[order], prepend=-1) | np.diff(texts[order], prepend=-1))
+    best = order[starts]  # one of each text
+    best = best[np.lexsort((-values[best], latents[best]))]
+    first = np.flatnonzero(np.diff(latents[best], prepend=-1))
+    place = np.arange(len(best)) - np.repeat(first, np.diff(first, append=len(best)))
+    return best[place < check_count(n, "n")]
+
+
+def kappa(first: np.ndarray, second: np.ndarray, n_resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Return Cohen's kappa of two labellings with its 95 % percentile bootstrap interval over the items.
+
+    kappa = (p_o - p_e) / (1 - p_e): the agreement beyond that of chance, as a share of what chance leaves (Cohen,
+    Educational and Psychological Measurement 20, 1960).
+
+    Parameters
+    ----------
+    first, second : np.ndarray, str or integer [n]
+        Two labels of each item.
+    n_resamples : int
+        Number of resamples behind the interval.
+    seed : int
+        Seed of the resamples.
+
+    Raises
+    ------
+    ValueError
+        For labellings that are empty or differ in length.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"there are {len(first)} and {len(second)} labels; give two for each of at least one item.")
+    labels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+    size = len(labels)
+    table = np.bincount(codes[: len(first)] * size + codes[len(first) :], minlength=size**2)
+    draws = np.random.default_rng(seed).multinomial(
+        len(first), table / len(first), check_count(n_resamples, "n_resamples")
+    )
+    low, high = np.quantile(_kappa(draws.reshape(-1, size, size)), [0.025, 0.975])
+    return float(_kappa(table.reshape(1, size, size))[0]), float(low), float(high)
+
+
+def _kappa(tables: np.ndarray) -> np.ndarray:
+    """Return kappa of each contingency table, [n, size, size]; 1 where all labels are one and the same."""
+    shares = tables / tables.sum(axis=(1, 2), keepdims=True)
+    observed = np.trace(shares, axis1=1, axis2=2)
+    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
+    return np.divide(observed - chance, 1 - chance, out=np.ones_like(observed), where=chance < 1)
 
 
 def strongest_contexts(
@@ -32,26 +175,31 @@ def strongest_contexts(
     """
 
     def make() -> dict[str, np.ndarray]:
-        found = {"latents": [], "texts": [], "positions": [], "values": []}
-        token_ids, lengths, n_tokens = [], [], 0
+        blocks, token_ids, lengths, n_tokens = [], [], [], 0
         for block in model.encoder.stream(texts):
             indices, values = (tensor.cpu().numpy() for tensor in model.sae.encode(block.states))
-            token, place = np.nonzero(values > 0)
+            token, column = np.nonzero(values > 0)
             text = np.repeat(np.arange(len(block.offsets) - 1), np.diff(block.offsets)) + len(lengths)
-            own = (indices[token, place], text[token], token + n_tokens, values[token, place])
-            keep = strongest(own[0], own[1], own[3], n)
-            for column, array in zip(found.values(), own, strict=True):
-                column.append(array[keep])
+            blocks.append(
+                _strongest_of(indices[token, column], text[token], token + n_tokens, values[token, column], n)
+            )
             token_ids.append(block.token_ids)
             lengths += np.diff(block.offsets).tolist()
             n_tokens += len(block.token_ids)
-        arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-        keep = strongest(arrays["latents"], arrays["texts"], arrays["values"], n)
-        arrays = {name: array[keep] for name, array in arrays.items()}
+        columns = _strongest_of(*map(np.concatenate, zip(*blocks, strict=True)), n)
+        arrays = dict(zip(("latents", "texts", "positions", "values"), columns, strict=True))
         return arrays | {"token_ids": np.concatenate(token_ids), "offsets": np.cumsum([0, *lengths])}
 
     key = {"model": model.identity, "texts": digest_json(texts), "n": n}
     return (store or Store()).get("strongest-contexts", key, make)
+
+
+def _strongest_of(
+    latents: np.ndarray, texts: np.ndarray, positions: np.ndarray, values: np.ndarray, n: int
+) -> list[np.ndarray]:
+    """Return the four columns of the occurrences that `strongest` chooses."""
+    rows = strongest(latents, texts, values, n)
+    return [column[rows] for column in (latents, texts, positions, values)]
 
 
 def place_counts(contexts: Mapping[str, np.ndarray], width: int, n_tokens: int) -> csr_array:
@@ -64,25 +212,27 @@ def place_counts(contexts: Mapping[str, np.ndarray], width: int, n_tokens: int) 
 def contexts_of(
     contexts: Mapping[str, np.ndarray], latent: int, tokens: Sequence[str], n: int, around: int = 5
 ) -> list[str]:
-    """Return the `n` strongest places of a latent as text, `around` tokens to each side, the token itself in brackets.
+    """Return the strongest places of a latent as text, with the token itself in brackets.
 
     Parameters
     ----------
     contexts : mapping
         As `strongest_contexts` returns it.
     latent : int
+        The latent.
     tokens : sequence of str
         The tokenizer's vocabulary, in order of its ids.
-    n, around : int
+    n : int
+        Number of places, at most.
+    around : int
+        Number of tokens that are shown on each side.
     """
     start, end = np.searchsorted(contexts["latents"], [latent, latent + 1])
-    shown = []
+    offsets, shown = contexts["offsets"], []
     for position in contexts["positions"][start : min(end, start + n)]:
-        text = int(np.searchsorted(contexts["offsets"], position, side="right")) - 1
-        low, high = (
-            max(contexts["offsets"][text], position - around),
-            min(contexts["offsets"][text + 1], position + around + 1),
-        )
+        text = int(np.searchsorted(offsets, position, side="right")) - 1
+        low = max(offsets[text], position - around)
+        high = min(offsets[text + 1], position + around + 1)
         pieces = [tokens[token] for token in contexts["token_ids"][low:high]]
         pieces[position - low] = f"[{pieces[position - low]}]"
         shown.append(" ".join(pieces).replace(" ##", ""))
@@ -90,7 +240,7 @@ def contexts_of(
 
 
 def family_agreement(mass: csr_array, places: csr_array) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Sort the latents by two rules, and say how far they agree.
+    """Sort the latents by two rules, and measure how far the rules agree.
 
     Parameters
     ----------
@@ -108,16 +258,17 @@ def family_agreement(mass: csr_array, places: csr_array) -> tuple[pd.DataFrame, 
     np.ndarray, np.ndarray, str [width]
         The labels at the limit of 0.5, by mass and by places.
     """
-    seen = (places.sum(axis=1) >= LEAST_PLACES) & (mass.sum(axis=1) > 0)
-    rows, labels = [], {half: (families(mass, seen, half), families(places, seen, half)) for half in HALVES}
+    enough = (places.sum(axis=1) >= LEAST_PLACES) & (mass.sum(axis=1) > 0)
+    labels = {half: (families(mass, enough, half), families(places, enough, half)) for half in HALVES}
+    rows = []
     for half, (first, second) in labels.items():
-        first, second = first[seen], second[seen]
+        first, second = first[enough], second[enough]
         value, low, high = kappa(first, second)
-        row = {"half": half, "n_latents": seen.sum(), "n_rare": (~seen).sum()}
+        row = {"half": half, "n_latents": enough.sum(), "n_rare": (~enough).sum()}
         for family in FAMILIES:
             row |= {f"{family}_first": (first == family).mean(), f"{family}_second": (second == family).mean()}
         row |= {"agreement": (first == second).mean(), "kappa": value, "low": low, "high": high}
-        rows.append(row | {"kappa_lexical": kappa(first == "lexical", second == "lexical")[0]})
+        rows.append(row | {"kappa_lexical": kappa(first == FAMILIES[0], second == FAMILIES[0])[0]})
     return pd.DataFrame(rows), *labels[HALF]
 
 
@@ -128,60 +279,63 @@ def family_study(
 
     Parameters
     ----------
+    model : LatentTerms
+        The model that encodes the collections.
+    names : iterable of str
+        Names of the collections.
     labels : np.ndarray, str [width]
-        As `families.families` gives them.
+        As `families` gives them.
+    store : Store, optional
+        Where computed values are kept.
 
     Returns
     -------
     DataFrame
-        One row a collection and system: family ("all" for the whole), kind ("all", "only", "without", or "without as
+        One row a collection and system: family ("all" for all latents), kind ("all", "only", "without", or "without as
         many": a control, without as many latents of the other families, drawn with seed 0, or all of theirs if they are
         fewer), n_latents kept, nDCG@10 as `summarise` gives it against all latents, and postings_share.
     dict
-        What its provenance should state.
+        What its provenance states.
     """
     store, tables, collections = store or Store(), [], [load_collection(name) for name in names]
-    kept = _family_masks(labels)
+    masks = _family_masks(labels)
     for collection in collections:
         encoded = encode_collection(model, collection, store)
-        key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity}
-        values, shares = {}, []
-        for name, mask in kept.items():
-            arrays = store.get(
-                "family",
-                key | {"kept": digest_arrays({"kept": mask}), "measure": MEASURE},
-                lambda mask=mask, collection=collection, encoded=encoded: _with_latents(
-                    model, collection, encoded, mask
-                ),
-            )
-            values[" ".join(name)] = arrays["values"]
-            shares.append(arrays["postings"].item() / encoded.doc_terms.nnz)
-        table = summary_of(values, "all all").drop(columns="system")
-        table[["kind", "family"]] = list(kept)
-        table["n_latents"] = [mask.sum() for mask in kept.values()]
-        tables.append(table.assign(postings_share=shares, collection=collection.full_name))
-    first = ["collection", "family", "kind", "n_latents", "postings_share"]
+        results = {system: _with_latents(model, collection, encoded, mask, store) for system, mask in masks.items()}
+        values = {str(system): result["values"] for system, result in results.items()}
+        table = summary_of(values, str((ALL, ALL))).drop(columns="system")
+        table[["kind", "family"]] = list(masks)
+        table["n_latents"] = [mask.sum() for mask in masks.values()]
+        table["postings_share"] = [result["postings"].item() / encoded.doc_terms.nnz for result in results.values()]
+        tables.append(table.assign(collection=collection.full_name))
     table = pd.concat(tables, ignore_index=True)
-    return table[[*first, *table.columns.drop(first)]], origin_of(model, collections)
+    table = columns_first(table, "collection", "family", "kind", "n_latents", "postings_share")
+    return table, origin_of(model, collections)
 
 
 def _family_masks(labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """Return which latents each system keeps, bool [width], under (kind, family)."""
-    rng, masks = np.random.default_rng(0), {("all", "all"): np.ones(len(labels), bool)}
+    rng, masks = np.random.default_rng(0), {(ALL, ALL): np.ones(len(labels), bool)}
     for family in FAMILIES:
-        own = labels == family
-        masks[("only", family)], masks[("without", family)] = own, ~own
-        others = np.flatnonzero(~own & (labels != UNSEEN))
-        masks[("without as many", family)] = np.ones(len(labels), bool)
-        masks[("without as many", family)][rng.permutation(others)[: own.sum()]] = False
+        members = labels == family
+        masks[ONLY, family] = members
+        masks[WITHOUT, family] = ~members
+        others = np.flatnonzero(~members & (labels != RARE))
+        masks[CONTROL, family] = np.ones(len(labels), bool)
+        masks[CONTROL, family][rng.permutation(others)[: members.sum()]] = False
     return masks
 
 
 def _with_latents(
-    model: LatentTerms, collection: Collection, encoded: EncodedCollection, mask: np.ndarray
+    model: LatentTerms, collection: Collection, encoded: EncodedCollection, mask: np.ndarray, store: Store
 ) -> dict[str, np.ndarray]:
-    columns = np.flatnonzero(mask)
-    docs, queries = csr_array(encoded.doc_terms[:, columns]), csr_array(encoded.query_terms[:, columns])
-    ranking = model.index(docs, collection.doc_ids).search(queries, collection.query_ids, 11)
-    (values,) = values_of(ranking, collection, [MEASURE])
-    return {"values": values, "postings": np.array(docs.nnz)}
+    """Return nDCG@10 of each query and the number of postings if only the latents of a mask are indexed."""
+
+    def make() -> dict[str, np.ndarray]:
+        columns = np.flatnonzero(mask)
+        docs, queries = csr_array(encoded.doc_terms[:, columns]), csr_array(encoded.query_terms[:, columns])
+        ranking = model.index(docs, collection.doc_ids).search(queries, collection.query_ids, 11)
+        return {"values": values_of(ranking, collection)[0], "postings": np.array(docs.nnz)}
+
+    key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity}
+    return store.get("family", key | {"kept": digest_arrays({"kept": mask}), "measure": MEASURE}, make)

@@ -4,9 +4,9 @@ import numpy as np
 
 from lib.inspect.vocabulary import LEAST_TAIL
 from lib.studies.inputs import Setting
-from lib.studies.model import stored_fit
 from lib.studies.names import LATENT, SPLADE_STYLE
 from lib.studies.sweeps import SPLARE, Swept, Variant, study_recipe, sweep, with_labels
+from lib.studies.zipf import stored_fit
 from lib.support.store import Store
 
 N_REFITS = 100  # for the interval of an exponent

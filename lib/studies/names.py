@@ -26,7 +26,7 @@ RARE = "rare"
 ALL, ONLY, WITHOUT, CONTROL = "all", "only", "without", "without as many"
 
 # Prunings of 42_pruning.
-UNPRUNED = "none"
+NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"
 QUERY_TOP, QUERY_MASS = "query top", "query mass"
 

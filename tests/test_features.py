@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import cohen_kappa_score
 
-from lib.studies.families import by_word, concentration, families, group_words, kappa, strongest
+from lib.studies.features import by_word, concentration, families, group_words, kappa, strongest
 
 
 def test_the_forms_of_a_word_are_one_word():

@@ -1,0 +1,81 @@
+"""Recall on LIMIT as its haystack grows (21_limit)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from lib.data.collection import Collection, load_collection
+from lib.evaluation.baselines import ANALYZER
+from lib.evaluation.measures import resampled_means
+from lib.latent_terms import LatentTerms
+from lib.studies.comparison import columns_first, origin_of, summary_of, values_of
+from lib.studies.encoded import encode_collection
+from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, TUNED
+from lib.studies.retrieval import SYSTEMS, RetrievalConfig, Run
+from lib.support.store import Store
+
+LIMIT_SYSTEMS = (LEXICAL, DENSE, LATE, LATENT, TUNED)
+
+
+def limit_study(model: LatentTerms, names: Sequence[str], store: Store | None = None) -> tuple[pd.DataFrame, dict]:
+    """Measure recall on LIMIT as its haystack grows; the needles and the queries stay the same.
+
+    Parameters
+    ----------
+    model : LatentTerms
+        The model that encodes the collections.
+    names : sequence of str
+        LIMIT in several sizes, smallest first, with the same queries: "limit/46", "limit/1000", "limit".
+    store : Store, optional
+        Where computed values are kept.
+
+    Returns
+    -------
+    DataFrame
+        One row a size, measure and system: n_docs, measure, and the columns of `summarise` against dense; kept, the
+        share of the smallest collection's recall that is left here, with its interval over queries (kept_low,
+        kept_high).
+    dict
+        What its provenance states.
+
+    Raises
+    ------
+    ValueError
+        If the collections do not have the same queries.
+    """
+    store, collections = store or Store(), [load_collection(name) for name in names]
+    for collection in collections:
+        if collection.identity["queries_sha256"] != collections[0].identity["queries_sha256"]:
+            raise ValueError(f"{collection.full_name} has other queries than {collections[0].full_name}.")
+    values = [_values(model, collection, store) for collection in collections]
+    rows = []
+    for collection, by_system in zip(collections, values, strict=True):
+        for number, measure in enumerate(LIMIT_MEASURES):
+            recall = {system: by_system[system][number] for system in LIMIT_SYSTEMS}
+            table = summary_of(recall, DENSE).assign(n_docs=len(collection.doc_ids), measure=measure)
+            shares = [_share_kept(values[0][system][number], recall[system]) for system in table["system"]]
+            table[["kept", "kept_low", "kept_high"]] = shares
+            rows.append(table)
+    table = columns_first(pd.concat(rows, ignore_index=True), "n_docs", "measure", "system")
+    return table, origin_of(model, collections, analyzer=ANALYZER)
+
+
+def _values(model: LatentTerms, collection: Collection, store: Store) -> dict[str, np.ndarray]:
+    """Return each system's measures, float64 [n_measures, n_queries]."""
+    config = RetrievalConfig(depth=1000, measures=LIMIT_MEASURES)
+
+    def make() -> dict[str, np.ndarray]:
+        run = Run(collection, encode_collection(model, collection, store, config.depth), model.bm25, config)
+        return {system: values_of(SYSTEMS[system](run), collection, LIMIT_MEASURES) for system in LIMIT_SYSTEMS}
+
+    key = {"model": model.identity, "collection": collection.identity, "retrieval": asdict(config)}
+    return store.get("limit", key | {"tuned": asdict(model.bm25), "analyzer": ANALYZER, "systems": LIMIT_SYSTEMS}, make)
+
+
+def _share_kept(first: np.ndarray, now: np.ndarray) -> tuple[float, float, float]:
+    """Return mean(now) / mean(first) with its percentile bootstrap interval, queries resampled in pairs."""
+    ratios = resampled_means([now]) / np.maximum(resampled_means([first]), 1e-9)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return now.mean() / max(first.mean(), 1e-9), low, high
