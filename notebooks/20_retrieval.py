@@ -25,9 +25,10 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 from lib import LatentTerms
 from lib.report.common import save_study
-from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
+from lib.report.retrieval import retrieval_figure, wide_table
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.published import PUBLISHED
 from lib.studies.retrieval import given_splade, retrieval_table
 
 profile = start(profile)

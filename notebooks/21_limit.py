@@ -26,10 +26,11 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 from lib import LatentTerms
 from lib.report.common import save_study
-from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
+from lib.report.limit import limit_figure, limit_in_words, limit_table
 from lib.studies.limit import limit_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.published import PUBLISHED_LIMIT
 
 profile = start(profile)
 model = LatentTerms.from_pretrained(dtype=profile.dtype)

@@ -28,14 +28,14 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from lib.report.common import SIGNIFICANT, mean_of, save_study
-from lib.report.limit import PUBLISHED_LIMIT
-from lib.report.retrieval import PUBLISHED
+from lib.report.common import SIGNIFICANT, save_study
 from lib.studies.backbones import backbone_table
 from lib.studies.inputs import setting
 from lib.studies.names import LATENT
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.published import PUBLISHED, PUBLISHED_LIMIT
+from lib.studies.results import mean_of
 
 profile = start(profile)
 sweeps = setting(profile)

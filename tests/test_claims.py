@@ -28,8 +28,8 @@ from lib.report.claims import (
     claims_table,
     judge,
 )
-from lib.report.common import mean_of
-from lib.report.results import Results, peak, seeds
+from lib.report.results import peak, seeds
+from lib.studies.results import Results, mean_of
 from lib.support.folders import digest_file
 
 MORE = (0.0, inf)

@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from lib.report.claims import claims_table
 from lib.report.common import escaped, latex_table, save_figure
 from lib.report.paper import DRAWN, FIGURES, TABLES, changed, macros, main, redraw, tables
-from lib.report.results import Results
 from lib.report.retrieval import update_readme
+from lib.studies.results import Results
 from lib.support.folders import digest_file
 
 ROOT = Path(__file__).parent.parent

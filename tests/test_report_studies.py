@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report.limit import PUBLISHED_LIMIT, limit_figure, limit_in_words, limit_table
+from lib.report.limit import limit_figure, limit_in_words, limit_table
 from lib.report.model import (
     MEAN,
     beyond_figure,
@@ -18,6 +18,7 @@ from lib.report.model import (
     zipf_figure,
     zipf_in_words,
 )
+from lib.studies.published import PUBLISHED_LIMIT
 
 
 @pytest.fixture(autouse=True)

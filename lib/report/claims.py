@@ -31,9 +31,9 @@ from matplotlib.figure import Figure
 
 from lib.report import results as ours
 from lib.report.common import STYLE
-from lib.report.limit import PUBLISHED_LIMIT
-from lib.report.results import Found, NotMeasured, Results
-from lib.report.retrieval import PUBLISHED
+from lib.report.results import Found
+from lib.studies.published import PUBLISHED, PUBLISHED_LIMIT
+from lib.studies.results import NotMeasured, Results
 from lib.support.folders import digest_file
 
 HOLDS, WEAKER, FAILS, UNTESTED = VERDICTS = ("holds", "holds weaker", "does not hold here", "not tested")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -106,18 +105,6 @@ def save_study(
             by_query.to_csv(path, index=False, float_format="%.5g")
     for name, figure in (figures or {}).items():
         save_figure(figure, folder, name)
-
-
-def mean_of(
-    rows: pd.DataFrame, value: str = "difference", low: str = "difference_low", high: str = "difference_high"
-) -> tuple[float, float, float]:
-    """Return the mean of a column over collections, and its interval (low, high).
-
-    The queries of collections are independent samples, so the half-widths of their intervals add up in quadrature.
-    """
-    centre = rows[value].to_numpy()
-    below, above = (np.hypot.reduce(rows[end].to_numpy() - centre) / len(rows) for end in (low, high))
-    return float(centre.mean()), float(centre.mean() - below), float(centre.mean() + above)
 
 
 def interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:

@@ -6,18 +6,6 @@ from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, interval
 
-# Recall on the official LIMIT with 50,000 documents: Latent Terms (arXiv 2605.29384), known at second hand.
-PUBLISHED_LIMIT = pd.DataFrame(
-    [
-        ("BM25", 0.944, 0.949, 0.965, 0.995),
-        ("Contriever", 0.021, 0.027, 0.053, 0.125),
-        ("Contriever + latent terms", 0.414, 0.510, 0.730, 0.929),
-        ("GTE-ModernColBERT", 0.843, 0.857, 0.872, 0.880),
-        ("GTE-ModernColBERT + latent terms", 0.799, 0.832, 0.892, 0.978),
-    ],
-    columns=["published, 50,000 documents", "R@10", "R@20", "R@100", "R@1000"],
-)
-
 
 def limit_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return recall on LIMIT with its interval, one row a size and system, one column a measure, as text."""

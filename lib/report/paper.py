@@ -22,16 +22,18 @@ from matplotlib.figure import Figure
 from lib.report import limit, model
 from lib.report.ablations import ablations_figure, surface_figure
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
-from lib.report.common import SIGNIFICANT, escaped, latex_table, mean_of, save_figure
+from lib.report.common import SIGNIFICANT, escaped, latex_table, save_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
-from lib.report.results import LATENT, NDCG, Results, real
-from lib.report.retrieval import PUBLISHED, retrieval_figure, wide_table
+from lib.report.results import LATENT, NDCG
+from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
 from lib.report.vocabulary import rank_frequency_figure
 from lib.report.width_k import width_k_figure
 from lib.studies.names import SAME
+from lib.studies.published import PUBLISHED
+from lib.studies.results import Results, mean_of, without_limit
 from lib.support.folders import digest_file, replacing
 
 MISSING = "--"
@@ -199,7 +201,7 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
     for row in table.itertuples():
         short = row.collection.removeprefix("beir/").removesuffix("/test")
         numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
-    ndcg = real(table[table["measure"] == NDCG])
+    ndcg = without_limit(table[table["measure"] == NDCG])
     for system, rows in ndcg.groupby("system"):
         told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
         numbers |= {f"mean/{system}": f"{rows['mean'].mean():.3f}", f"better/{system}": str((told & up).sum())}
@@ -233,7 +235,7 @@ def _limit_numbers(results: Results) -> dict[str, str]:
 
 def _zipf_numbers(results: Results) -> dict[str, str]:
     numbers = {}
-    for name, rows in real(results["zipf"]).groupby("vocabulary"):
+    for name, rows in without_limit(results["zipf"]).groupby("vocabulary"):
         once, tail = rows["n_once"] / rows["n_terms"], rows["n_tail"] / rows["n_terms"]
         for what, share in (("once", once), ("read", rows["query_share"]), ("tail", tail)):
             numbers[f"{what}/{name}"] = f"{share.median():.1%}"
@@ -254,7 +256,7 @@ def _latency_numbers(results: Results) -> dict[str, str]:
 
 
 def _pruning_numbers(results: Results) -> dict[str, str]:
-    table = real(results["pruning"])
+    table = without_limit(results["pruning"])
     rows = table[(table["kind"] == "document top") & (table["value"] == 100)]
     return {"stored": f"{rows['postings_share'].mean():.0%}", "read": f"{rows['query_share'].mean():.0%}"}
 
@@ -276,7 +278,7 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
         name = row.variant.removeprefix("activation: ")
         numbers |= {f"median/{name}": f"{row.median:.0f}", f"high/{name}": f"{row.high:.0f}"}
         numbers[f"correlation/{name}"] = f"{row.correlation:.2f}"
-    table = real(results["ablations"])
+    table = without_limit(results["ablations"])
     most = table[table["factor"] == "tokens"].iloc[-1]
     for name, variant in (("per-token", "normalisation: per-token"), ("most", most["variant"])):
         value, low, high = mean_of(table[table["variant"] == variant])
@@ -291,7 +293,7 @@ def _seed_numbers(results: Results) -> dict[str, str]:
     at = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")["share"]
     numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(SAME)}
     return numbers | {
-        f"overlap/{pair}": f"{x:.2f}" for pair, x in real(agreement).groupby("pair")["mean"].mean().items()
+        f"overlap/{pair}": f"{x:.2f}" for pair, x in without_limit(agreement).groupby("pair")["mean"].mean().items()
     }
 
 

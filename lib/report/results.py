@@ -1,9 +1,7 @@
 """Our figures for the papers' claims, each a value with its interval, read from the tables that the studies wrote."""
 
-import json
 import re
 from math import nan
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,38 +9,11 @@ import pandas as pd
 from scipy import stats
 
 from lib.evaluation.measures import bootstrap_interval
-from lib.report.common import mean_of
 from lib.report.model import PLAUSIBLE
+from lib.studies.results import NotMeasured, Results, mean_of, without_limit
 
 NDCG = "nDCG@10"
 LATENT, TUNED, LATE, DENSE = "latent terms", "latent terms, tuned", "late interaction", "dense"
-
-
-class NotMeasured(LookupError):
-    """The table is there, but what is asked for is not in it."""
-
-
-class Results:
-    """The tables of a folder by name: `results["limit"]` is limit.csv. `used` holds the names of those read so far.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where a table is asked for that is not there.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder, self.used = Path(folder), set()
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        """Return a table."""
-        table = pd.read_csv(self.folder / f"{name}.csv")
-        self.used.add(name)
-        return table
-
-    def origin(self, name: str) -> dict:
-        """Return where a table comes from, as `experiments.provenance` gives it."""
-        return json.loads((self.folder / f"{name}.json").read_text("utf-8"))
 
 
 class Found(NamedTuple):
@@ -55,20 +26,6 @@ class Found(NamedTuple):
     untested: str = ""
 
 
-def real(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of all collections but `limit`, which is made for one question and has claims of its own.
-
-    Raises
-    ------
-    NotMeasured
-        If there is none.
-    """
-    rows = table[~table["collection"].str.startswith("limit")]
-    if rows.empty:
-        raise NotMeasured("no such row of a collection other than limit")
-    return rows
-
-
 def _on(rows: pd.DataFrame) -> str:
     names = list(dict.fromkeys(rows["collection"]))
     return names[0] if len(names) == 1 else f"mean of {len(names)} collections"
@@ -76,7 +33,7 @@ def _on(rows: pd.DataFrame) -> str:
 
 def _ndcg(results: Results, system: str) -> pd.DataFrame:
     table = results["retrieval"]
-    return real(table[(table["measure"] == NDCG) & (table["system"] == system)])
+    return without_limit(table[(table["measure"] == NDCG) & (table["system"] == system)])
 
 
 def against_dense(results: Results) -> list[Found]:
@@ -96,7 +53,7 @@ def tuned(results: Results) -> list[Found]:
     First on collections that nothing was tuned on, then on those whose other queries were tuned on.
     """
     table = results["beyond"]
-    rows = real(table[(table["system"] == "the paper's constants") & table["p"].notna()])  # means have no test
+    rows = without_limit(table[(table["system"] == "the paper's constants") & table["p"].notna()])  # means have no test
     ends = {"difference_low": -rows["difference_high"], "difference_high": -rows["difference_low"]}
     return _apart_from_tuning(results, rows.assign(difference=-rows["difference"], **ends))
 
@@ -138,7 +95,7 @@ def against_late(results: Results) -> list[Found]:
     table = results["retrieval_per_query"]
     if LATE not in table:
         raise NotMeasured(f"no {LATE} among the systems")
-    value, low, high, on, _ = _apart(real(table[table["measure"] == NDCG]), LATENT, LATE)
+    value, low, high, on, _ = _apart(without_limit(table[table["measure"] == NDCG]), LATENT, LATE)
     return [Found(value, low, high, f"{on}, retriever not trained for it")]
 
 
@@ -198,7 +155,7 @@ def power_law(results: Results) -> list[Found]:
 
 def _exponents(results: Results) -> pd.DataFrame:
     table = results["zipf"]
-    return real(table[table["vocabulary"] == "latents"])
+    return without_limit(table[table["vocabulary"] == "latents"])
 
 
 def _wilson(count: int, n: int) -> tuple[float, float]:
@@ -228,7 +185,7 @@ def change(results: Results, table: str, variant: str, lost: bool = False, train
     whole = results[table]
     if variant not in set(whole["variant"]):
         raise NotMeasured(f"no {variant!r} in {table}.csv")
-    rows = real(whole[whole["variant"] == variant])
+    rows = without_limit(whole[whole["variant"] == variant])
     found = Found(*mean_of(rows), _on(rows))
     value, low, high, on, _ = _once(results, found) if trained else found
     return [Found(-value, -high, -low, on) if lost else Found(value, low, high, on)]
@@ -251,7 +208,7 @@ def activation(results: Results, name: str) -> list[Found]:
     values = results["ablations_per_query"]
     if missing := {own, top_k} - set(values):
         raise NotMeasured(f"no {sorted(missing)[0]!r} in ablations_per_query.csv")
-    alike = _apart(real(values), own, top_k)
+    alike = _apart(without_limit(values), own, top_k)
     alike = _once(results, alike._replace(on=f"{alike.on}, states of one norm"))
     return [alike, *change(results, "ablations", f"activation: {name}", trained=True)]
 
@@ -259,14 +216,14 @@ def activation(results: Results, name: str) -> list[Found]:
 def trend(results: Results, field: str) -> list[Found]:
     """Return what a doubling of "width" or "k" changes."""
     table = results["width_k_trend"]
-    rows = real(table[table["field"] == field])
+    rows = without_limit(table[table["field"] == field])
     on = f"{_on(rows)}, {rows['smallest'].min():,} to {rows['largest'].max():,}, one run each"
     return [Found(*mean_of(rows, "slope", "low", "high"), on)]
 
 
 def seeds(results: Results) -> list[Found]:
     """Return the standard deviation over seeds of nDCG@10, a mean of collections, with its chi-squared interval."""
-    table = real(results["seeds"])
+    table = without_limit(results["seeds"])
     means = table[table["seed"].notna()].groupby("seed")["mean"].mean()
     n, deviation = len(means), means.std()
     low, high = deviation * np.sqrt((n - 1) / stats.chi2.ppf([0.975, 0.025], n - 1))
@@ -275,7 +232,7 @@ def seeds(results: Results) -> list[Found]:
 
 def peak(results: Results, readout: str, n_resamples: int = 2_000, seed: int = 0) -> list[Found]:
     """Return the depth of the best layer by the mean of the collections, 1 the final one; queries are resampled."""
-    summary, values = real(results["layers"]), results["layers_per_query"]
+    summary, values = without_limit(results["layers"]), results["layers_per_query"]
     own = summary[summary["readout"] == readout].drop_duplicates("variant").sort_values("layer")
     depths = own["layer"].to_numpy() / own["layer"].max()
     rng, mean, drawn = np.random.default_rng(seed), 0.0, 0.0
@@ -289,7 +246,7 @@ def peak(results: Results, readout: str, n_resamples: int = 2_000, seed: int = 0
 
 def pruned(results: Results, top: int) -> list[Found]:
     """Return the change when documents keep their largest weights only, as a share of the unpruned nDCG@10."""
-    table = real(results["pruning"])
+    table = without_limit(results["pruning"])
     whole = table[table["kind"] == "none"].set_index("collection")["mean"]
     rows = table[(table["kind"] == "document top") & (table["value"] == top)]
     if rows.empty:

@@ -8,24 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table, mean_of
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table
+from lib.studies.results import mean_of
 from lib.support.folders import replacing
 
 TEST_COLLECTIONS = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi/test")
-# nDCG@10 of Latent Terms (arXiv 2605.29384), known at second hand: other retrievers, 32,768 latents, five seeds.
-PUBLISHED = pd.DataFrame(
-    [
-        ("BM25", 0.686, 0.319, 0.249, 0.680, 0.300, 0.285, 0.569, 0.481),
-        ("SPLADE-v3", 0.710, 0.357, 0.374, 0.748, 0.450, 0.586, 0.692, 0.796),
-        ("Contriever", 0.655, 0.313, 0.274, 0.448, 0.377, 0.419, 0.542, 0.581),
-        ("Contriever + latent terms", 0.713, 0.340, 0.317, 0.709, 0.409, 0.468, 0.627, 0.751),
-        ("Nomic", 0.703, 0.346, 0.377, 0.822, 0.431, 0.598, 0.672, 0.813),
-        ("Nomic + latent terms", 0.749, 0.372, 0.382, 0.783, 0.436, 0.577, 0.732, 0.885),
-        ("GTE-ModernColBERT", 0.756, 0.381, 0.456, 0.849, 0.475, 0.617, 0.773, 0.875),
-        ("GTE-ModernColBERT + latent terms", 0.730, 0.374, 0.399, 0.759, 0.387, 0.509, 0.653, 0.814),
-    ],
-    columns=["published", "SciFact", "NFCorpus", "FiQA", "TREC-COVID", "DBpedia", "NQ", "HotpotQA", "FEVER"],
-)
 BEGIN, END = "<!-- results, written by `make figures` -->", "<!-- end of results -->"
 
 
