@@ -78,17 +78,19 @@ for module in encoder:
     print(type(module).__name__, module.get_embedding_dimension())
 
 # %% [markdown]
-# Of itself it ranks by the dot product, which has no place for how rare a latent is or how long a text. The dense
-# retriever's own ranking is the cosine. (So few queries show the way, not who is better; `20_retrieval` compares.)
+# By default it ranks by the dot product, which ignores how rare a latent is and how long a text. The dense retriever
+# ranks by the cosine. (So few queries show how it is done, not which is better; `20_retrieval` compares.)
 
 # %%
 scores = (query_terms @ doc_terms.T).toarray()
-best = [top_k(row, 100) for row in scores]
+best = [top_k(row, 100) for row in scores]  # positions of documents
 dense = SentenceTransformer(folder)
 systems = {
     "dense retriever, cosine": dense_search(dense.encode(docs), doc_ids, dense.encode(queries), query_ids),
     "SparseEncoder, dot product": Ranking(
-        query_ids, [[doc_ids[i] for i in at] for at in best], [row[at] for row, at in zip(scores, best, strict=True)]
+        query_ids,
+        [[doc_ids[position] for position in positions] for positions in best],
+        [row[positions] for row, positions in zip(scores, best, strict=True)],
     ),
     "SparseEncoder, BM25": ranking,
 }
@@ -100,7 +102,7 @@ results.round(3)
 # %% [markdown]
 # ## 2. Saved, loaded, and turned back
 # It is saved as any `SparseEncoder`, with safetensors only. `SparseEncoder(path, trust_remote_code=True)` loads it:
-# sentence-transformers wants the flag for modules of other packages. `load_sparse_encoder` does without it.
+# sentence-transformers requires the flag for modules of other packages. `load_sparse_encoder` does without it.
 
 # %%
 with tempfile.TemporaryDirectory() as path:
@@ -112,8 +114,8 @@ print(back)
 
 # %% [markdown]
 # ## 3. Training an autoencoder with `SparseEncoderTrainer`
-# The loss rebuilds token states; the retriever in front stays as it is. Real training takes millions of tokens
-# (`10_train_sae` does it several times faster); a few steps on docstrings show that the loss falls.
+# The loss is the error of reconstructed token states; the retriever in front stays as it is. Real training takes
+# millions of tokens (`10_train_sae` does it several times faster); a few steps on docstrings show that the loss falls.
 
 # %%
 transformer = SentenceTransformer(folder)[0]
@@ -149,26 +151,26 @@ evaluate(trained_index.search(trained.encode_queries(queries), query_ids, k=100)
 # %% [markdown]
 # ## 4. A prompt, and whether its tokens are pooled
 # Many retrievers were trained with a prompt before each text. `TokenEncoder` takes it from the model's configuration
-# or from you, and with `include_prompt=False` reads it but leaves its tokens out of the terms: of what comes before the
-# text, nothing is counted. This retriever was trained without prompts; the table shows how much either choice changes.
+# or from you, and with `include_prompt=False` reads it but does not count its tokens. This retriever was trained
+# without prompts; the table shows how much either choice changes.
 
 
 # %%
-def searched(**settings) -> dict:
+def quality(**settings) -> dict:
     prompted = LatentTerms(TokenEncoder(folder, dtype="float32", **settings), model.sae, bm25=model.bm25)
     texts = prompted.encode_documents(docs) if "document_prompt" in settings else doc_terms  # of section 1
     questions = prompted.encode_queries(queries)
-    found = prompted.index(texts, doc_ids).search(questions, query_ids, k=100)
+    run = prompted.index(texts, doc_ids).search(questions, query_ids, k=100)
     counts = {"latents_per_doc": texts.nnz / len(docs), "latents_per_query": questions.nnz / len(queries)}
-    return counts | evaluate(found, qrels, ["nDCG@10"])
+    return counts | evaluate(run, qrels, ["nDCG@10"])
 
 
 short = {"query_prompt": "query: ", "document_prompt": "passage: "}
 long = {"query_prompt": "Instruct: Given a question, find the docstring that answers it. Query: "}
-effect = [{"prompt": "none", "pooled": "", **searched()}]
+effect = [{"prompt": "none", "pooled": "", **quality()}]
 for name, prompts in {"query: / passage: ": short, "an instruction before queries": long}.items():
     for pooled in (True, False):
-        effect.append({"prompt": name, "pooled": pooled, **searched(**prompts, include_prompt=pooled)})
+        effect.append({"prompt": name, "pooled": pooled, **quality(**prompts, include_prompt=pooled)})
 effect = pd.DataFrame(effect)
 save_results(effect, profile.figures_folder, "prompts", origin)
 effect.round(3)

@@ -264,10 +264,8 @@ def load_sparse_encoder(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the folder, the repository or one of its files is missing, is not what `save_pretrained` writes, or names a
-        module of neither package or a path outside.
-    PermissionError, ConnectionError
-        As `LatentTerms.load`.
+        If the folder or a file is missing, is not what `save_pretrained` writes, or names a module of neither package
+        or a path outside. For a repository on the hub, errors are also those of `LatentTerms.load`.
     """
     if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
         raise FileNotFoundError(f"{folder} has no {_MODULES}; give a folder that SparseEncoder.save_pretrained wrote.")

@@ -43,9 +43,6 @@ class _Scored:
         encode = self.model.encode_queries if kind == "query" else self.model.encode_documents
         return encode(texts, progress=progress)
 
-    def _index(self, documents: csr_array, doc_ids: Iterable[str]) -> BM25Index:
-        return BM25Index.build(documents, doc_ids, self.bm25)
-
 
 class LatentTermsSearch(_Scored):
     """A model for `SparseInformationRetrievalEvaluator` and `SparseNanoBEIREvaluator`, scored with BM25.
@@ -124,7 +121,7 @@ class LatentTermsSearch(_Scored):
                 "corpus. Set corpus_chunk_size to at least its size; for a second corpus, encode the queries again."
             )
         self._scored = (ref(queries), ref(documents))
-        index = self._index(term_matrix(documents), map(str, range(len(documents))))
+        index = BM25Index.build(term_matrix(documents), map(str, range(len(documents))), self.bm25)
         weighted = csr_array(term_matrix(queries).multiply(index.idf))
         return torch.from_numpy(np.hstack([(weighted @ rows.T).toarray() for rows in index.impact_rows()]))
 
@@ -141,14 +138,9 @@ class MTEBSearch(_Scored):
     ----------
     model : LatentTerms or SparseEncoder
     name : str
-        Under which mteb files the results, such as "organisation/model".
+        Organisation and model, such as "me/latent-terms", under which mteb files the results.
     bm25 : BM25Constants, optional
         As in `LatentTermsSearch`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For another model or other constants, and for a name that is not of two parts.
     """
 
     def __init__(self, model: LatentTerms | SparseEncoder, name: str, bm25: BM25Constants | None = None):
@@ -172,7 +164,7 @@ class MTEBSearch(_Scored):
         corpus = list(corpus)
         texts = [f"{row['title']}\n{row['text']}" if row.get("title") else row["text"] for row in corpus]
         documents = self._rows(texts, "document", progress=_progress(settings))
-        self._indexed = self._index(documents, [row["id"] for row in corpus])
+        self._indexed = BM25Index.build(documents, [row["id"] for row in corpus], self.bm25)
 
     def search(
         self,

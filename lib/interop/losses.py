@@ -7,7 +7,7 @@ written for sentence-transformers already.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from sentence_transformers import SparseEncoder
@@ -16,14 +16,6 @@ from lib.interop.modules import SparseAutoEncoderTokenEncoder
 from lib.interop.modules.features import modules_before, origin_of, real_tokens
 from lib.sae.kernels import dense_top, unexplained
 from lib.support.checks import check_count
-
-
-class _Tokens(NamedTuple):
-    """Tokens without padding: input and reconstruction of the autoencoder, [n, D], and the active latents, [p]."""
-
-    x: torch.Tensor
-    x_hat: torch.Tensor
-    active: torch.Tensor
 
 
 class TokenReconstructionLoss(torch.nn.Module):
@@ -45,12 +37,7 @@ class TokenReconstructionLoss(torch.nn.Module):
     auxk : float
         Coefficient of AuxK; 0 leaves it out.
     dead_tokens : int
-        A latent is dead when it was not active for more than this many tokens.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is no such autoencoder, for a negative auxk, and for `dead_tokens` that are no integer of at least 1.
+        A latent is dead when it was not active for more than this many tokens, at least 1.
     """
 
     def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):
@@ -102,7 +89,8 @@ class TokenReconstructionLoss(torch.nn.Module):
             self.silent[active] = 0
         return losses
 
-    def _read(self, features: dict[str, Any]) -> _Tokens:
+    def _read(self, features: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return x and x_hat [n, D] of the tokens that are not padding, and their active latents [p]."""
         sae, output = self._sae, self.model(features)
         values, indices = (output[f"token_sparse_{kind}"].flatten(0, -2) for kind in ("values", "indices"))
         if "sae_output_decoded" in output:
@@ -112,7 +100,7 @@ class TokenReconstructionLoss(torch.nn.Module):
             x, x_hat = sae.normalize(tokens).flatten(0, -2), sae.decode_codes(values, indices)
         mask = None if "cu_seq_lens_q" in output else output.get("attention_mask")
         real = real_tokens(mask, output["token_sparse_values"]).flatten()
-        return _Tokens(x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0])
+        return x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0]
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         sae = self._sae

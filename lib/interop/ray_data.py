@@ -144,10 +144,7 @@ def _count_rows(path: Path, columns: dict[str, str]) -> int:
     strings = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
     for argument, name in columns.items():
         if schema.names.count(name) != 1:
-            raise ValueError(
-                f"{path} has {schema.names.count(name)} columns {name!r}; set {argument} to one of "
-                f"{', '.join(schema.names)}."
-            )
+            raise ValueError(f"{path} has not one column {name!r}; set {argument} to one of {', '.join(schema.names)}.")
         if not any(is_string(schema.field(name).type) for is_string in strings):
             raise ValueError(f"Column {name!r} of {path} holds {schema.field(name).type}; {argument} takes strings.")
     return n_rows
@@ -161,8 +158,7 @@ def _save_plan(folder: Path, plan: dict) -> None:
     manifest, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
     if names := _differing({key: manifest.get(key) for key in plan}, json.loads(json.dumps(plan))):
         raise ValueError(
-            f"{folder} holds the shards of another model or corpus; differing: {', '.join(names)}. Name another "
-            "folder, or give what these were made from."
+            f"{folder} holds the shards of another model or corpus; differing: {', '.join(names)}. Name another folder."
         )
 
 
@@ -270,7 +266,8 @@ class Shards:
     """The term matrix that `encode_corpus` left in a folder, in the order of the corpus; never in memory at once.
 
     `model.index(shards.matrices(), shards.doc_ids)` is the index that the whole matrix would give, to the bit: N, df
-    and avgdl are those of all documents.
+    and avgdl are those of all documents. FileNotFoundError or ValueError if the folder or its manifest is missing or
+    altered, or if shards are missing, because the run has not ended.
 
     Parameters
     ----------
@@ -285,11 +282,6 @@ class Shards:
         `LatentTerms.identity` of the model that encoded the documents.
     inputs : list of dict
         "file", "rows" and "sha256" of each parquet file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the folder or its manifest is missing or altered, or if shards are missing: the run has not ended.
     """
 
     def __init__(self, folder: str | Path):

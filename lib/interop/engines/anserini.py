@@ -66,21 +66,11 @@ def impact_query(weights: dict[str, float], k: int) -> dict:
 
 
 class RoundingLoss(NamedTuple):
-    """What a scale costs, over some queries.
+    """What a scale costs, over some queries."""
 
-    Attributes
-    ----------
-    score_error : float
-        Largest difference of a score from ours, over all documents.
-    relative_error : float
-        The same as a part of the query's best score.
-    overlap : float
-        Part of our k best documents that are among the k best by integers, as a mean over queries that find any.
-    """
-
-    score_error: float
-    relative_error: float
-    overlap: float
+    score_error: float  # largest difference of a score from ours, over all documents
+    relative_error: float  # the same as a part of the query's best score
+    overlap: float  # part of our k best that are among the k best by integers, as a mean over queries that find any
 
 
 def rounding_loss(index: BM25Index, queries: csr_array, scale: float = SCALE, k: int = 100) -> RoundingLoss:

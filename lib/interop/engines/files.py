@@ -96,8 +96,7 @@ def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None
     target : str
         A key of `TARGETS`.
     **settings
-        Of anserini, `scale`, the count that an impact of 1 becomes, 100 by default; see `rounding_loss`. The others
-        have none.
+        Of anserini, `scale`: the count that an impact of 1 becomes, 100 by default (`rounding_loss`). Others have none.
 
     Raises
     ------

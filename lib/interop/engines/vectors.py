@@ -23,13 +23,7 @@ class Document(NamedTuple):
 
 
 def documents(index: BM25Index, target: str, limits: tuple[float, float] = FLOAT32) -> Iterator[Document]:
-    """Yield the documents of an index, a block in memory at a time.
-
-    Raises
-    ------
-    ValueError
-        For an impact below or above the `limits` of `target`.
-    """
+    """Yield the documents of an index, a block in memory at a time; ValueError for impacts beyond the `limits`."""
     position = 0
     for rows in index.impact_rows():
         _check_limits(rows.data, "impact", target, limits, "prune what is below, or lower k1")
@@ -48,10 +42,7 @@ def batches(stream: Iterable[Document]) -> Iterator[list[Document]]:
 def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     """Return w_j(q) * idf_j, float32 [n_queries, width], without those that are 0.
 
-    Raises
-    ------
-    TypeError, ValueError
-        For another width than the index's, weights that are NaN, infinite or negative, and an idf below 0.
+    TypeError or ValueError for another width, weights that are NaN, infinite or negative, and an idf below 0.
     """
     queries = check_weights(queries, "the query matrix")
     if queries.shape[1] != index.width:

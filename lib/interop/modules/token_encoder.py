@@ -305,18 +305,14 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
             The file, or the folder that `save` wrote.
         device : str
             A torch device, where the weights are put.
-        frozen : bool
-            Whether the weights are fixed.
-        **kwargs
-            Replace what the configuration sets, for example `k` or `token_batch_size`.
+        frozen, **kwargs
+            Settings of the class that replace those of the configuration, for example `k` or `token_batch_size`.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not safetensors (a pickle is refused), if its configuration is no JSON object, lacks k or has a
-            setting that is not allowed, and if tensors are missing or do not fit.
+        FileNotFoundError, ValueError
+            If the file is missing or not safetensors (a pickle is refused), if its configuration is no JSON object,
+            lacks k or has a setting that is not allowed, and if tensors are missing or do not fit.
         """
         path, tensors, config = read_checkpoint_file(path)
         if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:

@@ -15,22 +15,12 @@ _MAKER = "SparseAutoEncoderTokenEncoder"
 
 
 class _Layout(NamedTuple):
-    """Which text each token belongs to, and where in it.
+    """Which text each of N tokens belongs to, and where in it."""
 
-    Attributes
-    ----------
-    rows, positions : torch.Tensor, int64 [N]
-        The text, and the position after its first token.
-    ends : torch.Tensor, int64 [B]
-        The position after each text's last token.
-    real : torch.Tensor, bool [N]
-        False for padding.
-    """
-
-    rows: torch.Tensor
-    positions: torch.Tensor
-    ends: torch.Tensor
-    real: torch.Tensor
+    rows: torch.Tensor  # int64 [N], the text
+    positions: torch.Tensor  # int64 [N], from 0 at the text's first token
+    ends: torch.Tensor  # int64 [B], the position after each text's last token
+    real: torch.Tensor  # bool [N], False for padding
 
 
 class _Cells(NamedTuple):
