@@ -24,7 +24,7 @@ TRAINED = [text for text in TEXTS if text.strip()]
 def make(folder, **settings) -> SparseEncoder:
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        sae = SparseAutoEncoderTokenEncoder(**({"input_dim": 32, "hidden_dim": 48, "k": 4, "k_aux": 16} | settings))
+        sae = SparseAutoEncoderTokenEncoder(**({"input_dim": 32, "hidden_dim": 48, "k": 4, "k_aux": 512} | settings))
     return SparseEncoder(
         modules=[SentenceTransformer(folder)[0], sae, SparseTokenPooling(48, "sum_sqrt")], device="cpu"
     )
@@ -42,7 +42,7 @@ def states(encoder: SparseEncoder) -> torch.Tensor:
 def test_the_loss_and_its_gradients_are_those_of_the_trainer_of_this_package(sentence_folder, dead):
     encoder = make(sentence_folder)
     loss = TokenReconstructionLoss(encoder, auxk=0.5, dead_tokens=10)
-    loss.silent[:dead] = 11
+    loss.silent[:dead] = 10
     sae, x = encoder[1], states(encoder)
     encoder.train()
     parts = loss([encoder.preprocess(TRAINED)])

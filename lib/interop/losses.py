@@ -14,7 +14,7 @@ from sentence_transformers import SparseEncoder
 
 from lib.interop.modules import SparseAutoEncoderTokenEncoder
 from lib.interop.modules.features import modules_before, origin_of, real_tokens
-from lib.sae.kernels import dense_top, unexplained
+from lib.sae.kernels import aux_shape, dense_top, unexplained
 from lib.support.checks import check_count
 
 
@@ -24,11 +24,10 @@ class TokenReconstructionLoss(torch.nn.Module):
     FVU = sum |x - x_hat|^2 / sum |x - mean|^2,   AuxK = sum |e - e_hat|^2 / sum |e|^2
 
     x is `sae_input_normalized`, x_hat `sae_output_decoded`, each over the tokens of a batch that are not padding.
-    e = x - x_hat is a constant, e_hat its reconstruction by the `k_aux` largest dead latents of a token; if fewer are
-    dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: all modules
-    before the autoencoder require no gradients, stay in evaluation mode, without dropout, and become its `trained_on`.
-    The thresholds of a jumprelu autoencoder stay as they are, since no gradient reaches them (`lib.sae.trainer` trains
-    thresholds).
+    e = x - x_hat is a constant, e_hat its reconstruction by the min(D / 2, `k_aux`) largest dead latents of a token; if
+    fewer are dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: all
+    modules before the autoencoder require no gradients, stay in evaluation mode, without dropout, and become its
+    `trained_on`. The thresholds of jumprelu stay as they are: no gradient reaches them (`lib.sae.trainer` trains them).
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ class TokenReconstructionLoss(torch.nn.Module):
     auxk : float
         Coefficient of AuxK; 0 leaves it out.
     dead_tokens : int
-        A latent is dead when it was not active for more than this many tokens, at least 1.
+        A latent is dead when it was not active for this many tokens, at least 1.
     """
 
     def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):
@@ -104,12 +103,13 @@ class TokenReconstructionLoss(torch.nn.Module):
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         sae = self._sae
-        dead = (self.silent > self.dead_tokens).nonzero()[:, 0]
+        dead = (self.silent >= self.dead_tokens).nonzero()[:, 0]
         if not len(dead) or not sae.k_aux:
             return x.new_zeros(())
         pre = (x - sae.b_pre) @ sae.W_enc[:, dead] + sae.b_enc[dead]
-        e_hat = dense_top(pre, min(sae.k_aux, len(dead))) @ sae.W_dec[dead]
-        return min(1.0, len(dead) / sae.k_aux) * unexplained(residual, e_hat, torch.zeros_like(sae.b_pre))
+        k_aux, scale = aux_shape(len(dead), x.shape[1], sae.k_aux)
+        e_hat = dense_top(pre, k_aux) @ sae.W_dec[dead]
+        return scale * unexplained(residual, e_hat, torch.zeros_like(sae.b_pre))
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings, for a model card."""

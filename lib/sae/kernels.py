@@ -271,13 +271,13 @@ def loss_and_gradients(
     return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
 
 
-def aux_shape(n_dead: int, d: int) -> tuple[int, float]:
+def aux_shape(n_dead: int, d: int, limit: int = _MAX_AUX) -> tuple[int, float]:
     """Return how many dead latents may reconstruct a token's residual, and the scale of the loss for so few of them.
 
-    d / 2, 512 at most (Gao et al., arXiv 2406.04093, A.2); if fewer are dead, all of them, and the loss shrinks with
-    their share of that number, as in EleutherAI's sparsify.
+    d / 2, `limit` at most (Gao et al., arXiv 2406.04093, A.2); if fewer are dead, all of them, and the loss shrinks
+    with their share of that number, as in EleutherAI's sparsify.
     """
-    k_aux = min(max(1, d // 2), _MAX_AUX)
+    k_aux = min(max(1, d // 2), limit)
     return min(k_aux, n_dead), min(1.0, n_dead / k_aux)
 
 

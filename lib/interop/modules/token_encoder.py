@@ -61,7 +61,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     has_decoder : bool
         Whether there is a W_dec, which only training needs.
     k_aux : int
-        Dead latents that a loss may reconstruct the residual from; 0 is none.
+        Dead latents that a loss may reconstruct the residual from, at most (and at most D / 2); 0 is none.
     frozen : bool
         Whether the weights are fixed.
     rms_scale : float, optional
