@@ -13,7 +13,7 @@ from lib.bm25.frequent import MOST, add_rows, complete, error_bound, rows_of
 from lib.bm25.index import BM25Index
 from lib.bm25.postings import block_of
 from lib.bm25.ranking import top_k
-from lib.bm25.search import LIKELY, Likely, Query, find_likely
+from lib.bm25.search import Best, Likely, Query, find_likely
 
 EVERY = np.empty(0, bool)
 
@@ -57,7 +57,7 @@ def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
 def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_queries, values, idf, whole, seed):
     with pytest.MonkeyPatch.context() as patch:
         if whole is not None:
-            patch.setattr(lib.bm25.search, "is_read_whole", lambda *_: whole)
+            patch.setattr(lib.bm25.search, "reads_all", lambda *_: whole)
         for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(room, "BLOCK_ROWS", block_rows)
         index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
@@ -100,7 +100,9 @@ def test_an_estimate_errs_by_less_than_the_bound(n, n_frequent, spread, sign, se
     add_rows(rows.rows, factors, numbers, estimates)
     weight_of = np.zeros(MOST, np.float32)
     weight_of[:n_frequent] = weights
-    scores = np.float32([complete(doc, others[doc], *rows[2:], weight_of) for doc in range(n)])
+    scores = np.float32(
+        [complete(doc, others[doc], rows.indptr, rows.numbers, rows.impacts, weight_of) for doc in range(n)]
+    )
     np.testing.assert_allclose(scores, others + dense.astype(np.float32) @ weights, rtol=1e-4, atol=1e-4 * spread)
     bound = error_bound(factors, 1.0)
     assert np.abs(estimates - scores).max() <= bound
@@ -153,25 +155,20 @@ def test_only_what_may_be_among_the_best_is_scored_exactly(index):
     (block, rows), (best,) = index._parts[0], index._search(terms(1, 6, 1, 4), 20, None, None, 1)
     allowed = np.zeros(20, bool)
     allowed[[3, 7, 12]] = True
-    query = terms(1, 6, 1, 4)
-    latents = query.indices.astype(np.int64)
-    numbers = index._row_of[latents]
-    order = np.argsort(numbers >= 0, kind="stable")
-    weights = (query.data * index.idf[latents])[order]
-    own = tuple(Query(latents[order], weights, numbers[numbers >= 0], 100.0))
+    row = terms(1, 6, 1, 4)
+    query = index._query(row.indices.astype(np.int64), row.data)
     exact = dict(zip(best.docs.tolist(), best.scores.tolist(), strict=True))
     for mask, k, expected in ((allowed, 20, [3, 7, 12]), (EVERY, 20, range(20)), (EVERY, 2, None)):
         scores = np.zeros(2**16, np.float32)
-        likely = Likely(*(np.zeros(n, kind) for n, kind in zip((20, 20, 20, k, k), LIKELY, strict=True)))
-        count, n = find_likely(
-            tuple(block), tuple(rows), own, mask, 0, scores[:20], scores[20:40].copy(), tuple(likely), 0, 0
-        )
+        likely = Likely(np.zeros(20, np.int64), np.zeros(20, np.float32), np.zeros(20, np.float32))
+        least, estimates = Best(np.zeros(k, np.int64), np.zeros(k, np.float32)), np.zeros(20, np.float32)
+        n, count = find_likely(block, rows, query, mask, 0, scores[:20], estimates, likely, 0, least, 0)
         found, reach = likely.docs[:n].tolist(), likely.most[:n]
         assert count == min(k, n)
         if expected is None:  # of two, the least are bounds from below; what is in the end above them holds the best
-            found = [doc for doc, most in zip(found, reach, strict=True) if most >= likely.least[0]]
+            found = [doc for doc, most in zip(found, reach, strict=True) if most >= least.scores[0]]
             assert set(best.docs[:2].tolist()) <= set(found)
-            assert likely.least[0] <= exact[best.docs[1]]
+            assert least.scores[0] <= exact[best.docs[1]]
         else:
             assert found == list(expected)
         assert all(most >= exact[doc] for doc, most in zip(likely.docs[:n].tolist(), reach, strict=True))
@@ -186,7 +183,7 @@ def test_all_is_read_where_scoring_k_documents_would_read_more():
     def whole(latents: list[int], k: int) -> bool:
         rows = index._row_of[latents]
         query = Query(np.array(latents), np.ones(len(latents), np.float32), rows[rows >= 0], 1.0)
-        return lib.bm25.search.is_read_whole(index._parts, 16, query, k)
+        return lib.bm25.search.reads_all(index._parts, 16, query, k)
 
     # a document has two of the three frequent latents, so k of them have 2 k impacts, and one counts as two postings
     assert [k for k in range(1, 17) if whole([1], k)] == list(range(2, 17))

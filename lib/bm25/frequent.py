@@ -139,40 +139,39 @@ def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
 @njit(cache=True, nogil=True, fastmath=True)
 def add_rows(rows, factors, numbers, estimates):
     """Add the rows `numbers`, uint8 [n_docs] each, times their factors to `estimates`, float32 [n_docs]."""
-    at, n_docs = 0, len(estimates)
-    while at + 4 <= len(numbers):  # four at a time: estimates are read and written once for the four
-        a, b, c, d = factors[at], factors[at + 1], factors[at + 2], factors[at + 3]
-        first, second = rows[numbers[at]], rows[numbers[at + 1]]
-        third, fourth = rows[numbers[at + 2]], rows[numbers[at + 3]]
-        for doc in range(n_docs):
+    whole = len(numbers) - len(numbers) % 4
+    for i in range(0, whole, 4):  # four at a time: estimates are read and written once for the four
+        a, b, c, d = factors[i], factors[i + 1], factors[i + 2], factors[i + 3]
+        first, second = rows[numbers[i]], rows[numbers[i + 1]]
+        third, fourth = rows[numbers[i + 2]], rows[numbers[i + 3]]
+        for doc in range(len(estimates)):
             estimates[doc] += (a * first[doc] + b * second[doc]) + (c * third[doc] + d * fourth[doc])
-        at += 4
-    while at < len(numbers):
-        factor, row = factors[at], rows[numbers[at]]
-        for doc in range(n_docs):
+    for i in range(whole, len(numbers)):
+        factor, row = factors[i], rows[numbers[i]]
+        for doc in range(len(estimates)):
             estimates[doc] += factor * row[doc]
-        at += 1
 
 
 @njit(cache=True, nogil=True)
-def error_bound(factors, others):
+def error_bound(factors, most_of_rare):
     """Return by how much an estimate may differ from the score that float32 gives.
 
     That is half a level of each row, and what float32 sums of n terms differ by in another order, n epsilon of their
-    size. `factors` are each row's weight times its scale, `others` how large what the rare latents add may be.
+    size. `factors` are each row's weight times its scale, `most_of_rare` the most that the rare latents add.
     """
-    reach = 0.0
+    level = 0.0
     for factor in factors:
-        reach += abs(factor)
-    return np.float32(0.501 * reach + 4 * _EPSILON * (len(factors) + 8) * (others + _LEVELS * reach))
+        level += abs(factor)
+    return np.float32(0.501 * level + 4 * _EPSILON * (len(factors) + 8) * (most_of_rare + _LEVELS * level))
 
 
 @njit(cache=True, nogil=True)
 def complete(doc, score, indptr, numbers, impacts, weight_of):
     """Return a document's `score` and what the frequent latents add to it, exactly and in the order of the latents.
 
-    `weight_of`, float32 [MOST], is what each row counts, 0 for those that the query lacks.
+    `indptr`, `numbers` and `impacts` are those of `Rows`; `weight_of`, float32 [MOST], is what each row counts, 0 for
+    those that the query lacks.
     """
-    for at in range(indptr[doc], indptr[doc + 1]):
-        score += weight_of[numbers[at]] * impacts[at]
+    for i in range(indptr[doc], indptr[doc + 1]):
+        score += weight_of[numbers[i]] * impacts[i]
     return score

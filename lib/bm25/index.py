@@ -281,8 +281,8 @@ class BM25Index:
         rows = self._row_of[latents]
         order = np.argsort(rows >= 0, kind="stable")
         factors = weights * self.idf[latents]
-        others = float(np.abs(factors[rows < 0]).sum()) * (self.constants.k1 + 1)  # no impact is above k1 + 1
-        return Query(latents[order], factors[order], rows[rows >= 0], others)
+        most_of_rare = float(np.abs(factors[rows < 0]).sum()) * (self.constants.k1 + 1)  # no impact is above k1 + 1
+        return Query(latents[order], factors[order], rows[rows >= 0], most_of_rare)
 
     def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
         """Return which documents may be returned, bool [n_docs]; None is all."""

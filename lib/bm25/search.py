@@ -20,21 +20,28 @@ from numba import njit
 from lib.bm25.frequent import MOST, Rows, add_rows, complete, error_bound
 from lib.bm25.postings import BLOCK_ROWS, Block
 
-_APART = 2  # postings, read in their order, take as long as one document's impact in its score
+_SCATTER = 2  # postings, read in their order, take as long as one document's impact in its score
 _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
 
 
 class Query(NamedTuple):
-    """A query's latents, int64, and what each counts: its weight times idf, float32.
+    """A query's latents, those without rows first.
 
-    Frequent latents stand behind the others; `rows`, int64, are the numbers of theirs. What the others add to a score
-    is at most `others`.
+    Attributes
+    ----------
+    latents : np.ndarray, int64 [n]
+    weights : np.ndarray, float32 [n]
+        What each latent counts: its weight times idf.
+    rows : np.ndarray, int64 [n_frequent]
+        The numbers of the rows of the frequent latents, which are the last n_frequent of `latents`.
+    most_of_rare : float
+        What the rare latents add to a score, at most.
     """
 
     latents: np.ndarray
     weights: np.ndarray
     rows: np.ndarray
-    others: float
+    most_of_rare: float
 
 
 class Best(NamedTuple):
@@ -45,9 +52,10 @@ class Best(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def add_postings(indptr, docs, impacts, latents, weights, n_docs, scores):
-    """Set the first `n_docs` of `scores`, float32, to a query's for a block's documents: sum_j weight_j * impact_j."""
-    scores[:n_docs] = 0
+def add_postings(block, latents, weights, scores):
+    """Set `scores`, float32 [n_docs of the block], to sum_j weight_j * impact_j."""
+    indptr, docs, impacts = block.indptr, block.docs, block.impacts
+    scores[:] = 0
     for i in range(len(latents)):
         weight = weights[i]
         for posting in range(indptr[latents[i]], indptr[latents[i] + 1]):
@@ -55,167 +63,171 @@ def add_postings(indptr, docs, impacts, latents, weights, n_docs, scores):
 
 
 @njit(cache=True, nogil=True)
-def push(score, doc, best_scores, best_docs, count):
+def push(score, doc, scores, docs, count):  # scores before docs: LLVM makes code of half the time
     """Offer a document to a heap of the k best, whose root is the worst of them; return how many it holds.
 
     Documents come in their order, so of equal scores the earlier one is in the heap already, and stays.
     """
-    k = len(best_scores)
-    if count == k and score <= best_scores[0]:
+    k = len(scores)
+    if count == k and score <= scores[0]:
         return count
     if count < k:
-        at, count = count, count + 1
-        while at > 0:  # up: a new document is worse than all that are not below its score
-            parent = (at - 1) // 2
-            if best_scores[parent] < score:
+        node = count
+        count += 1
+        while node > 0:  # up: a new document is worse than all that are not below its score
+            parent = (node - 1) // 2
+            if scores[parent] < score:
                 break
-            best_scores[at], best_docs[at] = best_scores[parent], best_docs[parent]
-            at = parent
+            scores[node], docs[node] = scores[parent], docs[parent]
+            node = parent
     else:
-        at = 0
+        node = 0
         while True:  # down, past children that are worse: of lower score, or of equal score and later
-            child = 2 * at + 1
+            child = 2 * node + 1
             if child >= k:
                 break
-            other = child + 1
-            if other < k and (
-                best_scores[other] < best_scores[child]
-                or (best_scores[other] == best_scores[child] and best_docs[other] > best_docs[child])
+            right = child + 1
+            if right < k and (
+                scores[right] < scores[child] or (scores[right] == scores[child] and docs[right] > docs[child])
             ):
-                child = other
-            if best_scores[child] >= score:
+                child = right
+            if scores[child] >= score:
                 break
-            best_scores[at], best_docs[at] = best_scores[child], best_docs[child]
-            at = child
-    best_scores[at], best_docs[at] = score, doc
+            scores[node], docs[node] = scores[child], docs[child]
+            node = child
+    scores[node], docs[node] = score, doc
     return count
 
 
 class Likely(NamedTuple):
-    """Documents that may be among the best: positions, int64, what rare latents add up to, and the most they can score.
+    """Documents that may be among the best.
 
-    `least`, float32 [k], is a heap of the largest scores that documents have at least, `least_docs` whose these are.
+    Attributes
+    ----------
+    docs : np.ndarray, int64
+        Positions.
+    sums, most : np.ndarray, float32
+        What the rare latents add up to, and the most that each document can score.
     """
 
     docs: np.ndarray
     sums: np.ndarray
     most: np.ndarray
-    least: np.ndarray
-    least_docs: np.ndarray
-
-
-LIKELY = (np.int64, np.float32, np.float32, np.float32, np.int64)  # their dtypes
 
 
 @njit(cache=True, nogil=True)
-def find_likely(block, rows, query, allowed, first, scores, estimates, likely, count, n_found):
-    """Add a block's documents to `likely` that may be among the k best; return how many `least` and it hold then.
+def find_likely(block, rows, query, allowed, first, scores, estimates, likely, n_likely, least, count):
+    """Add a block's documents to `likely` that may be among the k best; return how many it and `least` hold then.
 
-    A score is within a margin of its estimate. Once k documents reach some score at least, one that cannot reach it is
-    not among the best. `first` is the position of the block's first document; `allowed`, bool [n_docs of the block], is
-    empty where all are. `scores` and `estimates`, float32 [n_docs], are written to.
+    A score is within a margin of its estimate. `least`, a `Best`, is a heap of the k largest scores that documents have
+    at least: one that cannot reach the root of a full heap is not among the best. `first` is the position of the
+    block's first document; `allowed`, bool [n_docs of the block], is empty where all are. `scores` and `estimates`,
+    float32 [n_docs of the block], are written to.
     """
-    latents, weights, numbers, others = query
-    docs, sums, most, least, least_docs = likely
-    scales, n_docs, n_rare = rows[1], len(scores), len(latents) - len(numbers)
-    add_postings(*block, latents[:n_rare], weights[:n_rare], n_docs, scores)
-    factors = np.empty(len(numbers), np.float32)
-    for i in range(len(numbers)):
-        factors[i] = weights[n_rare + i] * scales[numbers[i]]
+    n_rare = len(query.latents) - len(query.rows)
+    add_postings(block, query.latents[:n_rare], query.weights[:n_rare], scores)
+    factors = np.empty(len(query.rows), np.float32)
+    for i in range(len(query.rows)):
+        factors[i] = query.weights[n_rare + i] * rows.scales[query.rows[i]]
     estimates[:] = scores
-    add_rows(rows[0], factors, numbers, estimates)
-    margin = error_bound(factors, others)
-    for doc in range(n_docs):
+    add_rows(rows.rows, factors, query.rows, estimates)
+    margin = error_bound(factors, query.most_of_rare)
+    docs, sums, most = likely.docs, likely.sums, likely.most
+    least_docs, least_scores = least.docs, least.scores
+    for doc in range(len(scores)):
         reach = estimates[doc] + margin
-        if count == len(least) and reach < least[0]:
+        if count == len(least_scores) and reach < least_scores[0]:
             continue
         if len(allowed) and not allowed[doc]:
             continue
-        docs[n_found], sums[n_found], most[n_found] = first + doc, scores[doc], reach
-        n_found += 1
-        count = push(estimates[doc] - margin, first + doc, least, least_docs, count)
-    return count, n_found
+        docs[n_likely], sums[n_likely], most[n_likely] = first + doc, scores[doc], reach
+        n_likely += 1
+        count = push(estimates[doc] - margin, first + doc, least_scores, least_docs, count)
+    return n_likely, count
 
 
 @njit(cache=True, nogil=True)
-def score_likely(rows, first, docs, sums, most, least, weight_of, best_scores, best_docs, count):
-    """Offer a block's likely documents to the heap of the best, by their exact scores; return how many it holds."""
-    for i in range(len(docs)):
+def score_likely(rows, first, likely, start, stop, least, weight_of, best, count):
+    """Offer a block's likely documents `start:stop` to a heap of the best; return how many it holds.
+
+    Those that cannot reach the score `least` are passed over.
+    """
+    docs, sums, most = likely.docs, likely.sums, likely.most
+    indptr, numbers, impacts = rows.indptr, rows.numbers, rows.impacts
+    best_docs, best_scores = best.docs, best.scores
+    for i in range(start, stop):
         if most[i] >= least:
-            score = complete(docs[i] - first, sums[i], rows[2], rows[3], rows[4], weight_of)
+            score = complete(docs[i] - first, sums[i], indptr, numbers, impacts, weight_of)
             count = push(score, docs[i], best_scores, best_docs, count)
     return count
 
 
 @njit(cache=True, nogil=True)
-def score_all(block, query, allowed, first, scores, best_scores, best_docs, count):
-    """Offer all of a block's documents to the heap of the best, by their exact scores; return how many it holds.
-
-    The parameters are those of `find_likely`.
-    """
-    add_postings(*block, query[0], query[1], len(scores), scores)
+def score_all(block, query, allowed, first, scores, best, count):
+    """Offer all of a block's documents to a heap of the best; return how many it holds. See `find_likely`."""
+    add_postings(block, query.latents, query.weights, scores)
+    best_docs, best_scores = best.docs, best.scores
     for doc in range(len(scores)):
         if not len(allowed) or allowed[doc]:
             count = push(scores[doc], first + doc, best_scores, best_docs, count)
     return count
 
 
-def is_read_whole(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int) -> bool:
+def reads_all(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int) -> bool:
     """Whether to read all of the query's postings of frequent latents takes no longer than to score k documents.
 
     A document's score takes as many impacts as it has of all frequent latents.
     """
     frequent = query.latents[len(query.latents) - len(query.rows) :]
     postings = sum(int((block.indptr[frequent + 1] - block.indptr[frequent]).sum()) for block, _ in blocks)
-    return postings * n_docs <= _APART * k * sum(len(rows.impacts) for _, rows in blocks)
+    return postings * n_docs <= _SCATTER * k * sum(len(rows.impacts) for _, rows in blocks)
 
 
 def _each(
     blocks: Sequence[tuple[Block, Rows]], n_docs: int, allowed: np.ndarray | None, numbers: range
-) -> Iterator[tuple[tuple, tuple, int, int, np.ndarray]]:
-    """Give each block, its rows, the position of its first document, how many it has, and which of them are allowed."""
+) -> Iterator[tuple[Block, Rows, int, int, np.ndarray]]:
+    """Yield each block, its rows, the position of its first document, how many it has, and which are allowed."""
     for number in numbers:
         first = number * BLOCK_ROWS
-        own = min(BLOCK_ROWS, n_docs - first)
-        mask = np.empty(0, bool) if allowed is None else allowed[first : first + own]
-        block, rows = (tuple(part) for part in blocks[number])
-        yield block, rows, first, own, mask
+        size = min(BLOCK_ROWS, n_docs - first)
+        yield *blocks[number], first, size, np.empty(0, bool) if allowed is None else allowed[first : first + size]
 
 
-def search_whole_blocks(
+def _heap(k: int) -> Best:
+    return Best(np.empty(k, np.int64), np.empty(k, np.float32))
+
+
+def search_all(
     blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
-    """Return what `search_blocks` returns, from all of the query's postings."""
-    scores = np.empty(_BUFFER, np.float32)
-    best_scores, best_docs, count = np.empty(k, np.float32), np.empty(k, np.int64), 0
-    for block, _, first, own, mask in _each(blocks, n_docs, allowed, numbers):
-        count = score_all(block, tuple(query), mask, first, scores[:own], best_scores, best_docs, count)
-    return Best(best_docs[:count], best_scores[:count])
+    """Return what `search_likely` returns, from all of the query's postings."""
+    scores, best, count = np.empty(_BUFFER, np.float32), _heap(k), 0
+    for block, _, first, size, mask in _each(blocks, n_docs, allowed, numbers):
+        count = score_all(block, query, mask, first, scores[:size], best, count)
+    return Best(best.docs[:count], best.scores[:count])
 
 
-def search_blocks(
+def search_likely(
     blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return the k best documents of the blocks `numbers`, in no particular order."""
     scores, estimates = np.empty(_BUFFER, np.float32), np.empty(BLOCK_ROWS, np.float32)
     n = len(numbers) * BLOCK_ROWS  # only what is written to takes memory
-    likely = Likely(*(np.empty(size, kind) for size, kind in zip((n, n, n, k, k), LIKELY, strict=True)))
-    count, ends = 0, [0]
-    for block, rows, first, own, mask in _each(blocks, n_docs, allowed, numbers):
-        count, end = find_likely(
-            block, rows, tuple(query), mask, first, scores[:own], estimates[:own], tuple(likely), count, ends[-1]
+    likely = Likely(np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.float32))
+    least, count, ends = _heap(k), 0, [0]
+    for block, rows, first, size, mask in _each(blocks, n_docs, allowed, numbers):
+        end, count = find_likely(
+            block, rows, query, mask, first, scores[:size], estimates[:size], likely, ends[-1], least, count
         )
         ends.append(end)
-    least = likely.least[0] if count == k else np.float32(-np.inf)
+    threshold = least.scores[0] if count == k else np.float32(-np.inf)
     weight_of = np.zeros(MOST, np.float32)
     weight_of[query.rows] = query.weights[len(query.weights) - len(query.rows) :]
-    best_scores, best_docs, count = np.empty(k, np.float32), np.empty(k, np.int64), 0
+    best, count = _heap(k), 0
     for number, (start, end) in zip(numbers, pairwise(ends), strict=True):
-        found = (column[start:end] for column in likely[:3])
-        count = score_likely(
-            tuple(blocks[number][1]), number * BLOCK_ROWS, *found, least, weight_of, best_scores, best_docs, count
-        )
-    return Best(best_docs[:count], best_scores[:count])
+        rows = blocks[number][1]
+        count = score_likely(rows, number * BLOCK_ROWS, likely, start, end, threshold, weight_of, best, count)
+    return Best(best.docs[:count], best.scores[:count])
 
 
 def merge(parts: Sequence[Best], k: int) -> Best:
@@ -248,12 +260,15 @@ def search(
     blocks : sequence of (Block, Rows)
         Of BLOCK_ROWS documents each, the last one of the rest.
     n_docs : int
+        Number of documents.
     queries : sequence of Query
+        What to search for.
     k : int
         At least 1; at most n_docs documents are returned.
     allowed : np.ndarray, bool [n_docs], optional
         Documents that may be returned; None is all.
     threads : int
+        At least 1.
     """
     k = min(k, n_docs)
     n_parts = 1 if len(queries) >= threads else min(threads, len(blocks))
@@ -261,8 +276,9 @@ def search(
     jobs = [(query, range(*cut)) for query in queries for cut in pairwise(cuts)]
 
     def run(job: tuple[Query, range]) -> Best:
-        way = search_whole_blocks if is_read_whole(blocks, n_docs, job[0], k) else search_blocks
-        return way(blocks, n_docs, job[0], k, allowed, job[1])
+        query, numbers = job
+        method = search_all if reads_all(blocks, n_docs, query, k) else search_likely
+        return method(blocks, n_docs, query, k, allowed, numbers)
 
-    found = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
-    return [merge(found[start : start + n_parts], k) for start in range(0, len(found), n_parts)]
+    parts = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
+    return [merge(parts[start : start + n_parts], k) for start in range(0, len(parts), n_parts)]
