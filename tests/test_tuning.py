@@ -127,10 +127,10 @@ def test_the_grid_is_what_it_says():
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("made", "test", r"The queries of made/test are of the split 'test'.*splits 'train' and 'dev' only.*Give a sp"),
-        ("pydoc", None, r"The queries of pydoc are of no split"),
-        ("train", "test", r"The queries of train/test are of the split 'test'"),
-        ("made", "trainset", r"of the split 'trainset'"),
+        ("made", "test", "made/test.*'test'.*Give a split"),
+        ("pydoc", None, "pydoc"),
+        ("train", "test", "train/test"),
+        ("made", "trainset", "'trainset'"),
     ],
 )
 def test_test_queries_are_refused_before_any_work(monkeypatch, name, split, message):
@@ -146,43 +146,43 @@ def test_test_queries_are_refused_before_any_work(monkeypatch, name, split, mess
 def test_train_and_dev_are_allowed_and_limit_is_not():
     qrels = {"q1": {"short": 1}, "q2": {"long": 1}}
     check_training([collection_of(qrels, split="train"), collection_of(qrels, split="dev")])
-    with pytest.raises(ValueError, match="The queries of limit/46 are of no split"):
+    with pytest.raises(ValueError, match="limit/46"):
         check_training([load_collection("limit/46")])
 
 
 def test_what_else_is_refused():
     qrels = {"q1": {"short": 1}, "q2": {"long": 1}}
     collection, docs, queries = collection_of(qrels), csr_array(LONG_SHORT), asking_latent_0(2)
-    with pytest.raises(ValueError, match="There is no collection to tune on"):
+    with pytest.raises(ValueError, match="no collection"):
         tune_bm25([])
-    with pytest.raises(ValueError, match="'made/train' is given twice; each collection has one vote"):
+    with pytest.raises(ValueError, match="'made/train' is given twice"):
         tune_bm25([(collection, docs, queries)] * 2)
-    with pytest.raises(ValueError, match="made/train has one judged query"):
+    with pytest.raises(ValueError, match="made/train"):
         tune_bm25([(collection_of({"q1": {"short": 1}}), docs, queries[:1])])
-    with pytest.raises(ValueError, match="The grid is empty"):
+    with pytest.raises(ValueError, match="grid"):
         tune_bm25([(collection, docs, queries)], [])
-    with pytest.raises(ValueError, match="doc_ids holds 3 ids for 2 rows"):
+    with pytest.raises(ValueError, match="doc_ids holds 3"):
         tune_bm25([(collection, docs[:2], queries)])
-    with pytest.raises(ValueError, match="query_ids holds 2 ids for 1 rows"):
+    with pytest.raises(ValueError, match="query_ids holds 2"):
         tune_bm25([(collection, docs, queries[:1])])
-    with pytest.raises(ValueError, match="made/train has documents of 3 latents and queries of 2; encode both"):
+    with pytest.raises(ValueError, match="3 latents and queries of 2"):
         tune_bm25([(collection, docs, queries[:, :2])])
-    with pytest.raises(ValueError, match=r"the query matrix of made/train holds -1.0 in row 0"):
+    with pytest.raises(ValueError, match=r"query matrix of made/train.*-1\.0"):
         tune_bm25([(collection, docs, -queries)])
-    with pytest.raises(TypeError, match="the document matrix of made/train is a ndarray"):
+    with pytest.raises(TypeError, match="document matrix of made/train"):
         tune_bm25([(collection, LONG_SHORT, queries)])
 
 
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        ({"k1": -1.0}, "k1 is -1.0; it must be a number of at least 0"),
-        ({"k1": math.nan}, "k1 is nan; it must be"),
-        ({"k1": math.inf}, "k1 is inf; it must be"),
-        ({"b": 1.5}, "b is 1.5; it must be from 0 to 1"),
-        ({"b": -0.1}, "b is -0.1; it must be from 0 to 1"),
-        ({"b": math.nan}, "b is nan; it must be"),
-        ({"idf": "none"}, "idf is 'none'; choose one of 'lucene', 'robertson', 'robertson-clipped'"),
+        ({"k1": -1.0}, "k1 is -1.0"),
+        ({"k1": math.nan}, "k1 is nan"),
+        ({"k1": math.inf}, "k1 is inf"),
+        ({"b": 1.5}, "b is 1.5"),
+        ({"b": -0.1}, "b is -0.1"),
+        ({"b": math.nan}, "b is nan"),
+        ({"idf": "none"}, "idf is 'none'"),
     ],
 )
 def test_constants_are_checked_as_the_index_checks_them(constants, message):
@@ -194,7 +194,7 @@ def test_constants_are_checked_as_the_index_checks_them(constants, message):
 
 def test_constants_are_numbers_and_equal_what_json_gives_back():
     for wrong in ("8", None, [8.0]):
-        with pytest.raises(TypeError, match=r"k1 is .*; it must be a number"):
+        with pytest.raises(TypeError, match="k1"):
             BM25Constants(k1=wrong)
     constants = BM25Constants(np.float32(1.5), 1)
     assert json.loads(json.dumps(vars(constants))) == {"k1": 1.5, "b": 1.0, "idf": "lucene"}
@@ -253,10 +253,10 @@ def test_tuning_a_model_refuses_test_queries_before_it_encodes(folder, tiny_enco
     model = LatentTerms(tiny_encoder, tiny_sae)
     monkeypatch.setattr(lib.studies.choice, "encode_together", None)
     for names, message in (
-        ([f"{folder}/train", f"{folder}/test"], "The queries of little/test are of the split 'test'"),
-        ([str(folder)], "The queries of little/test are of the split 'test'"),
-        (["nowhere/train"], "Unknown collection 'nowhere/train'"),
-        ([], "There is no collection to tune on"),
+        ([f"{folder}/train", f"{folder}/test"], "little/test"),
+        ([str(folder)], "little/test"),
+        (["nowhere/train"], "nowhere/train"),
+        ([], "no collection"),
     ):
         with pytest.raises(ValueError, match=message):
             tune(model, names)

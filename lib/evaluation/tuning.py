@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
-from lib.bm25.pooling import check_weights
+from lib.bm25.pooling import check_weights, with_data
 from lib.bm25.weighting import IDFS, BM25Constants, impact, saturation
 from lib.data.collection import Collection
 from lib.support.checks import check_ids, repeats
+from lib.support.progress import progress
 
 SPLITS = ("train", "dev")  # what constants may be chosen on
 K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
@@ -37,7 +37,7 @@ def check_training(collections: Iterable[Collection]) -> None:
     ------
     ValueError
         If there is none, if one is given twice or has a single query, and if one's split is not "train" or "dev":
-        constants that have seen the queries they are measured on measure nothing.
+        queries that the constants were chosen on measure nothing.
     """
     names = []
     for collection in collections:
@@ -45,11 +45,11 @@ def check_training(collections: Iterable[Collection]) -> None:
         if len(collection.query_ids) < 2:
             raise ValueError(f"{collection.full_name} has one judged query; choosing constants takes at least two.")
         if collection.split not in SPLITS:
-            own = f"of the split {collection.split!r}" if collection.split else "of no split"
+            split = f"of the split {collection.split!r}" if collection.split else "of no split"
             raise ValueError(
-                f"The queries of {collection.full_name} are {own}; constants are chosen on queries of the splits "
-                f"{' and '.join(map(repr, SPLITS))} only, since tuning on test queries would spoil them for "
-                "measuring. Give a split, such as 'pydoc/train' or 'beir/scifact/train'."
+                f"The queries of {collection.full_name} are {split}; constants are chosen on queries of the splits "
+                f"{' and '.join(map(repr, SPLITS))} only, so that test queries still measure them. Give a split, such "
+                "as 'pydoc/train' or 'beir/scifact/train'."
             )
     for name in repeats(names):
         raise ValueError(f"{name!r} is given twice; each collection has one vote.")
@@ -62,8 +62,8 @@ def tune_bm25(
 ) -> tuple[BM25Constants, pd.DataFrame]:
     """Choose the constants with the best nDCG@10, averaged over collections; of equal ones the first in the grid.
 
-    Each collection has one vote, whatever the number of its queries. What a search with `BM25Index` would rank is
-    ranked, a query's own document (ArguAna) left out, so the values are those of `evaluate`.
+    Each collection has one vote, whatever the number of its queries. The values are those that `evaluate` gives for a
+    search with `BM25Index`, a query's own document (ArguAna) left out.
 
     Parameters
     ----------
@@ -71,13 +71,15 @@ def tune_bm25(
         The terms are csr_array, float32 [n_docs, width] and [n_queries, width], phi applied; the collection's split
         is "train" or "dev".
     grid : sequence of BM25Constants
+        The constants to choose from.
 
     Returns
     -------
     BM25Constants
+        The best of the grid.
     DataFrame
         One row a point of the grid, in its order: k1, b, idf, nDCG@10 on each collection under its full name, and
-        their mean. The best of many points flatters itself on the queries that chose it.
+        their mean. The best of many points is overestimated on the queries that chose it.
 
     Raises
     ------
@@ -92,10 +94,9 @@ def tune_bm25(
         raise ValueError("The grid is empty; give at least one BM25Constants.")
     checked = [(collection, *_check_terms(collection, docs, queries)) for collection, docs, queries in encoded]
     table = pd.DataFrame(grid)
-    names = [collection.full_name for collection, _, _ in checked]
     for collection, docs, queries in checked:
         table[collection.full_name] = ndcg_on_grid(collection, docs, queries, grid).mean(axis=1)
-    table["mean"] = table[names].mean(axis=1)
+    table["mean"] = table[[collection.full_name for collection, _, _ in checked]].mean(axis=1)
     return grid[table["mean"].round(9).argmax()], table  # what differs by rounding only is equal
 
 
@@ -124,12 +125,14 @@ def ndcg_on_grid(
     Parameters
     ----------
     collection : Collection
+        Its judgements are the grades.
     docs, queries : csr_array, float32 [n_docs, width] and [n_queries, width]
-        As `terms.check_weights` returns them.
+        Term matrices as `check_weights` returns them.
     grid : sequence of BM25Constants
+        The points.
     """
-    relevant, gains, own_documents = _judged(collection)
-    ideal = np.array([_dcg_of_best(judged.values()) for judged in collection.qrels.values()])
+    relevant, grades, self_matches = _judged_pairs(collection)
+    ideal = np.array([_best_dcg(judged.values()) for judged in collection.qrels.values()])
     n_latents, lengths = np.diff(docs.indptr), docs.sum(axis=1, dtype=np.float64)
     df = np.bincount(docs.indices, minlength=docs.shape[1]).astype(np.float64)
     points: dict[tuple[float, float], list[int]] = {}  # the forms of idf share the impacts
@@ -138,81 +141,68 @@ def ndcg_on_grid(
 
     def ndcg(point: tuple[float, float]) -> np.ndarray:
         saturations = saturation(lengths, lengths.mean(), *point)
-        impacts = _with_data(docs, impact(docs.data, np.repeat(saturations, n_latents), point[0]))
+        impacts = with_data(docs, impact(docs.data, np.repeat(saturations, n_latents), point[0]))
         idfs = [IDFS[grid[i].idf](df, len(lengths)).astype(np.float32) for i in points[point]]
-        weighted = [_with_data(queries, queries.data * idf[queries.indices]) for idf in idfs]
+        weighted = [with_data(queries, queries.data * idf[queries.indices]) for idf in idfs]
         rows = []
-        for ranks in _ranks(impacts, weighted, relevant, own_documents):
+        for ranks in _ranks(impacts, weighted, relevant, self_matches):
             top = ranks < CUTOFF
-            dcg = np.bincount(relevant.query[top], gains[top] / np.log2(2 + ranks[top]), minlength=len(ideal))
+            dcg = np.bincount(relevant.query[top], grades[top] / np.log2(2 + ranks[top]), minlength=len(ideal))
             rows.append(np.divide(dcg, ideal, out=np.zeros_like(ideal), where=ideal > 0))
         return np.array(rows)
 
     values = np.empty((len(grid), len(ideal)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's products let other threads run
-        done = zip(points.values(), pool.map(ndcg, points), strict=True)
-        for rows, of_point in tqdm(done, f"tune on {collection.full_name}", len(points), unit="point", disable=None):
-            values[rows] = of_point
+        results = zip(points.values(), pool.map(ndcg, points), strict=True)
+        for rows, result in progress(results, what=f"tune on {collection.full_name}", unit="points", total=len(points)):
+            values[rows] = result
     return values
 
 
-def _judged(collection: Collection) -> tuple[Pairs, np.ndarray, Pairs]:
-    """Return the relevant documents that can be found, their grades, and each query's own document."""
-    query_at = {query: i for i, query in enumerate(collection.query_ids)}
-    doc_at = {doc: i for i, doc in enumerate(collection.doc_ids)}
-    own = collection.self_matches
-    found = [
-        (query_at[query], doc_at[doc], grade)
+def _judged_pairs(collection: Collection) -> tuple[Pairs, np.ndarray, Pairs]:
+    """Return the relevant pairs whose document is in the collection, their grades, and each query's own document."""
+    query_position = {query: i for i, query in enumerate(collection.query_ids)}
+    doc_position = {doc: i for i, doc in enumerate(collection.doc_ids)}
+    own_document = collection.self_matches
+    relevant = [
+        (query_position[query], doc_position[doc], grade)
         for query, judged in collection.qrels.items()
         for doc, grade in judged.items()
-        if grade > 0 and doc in doc_at and own.get(query) != doc
+        if grade > 0 and doc in doc_position and own_document.get(query) != doc
     ]
-    columns = np.array(found, np.int64).reshape(-1, 3).T
-    own_places = np.array([(query_at[query], doc_at[doc]) for query, doc in own.items()], np.int64).reshape(-1, 2).T
-    return Pairs(*columns[:2]), columns[2], Pairs(*own_places)
+    queries, docs, grades = np.array(relevant, np.int64).reshape(-1, 3).T
+    own = [(query_position[query], doc_position[doc]) for query, doc in own_document.items()]
+    return Pairs(queries, docs), grades, Pairs(*np.array(own, np.int64).reshape(-1, 2).T)
 
 
-def _dcg_of_best(grades: Iterable[int]) -> float:
+def _best_dcg(grades: Iterable[int]) -> float:
     best = sorted((grade for grade in grades if grade > 0), reverse=True)[:CUTOFF]
     return float(sum(grade / np.log2(2 + rank) for rank, grade in enumerate(best)))
 
 
-def _with_data(matrix: csr_array, data: np.ndarray) -> csr_array:
-    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+def _ranks(impacts: csr_array, weighted: list[csr_array], relevant: Pairs, self_matches: Pairs) -> np.ndarray:
+    """Return how many documents come before each relevant one, int64 [len(weighted), n_pairs].
 
-
-def _ranks(impacts: csr_array, weighted: list[csr_array], relevant: Pairs, own_documents: Pairs) -> np.ndarray:
-    """Return how many documents come before each relevant one, for each weighting of the queries.
-
+    `impacts` is float32 [n_docs, width]; `weighted` has the queries times each form of idf, float32 [n_queries, width].
     Documents of equal score come in their order in the collection; a query's own document comes before none.
-
-    Parameters
-    ----------
-    impacts : csr_array, float32 [n_docs, width]
-    weighted : list of csr_array, float32 [n_queries, width]
-        The queries, idf applied, once for each form.
-
-    Returns
-    -------
-    np.ndarray, int64 [len(weighted), n_pairs]
     """
     n_docs, width = impacts.shape
     size = max(1, _CHUNK // width)
     scores = np.empty((len(weighted), len(relevant.doc)), np.float32)
-    needed, place = np.unique(relevant.doc, return_inverse=True)
+    needed, position = np.unique(relevant.doc, return_inverse=True)
     for start in range(0, len(needed), size):  # first the scores of the relevant documents, added up as below
-        dense = impacts[needed[start : start + size]].T.toarray()
-        here = np.flatnonzero((place >= start) & (place < start + size))
+        columns = impacts[needed[start : start + size]].T.toarray()
+        pairs = np.flatnonzero((position >= start) & (position < start + size))
         for form, queries in enumerate(weighted):
-            scores[form, here] = (queries @ dense)[relevant.query[here], place[here] - start]
+            scores[form, pairs] = (queries @ columns)[relevant.query[pairs], position[pairs] - start]
     ranks = np.zeros(scores.shape, np.int64)
     for start in range(0, n_docs, size):
-        dense = impacts[start : start + size].T.toarray()
-        earlier = np.arange(start, start + dense.shape[1]) < relevant.doc[:, None]
-        here = (own_documents.doc >= start) & (own_documents.doc < start + size)
+        columns = impacts[start : start + size].T.toarray()
+        earlier = np.arange(start, start + columns.shape[1]) < relevant.doc[:, None]
+        hidden = (self_matches.doc >= start) & (self_matches.doc < start + size)
         for form, queries in enumerate(weighted):
-            others = queries @ dense
-            others[own_documents.query[here], own_documents.doc[here] - start] = -np.inf
-            others, own = others[relevant.query], scores[form][:, None]
-            ranks[form] += np.count_nonzero((others > own) | ((others == own) & earlier), axis=1)
+            rivals = queries @ columns
+            rivals[self_matches.query[hidden], self_matches.doc[hidden] - start] = -np.inf
+            rivals, threshold = rivals[relevant.query], scores[form][:, None]
+            ranks[form] += np.count_nonzero((rivals > threshold) | ((rivals == threshold) & earlier), axis=1)
     return ranks
