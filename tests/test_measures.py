@@ -76,7 +76,7 @@ def test_rows_follow_measures_and_qrels_with_names_as_asked():
     "name", ["ndcg@10", "nDCG@", "nDCG@0", "R", "R(x=1)", "", "alpha_nDCG@10", "nDCG@10; P@5", "ERR@10"]
 )
 def test_an_unknown_measure_is_named(name):
-    with pytest.raises(ValueError, match=r"measure .* for example 'nDCG@10', 'R@100'") as caught:
+    with pytest.raises(ValueError, match="'nDCG@10'") as caught:
         evaluate(ranked(q="a"), {"q": {"a": 1}}, ["P@1", name])
     assert repr(name) in str(caught.value)
 
@@ -84,11 +84,11 @@ def test_an_unknown_measure_is_named(name):
 @pytest.mark.parametrize(
     ("qrels", "measures", "error", "message"),
     [
-        ({"q": {"a": 1}}, "nDCG@10", TypeError, "measures is a single str"),
+        ({"q": {"a": 1}}, "nDCG@10", TypeError, "measures"),
         ({"q": {"a": 1}}, [], ValueError, "measures is empty"),
         ({}, ["P@1"], ValueError, "qrels is empty"),
-        ({"q": ["a"]}, ["P@1"], TypeError, "qrels is not a dict of dicts"),
-        ({"q": {"a": 0.5}}, ["P@1"], TypeError, r"qrels\['q'\]\['a'\] is 0.5; a grade must be an integer"),
+        ({"q": ["a"]}, ["P@1"], TypeError, "qrels"),
+        ({"q": {"a": 0.5}}, ["P@1"], TypeError, r"qrels\['q'\]\['a'\] is 0.5"),
     ],
 )
 def test_evaluate_refuses(qrels, measures, error, message):
@@ -157,9 +157,9 @@ def test_deviation_interval_holds_the_deviation_as_often_as_it_says():
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([], {}, r"values has shape \(0,\)"),
-        ([[1.0]], {}, r"values has shape \(1, 1\)"),
-        ([1.0, np.nan], {}, "values holds NaN or infinity"),
+        ([], {}, r"\(0,\)"),
+        ([[1.0]], {}, r"\(1, 1\)"),
+        ([1.0, np.nan], {}, "NaN"),
         ([1.0], {"confidence": 95}, "confidence is 95"),
         ([1.0], {"n_resamples": 0}, "n_resamples is 0"),
     ],
@@ -203,11 +203,9 @@ def test_many_queries_are_sampled_reproducibly_and_agree_with_the_t_test():
     rng = np.random.default_rng(0)
     reference = rng.random(200)
     frames = {"a": frame(reference), "b": frame(reference + rng.normal(0.02, 0.15, 200))}
-    sampled = compare(frames, "a", "AP")["p"][0]
-    assert compare(frames, "a", "AP")["p"][0] == sampled
-    t_test = compare(frames, "a", "AP", test="t")["p"][0]
-    assert t_test == pytest.approx(stats.ttest_rel(frames["b"]["value"], reference).pvalue)
-    assert sampled == pytest.approx(t_test, abs=0.02)
+    p = compare(frames, "a", "AP")["p"][0]
+    assert compare(frames, "a", "AP")["p"][0] == p
+    assert p == pytest.approx(stats.ttest_rel(frames["b"]["value"], reference).pvalue, abs=0.02)
 
 
 def test_pairs_are_matched_by_query_not_by_row():
@@ -216,28 +214,22 @@ def test_pairs_are_matched_by_query_not_by_row():
     pd.testing.assert_frame_equal(rows, compare({"a": a, "b": b}, "a", "AP"))
 
 
-@pytest.mark.parametrize("test", ["randomisation", "t"])
-def test_identical_systems_have_p_one(test):
-    row = compare({"a": frame([0.1, 0.5]), "b": frame([0.1, 0.5])}, "a", "AP", test=test).iloc[0]
+def test_identical_systems_have_p_one():
+    row = compare({"a": frame([0.1, 0.5]), "b": frame([0.1, 0.5])}, "a", "AP").iloc[0]
     assert row[["difference", "low", "high", "p", "p_holm"]].tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
-
-
-def test_a_constant_difference_has_an_infinite_t():
-    assert compare({"a": frame([0.0, 0.5]), "b": frame([0.25, 0.75])}, "a", "AP", test="t")["p"][0] == 0.0
 
 
 @pytest.mark.parametrize(
     ("frames", "arguments", "message"),
     [
-        ({"a": frame([0.1, 0.2]), "b": frame([0.1, 0.2])}, ("c", "AP"), "baseline is 'c'; choose one of 'a', 'b'"),
-        ({"a": frame([0.1, 0.2]), "b": frame([0.1, 0.2])}, ("a", "RR"), "measure, for system 'a', is 'RR'; choose"),
-        ({"a": frame([0.1, 0.2]), "b": frame([0.1, 0.2])}, ("a", "AP", "z"), "test is 'z'; choose one of"),
-        ({"a": frame([0.1, 0.2])}, ("a", "AP"), "frames holds only 'a'"),
-        ({"a": frame([0.1, 0.2]), "b": frame([0.1])}, ("a", "AP"), "'b' and 'a' differ in 1 queries, for example 'q1'"),
-        ({"a": frame([0.1]), "b": frame([0.1])}, ("a", "AP"), "at least 2 queries"),
-        ({"a": frame([0.1, 0.2]), "b": frame([0.1, np.nan])}, ("a", "AP"), r"frames\['b'\] holds NaN"),
-        ({"a": frame([0.1, 0.2]), "b": pd.concat([frame([0.1, 0.2])] * 2)}, ("a", "AP"), "repeats query 'q0'"),
-        ({"a": frame([0.1]), "b": frame([0.1]).drop(columns="value")}, ("a", "AP"), r"lacks the columns \['value'\]"),
+        ({"a": frame([0.1, 0.2]), "b": frame([0.1, 0.2])}, ("c", "AP"), "baseline is 'c'"),
+        ({"a": frame([0.1, 0.2]), "b": frame([0.1, 0.2])}, ("a", "RR"), "'a', is 'RR'"),
+        ({"a": frame([0.1, 0.2])}, ("a", "AP"), "only 'a'"),
+        ({"a": frame([0.1, 0.2]), "b": frame([0.1])}, ("a", "AP"), "'b' and 'a'.*'q1'"),
+        ({"a": frame([0.1]), "b": frame([0.1])}, ("a", "AP"), "at least 2"),
+        ({"a": frame([0.1, 0.2]), "b": frame([0.1, np.nan])}, ("a", "AP"), r"frames\['b'\]"),
+        ({"a": frame([0.1, 0.2]), "b": pd.concat([frame([0.1, 0.2])] * 2)}, ("a", "AP"), "'q0'"),
+        ({"a": frame([0.1]), "b": frame([0.1]).drop(columns="value")}, ("a", "AP"), r"\['value'\]"),
     ],
 )
 def test_compare_refuses(frames, arguments, message):

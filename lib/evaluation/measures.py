@@ -1,4 +1,4 @@
-"""Measures: ranking and relevance judgments to values per query, means, intervals and paired significance tests."""
+"""Measures: ranking and relevance judgements to values per query, means, intervals and paired significance tests."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -30,13 +30,15 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
     """Return one row per measure and judged query, with columns query_id, measure, value.
 
     Every key of `qrels` counts, even one with zero grades only; a judged query that the ranking lacks or that has no
-    documents has value 0. Ranked queries without judgments are ignored. Documents of equal score keep the ranking's
+    documents has value 0. Ranked queries without judgements are ignored. Documents of equal score keep the ranking's
     order: ir_measures is given values derived from the ranks, since it would re-sort equal scores by document id.
 
     Parameters
     ----------
     ranking : Ranking
-    qrels : dict from query id to dict from document id to integer grade
+        The documents retrieved for each query.
+    qrels : dict
+        Query id → document id → integer grade; above 0 is relevant.
     measures : list of str
         Names in the notation of ir_measures (https://ir-measur.es).
 
@@ -150,24 +152,25 @@ def deviation_interval(deviation: float, n: int, confidence: float = 0.95) -> tu
 
 
 def compare(
-    frames: Mapping[str, pd.DataFrame],
-    baseline: str,
-    measure: str,
-    test: str = "randomisation",
-    n_resamples: int = 10_000,
-    seed: int = 0,
+    frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, n_resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
     """Test each other system against the baseline, paired by query, with Holm's correction over the systems.
 
+    The test is the two-sided randomisation test of the mean difference under random signs (Smucker, Allan and
+    Carterette, CIKM 2007), exact when 2**n_queries <= n_resamples.
+
     Parameters
     ----------
-    frames : dict from system name to its frame from `per_query`
-    baseline, measure : str
-        The system to compare with, and one of the frames' measures.
-    test : 'randomisation' or 't'
-        Two-sided sign-flip randomisation test (exact when 2**n_queries <= n_resamples) or paired t-test.
-    n_resamples, seed : int
-        Of the randomisation test and of the bootstrap interval.
+    frames : dict of str to DataFrame
+        Each system's values as `per_query` returns them.
+    baseline : str
+        Name of the system to compare with.
+    measure : str
+        One of the frames' measures.
+    n_resamples : int
+        Number of resamples of the test and of the bootstrap interval.
+    seed : int
+        Seed of these resamples.
 
     Returns
     -------
@@ -178,10 +181,9 @@ def compare(
     Raises
     ------
     ValueError
-        For an unknown baseline, measure or test, no other system, fewer than two queries, a query given twice, values
+        For an unknown baseline or measure, no other system, fewer than two queries, a query given twice, values
         that are not finite, and systems that do not share the same queries.
     """
-    check_choice(test, ("randomisation", "t"), "test")
     check_choice(baseline, frames, "baseline")
     n_resamples = check_count(n_resamples, "n_resamples")
     if len(frames) < 2:
@@ -191,13 +193,25 @@ def compare(
     if len(reference) < 2:
         raise ValueError(f"frames hold {len(reference)} query; a paired test needs at least 2 queries.")
     for system, series in values.items():
-        _check_same_queries(series, reference, system, baseline)
+        unpaired = sorted(set(series.index) ^ set(reference.index))
+        if unpaired:
+            raise ValueError(
+                f"{system!r} and {baseline!r} differ in {len(unpaired)} queries, for example {unpaired[0]!r}; "
+                "a paired test needs the same queries. Evaluate both with the same qrels."
+            )
     rows = []
     for system, series in values.items():
         difference = (series.loc[reference.index] - reference).to_numpy()
-        p = _t_test(difference) if test == "t" else _randomisation_test(difference, n_resamples, seed)
+        test = stats.permutation_test(
+            (difference,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=n_resamples,
+            batch=max(1, 2**20 // len(difference)),
+            rng=np.random.default_rng(seed),
+        )
         interval = bootstrap_interval(difference, n_resamples=n_resamples, seed=seed)
-        rows.append((system, series.mean(), reference.mean(), difference.mean(), *interval, p))
+        rows.append((system, series.mean(), reference.mean(), difference.mean(), *interval, float(test.pvalue)))
     table = pd.DataFrame(rows, columns=["system", "mean", "baseline_mean", "difference", "low", "high", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
@@ -205,21 +219,13 @@ def compare(
 def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, seed: int = 0) -> pd.DataFrame:
     """Return each system's mean with its interval, and the paired test against the baseline, of one measure.
 
-    Parameters
-    ----------
-    frames, baseline, measure, seed
-        As in `compare`.
+    Parameters and errors are those of `compare`.
 
     Returns
     -------
     DataFrame
         One row a system: system; mean, low, high (95 % bootstrap interval over queries); and difference,
         difference_low, difference_high, p and p_holm as in `compare`, missing for the baseline.
-
-    Raises
-    ------
-    ValueError
-        As `compare`.
     """
     tests = compare(frames, baseline, measure, seed=seed).set_index("system").drop(columns=["mean", "baseline_mean"])
     tests = tests.rename(columns={"low": "difference_low", "high": "difference_high"})
@@ -247,44 +253,20 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _randomisation_test(difference: np.ndarray, n_resamples: int, seed: int) -> float:
-    """Two-sided p of the mean difference under random signs (Fisher's; Smucker, Allan & Carterette, CIKM 2007)."""
-    result = stats.permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=n_resamples,
-        batch=max(1, 2**20 // len(difference)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
-
-
-def _t_test(difference: np.ndarray) -> float:
-    """Two-sided p of Student's paired t-test; 1 for differences that are all 0, where t is 0 / 0."""
-    if not difference.any():
-        return 1.0
-    if np.ptp(difference) == 0:  # t is infinite
-        return 0.0
-    return float(stats.ttest_1samp(difference, 0.0).pvalue)
-
-
 def _parse(measures: Iterable[str]) -> dict[str, ir_measures.Measure]:
     names = list(check_texts(measures, "measures"))
     if not names:
         raise ValueError(f"measures is empty; name at least one, {_EXAMPLES}.")
-    return {name: _parse_measure(name) for name in names}
-
-
-def _parse_measure(name: str) -> ir_measures.Measure:
-    try:
-        measure = ir_measures.parse_measure(name)
-        known = _PROVIDERS.supports(measure) and measure.params.get("cutoff", 1) >= 1
-    except (NameError, ValueError, KeyError, AssertionError) as error:  # how ir_measures reports a name or parameter
-        raise ValueError(f"measure {name!r} is not known ({error}); use one of ir_measures', {_EXAMPLES}.") from error
-    if not known:
-        raise ValueError(f"measure {name!r} cannot be computed here; use another of ir_measures', {_EXAMPLES}.")
-    return measure
+    parsed = {}
+    for name in names:
+        try:
+            parsed[name] = ir_measures.parse_measure(name)
+            known = _PROVIDERS.supports(parsed[name]) and parsed[name].params.get("cutoff", 1) >= 1
+        except (NameError, ValueError, KeyError, AssertionError) as error:  # how ir_measures reports names, parameters
+            raise ValueError(f"measure {name!r} is unknown ({error}); use one of ir_measures', {_EXAMPLES}.") from error
+        if not known:
+            raise ValueError(f"measure {name!r} cannot be computed here; use another of ir_measures', {_EXAMPLES}.")
+    return parsed
 
 
 def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
@@ -325,12 +307,3 @@ def _measure_values(frame: pd.DataFrame, system: str, measure: str) -> pd.Series
         raise ValueError(f"frames[{system!r}] repeats query {repeated!r}; pass one collection's frame at a time.")
     _check_values(series.to_numpy(), f"frames[{system!r}]")
     return series
-
-
-def _check_same_queries(series: pd.Series, reference: pd.Series, system: str, baseline: str) -> None:
-    odd = sorted(set(series.index) ^ set(reference.index))
-    if odd:
-        raise ValueError(
-            f"{system!r} and {baseline!r} differ in {len(odd)} queries, for example {odd[0]!r}; "
-            "a paired test needs the same queries. Evaluate both with the same qrels."
-        )
