@@ -49,7 +49,7 @@ def test_equals_a_plain_loop(tiny_encoder, k):
 def test_bad_input(tiny_encoder):
     with pytest.raises(ValueError, match="k is 0"):
         late_interaction_search(tiny_encoder, DOCS, list("abcde"), QUERIES, list("xyz"), k=0)
-    with pytest.raises(ValueError, match="There are 0 documents and 3 queries"):
+    with pytest.raises(ValueError, match="0 documents"):
         late_interaction_search(tiny_encoder, [], [], QUERIES, list("xyz"))
     with pytest.raises(TypeError, match="doc_texts"):
         late_interaction_search(tiny_encoder, "cat", ["a"], QUERIES, list("xyz"))

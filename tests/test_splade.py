@@ -29,10 +29,10 @@ def splade(splade_folder) -> Splade:
 
 @pytest.fixture
 def collection(monkeypatch):
-    made = small_collection("a", "test", n_docs=20)
-    for room in ("lib.studies.comparison", "lib.studies.zipf"):
-        monkeypatch.setattr(f"{room}.load_collection", {"a/test": made}.__getitem__)
-    return made
+    collection = small_collection("a", "test", n_docs=20)
+    for module in ("lib.studies.comparison", "lib.studies.zipf"):
+        monkeypatch.setattr(f"{module}.load_collection", {"a/test": collection}.__getitem__)
+    return collection
 
 
 @pytest.fixture
@@ -47,11 +47,10 @@ def dense_terms(folder: str, collection) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_terms_are_those_of_sentence_transformers(splade, splade_folder, collection, tmp_path):
-    for made, expected in zip(
-        splade_terms(splade, collection, Store(tmp_path)), dense_terms(splade_folder, collection), strict=True
-    ):
-        assert made.dtype == np.float32
-        np.testing.assert_allclose(made.toarray(), expected, rtol=1e-5, atol=1e-6)
+    sides = splade_terms(splade, collection, Store(tmp_path))
+    for terms, expected in zip(sides, dense_terms(splade_folder, collection), strict=True):
+        assert terms.dtype == np.float32
+        np.testing.assert_allclose(terms.toarray(), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match="texts"):
         splade.encode_documents("one text")
 
@@ -64,8 +63,8 @@ def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch
     assert len(list((tmp_path / "sharded").iterdir())) == 3 + 1
     monkeypatch.setattr(Splade, "_terms", None)
     again = splade_terms(splade, collection, Store(tmp_path / "sharded"))
-    for kept, made in zip(again, (sharded, queries), strict=True):
-        assert (kept != made).nnz == 0
+    for stored, terms in zip(again, (sharded, queries), strict=True):
+        assert (stored != terms).nnz == 0
 
 
 def test_the_retrieval_table_has_a_column_of_it(model, splade, splade_folder, collection, tmp_path):
@@ -106,8 +105,8 @@ def test_its_terms_are_a_third_vocabulary(model, splade, collection, tmp_path, m
     assert "SPLADE" not in zipf_in_words(without["zipf"])
 
 
-def test_a_model_that_is_not_to_be_had_says_so(plain_folder):
-    with pytest.raises(OSError, match=r"SPLADE 'nobody/has-this' cannot be loaded .*Give a folder"):
+def test_a_model_that_cannot_be_loaded_is_named(plain_folder):
+    with pytest.raises(OSError, match="'nobody/has-this'"):
         Splade("nobody/has-this")
-    with pytest.raises(ValueError, match="is no SPLADE model: it has no head for masked words"):
+    with pytest.raises(ValueError, match="no SPLADE model"):
         Splade(plain_folder)

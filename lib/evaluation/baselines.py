@@ -201,7 +201,7 @@ def _check_embeddings(embeddings: np.ndarray, what: str) -> np.ndarray:
     embeddings = np.asarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2:
         raise ValueError(f"{what} has shape {embeddings.shape}; it must have two dimensions, (rows, width).")
-    if not embeddings.shape[1]:  # as late-interaction models have it, and every score would be 0
+    if not embeddings.shape[1]:  # a late-interaction model's, with which every score would be 0
         raise ValueError(f"{what} has width 0, so its model embeds no texts; rank with late_interaction_search.")
     if not np.isfinite(embeddings).all():
         row = int((~np.isfinite(embeddings)).any(axis=1).argmax())

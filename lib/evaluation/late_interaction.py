@@ -15,16 +15,23 @@ from lib.support.checks import check_count, check_ids, check_texts
 class MaxSim:
     """Scores documents as they are encoded: score(q, d) = sum over t in q of max over u in d of cos(h_t, h_u).
 
-    ColBERT (arXiv 2004.12832), equation 3, over the states of a retriever that was not trained for it, or of one that
-    was. Of each query only the best documents are kept, so memory does not grow with the corpus. A document without
-    tokens scores 0; a query without tokens scores 0 everywhere.
+    ColBERT (arXiv 2004.12832), equation 3, over the states of any retriever, trained for it or not. Only each query's
+    best documents are kept, so memory does not grow with the corpus. A document without tokens scores 0; a query
+    without tokens scores 0 everywhere.
 
     Parameters
     ----------
     queries : iterable of TokenStates
-        As `encoder.stream(texts, "query")` yields them.
+        The queries, as `encoder.stream(texts, "query")` yields them.
     k : int
-        Documents that are kept of each query.
+        Number of documents that are kept for each query.
+
+    Attributes
+    ----------
+    docs : array, int64 [n_queries, at most k]
+        Positions of each query's best documents so far, best first; of equal scores the earlier document is better.
+    scores : array, float32 [n_queries, at most k]
+        Their scores.
     """
 
     def __init__(self, queries: Iterable[TokenStates], k: int):
@@ -38,24 +45,21 @@ class MaxSim:
         self.scores = np.empty((len(counts), 0), np.float32)
 
     def add(self, block: TokenStates) -> None:
-        """Score the next documents, and keep what is among the best; of equal scores the earlier document is better.
-
-        Afterwards `docs`, int64 [n_queries, at most k], are the best documents' positions, best first, and `scores`,
-        float32, what they score.
-        """
+        """Score the next documents, as `encoder.stream(texts)` yields them, and keep those among the best."""
         states = normalize(block.states, dim=1)
         n_queries, n_docs = len(self.docs), len(block.offsets) - 1
-        found = torch.zeros(n_queries, n_docs, device=states.device)
+        new_scores = torch.zeros(n_queries, n_docs, device=states.device)
         for doc, (start, stop) in enumerate(pairwise(block.offsets)):
             if start < stop and len(self._queries):
                 best = (self._queries @ states[start:stop].T).amax(dim=1)
-                found[:, doc].index_add_(0, self._query_of, best)
-        new = np.arange(self._n_docs, self._n_docs + n_docs)
+                new_scores[:, doc].index_add_(0, self._query_of, best)
+        new_docs = np.arange(self._n_docs, self._n_docs + n_docs)
         self._n_docs += n_docs
-        docs = np.concatenate([self.docs, np.broadcast_to(new, (n_queries, n_docs))], axis=1)
-        scores = np.concatenate([self.scores, found.cpu().numpy()], axis=1)
+        docs = np.concatenate([self.docs, np.broadcast_to(new_docs, (n_queries, n_docs))], axis=1)
+        scores = np.concatenate([self.scores, new_scores.cpu().numpy()], axis=1)
         best = np.array([top_k(row, self.k) for row in scores]).reshape(n_queries, -1)
-        self.docs, self.scores = (np.take_along_axis(array, best, axis=1) for array in (docs, scores))
+        self.docs = np.take_along_axis(docs, best, axis=1)
+        self.scores = np.take_along_axis(scores, best, axis=1)
 
 
 def late_interaction_search(
@@ -68,7 +72,7 @@ def late_interaction_search(
 ) -> Ranking:
     """Encode documents and queries and return the `k` documents of largest `MaxSim` for each query.
 
-    Every document is scored with every query: exact, and slow.
+    Every document is scored with every query: exact, and slow. Parameters are those of `LexicalBM25` and its `search`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""SPLADE: learned sparse vectors over words, to set beside latent terms where the weights of a model are to be had."""
+"""SPLADE: learned sparse vectors over words, to compare with latent terms."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -24,14 +24,14 @@ class Splade:
     Parameters
     ----------
     name : str or Path
-        A folder, or a hub id such as "naver/splade-v3".
+        A folder with the model, or its hub id, such as "naver/splade-v3".
 
     Raises
     ------
     OSError
-        If it cannot be loaded, such as from a hub that is out of reach or asks for a licence.
+        If the model cannot be loaded, such as from a hub that is out of reach or asks for a licence.
     ValueError
-        If it is another kind of model.
+        If the model is of another kind.
     """
 
     def __init__(self, name: str | Path):
@@ -48,19 +48,19 @@ class Splade:
             ) from error
         if not any(isinstance(module, SpladePooling) for module in self._model.modules()):
             raise ValueError(
-                f"{name!r} is no SPLADE model: it has no head for masked words. Give one that has, such "
-                'as "naver/splade-v3".'
+                f"{name!r} is no SPLADE model: it has no head for masked words. Give one that has, such as "
+                "'naver/splade-v3'."
             )
 
     @cached_property
     def identity(self) -> dict:
         """Everything that decides the weights of a text, JSON-able; for keys of a store."""
         tensors = {name: tensor.cpu().numpy() for name, tensor in self._model.state_dict().items()}
-        said = {"prompts": self._model.prompts, "max_length": self._model.max_seq_length}
-        return {"weights": digest_arrays(tensors), **said}
+        settings = {"prompts": self._model.prompts, "max_length": self._model.max_seq_length}
+        return {"weights": digest_arrays(tensors), **settings}
 
     def encode_documents(self, texts: Iterable[str]) -> csr_array:
-        """Return the weights of documents, float32 [n_texts, n_words]; TypeError for what is no text."""
+        """Return the weights of documents, float32 [n_texts, n_words]; a TypeError for what is no list of str."""
         return self._terms(self._model.encode_document, texts)
 
     def encode_queries(self, texts: Iterable[str]) -> csr_array:
@@ -69,29 +69,35 @@ class Splade:
 
     @staticmethod
     def _terms(encode: Callable, texts: Iterable[str]) -> csr_array:
-        made = encode(list(check_texts(texts)), convert_to_sparse_tensor=True, save_to_cpu=True).coalesce()
-        return csr_array((made.values().numpy(), tuple(made.indices().numpy())), shape=tuple(made.shape))
+        rows = encode(list(check_texts(texts)), convert_to_sparse_tensor=True, save_to_cpu=True).coalesce()
+        return csr_array((rows.values().numpy(), tuple(rows.indices().numpy())), shape=tuple(rows.shape))
 
 
 def splade_terms(model: Splade, collection: Collection, store: Store | None = None) -> tuple[csr_array, csr_array]:
-    """Return what a model makes of a collection's documents and of its queries, from the store if it is there."""
+    """Return the terms of a collection's documents and queries, from the store if they are there.
+
+    Both are float32 [n_texts, n_words]; documents are stored `SHARD` at a time.
+    """
     store, texts = store or Store(), collection.doc_texts
 
-    def kept(encode: Callable[[list[str]], csr_array], side: str, part: list[str], first: int) -> csr_array:
+    def stored(encode: Callable[[list[str]], csr_array], side: str, part: list[str], first: int) -> csr_array:
         def make() -> dict[str, np.ndarray]:
             terms = encode(part)
-            return {**{name: getattr(terms, name) for name in ("data", "indices", "indptr")}, "shape": terms.shape}
+            return {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr, "shape": terms.shape}
 
         key = {"splade": model.identity, "side": side, "texts": collection.identity[f"{side}_sha256"], "first": first}
-        found = store.get("splade", key, make)
-        return csr_array((found["data"], found["indices"], found["indptr"]), shape=tuple(found["shape"].tolist()))
+        arrays = store.get("splade", key, make)
+        shape = tuple(arrays["shape"].tolist())
+        return csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
 
-    shards = range(0, len(texts), SHARD)
-    docs = [kept(model.encode_documents, "documents", texts[first : first + SHARD], first) for first in shards]
-    return vstack(docs, format="csr"), kept(model.encode_queries, "queries", collection.query_texts, 0)
+    docs = [
+        stored(model.encode_documents, "documents", texts[first : first + SHARD], first)
+        for first in range(0, len(texts), SHARD)
+    ]
+    return vstack(docs, format="csr"), stored(model.encode_queries, "queries", collection.query_texts, 0)
 
 
 def splade_ranking(model: Splade, collection: Collection, k: int, store: Store | None = None) -> Ranking:
-    """Rank a collection by the inner product of `splade_terms`, the k best documents of each query."""
+    """Rank a collection by the inner product of `splade_terms`: the `k` best documents of each query."""
     docs, queries = splade_terms(model, collection, store)
     return inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, k)
