@@ -41,7 +41,7 @@ def find_folder(
     revision : str, optional
         Branch, tag or commit; None is the main branch.
     token : str or bool, optional
-        None is the one saved on this machine, False none at all.
+        Access token; None is the one saved on this machine, False none at all.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def find_folder(
     ValueError
         If a revision is given for a folder.
     ConnectionError
-        If the hub cannot be reached, or is not to be (HF_HUB_OFFLINE), and the files are not on this machine.
+        If the hub cannot be reached, or HF_HUB_OFFLINE forbids it, and the files are not on this machine.
     """
     if Path(place).is_dir():
         if revision is not None:
@@ -60,12 +60,12 @@ def find_folder(
         return Path(place)
     if not _may_be_id(place):
         raise FileNotFoundError(f"There is no folder {place}; give one that was saved by this package, or a hub id.")
-    at = place if revision is None else f"{place} at revision {revision!r}"
+    name = place if revision is None else f"{place} at revision {revision!r}"
     try:
         folder = Path(huggingface_hub.snapshot_download(place, revision=revision, token=token, allow_patterns=PATTERNS))
     except GatedRepoError as error:
         raise PermissionError(
-            f"{at} is gated on the hub; ask for access there and pass a token that has it."
+            f"{name} is gated on the hub; ask for access there and pass a token that has it."
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"The hub has {place}, but no revision {revision!r}; look it up there.") from error
@@ -77,16 +77,15 @@ def find_folder(
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
             raise PermissionError(
-                f"The hub refuses {at} with this token ({error}); pass one that may read it, or a new one if it has "
-                "expired."
+                f"The hub refuses {name} with this token ({error}); pass one that may read."
             ) from error
         raise ConnectionError(
-            f"{at} is no folder, not on this machine, and the hub cannot be reached ({error}). Connect, unset "
+            f"{name} is no folder, not on this machine, and the hub cannot be reached ({error}). Connect, unset "
             "HF_HUB_OFFLINE, or copy the folder here and give its path."
         ) from error
     if not (folder / manifest_name).is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
-        raise FileNotFoundError(f"{at} has no {manifest_name} (it has {found}); give what push_to_hub made.")
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
+        raise FileNotFoundError(f"{name} has no {manifest_name} (it has {names}); give what push_to_hub made.")
     return folder
 
 
@@ -101,33 +100,32 @@ def upload(
 ) -> str:
     """Save into a new folder and upload it, in one commit; return the address of the commit.
 
-    The repository is made if it is not there. The files of an earlier upload, which are named after their digests, are
-    removed in the same commit; all others stay, so a model, its index and a README.md can share a repository.
+    The repository is made if it does not exist. The files of an earlier upload, which are named after their digests,
+    are removed in the same commit; all others stay, so a model, its index and a README.md can share a repository.
 
     Parameters
     ----------
     save : callable
         Writes the folder it is given.
     repo_id : str
-        Such as "organisation/name".
+        Id of the repository, such as "organisation/name".
     revision : str, optional
-        A branch, made if it is not there; None is the main branch.
+        A branch, made if it does not exist; None is the main branch.
     token : str or bool, optional
-        One that may write; None is the one saved on this machine.
+        Access token that may write; None is the one saved on this machine.
     private : bool, optional
-        For a repository that is made; None is what the account or organisation has set.
+        Whether a new repository is private; None is what the account or organisation has set.
     message : str
-        Of the commit.
+        Message of the commit.
 
     Raises
     ------
     ValueError
-        For an id that is none, and for a model whose retriever is a folder of this machine, where others cannot read
-        it.
+        For an id that is none, and for a model whose retriever is a folder of this machine, which others cannot read.
     PermissionError
         If the token is missing or may not write there.
     ConnectionError
-        If the hub cannot be reached, or is not to be (HF_HUB_OFFLINE).
+        If the hub cannot be reached, or HF_HUB_OFFLINE forbids it.
     """
     if not _may_be_id(repo_id):
         raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")
@@ -144,17 +142,15 @@ def upload(
                 token=token,
                 revision=revision,
                 commit_message=message,
-                delete_patterns=_earlier(Path(folder)),
+                delete_patterns=_earlier_names(Path(folder)),
             )
-        except (LocalTokenNotFoundError, RepositoryNotFoundError) as error:
-            raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
-        except HfHubHTTPError as error:
-            if _is_refusal(error):
+        except (LocalTokenNotFoundError, HTTPError, ConnectionError) as error:
+            missing = isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError))
+            if missing or _is_refusal(error):
                 raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
-            raise ConnectionError(f"The hub did not take {repo_id} ({error}); mend what it says, or retry.") from error
-        except (HTTPError, ConnectionError) as error:
             raise ConnectionError(
-                f"The hub cannot be reached ({error}). Connect, or unset HF_HUB_OFFLINE, and push again."
+                f"{repo_id} could not be uploaded ({error}). Connect, unset HF_HUB_OFFLINE, or mend what the message "
+                "says, and push again."
             ) from error
     return str(commit.commit_url)
 
@@ -165,7 +161,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def _check_retriever(folder: Path) -> None:
-    """Raise a ValueError if the model saved in `folder`, if there is one, names a retriever that only we have."""
+    """Raise a ValueError if `folder` has a model whose retriever is a folder of this machine."""
     manifest = folder / "latent_terms.json"
     if not manifest.is_file():
         return
@@ -178,10 +174,10 @@ def _check_retriever(folder: Path) -> None:
         )
 
 
-def _earlier(folder: Path) -> list[str]:
+def _earlier_names(folder: Path) -> list[str]:
     """Return patterns of the names that the files of `folder` had in earlier saves."""
-    split = (re.fullmatch(r"(.+-)[0-9a-f]{12}(\.\w+)", path.name) for path in sorted(folder.iterdir()))
-    return [match[1] + "[0-9a-f]" * 12 + match[2] for match in split if match]
+    matches = (re.fullmatch(r"(.+-)[0-9a-f]{12}(\.\w+)", path.name) for path in sorted(folder.iterdir()))
+    return [match[1] + "[0-9a-f]" * 12 + match[2] for match in matches if match]
 
 
 def _may_be_id(place: str | Path) -> bool:
