@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lib.support.folders
+from lib.support import folders
 from lib.support.folders import (
     digest_arrays,
     digest_file,
@@ -143,26 +143,26 @@ def test_files_get_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
 
 
 def test_no_manifest(tmp_path):
-    with pytest.raises(ValueError, match=r"has no thing.json \(it holds nothing\)"):
+    with pytest.raises(ValueError, match=r"no thing\.json.*nothing"):
         load(tmp_path)
     (tmp_path / "other.txt").touch()
-    with pytest.raises(ValueError, match=r"has no thing.json \(it holds other.txt\)"):
+    with pytest.raises(ValueError, match=r"no thing\.json.*other\.txt"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda text: text[: len(text) // 2], "thing.json is truncated or altered: it is not JSON"),
-        (lambda text: "", "thing.json is truncated or altered: it is not JSON"),
-        (lambda text: "[1, 2]", "thing.json is altered: its checksum"),
-        (lambda text: text.replace('"k": 3', '"k": 4'), "thing.json is altered: its checksum"),
-        (lambda text: text.replace('"k": 3,', ""), "thing.json is altered: its checksum"),
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: "", "not JSON"),
+        (lambda text: "[1, 2]", "checksum"),
+        (lambda text: text.replace('"k": 3', '"k": 4'), "checksum"),
+        (lambda text: text.replace('"k": 3,', ""), "checksum"),
     ],
 )
 def test_spoilt_manifests(tmp_path, spoil, message):
@@ -170,33 +170,33 @@ def test_spoilt_manifests(tmp_path, spoil, message):
     text = (tmp_path / NAME).read_text("utf-8")
     assert spoil(text) != text
     (tmp_path / NAME).write_text(spoil(text), "utf-8")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{NAME}.*{message}"):
         load(tmp_path)
 
 
 def test_a_manifest_that_is_not_utf8(tmp_path):
     save(tmp_path)
     (tmp_path / NAME).write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match=r"thing.json is truncated or altered"):
+    with pytest.raises(ValueError, match="thing.json"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_format_version(tmp_path, version):
     save(tmp_path, version=version)
-    with pytest.raises(ValueError, match=f"thing.json has format version {version}; this package reads 1"):
+    with pytest.raises(ValueError, match=f"version {version}"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"123", "truncated or altered"), (b"1235", "truncated or altered"), (None, "is missing")],
+    [(b"123", "altered"), (b"1235", "altered"), (None, "missing")],
 )
 def test_spoilt_files_are_named(tmp_path, data, message):
     save(tmp_path, b"1234")
     (path,) = tmp_path.glob("a-*.bin")
     path.unlink() if data is None else path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{path.name} {message}" if data is None else f"{path.name} is {message}"):
+    with pytest.raises(ValueError, match=f"{path.name}.*{message}"):
         load(tmp_path)
 
 
@@ -256,14 +256,14 @@ def test_arrays_end_to_end_are_one_npy_file(tmp_path, monkeypatch):
 
 
 def test_python_objects_are_not_written(tmp_path):
-    with pytest.raises(ValueError, match="would hold Python objects"):
+    with pytest.raises(ValueError, match="Python objects"):
         save_parts(tmp_path / "a.npy", [np.array([{}])])
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("n", [4, 10**6])
 def test_a_full_disk_is_noticed_whatever_the_size(n):
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match="No space left"):
         save_parts(Path("/dev/full"), [np.arange(n)])
 
 
@@ -277,7 +277,7 @@ def test_names_that_lead_out_of_the_folder_are_neither_read_nor_removed(tmp_path
     outside = str(tmp_path / "mine.txt")
     manifest["files"]["a.bin"] = {"file": outside if name == "{outside}" else name, "sha256": digest_file(outside)}
     (folder / NAME).write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}), "utf-8")
-    with pytest.raises(ValueError, match=r"names .*; it may name files in the folder only"):
+    with pytest.raises(ValueError, match="in the folder only"):
         load_folder(folder, NAME, 1)
     save(folder, b"new")
     assert load(folder)[1]["a.bin"] == b"new"
@@ -287,7 +287,7 @@ def test_names_that_lead_out_of_the_folder_are_neither_read_nor_removed(tmp_path
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupt_around_the_replacing_of_the_manifest_leaves_a_whole_folder(tmp_path, monkeypatch, when):
     save(tmp_path, b"old a", b"old b")
-    write = lib.support.folders._write_manifest
+    write = folders._write_manifest
 
     def interrupted(*arguments):
         if when == "after":
@@ -295,7 +295,7 @@ def test_an_interrupt_around_the_replacing_of_the_manifest_leaves_a_whole_folder
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(lib.support.folders, "_write_manifest", interrupted)
+        patched.setattr(folders, "_write_manifest", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, b"new a", b"new b")
     kept = b"new" if when == "after" else b"old"

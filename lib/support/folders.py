@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 def digest_json(value: object) -> str:
     """Return the sha256 of a JSON-able value's canonical form."""
-    value = json.loads(json.dumps(value))  # as it will be read back: keys are str there, and sort as such
+    value = json.loads(json.dumps(value))  # as it will be read back, with keys that are str and sort as such
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -58,9 +58,13 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
     """Write arrays end to end, along their first axis, as one npy file, without joining them in memory.
 
-    A single one may be without an axis. Every byte goes through `write`, so that a full disk is an OSError: on a memory
-    map it is a signal that ends the process, and `ndarray.tofile` does not notice it in the last 4 KB. Python objects
-    are a ValueError, as they would have to be pickled.
+    A single array may have no axis. Every byte goes through `write`, so that a full disk is an OSError: on a memory map
+    it is a signal that ends the process, and `ndarray.tofile` does not notice it in the last 4 KB.
+
+    Raises
+    ------
+    ValueError
+        For arrays of Python objects, which would have to be pickled.
     """
     if any(part.dtype.hasobject for part in parts):
         raise ValueError(f"{path.name} would hold Python objects; give arrays of numbers or of fixed-length strings.")
@@ -73,17 +77,12 @@ def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until what a file holds is on the disk itself, so that a name given to it later outlives a power cut."""
+    """Wait until the content of a file is on the disk itself, so that a name given to it later outlives a power cut."""
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _names_to_disk(folder: Path) -> None:
-    with suppress(OSError):  # not every file system, nor Windows, can; the names are whole at any rate
-        to_disk(folder)
 
 
 @contextmanager
@@ -99,7 +98,7 @@ def temporary_beside(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path; what is written there takes the place of `path` in one step when the block ends well.
+    """Give a temporary path; the file written there replaces `path` in one step when the block ends without an error.
 
     Readers see the old file or the new one, never a part; after an error the old one stays, and after a power cut one
     of the two.
@@ -121,29 +120,30 @@ def save_folder(
     Parameters
     ----------
     folder : str or Path
-        Made if it does not exist.
+        The folder, made if it does not exist.
     manifest_name : str
-        For example "index.json".
+        Name of the manifest in the folder, for example "index.json".
     version : int
         Format version, checked by `load_folder`.
     content : dict
-        What the manifest says, JSON-able.
+        Content of the manifest, JSON-able.
     writers : mapping of str to callable
         Logical file name ("lengths.npy") to a function that writes that file at the path it is given.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    old = _files_named_by(folder / manifest_name) or set()
+    stale = _files_named_by(folder / manifest_name) or set()
     files: dict[str, dict] = {}
     try:
         for name, write in writers.items():
             files[name] = _write_named_by_digest(folder / name, write)
         _write_manifest(folder / manifest_name, {"format_version": version, **content, "files": files})
     finally:
-        stale = old | {entry["file"] for entry in files.values()}
-        named = _files_named_by(folder / manifest_name)  # asked of the disk: it may be the old one or the new one
+        stale |= {entry["file"] for entry in files.values()}
+        named = _files_named_by(folder / manifest_name)  # read from the disk: it may be the old one or the new one
         if named is not None and (stale := stale - named):
-            for name in stale - _files_of_others(folder, manifest_name):
+            others = [_files_named_by(path) or () for path in folder.glob("*.json")]  # equal content has an equal name
+            for name in stale.difference(*others):
                 (folder / name).unlink(missing_ok=True)
 
 
@@ -163,7 +163,8 @@ def update_manifest(folder: str | Path, manifest_name: str, version: int, change
 def _write_manifest(path: Path, manifest: dict) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}, indent=2) + "\n", "utf-8")
-    _names_to_disk(path.parent)
+    with suppress(OSError):  # not every file system, nor Windows, can; the names are whole at any rate
+        to_disk(path.parent)
 
 
 def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
@@ -173,7 +174,7 @@ def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
         try:
             write(temporary)
         except (OSError, SafetensorError) as error:  # safetensors' own is no OSError
-            raise OSError(f"{path} cannot be written ({error}); make room, or mend what the message says.") from error
+            raise OSError(f"{path} cannot be written ({error}); free the disk, or mend what it says.") from error
         temporary.chmod(mode)
         to_disk(temporary)
         digest = digest_file(temporary)
@@ -183,14 +184,14 @@ def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
 
 
 def _files_named_by(manifest: Path) -> set[str] | None:
-    """Return the files beside a manifest that it names, None if it cannot be read, so that none is cleaned up after."""
+    """Return the names of the files that a manifest lists; None if it cannot be read, so that none is removed."""
     try:
-        named = {entry["file"] for entry in json.loads(manifest.read_text("utf-8"))["files"].values()}
+        names = {entry["file"] for entry in json.loads(manifest.read_text("utf-8"))["files"].values()}
     except FileNotFoundError:
         return set()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return {name for name in named if _is_plain(name)}
+    return {name for name in names if _is_plain(name)}
 
 
 def _is_plain(name: object) -> bool:
@@ -198,17 +199,12 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
-def _files_of_others(folder: Path, manifest_name: str) -> set[str]:
-    """Files that other manifests in the folder name: equal content has an equal name, so they may be shared."""
-    return set().union(*(_files_named_by(path) or () for path in folder.glob("*.json") if path.name != manifest_name))
-
-
 def load_folder(
     folder: str | Path, manifest_name: str, version: int, unread: Collection[str] = ()
 ) -> tuple[dict, dict[str, Path]]:
     """Return a saved folder's manifest and the paths of its files by logical name, all checksums verified.
 
-    Of the logical names in `unread`, only that the file is there is looked at.
+    The files whose logical names are in `unread` need only exist.
 
     Raises
     ------
@@ -234,8 +230,8 @@ def load_folder(
 def _read_manifest(path: Path) -> dict:
     remedy = "Copy or download the folder again, or save it anew."
     if not path.is_file():
-        found = ", ".join(sorted(p.name for p in path.parent.iterdir())[:10]) or "nothing"
-        raise ValueError(f"{path.parent} has no {path.name} (it holds {found}). {remedy}")
+        names = ", ".join(sorted(p.name for p in path.parent.iterdir())[:10]) or "nothing"
+        raise ValueError(f"{path.parent} has no {path.name} (it holds {names}). {remedy}")
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -245,15 +241,15 @@ def _read_manifest(path: Path) -> dict:
     return manifest
 
 
-def _checked_file(folder: Path, entry: dict, read: bool) -> Path:
+def _checked_file(folder: Path, entry: dict, verify: bool) -> Path:
     if not _is_plain(entry["file"]):
         raise ValueError(f"The manifest of {folder} names {entry['file']!r}; it may name files in the folder only.")
     path = folder / entry["file"]
     if not path.is_file():
         raise ValueError(f"{path} is missing: the folder was copied in part. Copy it again, or save it anew.")
-    if read and (found := digest_file(path)) != entry["sha256"]:
+    if verify and (digest := digest_file(path)) != entry["sha256"]:
         raise ValueError(
-            f"{path} is truncated or altered: its sha256 is {found}, the manifest says {entry['sha256']}. "
+            f"{path} is truncated or altered: its sha256 is {digest}, the manifest says {entry['sha256']}. "
             "Copy it again, or save it anew."
         )
     return path
