@@ -177,7 +177,7 @@ def test_spoilt_manifests(tmp_path, spoil, message):
 def test_a_manifest_that_is_not_utf8(tmp_path):
     save(tmp_path)
     (tmp_path / NAME).write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="thing.json"):
+    with pytest.raises(ValueError, match=r"thing\.json"):
         load(tmp_path)
 
 
