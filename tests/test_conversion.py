@@ -152,11 +152,11 @@ def test_modules_with_the_default_normalisation_become_a_model(sentence_folder, 
     assert_equal_rows(read, encoder)
 
 
-def test_a_model_has_weights_of_its_own(made):
-    model = from_sparse_encoder(made)
+def test_a_model_has_weights_of_its_own(converted):
+    model = from_sparse_encoder(converted)
     before = model.encode_documents(TEXTS)
     with torch.no_grad():
-        for weight in made[1].parameters():
+        for weight in converted[1].parameters():
             weight.add_(1)  # as a further step of training would
     assert (model.encode_documents(TEXTS) != before).nnz == 0
 
@@ -183,10 +183,10 @@ def test_where_no_text_has_a_term_nothing_is_divided_by_zero(tiny_encoder, tiny_
     ],
 )
 @pytest.mark.parametrize("whole", [False, True])
-def test_prompts_are_looked_up_as_the_library_does(made, prompts, default, whole):
-    made.prompts = ({"query": "", "document": ""} if whole else {}) | prompts
-    made.default_prompt_name = default
-    assert_equal_rows(from_sparse_encoder(made), made)
+def test_prompts_are_looked_up_as_the_library_does(converted, prompts, default, whole):
+    converted.prompts = ({"query": "", "document": ""} if whole else {}) | prompts
+    converted.default_prompt_name = default
+    assert_equal_rows(from_sparse_encoder(converted), converted)
 
 
 def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_sae, tmp_path, recwarn):
@@ -220,11 +220,11 @@ def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
     assert encoder[1].trained_on["name"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(made):
-    made[1].trained_on = {"name": "me/another", "fingerprint": "0" * 64}
+def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(converted):
+    converted[1].trained_on = {"name": "me/another", "fingerprint": "0" * 64}
     with pytest.warns(UserWarning, match="me/another"):
-        back = from_sparse_encoder(made)
-    assert back.sae.metadata == {"trained_on": made[1].trained_on}
+        back = from_sparse_encoder(converted)
+    assert back.sae.metadata == {"trained_on": converted[1].trained_on}
 
 
 def test_a_saved_encoder_becomes_a_model_that_ranks(tiny_encoder, tiny_sae, tmp_path):
@@ -272,43 +272,43 @@ def test_what_a_sparse_encoder_cannot_say(tiny_encoder, tiny_sae):
 
 
 @pytest.fixture
-def made(tiny_encoder, tiny_sae) -> SparseEncoder:
+def converted(tiny_encoder, tiny_sae) -> SparseEncoder:
     return to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae))
 
 
-def test_what_latent_terms_cannot_say(made, sentence_folder, tiny_encoder):
-    made.max_active_dims = 5
+def test_what_latent_terms_cannot_say(converted, sentence_folder, tiny_encoder):
+    converted.max_active_dims = 5
     with pytest.raises(ValueError, match="max_active_dims is 5"):
-        from_sparse_encoder(made)
-    made.max_active_dims = None
+        from_sparse_encoder(converted)
+    converted.max_active_dims = None
     with pytest.raises(ValueError, match="k is 3"):
-        from_sparse_encoder(made, k=3)
-    without_decoder = copy.deepcopy(made)
+        from_sparse_encoder(converted, k=3)
+    without_decoder = copy.deepcopy(converted)
     without_decoder[1].W_dec = None
     with pytest.raises(ValueError, match="decoder"):
         from_sparse_encoder(without_decoder)
     stock = SparseEncoder(modules=[SentenceTransformer(sentence_folder)[0], Normalize()])
     with pytest.raises(ValueError, match="Transformer, Normalize;"):
         from_sparse_encoder(stock)
-    mean = SparseEncoder(modules=[made[0], WeightedLayerPooling(32, 3, 1), made[1], made[2]])
+    mean = SparseEncoder(modules=[converted[0], WeightedLayerPooling(32, 3, 1), converted[1], converted[2]])
     with pytest.raises(ValueError, match=r"\[1.0, 1.0, 1.0\]"):
         from_sparse_encoder(mean)
 
 
-def test_a_transformer_that_was_changed_is_noticed(made, tmp_path):
+def test_a_transformer_that_was_changed_is_noticed(converted, tmp_path):
     with torch.no_grad():
-        for weight in made[0].parameters():
+        for weight in converted[0].parameters():
             weight.mul_(1.01)
     with pytest.raises(ValueError, match=r"documents .*%"):
-        from_sparse_encoder(made)
-    made.save_pretrained(str(tmp_path))
-    assert_equal_rows(from_sparse_encoder(load_sparse_encoder(tmp_path)), made)
+        from_sparse_encoder(converted)
+    converted.save_pretrained(str(tmp_path))
+    assert_equal_rows(from_sparse_encoder(load_sparse_encoder(tmp_path)), converted)
 
 
-def test_folders_that_are_not_loaded(made, tmp_path):
+def test_folders_that_are_not_loaded(converted, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         load_sparse_encoder(tmp_path)
-    made.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    converted.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     path = tmp_path / "model" / "modules.json"
     path.write_text(path.read_text().replace("lib.interop.modules.token_pooling", "folder_code"))
     with pytest.raises(ValueError, match=r"folder_code\.SparseTokenPooling"):
@@ -316,8 +316,8 @@ def test_folders_that_are_not_loaded(made, tmp_path):
 
 
 @pytest.fixture
-def saved(made, tmp_path) -> Path:
-    made.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+def saved(converted, tmp_path) -> Path:
+    converted.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     return tmp_path / "model"
 
 
@@ -363,7 +363,7 @@ def test_damaged_folders_are_not_loaded(saved):
         load_sparse_encoder(saved / "missing")
 
 
-def test_an_encoder_is_loaded_from_the_hub(made, saved, tmp_path, monkeypatch):
+def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypatch):
     requests = []
 
     def download(repo_id, *, revision, token, allow_patterns):
@@ -379,7 +379,7 @@ def test_an_encoder_is_loaded_from_the_hub(made, saved, tmp_path, monkeypatch):
     loaded = load_sparse_encoder("me/terms", revision="v1", token="secret")
     assert requests == [("me/terms", "v1", "secret")]
     for encode in ("encode_document", "encode_query"):
-        rows, expected = (term_matrix(getattr(model, encode)(TEXTS)).toarray() for model in (loaded, made))
+        rows, expected = (term_matrix(getattr(model, encode)(TEXTS)).toarray() for model in (loaded, converted))
         np.testing.assert_allclose(rows, expected, atol=1e-6)
     with pytest.raises(ValueError, match="'v1'"):
         load_sparse_encoder(saved, revision="v1")

@@ -43,9 +43,9 @@ def index():
     with pytest.MonkeyPatch.context() as patch:
         for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
             patch.setattr(module, "BLOCK_ROWS", BLOCK_ROWS, raising=False)
-        made = BM25Index.build(csr_array(matrix), ODD + ids(N_DOCS)[len(ODD) :])
-        assert len(made._blocks) == 3
-        yield made
+        built = BM25Index.build(csr_array(matrix), ODD + ids(N_DOCS)[len(ODD) :])
+        assert len(built._blocks) == 3
+        yield built
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def exact(index: BM25Index, queries: csr_array) -> np.ndarray:
     return scores
 
 
-def check_ranking(found: Ranking, index: BM25Index, queries: csr_array, k: int, rtol: float) -> None:
-    """Assert that `found` holds k documents of the best scores, with these scores, to `rtol` of each."""
-    assert found.query_ids == ids(queries.shape[0], "q")
+def check_ranking(ranking: Ranking, index: BM25Index, queries: csr_array, k: int, rtol: float) -> None:
+    """Assert that `ranking` holds k documents of the best scores, with these scores, to `rtol` of each."""
+    assert ranking.query_ids == ids(queries.shape[0], "q")
     for row, scores in enumerate(exact(index, queries)):
-        hits = found[f"q{row}"]
+        hits = ranking[f"q{row}"]
         best = np.sort(scores[scores > 0])[::-1][:k]
         assert len(hits) == len(best)
         ours = [scores[index.doc_ids.index(doc)] for doc, _ in hits]
@@ -119,9 +119,9 @@ def test_impact_index_in_blocks_is_off_by_what_it_rounds(index, queries, tmp_pat
     step = max(rows.data.max() for rows in index.impact_rows() if rows.nnz) / (2**bits - 1)
     weights = query_vectors(index, queries).sum(axis=1)
     for algorithm in ("maxscore", "wand"):
-        found = engine.search(queries, ids(N_QUERIES, "q"), 1000, algorithm=algorithm)
+        ranking = engine.search(queries, ids(N_QUERIES, "q"), 1000, algorithm=algorithm)
         for row, scores in enumerate(exact(index, queries)):
-            for doc, score in found[f"q{row}"]:
+            for doc, score in ranking[f"q{row}"]:
                 assert abs(score - scores[index.doc_ids.index(doc)]) <= weights[row] * step + 1e-5
 
 
@@ -139,13 +139,13 @@ def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
     index, queries = BM25Index.build(terms(400, seed=3), ids(400)), terms(20, seed=4)
     engine = ENGINES["seismic"](index, n_postings=400, num_threads=1)
     assert type(engine._engine).__name__ == kind
-    found = engine.search(queries, ids(20, "q"), 10)
+    ranking = engine.search(queries, ids(20, "q"), 10)
     of_heaviest = engine.search(queries, ids(20, "q"), 10, query_cut=1)
     heaviest = query_vectors(index, queries).argmax(axis=1)
     impacts = vstack(list(index.impact_rows()), format="csr")
     recalls = []
     for row, scores in enumerate(exact(index, queries)):
-        hits = found[f"q{row}"]
+        hits = ranking[f"q{row}"]
         of_hits = [scores[index.doc_ids.index(doc)] for doc, _ in hits]
         np.testing.assert_allclose([score for _, score in hits], of_hits, rtol=2.0**-11)
         best = {index.doc_ids[i] for i in np.argsort(-scores, kind="stable")[:10]}
@@ -187,8 +187,8 @@ def test_an_engine_is_one_class_and_one_entry(index, queries, monkeypatch):
             return [(i, scores[i]) for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
 
     monkeypatch.setitem(ENGINES, "here", Here)
-    found = ENGINES["here"](index).search(queries, ids(N_QUERIES, "q"), 10)
-    check_ranking(found, index, queries, 10, FLOAT32)
+    ranking = ENGINES["here"](index).search(queries, ids(N_QUERIES, "q"), 10)
+    check_ranking(ranking, index, queries, 10, FLOAT32)
 
 
 # Files and requests, each with a reader of its own, made from the engine's documentation
@@ -312,9 +312,9 @@ def test_what_is_written_gives_our_scores_when_it_is_read(index, queries, tmp_pa
         weights = weights_of(target, request(index, queries[[row]], target, k=17), 17)
         for doc_id, score in zip(index.doc_ids, scores, strict=True):
             impacts = stored.get(doc_id, {})
-            found = sum(weight * impacts[latent] for latent, weight in weights.items() if latent in impacts)
-            assert found == pytest.approx(score, rel=rtol)
-            assert rtol != LUCENE or found <= score * (1 + FLOAT32)  # cut off, never rounded up
+            total = sum(weight * impacts[latent] for latent, weight in weights.items() if latent in impacts)
+            assert total == pytest.approx(score, rel=rtol)
+            assert rtol != LUCENE or total <= score * (1 + FLOAT32)  # cut off, never rounded up
     schema = TARGETS[target].schema
     assert {path.name for path in tmp_path.iterdir()} == {TARGETS[target].documents, *(schema[:1] if schema else [])}
 

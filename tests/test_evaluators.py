@@ -66,14 +66,14 @@ def test_rows_and_scores_are_those_of_this_package(model, ranking):
 
 def test_their_evaluator_measures_what_ours_does(model, ranking):
     scorer = evaluator(name="tiny")
-    found = scorer(LatentTermsSearch(model))
+    values = scorer(LatentTermsSearch(model))
     expected = evaluate(ranking, QRELS, ["nDCG@10", "R@1", "R@3", "P@1"])
     assert scorer.primary_metric == "tiny_bm25_ndcg@10"
-    assert found["tiny_bm25_ndcg@10"] == pytest.approx(expected["nDCG@10"], abs=1e-6)
-    assert found["tiny_bm25_recall@3"] == pytest.approx(expected["R@3"], abs=1e-6)
-    assert found["tiny_bm25_precision@1"] == pytest.approx(expected["P@1"], abs=1e-6)
+    assert values["tiny_bm25_ndcg@10"] == pytest.approx(expected["nDCG@10"], abs=1e-6)
+    assert values["tiny_bm25_recall@3"] == pytest.approx(expected["R@3"], abs=1e-6)
+    assert values["tiny_bm25_precision@1"] == pytest.approx(expected["P@1"], abs=1e-6)
     rows = model.encode_documents(TEXTS)
-    assert found["tiny_corpus_active_dims"] == pytest.approx(np.diff(rows.indptr).mean())
+    assert values["tiny_corpus_active_dims"] == pytest.approx(np.diff(rows.indptr).mean())
 
 
 def test_other_constants_give_other_scores(model):
@@ -102,13 +102,13 @@ def test_nano_beir_scores_each_corpus_with_its_own_statistics(model):
             human = self._get_human_readable_name(name)
             return SparseInformationRetrievalEvaluator(QUERIES, corpus, RELEVANT, name=human, **settings)
 
-    found = Local(list(names), write_csv=False)(LatentTermsSearch(model))
+    values = Local(list(names), write_csv=False)(LatentTermsSearch(model))
     for name, docs in names.items():
         index = model.index(model.encode_documents([CORPUS[doc] for doc in docs]), docs)
         ranking = index.search(model.encode_queries(QUESTIONS), list(QUERIES), 10)
-        key = next(key for key in found if name.upper() in key.upper() and key.endswith("_bm25_ndcg@10"))
-        assert found[key] == pytest.approx(evaluate(ranking, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-6)
-    assert "NanoBEIR_mean_bm25_ndcg@10" in found
+        key = next(key for key in values if name.upper() in key.upper() and key.endswith("_bm25_ndcg@10"))
+        assert values[key] == pytest.approx(evaluate(ranking, QRELS, ["nDCG@10"])["nDCG@10"], abs=1e-6)
+    assert "NanoBEIR_mean_bm25_ndcg@10" in values
 
 
 def test_a_sparse_encoder_is_scored_the_same(model):
@@ -156,25 +156,25 @@ class TestMTEBSearch:
     def test_ranks_as_this_package_does(self, model, ranking):
         search = MTEBSearch(model, "me/tiny")
         search.index(corpus_rows(), encode_kwargs={"batch_size": 4}, num_proc=None)
-        found = search.search(query_rows(), top_k=3, encode_kwargs={}, num_proc=None)
-        assert found == {query: dict(ranking.top(3)[query]) for query in QUERIES}
-        assert {type(score) for scores in found.values() for score in scores.values()} == {float}
+        scores = search.search(query_rows(), top_k=3, encode_kwargs={}, num_proc=None)
+        assert scores == {query: dict(ranking.top(3)[query]) for query in QUERIES}
+        assert {type(score) for of_query in scores.values() for score in of_query.values()} == {float}
 
     def test_joins_titles_and_instructions(self, model):
         search = MTEBSearch(model, "me/tiny")
         search.index([{"id": "a", "title": "the old cat", "text": "sat"}, {"id": "b", "text": "two cows"}])
-        found = search.search([{"id": "q", "text": "cat", "instruction": "old or new"}], top_k=2)
+        scores = search.search([{"id": "q", "text": "cat", "instruction": "old or new"}], top_k=2)
         index = model.index(model.encode_documents(["the old cat\nsat", "two cows"]), ["a", "b"])
-        assert found["q"] == dict(index.search_one(model.encode_queries(["cat old or new"])))
+        assert scores["q"] == dict(index.search_one(model.encode_queries(["cat old or new"])))
 
     def test_ranks_only_given_candidates_with_the_statistics_of_all(self, model, ranking):
         search = MTEBSearch(model, "me/tiny")
         search.index(corpus_rows())
         candidates = {query: ["d4", "d0", "d2"] for query in QUERIES}
-        found = search.search(query_rows(), top_k=2, top_ranked=candidates)
+        scores = search.search(query_rows(), top_k=2, top_ranked=candidates)
         for query in QUERIES:
             expected = [(doc, score) for doc, score in ranking[query] if doc in candidates[query]]
-            assert found[query] == dict(expected[:2])
+            assert scores[query] == dict(expected[:2])
 
     def test_each_query_has_its_candidates(self, model):
         search = MTEBSearch(model, "me/tiny")
@@ -182,8 +182,8 @@ class TestMTEBSearch:
         candidates = {"q0": ["d4"], "q1": [], "q3": ["d0"]}
         with pytest.raises(ValueError, match=r"'q2' \(1 of 4"):
             search.search(query_rows(), top_k=2, top_ranked=candidates)
-        found = search.search(query_rows(), top_k=2, top_ranked=candidates | {"q2": ["d1"]})
-        assert {query: set(docs) for query, docs in found.items()} == {
+        scores = search.search(query_rows(), top_k=2, top_ranked=candidates | {"q2": ["d1"]})
+        assert {query: set(docs) for query, docs in scores.items()} == {
             "q0": {"d4"},
             "q1": set(),
             "q2": {"d1"},

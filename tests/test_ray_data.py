@@ -82,10 +82,10 @@ def copied(corpus_folder, tmp_path):
     return shutil.copytree(corpus_folder, tmp_path / "copied")
 
 
-def assert_same_bits(found: csr_array, expected: csr_array) -> None:
-    assert found.shape == expected.shape
+def assert_same_bits(matrix: csr_array, expected: csr_array) -> None:
+    assert matrix.shape == expected.shape
     for name in ("indptr", "indices", "data"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(matrix, name), getattr(expected, name), err_msg=name)
 
 
 def assert_shards_are(shards: Shards, expected: csr_array, model: LatentTerms) -> None:
@@ -97,8 +97,8 @@ def assert_shards_are(shards: Shards, expected: csr_array, model: LatentTerms) -
     for name in ("df", "idf", "lengths", "average_length"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name), err_msg=name)
     queries = model.encode_queries(["the red cat", "a river ran ?"], progress=False)
-    found, wanted = (index.search(queries, ["q", "r"], k=10) for index in (merged, whole))
-    assert all(found[query] == wanted[query] for query in ("q", "r"))  # ids and scores, equal as numbers
+    ranking, wanted = (index.search(queries, ["q", "r"], k=10) for index in (merged, whole))
+    assert all(ranking[query] == wanted[query] for query in ("q", "r"))  # ids and scores, equal as numbers
     assert len(wanted["q"]) == 10
 
 

@@ -52,8 +52,8 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
     `model.bm25`. Its `max_active_dims` is None, so rows are whole; `encode(texts, max_active_dims=n)` keeps the n
     largest weights of a text, and n instead of the autoencoder's k. A text of blanks has an empty row here; there
-    it has terms if the tokenizer makes tokens of blanks. The autoencoder is marked as trained on this retriever
-    (`trained_on`) unless its metadata name another layer or model.
+    it has terms if the tokenizer makes tokens of blanks. The autoencoder's `trained_on` is this retriever unless its
+    metadata name another layer or model. A few texts are encoded by both, to compare the rows.
 
     Parameters
     ----------
@@ -67,8 +67,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     Raises
     ------
     ValueError
-        For chunks of long texts and late-interaction models, which `SparseEncoder` does not have, for a k with a Top-K
-        autoencoder, and if a few texts show that the rows differ.
+        For chunks of long texts, late-interaction models, a k with a Top-K autoencoder, and rows that would differ.
     """
     encoder, sae = model.encoder, model.sae
     if encoder.late_interaction:
@@ -152,9 +151,8 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     Raises
     ------
     ValueError
-        For other modules and settings that `LatentTerms` does not have, for a k that is missing or not allowed, and if
-        a few texts show that the rows differ: a Transformer that was trained must be saved first, and the
-        `SparseEncoder` loaded from there.
+        For other modules and settings that `LatentTerms` does not have, a k that is missing or not allowed, and rows
+        that would differ: save a Transformer that was trained first, and load the `SparseEncoder` from there.
     """
     transformer, layer, coder, pooling = _parts(encoder)
     if encoder.max_active_dims is not None:

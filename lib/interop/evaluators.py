@@ -207,8 +207,7 @@ class MTEBSearch(_Scored):
 def _tensor(rows: csr_array) -> torch.Tensor:
     """Return csr [n_texts, width] as a sparse tensor of coordinates."""
     coordinates = rows.tocoo()
-    indices = torch.from_numpy(np.stack(coordinates.coords).astype(np.int64))
-    values = torch.from_numpy(coordinates.data)
+    indices, values = np.stack(coordinates.coords).astype(np.int64), coordinates.data
     return torch.sparse_coo_tensor(indices, values, rows.shape, check_invariants=True).coalesce()
 
 

@@ -52,8 +52,7 @@ class TokenReconstructionLoss(torch.nn.Module):
         if not auxk >= 0:
             raise ValueError(f"auxk is {auxk}; it must be at least 0.")
         self.auxk, self.dead_tokens = auxk, check_count(dead_tokens, "dead_tokens")
-        silent = torch.zeros_like(self._sae.b_enc, dtype=torch.int64)  # tokens since a latent was active
-        self.register_buffer("silent", silent)
+        self.register_buffer("silent", torch.zeros_like(self._sae.b_enc, dtype=torch.int64))  # tokens since last active
         for module in self._retriever:
             module.requires_grad_(False)
         self._sae.trained_on = origin_of(model, self._sae)

@@ -200,7 +200,7 @@ class Worker:
         """Make sure of a unit's shard, and return the unit."""
         shard = _shard_folder(self._folder, unit["number"])
         try:
-            _open(shard, unit["number"], self._digest)
+            _open(self._folder, unit["number"], self._digest)
         except (FileNotFoundError, ValueError):  # not there, or not whole
             with _attempt(shard, unit):
                 ids, texts = _read(unit, self._plan["id_column"], self._plan["text_column"])
@@ -252,7 +252,8 @@ def _save(folder: Path, number: int, digest: str, ids: list[str], terms: csr_arr
     save_folder(folder, SHARD, FORMAT_VERSION, {"corpus": digest, "number": number, "shape": terms.shape}, writers)
 
 
-def _open(folder: Path, number: int, digest: str, unread: Iterable[str] = ()) -> tuple[dict, dict[str, Path]]:
+def _open(corpus: Path, number: int, digest: str, unread: Iterable[str] = ()) -> tuple[dict, dict[str, Path]]:
+    folder = _shard_folder(corpus, number)
     manifest, files = load_folder(folder, SHARD, FORMAT_VERSION, unread)
     if (manifest["corpus"], manifest["number"]) != (digest, number):
         raise ValueError(
@@ -304,23 +305,18 @@ class Shards:
     def __repr__(self) -> str:
         return f"Shards({len(self):,} documents, {self.width:,} latents, {len(self._rows):,} shards)"
 
-    def _load(self, number: int, names: tuple[str, ...]) -> tuple[dict, list[Path]]:
-        unread = {*ARRAYS, "ids.json"} - set(names)
-        manifest, files = _open(_shard_folder(self._folder, number), number, self._digest, unread)
-        return manifest, [files[name] for name in names]
-
     def matrices(self) -> Iterator[csr_array]:
         """Yield the term weights shard by shard, float32 [n_rows, width]; each is checked against its checksums.
 
         FileNotFoundError or ValueError for a shard that is missing, altered, or of another run (it is named).
         """
         for number in range(len(self._rows)):
-            manifest, paths = self._load(number, ARRAYS)
-            indptr, indices, data = (np.load(path, allow_pickle=False) for path in paths)
+            manifest, files = _open(self._folder, number, self._digest, unread=("ids.json",))
+            indptr, indices, data = (np.load(files[name], allow_pickle=False) for name in ARRAYS)
             yield csr_array((data, indices, indptr), shape=tuple(manifest["shape"]))
 
     @property
     def doc_ids(self) -> list[str]:
         """The documents' ids, read anew each time; raises as `matrices`. `BM25Index.build` refuses repeated ones."""
-        paths = (self._load(number, ("ids.json",))[1][0] for number in range(len(self._rows)))
-        return [doc_id for path in paths for doc_id in json.loads(path.read_text("utf-8"))]
+        shards = (_open(self._folder, number, self._digest, unread=ARRAYS) for number in range(len(self._rows)))
+        return [doc_id for _, files in shards for doc_id in json.loads(files["ids.json"].read_text("utf-8"))]

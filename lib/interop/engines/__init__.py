@@ -11,8 +11,6 @@ documents that are added to the engine later, with the impacts of another index,
 instead.
 
 Engines leave out documents that share no latent with the query; an index ranks them last, with score 0.
-
-`TARGETS` are the engines that are written as files, `ENGINES` those that run in this process.
 """
 
 from lib.interop.engines.anserini import RoundingLoss, rounding_loss

@@ -20,7 +20,6 @@ The formats are those of these pages:
   https://milvus.io/docs/prepare-source-data.md
 - vespa: https://docs.vespa.ai/en/reference/document-json-format.html and
   https://docs.vespa.ai/en/tensor-user-guide.html
-- anserini: `lib/interop/engines/anserini.py`
 
 Elasticsearch and OpenSearch keep these values in Lucene's `FeatureField`, which has the precision and the limits:
 https://lucene.apache.org/core/10_0_0/core/org/apache/lucene/document/FeatureField.html

@@ -177,8 +177,8 @@ class QdrantEngine(Engine):
 class MilvusEngine(Engine):
     """Milvus: sparse vectors in float32, exact search by inner product; no BM25 function, since the weights have it.
 
-    https://milvus.io/docs/sparse_vector.md. Milvus takes no empty vector, so documents without a latent are not
-    inserted. Milvus Lite 3.2.2 is exact; 3.1 applied BM25 to the impacts once more.
+    Milvus takes no empty vector, so documents without a latent are not inserted. Milvus Lite must be 3.2.2 or newer:
+    3.1 applied BM25 to the impacts once more.
 
     Parameters
     ----------

@@ -50,9 +50,9 @@ class SparseTokenPooling(LatentModule):
     sum: w_j = sum_t z_tj;  sum_sqrt: w_j = sqrt(sum_t z_tj), Latent Terms (arXiv 2605.29384);
     max: w_j = max_t z_tj;  max_log1p: w_j = max_t ln(1 + z_tj), SPLARE (arXiv 2603.13277)
 
-    Reads activations and latents, padded [B, T, k] with an `attention_mask` [B, T] (without one every token counts), or
-    packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Padding may be on
-    either side. Writes `sentence_embedding` [B, width], float32 where the codes have half precision.
+    Reads activations and latents, padded on either side [B, T, k] with an `attention_mask` [B, T] (without one every
+    token counts), or packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Writes
+    `sentence_embedding` [B, width], float32 where the codes have half precision.
 
     Parameters
     ----------
@@ -79,9 +79,7 @@ class SparseTokenPooling(LatentModule):
         For a width below 1, an unknown strategy and numbers of special tokens that are not two of at least 0.
     """
 
-    config_keys = [  # noqa: RUF012
-        *("embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"),
-    ]
+    config_keys = ["embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"]  # noqa: RUF012
     own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
 
