@@ -6,7 +6,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, VOCABULARY
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize, WeightedLayerPooling
 from test_reading import save_decoder
@@ -363,8 +363,14 @@ def test_damaged_folders_are_not_loaded(saved):
         load_sparse_encoder(saved / "missing")
 
 
-def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tokenizer", ["tokenizer.json", "vocab.txt"])
+def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypatch, tokenizer):
     requests = []
+    if tokenizer == "vocab.txt":  # as older repositories have it
+        (saved / "tokenizer.json").unlink()
+        (saved / tokenizer).write_text("\n".join(VOCABULARY) + "\n", "utf-8")
+        config = saved / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "BertTokenizer"}))
 
     def download(repo_id, *, revision, token, allow_patterns):
         requests.append((repo_id, revision, token))

@@ -76,8 +76,7 @@ class RoundingLoss(NamedTuple):
 def rounding_loss(index: BM25Index, queries: csr_array, scale: float = SCALE, k: int = 100) -> RoundingLoss:
     """Return what is lost when the impacts of an index become integers at a scale.
 
-    Every document is scored, a block at a time, with exact and with rounded impacts; memory holds a few arrays
-    [n_queries, 16,384].
+    All documents are scored, a block at a time; memory holds a few arrays [n_queries, 16,384].
 
     Parameters
     ----------
