@@ -103,7 +103,8 @@ def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[B
         raise ValueError(f"There is no {min(missing)}")
     found = {name: read_part(files[name], dtype, mapped=name in LARGE) for name, dtype in names.items()}
     sizes = block_sizes(n_docs)
-    blocks = blocks_in(*(found[f"{field}.npy"] for field in Block._fields), width)
+    indptr, docs, impacts = (found[f"{field}.npy"] for field in Block._fields)
+    blocks = blocks_in(indptr, docs, impacts, width)
     if not len(blocks) == len(sizes) > 0:
         raise ValueError(f"There are {len(blocks)} blocks of postings for {n_docs} documents")
     n_frequent = len(frequent_latents(document_frequency(blocks), n_docs))

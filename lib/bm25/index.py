@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -45,7 +45,7 @@ class Contribution(NamedTuple):
     score: float
 
 
-def _n_rows(matrix: csr_array | Iterable[csr_array]) -> int | None:
+def _n_rows(matrix: Any) -> int | None:
     """Return how many rows a matrix has, 1 if it is [width]; None for a stream, whose length is not known."""
     return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
 
@@ -154,7 +154,9 @@ class BM25Index:
             For a collection without documents, blocks of different widths, weights that are NaN, infinite or
             negative, ids that repeat or do not match in number, and constants out of range.
         """
-        changes = {name: value for name, value in {"k1": k1, "b": b, "idf": idf}.items() if value is not None}
+        changes: dict[str, Any] = {
+            name: value for name, value in {"k1": k1, "b": b, "idf": idf}.items() if value is not None
+        }
         constants = replace(check_constants(constants), **changes)
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         blocks, lengths = post(matrix, len(doc_ids))
@@ -270,7 +272,7 @@ class BM25Index:
 
     def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
         k = check_count(k, "k")
-        threads = check_count(os.cpu_count() if threads is None else threads, "threads")
+        threads = check_count((os.cpu_count() or 1) if threads is None else threads, "threads")
         allowed = self._allowed(allow, deny)
         entries = (slice(start, end) for start, end in pairwise(queries.indptr))
         rows = [self._query(queries.indices[row].astype(np.int64), queries.data[row]) for row in entries]
@@ -288,9 +290,10 @@ class BM25Index:
         """Return which documents may be returned, bool [n_docs]; None is all."""
         if allow is not None and deny is not None:
             raise ValueError("allow and deny are both given; give one, such as allow = all that you do not deny.")
-        if allow is None and deny is None:
+        listed_ids = allow if deny is None else deny
+        if listed_ids is None:
             return None
-        ids = check_ids(allow if deny is None else deny, None, "allow" if deny is None else "deny")
+        ids = check_ids(listed_ids, None, "allow" if deny is None else "deny")
         if unknown := [doc_id for doc_id in ids if doc_id not in self._position]:
             raise ValueError(
                 f"{len(unknown)} of {len(ids)} ids are not in the index, such as {unknown[0]!r}; its ids start with "

@@ -144,16 +144,16 @@ def read_part(path: Path, dtype: type, mapped: bool = False) -> np.ndarray:
     ValueError
         If it says anything else.
     """
-    dtype = np.dtype(dtype)
+    kind: np.dtype = np.dtype(dtype)
     with open(path, "rb") as file:
         start = file.read(10)
         header = file.read(int.from_bytes(start[8:], "little"))
     offset = len(start) + len(header)
-    n, rest = divmod(path.stat().st_size - offset, dtype.itemsize)
-    wanted = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({n},), }}"
+    n, rest = divmod(path.stat().st_size - offset, kind.itemsize)
+    wanted = f"{{'descr': '{kind.str}', 'fortran_order': False, 'shape': ({n},), }}"
     if start[:8] != b"\x93NUMPY\x01\x00" or header.rstrip() != wanted.encode() or rest:
-        raise ValueError(f"{path.name} is no npy file of {n} {dtype}: it begins with {(start + header)[:90]!r}")
-    return np.memmap(path, dtype, "r", offset, (n,)) if mapped else np.fromfile(path, dtype, offset=offset)
+        raise ValueError(f"{path.name} is no npy file of {n} {kind}: it begins with {(start + header)[:90]!r}")
+    return np.memmap(path, kind, "r", offset, (n,)) if mapped else np.fromfile(path, kind, offset=offset)
 
 
 def check_pointers(pointers: Iterable[np.ndarray], n: int, what: str) -> None:

@@ -82,7 +82,7 @@ def drop_frequent(matrix: csr_array, share: float) -> csr_array:
     return _only(matrix, np.flatnonzero((df <= share * matrix.shape[0])[matrix.indices]))
 
 
-PRUNINGS: dict[str, Callable[[csr_array, float], csr_array]] = {
+PRUNINGS: dict[str, Callable[..., csr_array]] = {
     "top": keep_top,
     "mass": keep_mass,
     "frequency": drop_frequent,
