@@ -29,12 +29,13 @@ import pandas as pd
 from IPython.display import display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
-from lib.inspect.vocabulary import rank_frequency, top_tokens, word_counts
-from lib.report.common import save_figure, save_results
-from lib.report.vocabulary import rank_frequency_figure, thin
+from lib.inspect.vocabulary import top_tokens, word_counts
+from lib.report.common import save_study
+from lib.report.zipf import rank_frequency_figure
 from lib.studies.encoded import encode_collection, latent_tokens
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
+from lib.studies.zipf import rank_frequency_curves
 
 profile = start(profile)
 collection, query_number = load_collection(profile.collections[0]), 3
@@ -155,14 +156,8 @@ evaluate(full, collection.qrels, ["nDCG@10", "R@100"])
 # counted in whole texts, latents in the tokens that the model pools.
 
 # %%
-curves = pd.concat(
-    [
-        thin(rank_frequency(word_counts(collection.doc_texts).values()), "words"),
-        thin(rank_frequency(encoded.firings), "latents"),
-    ]
-)
+words = word_counts(collection.doc_texts)
+curves = rank_frequency_curves({"words": words.values(), "latents": encoded.firings})
 figure = rank_frequency_figure(curves)
-folder = profile.figures_folder
 origin = provenance(profile, model=model.identity, collection=collection.identity)
-save_results(curves, folder, "rank_frequency", origin)
-save_figure(figure, folder, "rank_frequency")
+save_study(profile.figures_folder, origin, {"rank_frequency": curves}, {"rank_frequency": figure})

@@ -25,7 +25,7 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 from lib import LatentTerms
 from lib.report.common import save_study
-from lib.report.model import cost_figure, zipf_figure, zipf_in_words
+from lib.report.zipf import cost_figure, zipf_figure, zipf_in_words
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 from lib.studies.retrieval import given_splade

@@ -29,7 +29,7 @@ import pandas as pd
 from lib import LatentTerms, load_collection
 from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_study
-from lib.report.model import contribution_figure, families_in_words
+from lib.report.features import contribution_figure, families_in_words
 from lib.studies.encoded import encode_collection, latent_tokens
 from lib.studies.features import (
     by_word,

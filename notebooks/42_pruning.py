@@ -26,7 +26,7 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 from lib import LatentTerms
 from lib.report.common import save_study
-from lib.report.model import pruning_figure, pruning_in_words
+from lib.report.pruning import pruning_figure, pruning_in_words
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 from lib.studies.pruning import PRUNINGS, pruning_study

@@ -27,8 +27,8 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 import pandas as pd
 
 from lib import LatentTerms
+from lib.report.beyond import beyond_figure, beyond_in_words
 from lib.report.common import save_study
-from lib.report.model import beyond_figure, beyond_in_words
 from lib.studies.beyond import beyond_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report.common import latex_table, markdown_table, save_figure, save_results
+from lib.report.common import COLOURS, colours_of, latex_table, markdown_table, save_figure, save_results
 from lib.report.retrieval import (
     BEGIN,
     END,
@@ -21,7 +21,8 @@ from lib.report.retrieval import (
     wide_table,
 )
 from lib.report.train_sae import plot_training
-from lib.report.vocabulary import rank_frequency_figure, thin
+from lib.report.zipf import rank_frequency_figure
+from lib.studies.zipf import rank_frequency_curves
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,15 +62,27 @@ def test_retrieval_figure_draws_each_mean_at_its_height(summary):
     plt.close(figure)
 
 
-def test_thin_keeps_first_and_last_rank():
-    frequencies = np.arange(5000, 0, -1)
-    curve = thin(frequencies, "words", n_points=50)
-    assert curve["rank"].iloc[[0, -1]].tolist() == [1, 5000]
-    assert (curve["frequency"] == 5001 - curve["rank"]).all()
-    figure = rank_frequency_figure(pd.concat([curve, thin(frequencies[:9], "latents")]))
+def test_rank_frequency_curves_keep_first_and_last_rank():
+    curves = rank_frequency_curves({"words": range(1, 5001), "latents": range(1, 10)})
+    words = curves[curves["vocabulary"] == "words"]
+    assert words["rank"].iloc[[0, -1]].tolist() == [1, 5000]
+    assert (words["frequency"] == 5001 - words["rank"]).all()
+    figure = rank_frequency_figure(curves)
     assert len(figure.axes[0].lines) == 2
     assert {text.get_text() for text in figure.axes[0].texts} == {"words (5,000)", "latents (9)"}
     plt.close(figure)
+
+
+def test_no_system_or_collection_goes_without_a_colour(summary):
+    unknown = summary.assign(system=summary["system"].replace("latent terms", "my system"))
+    assert "my system" in wide_table(unknown)
+    figure = retrieval_figure(unknown)
+    assert len(figure.axes[0].patches) == len(unknown)
+    plt.close(figure)
+    colours = colours_of(["dense", *(f"c{i}" for i in range(9))])
+    assert colours["dense"] == COLOURS["dense"] and len(set(colours.values())) == 10
+    with pytest.raises(ValueError, match="PALETTE"):
+        colours_of(f"c{i}" for i in range(20))
 
 
 def test_equal_figures_are_equal_files(tmp_path, summary):
@@ -92,16 +105,11 @@ def test_results_in_words_are_those_of_the_table():
     rows += [(c, "nDCG@10", "lexical BM25", 0.25) for c in TEST_COLLECTIONS]
     rows += [("limit", "R@10", s, v) for s, v in (("dense", 0.02), ("latent terms", 0.25), ("lexical BM25", 0.95))]
     table = pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"])
-    apart = {"difference": 0.1, "difference_low": 0.08, "difference_high": 0.14}
-    words = results_in_words(table.assign(**apart))
-    # 0.5 / 0.4 = 1.25 on each collection; 0.25 / 0.02 = 12.5
-    assert (
-        "latent terms 0.500, dense 0.400, lexical BM25 0.250; latent terms are at 1.25 of dense or more on each. The"
-        in words
-    )
-    assert "interval: latent terms +0.100 [+0.090, +0.120]. Dense" in words  # 0.02, 0.04 over sqrt(4)
-    assert "0.250 with latent terms, 0.020 with dense search (12.5 times), 0.950 with words" in words
-    assert results_in_words(table.head(3).assign(**apart)) == ""
+    words = results_in_words(table.assign(difference=0.1, difference_low=0.08, difference_high=0.14))
+    assert "latent terms 0.500, dense 0.400, lexical BM25 0.250." in words
+    assert "latent terms +0.100 [+0.090, +0.120] (at least 1.25" in words  # 0.02, 0.04 over sqrt(4); 0.5 / 0.4
+    assert "(12.5 times)" in words  # 0.25 / 0.02
+    assert results_in_words(table.head(3).assign(difference=0.1, difference_low=0.08, difference_high=0.14)) == ""
 
 
 def test_the_readme_shows_the_committed_results():

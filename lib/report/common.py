@@ -2,26 +2,29 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED
 from lib.support.folders import replacing
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers tell from each other, too.
 COLOURS = {
-    "lexical BM25": "#999999",
-    "dense": "#0072B2",
-    "late interaction": "#CC79A7",
-    "SPLADE": "#000000",
-    "latent terms": "#D55E00",
-    "latent terms, tuned": "#009E73",
-    "dense + lexical": "#56B4E9",
-    "latent terms + lexical": "#E69F00",
+    LEXICAL: "#999999",
+    DENSE: "#0072B2",
+    LATE: "#CC79A7",
+    SPLADE: "#000000",
+    LATENT: "#D55E00",
+    TUNED: "#009E73",
+    DENSE_FUSED: "#56B4E9",
+    LATENT_FUSED: "#E69F00",
 }
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PALETTE += ("#999999", "#000000", "#8B4513", "#6A3D9A", "#B8B800", "#00A0A0")
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,6 +38,28 @@ SIGNIFICANT = 0.05
 _ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "_%&#$"} | {"↑": r"$^\uparrow$", "↓": r"$^\downarrow$", "φ": r"$\varphi$", "–": "--"}
 )
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each name: a system's own, for other names the next of `PALETTE`.
+
+    Raises
+    ------
+    ValueError
+        If there are more names than colours.
+    """
+    names = list(dict.fromkeys(names))
+    used = {COLOURS[name] for name in names if name in COLOURS}
+    others, free = [name for name in names if name not in COLOURS], [c for c in PALETTE if c not in used]
+    if len(others) > len(free):
+        raise ValueError(f"There are {len(free)} colours for {others}; draw fewer at once, or extend PALETTE.")
+    given = dict(zip(others, free, strict=False))
+    return {name: COLOURS.get(name) or given[name] for name in names}
+
+
+def collections_of(table: pd.DataFrame) -> list[str]:
+    """Return the collections of a table in their order."""
+    return list(dict.fromkeys(table["collection"]))
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -110,3 +135,13 @@ def save_study(
 def interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:
     """Return a row's value and its interval, whose columns are named, as text: "0.500 (0.450 to 0.550)"."""
     return f"{row[mean]:.{digits}f} ({row[low]:.{digits}f} to {row[high]:.{digits}f})"
+
+
+def change(row: pd.Series) -> str:
+    """Return a row's difference from its baseline with the interval as text: "+0.010 (-0.005 to +0.025)"."""
+    return f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+
+
+def significant(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows differ significantly from their baseline, after Holm's correction."""
+    return rows["p_holm"] < SIGNIFICANT

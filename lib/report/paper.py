@@ -19,19 +19,22 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from lib.report import limit, model
+from lib.report import limit
 from lib.report.ablations import ablations_figure, surface_figure
+from lib.report.beyond import beyond_figure
 from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
 from lib.report.common import SIGNIFICANT, escaped, latex_table, save_figure
+from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
+from lib.report.pruning import pruning_figure
 from lib.report.results import LATENT, NDCG
 from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
-from lib.report.vocabulary import rank_frequency_figure
 from lib.report.width_k import width_k_figure
-from lib.studies.names import SAME
+from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
+from lib.studies.names import MEAN, SAME
 from lib.studies.published import PUBLISHED
 from lib.studies.results import Results, mean_of, without_limit
 from lib.support.folders import digest_file, replacing
@@ -47,17 +50,17 @@ def _first(table: pd.DataFrame) -> str:
 
 def _zipf(results: Results) -> Figure:
     fits, curves = results["zipf"], results["zipf_curves"]
-    return model.zipf_figure(fits, curves, _first(fits))
+    return zipf_figure(fits, curves, _first(fits))
 
 
 def _zipf_cost(results: Results) -> Figure:
     fits, curves, growth = (results[name] for name in ("zipf", "zipf_curves", "zipf_growth"))
-    return model.cost_figure(fits, curves, growth, _first(fits))
+    return cost_figure(fits, curves, growth, _first(fits))
 
 
 def _pruning(results: Results) -> Figure:
     table, lengths = results["pruning"], results["posting_lengths"]
-    return model.pruning_figure(table, lengths, _first(table))
+    return pruning_figure(table, lengths, _first(table))
 
 
 def _latency(results: Results) -> Figure:
@@ -75,7 +78,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "limit": lambda results: limit.limit_figure(results["limit"]),
     "zipf": _zipf,
     "zipf_cost": _zipf_cost,
-    "family_contributions": lambda results: model.contribution_figure(results["family_contributions"]),
+    "family_contributions": lambda results: contribution_figure(results["family_contributions"]),
     "layers": lambda results: layers_figure(results["layers"]),
     "width_k": lambda results: width_k_figure(results["width_k"]),
     "pruning": _pruning,
@@ -84,7 +87,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "ablations_k1_b": lambda results: surface_figure(results["ablations_k1_b"]),
     "retrieval_training": lambda results: retrieval_training_figure(results["retrieval_training"]),
     "seeds": _seeds,
-    "beyond": lambda results: model.beyond_figure(results["beyond"]),
+    "beyond": lambda results: beyond_figure(results["beyond"]),
     "claims": lambda results: claims_figure(results["claims"]),
 }
 
@@ -149,7 +152,7 @@ def _latency_table(results: Results) -> str:
 
 def _beyond_table(results: Results) -> str:
     table = results["beyond"]
-    rows = table[(table["collection"] == model.MEAN) & table["difference"].notna()]
+    rows = table[(table["collection"] == MEAN) & table["difference"].notna()]
     change = [f"{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]" for r in rows.itertuples()]
     return latex_table(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}))
 

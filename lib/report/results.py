@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.evaluation.measures import bootstrap_interval
-from lib.report.model import PLAUSIBLE
+from lib.report.zipf import PLAUSIBLE
 from lib.studies.results import NotMeasured, Results, mean_of, without_limit
 
 NDCG = "nDCG@10"

@@ -1,4 +1,4 @@
-"""The retrieval table: as a figure, as text, and in the README."""
+"""The retrieval table (20_retrieval): as a figure, as text, and in the README."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, SIGNIFICANT, STYLE, markdown_table
+from lib.report.common import COLOURS, SIGNIFICANT, STYLE, collections_of, colours_of, markdown_table, significant
+from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, MEASURE, RECALL, SPLADE, TUNED
 from lib.studies.results import mean_of
 from lib.support.folders import replacing
 
@@ -16,45 +17,45 @@ TEST_COLLECTIONS = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi
 BEGIN, END = "<!-- results, written by `make figures` -->", "<!-- end of results -->"
 
 
-def retrieval_figure(summary: pd.DataFrame, measure: str = "nDCG@10") -> Figure:
+def systems_of(summary: pd.DataFrame) -> dict[str, str]:
+    """Return the systems of a table with their colours; those of `COLOURS` first, in its order."""
+    present = set(summary["system"])
+    return colours_of([*(system for system in COLOURS if system in present), *summary["system"]])
+
+
+def retrieval_figure(summary: pd.DataFrame, measure: str = MEASURE) -> Figure:
     """Draw the retrieval table as bars, a group a collection, with 95 % bootstrap intervals over its queries."""
-    chosen = summary[summary["measure"] == measure]
-    names = list(dict.fromkeys(chosen["collection"]))
-    systems = [name for name in COLOURS if name in set(chosen["system"])]
+    table = summary[summary["measure"] == measure]
+    names, systems = collections_of(table), systems_of(table)
     width = 0.8 / len(systems)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(max(4.5, 1.35 * len(names) + 1), 3.0))
-        for number, system in enumerate(systems):
-            rows = chosen[chosen["system"] == system].set_index("collection").loc[names]
+        for number, (system, colour) in enumerate(systems.items()):
+            rows = table[table["system"] == system].set_index("collection").loc[names]
             x = np.arange(len(names)) + (number - (len(systems) - 1) / 2) * width
-            axes.bar(x, rows["mean"], 0.92 * width, color=COLOURS[system], label=system)
+            axes.bar(x, rows["mean"], 0.92 * width, color=colour, label=system)
             axes.vlines(x, rows["low"], rows["high"], color="black", linewidth=0.8)
-        counts = chosen.drop_duplicates("collection").set_index("collection")
+        counts = table.drop_duplicates("collection").set_index("collection")
         labels = [f"{name}\n{counts.n_docs[name]:,} docs\n{counts.n_queries[name]:,} queries" for name in names]
         axes.set_xticks(np.arange(len(names)), labels, fontsize=7.5)
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel(f"{measure}, with 95 % interval")
-        axes.set_ylim(0, min(1.0, 1.05 * chosen["high"].max()))
+        axes.set_ylim(0, min(1.0, 1.05 * table["high"].max()))
         figure.legend(loc="outside upper center", ncols=3 if len(names) < 4 else 4, fontsize=8)
     return figure
 
 
-def wide_table(summary: pd.DataFrame, measure: str = "nDCG@10") -> pd.DataFrame:
+def wide_table(summary: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
     """Return one row a collection and one column a system, the means as text.
 
     An arrow marks a system that is significantly better or worse than dense (Holm-corrected p < 0.05).
     """
-    chosen = summary[summary["measure"] == measure]
-    cells = chosen.assign(
-        cell=[
-            f"{row.mean:.4f}" + ("" if not row.p_holm < SIGNIFICANT else "↑" if row.difference > 0 else "↓")
-            for row in chosen[["mean", "p_holm", "difference"]].itertuples()
-        ]
-    )
-    order = list(dict.fromkeys(chosen["collection"]))
-    wide = cells.pivot(index="collection", columns="system", values="cell").loc[order]
-    wide = wide[[name for name in COLOURS if name in wide]]
-    counts = chosen.drop_duplicates("collection").set_index("collection")
+    table = summary[summary["measure"] == measure]
+    arrows = np.where(significant(table), np.where(table["difference"] > 0, "↑", "↓"), "")
+    cells = table.assign(cell=table["mean"].map("{:.4f}".format) + arrows)
+    wide = cells.pivot(index="collection", columns="system", values="cell")
+    wide = wide.loc[collections_of(table), list(systems_of(table))]
+    counts = table.drop_duplicates("collection").set_index("collection")
     wide.insert(0, "documents", counts["n_docs"].map("{:,}".format))
     wide.insert(1, "queries", counts["n_queries"].map("{:,}".format))
     return wide.rename_axis(None, axis="columns").reset_index()
@@ -64,51 +65,45 @@ def readme_results(folder: Path) -> str:
     """Return the README's results section, Markdown, out of the results in `folder`."""
     summary = pd.read_csv(folder / "retrieval.csv")
     origin = json.loads((folder / "retrieval.json").read_text("utf-8"))
-    measures, dtype = summary["measure"].unique(), origin["config"]["model"]["encoder"]["dtype"]
-    parts = [f"**{measure}**\n\n{markdown_table(wide_table(summary, measure))}" for measure in measures]
+    dtype = origin["config"]["model"]["encoder"]["dtype"]
     note = (
-        f"↑ better, ↓ worse than dense (two-sided paired randomisation test, Holm-corrected, p < {SIGNIFICANT}). "
-        f"Profile `{origin['profile']}`, {origin['date']}, retriever in {dtype}, latent terms with k1 = 8, b = 0.7."
+        f"{MEASURE}; ↑ better, ↓ worse than dense (two-sided paired randomisation test, Holm-corrected, p < "
+        f"{SIGNIFICANT}). Profile `{origin['profile']}`, {origin['date']}, retriever in {dtype}, latent terms with "
+        "k1 = 8, b = 0.7."
     )
     if tuned := origin["config"].get("tuned"):
-        chosen = ", ".join(f"{name} = {value}" for name, value in tuned.items())
-        note += f" Tuned on training queries, none of them among those above: {chosen}."
-    return "\n\n".join(part for part in [*parts, note, results_in_words(summary)] if part)
+        constants = ", ".join(f"{name} = {value}" for name, value in tuned.items())
+        note += f" Tuned on the training queries of other splits: {constants}."
+    return "\n\n".join(filter(None, [markdown_table(wide_table(summary)), note, results_in_words(summary)]))
 
 
 def results_in_words(summary: pd.DataFrame) -> str:
-    """Return what the README says of the four real test collections and of `limit`, as far as they are there."""
+    """Return what the README says of the four real test collections and of `limit`, as far as the table has them."""
     means = summary.pivot(index=["measure", "collection"], columns="system", values="mean")
     sentences = []
     if set(TEST_COLLECTIONS) <= set(summary["collection"]):
-        ndcg = means.loc["nDCG@10"].loc[list(TEST_COLLECTIONS)]
+        ndcg = means.loc[MEASURE].loc[list(TEST_COLLECTIONS)]
         mean = ndcg.mean()
-        latent = [name for name in ("latent terms", "latent terms, tuned") if name in mean]
-        others = [name for name in ("late interaction", "SPLADE", "dense", "lexical BM25") if name in mean]
-        least = [f"{name} are at {(ndcg[name] / ndcg['dense']).min():.2f} of dense or more on each" for name in latent]
+        systems = [name for name in (LATENT, TUNED, LATE, SPLADE, DENSE, LEXICAL) if name in mean]
+        rows = summary[(summary["measure"] == MEASURE) & summary["collection"].isin(TEST_COLLECTIONS)]
+        changes = []
+        for system in [name for name in (LATENT, TUNED) if name in mean]:
+            difference, low, high = mean_of(rows[rows["system"] == system])
+            least = (ndcg[system] / ndcg[DENSE]).min()
+            changes.append(f"{system} {difference:+.3f} [{low:+.3f}, {high:+.3f}] (at least {least:.2f} of it on each)")
         sentences += [
-            f"Mean nDCG@10 over the four real test collections: "
-            f"{', '.join(f'{name} {mean[name]:.3f}' for name in [*latent, *others])}; {'; '.join(least)}.",
-            _apart(summary, latent),
-            f"Dense on SciFact is {ndcg['dense'].iloc[0]:.4f} here, and 0.6451 as published for this retriever (MTEB).",
+            "Mean over the four real test collections: "
+            f"{', '.join(f'{system} {mean[system]:.3f}' for system in systems)}.",
+            f"Mean difference from dense, with its 95 % interval: {', '.join(changes)}.",
+            f"Dense on SciFact is {ndcg[DENSE].iloc[0]:.4f} here, and 0.6451 as published for this retriever (MTEB).",
         ]
-    if ("R@10", "limit") in means.index:
-        recall = means.loc[("R@10", "limit")]
+    if (RECALL, "limit") in means.index:
+        recall = means.loc[(RECALL, "limit")]
         sentences.append(
-            f"On `limit`, R@10 is {recall['latent terms']:.3f} with latent terms, {recall['dense']:.3f} with dense "
-            f"search ({recall['latent terms'] / recall['dense']:.1f} times), {recall['lexical BM25']:.3f} with words."
+            f"On `limit`, {RECALL} is {recall[LATENT]:.3f} with latent terms, {recall[DENSE]:.3f} with dense search "
+            f"({recall[LATENT] / recall[DENSE]:.1f} times), {recall[LEXICAL]:.3f} with words."
         )
     return " ".join(sentences)
-
-
-def _apart(summary: pd.DataFrame, systems: list[str]) -> str:
-    """Say by how much systems differ from dense on average over the real test collections, with the intervals."""
-    rows = summary[(summary["measure"] == "nDCG@10") & summary["collection"].isin(TEST_COLLECTIONS)]
-    said = []
-    for system in systems:
-        mean, low, high = mean_of(rows[rows["system"] == system])
-        said.append(f"{system} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-    return f"The mean difference to dense, with its 95 % interval: {', '.join(said)}."
 
 
 def update_readme(folder: Path, readme: Path) -> None:

@@ -1,6 +1,6 @@
 """Latents and words as vocabularies of the same collections (30_zipf)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import ANALYZER, analyze
 from lib.evaluation.measures import bootstrap_interval
 from lib.evaluation.splade import Splade, splade_terms
-from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, spaced_ranks, word_terms
+from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, rank_frequency, spaced_ranks, word_terms
 from lib.latent_terms import LatentTerms
 from lib.studies.comparison import document_frequency, origin_of, query_postings
 from lib.studies.encoded import EncodedCollection, encode_collection
@@ -122,3 +122,13 @@ def stored_fit(frequencies: np.ndarray, n_resamples: int, store: Store) -> ZipfF
     key = {"frequencies": digest_arrays({"frequencies": frequencies}), "n_resamples": n_resamples, "seed": 0}
     exponent, low, high, xmin, n_tail, p = store.get("zipf-fit", key, make)["fit"].tolist()
     return ZipfFit(exponent, low, high, int(xmin), int(n_tail), p)
+
+
+def rank_frequency_curves(occurrences: Mapping[str, Iterable[int]]) -> pd.DataFrame:
+    """Return vocabulary, rank and frequency of each vocabulary's terms, at ranks evenly spaced in the logarithm."""
+    curves = []
+    for name, counts in occurrences.items():
+        frequencies = rank_frequency(counts)
+        ranks = spaced_ranks(len(frequencies))
+        curves.append(pd.DataFrame({"vocabulary": name, "rank": ranks, "frequency": frequencies[ranks - 1]}))
+    return pd.concat(curves)
