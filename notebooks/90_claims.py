@@ -23,14 +23,15 @@
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
 
 # %%
-from lib.report.claims import claims_figure, claims_in_words, claims_table
+from lib.report.claims import claims_figure, claims_in_words
 from lib.report.common import save_figure, save_results
+from lib.studies.claims import claims_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 
 profile = start(profile)
 folder = profile.figures_folder
-table, origin = claims_table(folder)
+table, origin = claims_study(folder)
 
 # %% [markdown]
 # ## The rule

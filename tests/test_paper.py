@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lib.report.claims import claims_table
 from lib.report.common import escaped, latex_table, save_figure
 from lib.report.paper import DRAWN, FIGURES, TABLES, changed, macros, main, redraw, tables
 from lib.report.retrieval import update_readme
+from lib.studies.claims import claims_study
 from lib.studies.results import Results
 from lib.support.folders import digest_file
 
@@ -64,7 +64,7 @@ def test_the_readmes_results_are_the_committed_ones(tmp_path):
 
 def test_the_claims_are_judged_by_the_committed_results(tmp_path):
     for path in FOLDER.glob("claims.csv"):  # none before `90_claims` was run for the laptop profile
-        table, origin = claims_table(FOLDER)
+        table, origin = claims_study(FOLDER)
         table.to_csv(tmp_path / "claims.csv", index=False, float_format="%.6g")
         assert path.read_bytes() == (tmp_path / "claims.csv").read_bytes(), "run 90_claims again"
         assert json.loads(path.with_suffix(".json").read_text("utf-8"))["config"]["results"] == origin["results"]
@@ -186,7 +186,7 @@ def write_the_others(folder) -> None:
     spread = {"difference": [0.02, -0.01], "difference_low": [0.01, -0.05], "difference_high": [0.05, -0.005]}
     means = pd.DataFrame(own | spread | {"p_holm": [0.01, 0.02], "seed_sd": [0.004, 0.0061]})
     write("backbones", pd.concat([means, means.assign(measure="R@100", difference=0.5)]))
-    claims_table(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
+    claims_study(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
 
 
 def test_every_number_of_the_paper_is_one_that_the_results_have(folder):

@@ -22,19 +22,30 @@ from matplotlib.figure import Figure
 from lib.report import limit
 from lib.report.ablations import ablations_figure, surface_figure
 from lib.report.beyond import beyond_figure
-from lib.report.claims import CONTRADICTED, FAILS, OURS, UNDECIDED, UNTESTED, VERDICTS, claims_figure
+from lib.report.claims import claims_figure
 from lib.report.common import SIGNIFICANT, escaped, latex_table, save_figure
 from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
 from lib.report.pruning import pruning_figure
-from lib.report.results import LATENT, NDCG
 from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
-from lib.studies.names import MEAN, SAME
+from lib.studies.names import (
+    CONTRADICTED,
+    FAILS,
+    LATENT,
+    LATENT_TERMS,
+    MEAN,
+    MEASURE,
+    SAME,
+    SPLARE,
+    UNDECIDED,
+    UNTESTED,
+    VERDICTS,
+)
 from lib.studies.published import PUBLISHED
 from lib.studies.results import Results, mean_of, without_limit
 from lib.support.folders import digest_file, replacing
@@ -145,7 +156,7 @@ def _latency_table(results: Results) -> str:
     table = results["latency"]
     kept = {name: table[f"{name}_top"].map(lambda n: f"{n}" if n else "all") for name in ("doc", "query")}
     shown = {"search": table["kind"], "latents a document": kept["doc"], "a query": kept["query"]}
-    shown[f"{NDCG} (mean)"] = table[NDCG].map("{:.3f}".format)
+    shown[f"{MEASURE} (mean)"] = table[MEASURE].map("{:.3f}".format)
     shown |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
     return latex_table(pd.DataFrame(shown))
 
@@ -161,7 +172,8 @@ def _claims_table(results: Results) -> str:
     ragged = r">{\raggedright\arraybackslash}p"
     lines, table = [], results["claims"]
     for source, rows in table.groupby("source", sort=False):
-        lines.append(rf"\multicolumn{{5}}{{l}}{{\textbf{{{escaped(source)}}}}} \\*")
+        heading = rf"\textbf{{{escaped(source)}}}, tested with {escaped(rows['tested_with'].iloc[0])}"
+        lines.append(rf"\multicolumn{{5}}{{p{{15cm}}}}{{{heading}}} \\*")
         for row in rows.itertuples():
             on = f" ({row.on})" if isinstance(row.on, str) else ""
             cells = (f"{row.claim}{on}", row.quantity, row.published, row.ours, _verdict(row))
@@ -177,7 +189,7 @@ def _verdict(row) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], NDCG)),
+    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], MEASURE)),
     "recall": lambda results: latex_table(wide_table(results["retrieval"], "R@100")),
     "published": _published_table,
     "limit": _limit_table,
@@ -204,7 +216,7 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
     for row in table.itertuples():
         short = row.collection.removeprefix("beir/").removesuffix("/test")
         numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
-    ndcg = without_limit(table[table["measure"] == NDCG])
+    ndcg = without_limit(table[table["measure"] == MEASURE])
     for system, rows in ndcg.groupby("system"):
         told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
         numbers |= {f"mean/{system}": f"{rows['mean'].mean():.3f}", f"better/{system}": str((told & up).sum())}
@@ -217,7 +229,7 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 
 def _backbone_numbers(results: Results) -> dict[str, str]:
     rows = results["backbones"]
-    rows = rows[(rows["measure"] == NDCG) & (rows["system"] == LATENT)]
+    rows = rows[(rows["measure"] == MEASURE) & (rows["system"] == LATENT)]
     told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
     value, low, high = mean_of(rows)
     numbers = {"mean": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", "seeds": f"{rows['seeds'].max():.0f}"}
@@ -250,7 +262,7 @@ def _latency_numbers(results: Results) -> dict[str, str]:
     table, facts = results["latency"].set_index("kind"), results.origin("latency")["config"]
     singles = table[~table.index.duplicated(keep=False)]
     numbers = {f"ms/{kind}": f"{row['median_ms']:.2f}" for kind, row in singles.iterrows()}
-    numbers |= {f"{NDCG}/{kind}": f"{row[NDCG]:.3f}" for kind, row in singles.iterrows()}
+    numbers |= {f"{MEASURE}/{kind}": f"{row[MEASURE]:.3f}" for kind, row in singles.iterrows()}
     return numbers | {
         "documents": f"{facts['n_docs']:,}",
         "a document": f"{facts['postings_per_document']:,.0f}",
@@ -303,10 +315,10 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 def _claim_numbers(results: Results) -> dict[str, str]:
     """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
 
-    The counts are of the papers' claims, without those that are ours; one with several rows counts by its first.
+    The counts are of the claims of Latent Terms and SPLARE; one with several rows counts by its first.
     """
     table = results["claims"]
-    theirs = table[table["source"] != OURS].drop_duplicates("key")
+    theirs = table[table["source"].isin([LATENT_TERMS, SPLARE])].drop_duplicates("key")
     numbers = {f"count/{verdict}": str((theirs["verdict"] == verdict).sum()) for verdict in VERDICTS}
     numbers |= {f"count/{why}": str((theirs["why"] == why).sum()) for why in (CONTRADICTED, UNDECIDED)}
     numbers["count"] = str(len(theirs))

@@ -49,6 +49,16 @@ TWO_SEEDS, SEED_AND_WORDS = "two seeds", f"seed 0 and {LEXICAL}"
 SHARE_OF_FIRINGS, SHARE_OF_LATENTS, IN_EVERY_RUN, BY_CHANCE = "firings", "latents", "every run", "chance"
 SAME = 0.7  # least cosine at which two latents count as the same, as in Paulo and Belrose (arXiv 2501.16615)
 
+# Clauset, Shalizi and Newman (SIAM Review 2009) rule a power law out below this p.
+PLAUSIBLE = 0.1
+
+# Verdicts of 90_claims, why they were reached, and whose claims they are about.
+VERDICTS = HOLDS, WEAKER, FAILS, UNTESTED = ("holds", "holds weaker", "does not hold here", "not tested")
+CONTRADICTED, UNDECIDED = "contradicted", "undecided"
+REACHED, UNSIZED = "reaches the published size", "no size is published"
+SHORT, NO_INTERVAL = "below the published size", "no interval"
+LATENT_TERMS, SPLARE, OTHERS, OURS = "Latent Terms", "SPLARE", "other papers", "ours"
+
 
 def is_limit(collection: str) -> bool:
     """Whether a collection of this name is LIMIT, which has another purpose than the others and is in no mean."""

@@ -1,0 +1,315 @@
+"""Study `90_claims`: the papers' claims beside our results, each with a verdict that follows by one rule.
+
+**The rule** (`judge`). A claim says which values agree with it, and which of these are of the published size or beyond.
+Our figure comes with a 95 % interval.
+
+- *holds*: the interval lies wholly among the values that agree, and reaches the published size if one is known.
+- *holds weaker*: it lies wholly among the values that agree, but below the published size.
+- *does not hold here*: it does not lie wholly among the values that agree. The claim is *contradicted* if it lies
+  wholly outside, *undecided* if it lies on both sides: our data are too few to say, and that supports no claim.
+- *not tested*: there is no result, or one without an interval.
+
+That something makes no difference is a claim like any other: the interval must lie within `NEGLIGIBLE`, so a wide one
+does not pass for a proof. Each row is judged by itself, at 95 %, without a correction for the number of rows.
+
+The claims are those of Latent Terms (arXiv 2605.29384), known at second hand, of SPLARE (arXiv 2603.13277), and of
+papers on parts of ours; what is marked as ours nobody else claimed. A published figure is a number of theirs; "no gain"
+is a claim, but no number. Figures of ours are read by `lib.studies.measured`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf, isnan, nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.studies import measured as ours
+from lib.studies.measured import Measured
+from lib.studies.names import (
+    CONTRADICTED,
+    DENSE,
+    FAILS,
+    HOLDS,
+    LATENT,
+    LATENT_TERMS,
+    LEXICAL,
+    NO_INTERVAL,
+    OTHERS,
+    OURS,
+    PLAIN,
+    REACHED,
+    SHORT,
+    SPLADE_STYLE,
+    SPLARE,
+    TOKEN_EMBEDDINGS,
+    UNDECIDED,
+    UNSIZED,
+    UNTESTED,
+    UNTRAINED,
+    WEAKER,
+)
+from lib.studies.published import DENSEON, PUBLISHED, PUBLISHED_LIMIT, PW_MCC, SEISMIC_SPEEDUP, SHARED
+from lib.studies.results import NotMeasured, Results
+from lib.support.folders import digest_file
+
+# What the claims of a source are tested with here.
+TESTED = {
+    LATENT_TERMS: "the method, with our retriever and autoencoders",
+    SPLARE: "its readout of a frozen retriever; theirs is trained through the latents, and is not judged",
+    OTHERS: "our retriever, autoencoders and machine",
+    OURS: "our retriever and autoencoders",
+}
+
+NEGLIGIBLE = 0.02  # of nDCG@10: what is smaller is called no difference
+A_DOUBLING = 0.01  # of nDCG@10 a doubling: a trend that is smaller is called none
+SLIGHT = 0.05  # of nDCG@10: what is larger is not called slight
+NEAR_ZERO = 0.1  # of recall
+TENTH = 0.1  # of the latents, on either side of a published share; below a published cosine
+FIFTH = 0.2  # on either side of an exponent of 1
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody claims, and where our figure for it comes from.
+
+    Attributes
+    ----------
+    key, text, source : str
+        A short name, the claim, and whose claim it is.
+    quantity : str
+        The quantity that is measured.
+    agrees : (float, float)
+        The values between which the claim is true, ends excluded.
+    published : float, optional
+        The published figure, one of these values or at their end; None if none is known.
+    form : str
+        How values are written, a format specification.
+    notebook : str
+        The notebook that writes the results.
+    read : callable
+        Function of `Results` that returns a list of `Measured`. It raises FileNotFoundError for a missing table and
+        `NotMeasured` for what a table lacks.
+
+    Raises
+    ------
+    ValueError
+        For values that agree with nothing between them, and a published figure that does not agree.
+    """
+
+    key: str
+    text: str
+    source: str
+    quantity: str
+    agrees: Bounds
+    published: float | None
+    form: str
+    notebook: str
+    read: Callable[[Results], list[Measured]]
+
+    def __post_init__(self):
+        low, high = self.agrees
+        if not low < high:
+            raise ValueError(f"Claim {self.key!r} agrees with {self.agrees}; give the lower end first.")
+        if self.published is not None and not low <= self.published <= high:
+            raise ValueError(f"Claim {self.key!r}: {self.published} is published, but {self.agrees} agree.")
+
+    @property
+    def size(self) -> Bounds:
+        """The values of the published size or beyond, ends included: beyond is where the values that agree go on."""
+        if self.published is None:
+            return self.agrees
+        low, high = self.agrees
+        return (low if low == -inf else self.published, high if high == inf else self.published)
+
+
+def judge(low: float, high: float, agrees: Bounds, size: Bounds) -> tuple[str, str]:
+    """Return the verdict on a claim and a word on why, by the rule at the top of this module.
+
+    Parameters
+    ----------
+    low, high : float
+        The ends of the interval; nan for none.
+    agrees, size : (float, float)
+        As in `Claim`.
+
+    Raises
+    ------
+    ValueError
+        For an interval whose ends are the wrong way round.
+    """
+    if isnan(low) or isnan(high):
+        return UNTESTED, NO_INTERVAL
+    if low > high:
+        raise ValueError(f"The interval is from {low} to {high}; give its lower end first.")
+    if not (agrees[0] < low and high < agrees[1]):
+        return FAILS, CONTRADICTED if high <= agrees[0] or low >= agrees[1] else UNDECIDED
+    if size == agrees:
+        return HOLDS, UNSIZED
+    return (HOLDS, REACHED) if low <= size[1] and high >= size[0] else (WEAKER, SHORT)
+
+
+def _gain(retriever: str) -> np.ndarray:
+    """Return by how much latent terms raise a retriever's published nDCG@10, on each collection."""
+    table = PUBLISHED.set_index("published")
+    return (table.loc[f"{retriever} + latent terms"] - table.loc[retriever]).to_numpy(float)
+
+
+VECTORS = np.concatenate([_gain("Contriever"), _gain("Nomic")])  # the published retrievers of one vector a text
+LIMIT = PUBLISHED_LIMIT.set_index(PUBLISHED_LIMIT.columns[0])
+_LIMIT_GAIN = LIMIT.loc["Contriever + latent terms"] - LIMIT.loc["Contriever"]
+KEPT = ("kept", "kept_low", "kept_high")
+MORE, LESS = (0.0, inf), (-inf, 0.0)
+
+
+def _share(published: float) -> Bounds:
+    return published - TENTH, published + TENTH
+
+
+# fmt: off
+CLAIMS = tuple(Claim(*fields) for fields in (
+    # key, claim, whose, quantity,
+    #     values that agree, published, how it is written, notebook, where our figure is read
+    ("dense", "latent terms rank better than dense search", LATENT_TERMS, "nDCG@10 less dense",
+        MORE, VECTORS.mean(), "+.3f", "20_retrieval", ours.against_dense),
+    ("each", "on no collection do latent terms rank much worse", LATENT_TERMS, "nDCG@10 less dense",
+        (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", ours.on_each),
+    ("best", "latent terms rank far better on some collections", LATENT_TERMS, "nDCG@10 less dense",
+        MORE, VECTORS.max(), "+.3f", "20_retrieval", ours.at_best),
+    ("late", "latent terms rank below late interaction", LATENT_TERMS, "nDCG@10 less MaxSim",
+        LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
+    ("limit-r10", "on LIMIT latent terms find far more than dense search", LATENT_TERMS, "R@10 less dense",
+        MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@10")),
+    ("limit-r100", "on LIMIT they find far more down to rank 100, too", LATENT_TERMS, "R@100 less dense",
+        MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@100")),
+    ("limit-dense", "on LIMIT dense search finds next to nothing", LATENT_TERMS, "R@10 of dense",
+        (-inf, NEAR_ZERO), LIMIT.loc["Contriever", "R@10"], ".3f", "21_limit", ours.limit_dense),
+    ("limit-words", "on LIMIT latent terms find less than words do", LATENT_TERMS, "R@10 less lexical BM25",
+        LESS, LIMIT.loc["Contriever + latent terms", "R@10"] - LIMIT.loc["BM25", "R@10"], "+.3f", "21_limit",
+        partial(ours.limit_less, system=LEXICAL)),
+    ("zipf", "Zipf's exponent of the latents is near 1", LATENT_TERMS, "exponent",
+        (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
+    ("power-law", "frequencies of latents follow a power law", LATENT_TERMS, "collections that do not reject it",
+        (0.5, inf), None, ".0%", "30_zipf", ours.power_law),
+    ("lexical", "a third of the latents are lexical", LATENT_TERMS, "share of the latents",
+        _share(0.33), 0.33, ".0%", "31_features", partial(ours.family, name="lexical")),
+    ("narrow", "a tenth of the latents are narrow", LATENT_TERMS, "share of the latents",
+        _share(0.10), 0.10, ".0%", "31_features", partial(ours.family, name="narrow")),
+    ("broad", "the rest of the latents are broad", LATENT_TERMS, "share of the latents",
+        _share(0.57), 0.57, ".0%", "31_features", partial(ours.family, name="broad")),
+    ("max", "pooling by maximum is slightly worse than by sum", LATENT_TERMS, "nDCG@10 less sum",
+        (-SLIGHT, 0.0), None, "+.3f", "50_ablations", partial(ours.change, table="ablations", variant="pooling: max")),
+    ("batchtopk", "BatchTopK gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+        "50_ablations", partial(ours.activation, name="BatchTopK")),
+    ("jumprelu", "JumpReLU gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+        "50_ablations", partial(ours.activation, name="JumpReLU")),
+    ("width", "retrieval is robust to the width", LATENT_TERMS, "nDCG@10 a doubling",
+        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
+    ("k", "retrieval is robust to k", LATENT_TERMS, "nDCG@10 a doubling",
+        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="k")),
+    ("plain", "a plain language model gives worse terms", LATENT_TERMS, "nDCG@10 lost",
+        MORE, None, "+.3f", "51_retrieval_training",
+        partial(ours.lost, table="retrieval_training", variant=PLAIN)),
+    ("peak", "the best layer is near two thirds of the depth", SPLARE, "its depth, read by maximum and log",
+        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=SPLADE_STYLE)),
+    ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", SPLARE, "nDCG@10 a doubling",
+        MORE, None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
+    ("pruned", "100 latents a document cost about 2 %", SPLARE, "relative nDCG@10",
+        (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
+    ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", OTHERS, "nDCG@10 less dense",
+        LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
+    ("shared", "seeds share under half of their latents (Paulo and Belrose)", OTHERS,
+        "share matched at a cosine of 0.7",
+        (-inf, 0.5), SHARED, ".0%", "52_seeds", partial(ours.matched, column="share")),
+    ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", OTHERS,
+        "mean cosine of matched latents (PW-MCC)",
+        (PW_MCC - TENTH, inf), PW_MCC, ".2f", "52_seeds", partial(ours.matched, column="mean")),
+    ("seismic", "Seismic is 10 times as fast as other indices or more (Bruch et al.)", OTHERS,
+        "time of our exact search / Seismic's", (1.0, inf), SEISMIC_SPEEDUP, ".2f", "43_latency", ours.speedup),
+    ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", OTHERS, "FVU less Top-K",
+        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="BatchTopK")),
+    ("jumprelu-fvu", "JumpReLU reconstructs better than Top-K (Rajamanoharan et al.)", OTHERS, "FVU less Top-K",
+        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="JumpReLU")),
+    ("abstopk-fvu", "AbsTopK reconstructs better than Top-K (Zhu et al.)", OTHERS, "FVU less Top-K",
+        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="AbsTopK")),
+    ("untrained", "an untrained model gives worse terms", OURS, "nDCG@10 lost",
+        MORE, None, "+.3f", "51_retrieval_training",
+        partial(ours.lost, table="retrieval_training", variant=UNTRAINED)),
+    ("embeddings", "token embeddings give worse terms", OURS, "nDCG@10 lost",
+        MORE, None, "+.3f", "51_retrieval_training",
+        partial(ours.lost, table="retrieval_training", variant=TOKEN_EMBEDDINGS)),
+    ("abstopk", "AbsTopK gives no gain", OURS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations",
+        partial(ours.change, table="ablations", variant="activation: AbsTopK", trained=True)),
+    ("seeds", "seeds agree in quality", OURS, "nDCG@10, standard deviation",
+        (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
+    ("joined", "two seeds joined, half of k each, rank better than one", OURS, "nDCG@10 less seed 0",
+        MORE, None, "+.3f", "52_seeds", partial(ours.change, table="seeds", variant="2 seeds joined", trained=True)),
+    ("peak-terms", "the best layer for latent terms is near two thirds, too", OURS, "its depth, read by sum and BM25",
+        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=LATENT)),
+    ("decay", "on LIMIT latent terms keep more of their recall than dense", OURS, "share of R@10 kept, less dense",
+        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=DENSE, columns=KEPT)),
+    ("dense-tuned", "tuned latent terms rank better than dense search", OURS,
+        "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
+    ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", OURS, "nDCG@10 less k1 = 8, b = 0.7",
+        MORE, None, "+.3f", "60_beyond", ours.tuned),
+))
+# fmt: on
+
+
+def claims_study(folder: str | Path) -> tuple[pd.DataFrame, dict]:
+    """Judge every claim by the tables in a folder; a claim whose table is missing is not tested.
+
+    Returns
+    -------
+    DataFrame
+        One row per figure of ours: key, claim, source, tested_with, quantity, on, published and ours (as text),
+        verdict, why, notebook; and the numbers behind them: value, low, high, agrees_low, agrees_high, size_low,
+        size_high.
+    dict
+        What its provenance should state: the sha256 of each table that was read.
+    """
+    results = Results(folder)
+    rows = [row for claim in CLAIMS for row in _rows(claim, results)]
+    digests = {name: digest_file(results.folder / f"{name}.csv") for name in sorted(results.used)}
+    return pd.DataFrame(rows), {"results": digests}
+
+
+def _rows(claim: Claim, results: Results) -> list[dict]:
+    missing = ""
+    try:
+        figures = claim.read(results)
+    except FileNotFoundError:
+        missing = f"run {claim.notebook}"
+    except NotMeasured as error:
+        missing = str(error)
+    if missing:
+        figures = [Measured(nan, nan, nan, "")]
+    return [_row(claim, figure, missing) for figure in figures]
+
+
+def _row(claim: Claim, figure: Measured, missing: str) -> dict:
+    verdict, why = judge(figure.low, figure.high, claim.agrees, claim.size)
+    text = "–" if isnan(figure.value) else format(figure.value, claim.form)
+    if verdict != UNTESTED:
+        text += f" [{figure.low:{claim.form}}, {figure.high:{claim.form}}]"
+    return {
+        "key": claim.key,
+        "claim": claim.text,
+        "source": claim.source,
+        "tested_with": TESTED[claim.source],
+        "quantity": claim.quantity,
+        "on": figure.on,
+        "published": "–" if claim.published is None else format(claim.published, claim.form),
+        "ours": text,
+        "verdict": verdict,
+        "why": missing or why,
+        "notebook": claim.notebook,
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        **dict(zip(("agrees_low", "agrees_high", "size_low", "size_high"), (*claim.agrees, *claim.size), strict=True)),
+    }

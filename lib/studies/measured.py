@@ -1,0 +1,345 @@
+"""Our figures for the claims of `90_claims`, each a value with its interval, out of the tables that studies wrote."""
+
+import re
+from math import nan
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.evaluation.measures import bootstrap_interval, deviation_interval, resampled_means, wilson_interval
+from lib.studies.names import (
+    BASELINE,
+    DENSE,
+    DOCUMENT_TOP,
+    EXACT,
+    LATE,
+    LATENT,
+    LATENTS,
+    MEASURE,
+    NOTHING_PRUNED,
+    PAPERS,
+    PLAUSIBLE,
+    RECALL,
+    SEISMIC,
+    TUNED,
+)
+from lib.studies.results import NotMeasured, Results, mean_of, without_limit
+
+NORMAL = stats.norm.ppf(0.975)  # half the width of a 95 % interval in standard deviations
+EXACT_ENOUGH = 0.97  # recall of an approximate search that is compared with an exact one
+PER_TOKEN = "normalisation: per-token"
+DIFFERENCE = ["difference", "difference_low", "difference_high"]
+
+
+class Measured(NamedTuple):
+    """A figure of ours: the value, its 95 % interval (nan where there is none), and what it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    on: str
+
+
+def _names(rows: pd.DataFrame) -> str:
+    names = list(dict.fromkeys(rows["collection"]))
+    return names[0] if len(names) == 1 else f"mean of {len(names)} collections"
+
+
+def _mean(rows: pd.DataFrame, *columns: str) -> Measured:
+    return Measured(*mean_of(rows, *columns), _names(rows))
+
+
+def _negated(figure: Measured) -> Measured:
+    return figure._replace(value=-figure.value, low=-figure.high, high=-figure.low)
+
+
+def _ndcg(results: Results, system: str) -> pd.DataFrame:
+    table = results["retrieval"]
+    return without_limit(table[(table["measure"] == MEASURE) & (table["system"] == system)])
+
+
+def against_dense(results: Results) -> list[Measured]:
+    """Return latent terms, with the paper's constants of BM25, less dense search."""
+    return [_mean(_ndcg(results, LATENT))]
+
+
+def tuned_against_dense(results: Results) -> list[Measured]:
+    """Return latent terms with tuned constants less dense search, as `tuned` does."""
+    return _by_tuning(results, _ndcg(results, TUNED))
+
+
+def tuned(results: Results) -> list[Measured]:
+    """Return nDCG@10 with the tuned constants of BM25 less that with the paper's, on test queries.
+
+    First on collections that nothing was tuned on, then on those whose other queries were tuned on.
+    """
+    table = results["beyond"]
+    rows = without_limit(table[(table["system"] == PAPERS) & table["p"].notna()])  # rows of means have no test
+    return [_negated(figure) for figure in _by_tuning(results, rows)]
+
+
+def _by_tuning(results: Results, rows: pd.DataFrame) -> list[Measured]:
+    training = results.origin("beyond")["config"]["training"]
+    names = {_without_split(f"{part['name']}/{part['split']}") for part in training}
+    tuned_on = rows["collection"].map(_without_split).isin(names)
+    parts = ((rows[~tuned_on], "not tuned on"), (rows[tuned_on], "tuned on, by other queries"))
+    return [_mean(part)._replace(on=f"{_names(part)} {note}") for part, note in parts if len(part)]
+
+
+def _without_split(name: str) -> str:
+    """Return a full name without its split: "beir/scifact" of "beir/scifact/test"."""
+    return re.sub(r"/(train|dev|test)$", "", name)
+
+
+def on_each(results: Results) -> list[Measured]:
+    """Return latent terms less dense search where they do worst: the difference whose interval reaches lowest."""
+    rows = _widened(_ndcg(results, LATENT))
+    return [_single(rows, rows["low"].idxmin(), "lowest")]
+
+
+def at_best(results: Results) -> list[Measured]:
+    """Return latent terms less dense search where they do best: the difference whose interval begins highest."""
+    rows = _widened(_ndcg(results, LATENT))
+    return [_single(rows, rows["low"].idxmax(), "clearest")]
+
+
+def _widened(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with intervals (low, high) that are widened for their number (Bonferroni)."""
+    factor = stats.norm.ppf(1 - 0.025 / len(rows)) / NORMAL
+    centre = rows["difference"]
+    return rows.assign(
+        low=centre + factor * (rows["difference_low"] - centre),
+        high=centre + factor * (rows["difference_high"] - centre),
+    )
+
+
+def _single(rows: pd.DataFrame, label: int, word: str) -> Measured:
+    row = rows.loc[label]
+    return Measured(row["difference"], row["low"], row["high"], f"{row['collection']}, the {word} of {len(rows)}")
+
+
+def against_late(results: Results) -> list[Measured]:
+    """Return latent terms less late interaction over the same token states."""
+    table = results["retrieval_per_query"]
+    if LATE not in table:
+        raise NotMeasured(f"no {LATE} among the systems")
+    figure = _paired(without_limit(table[table["measure"] == MEASURE]), LATENT, LATE)
+    return [figure._replace(on=f"{figure.on}, retriever not trained for it")]
+
+
+def _paired(values: pd.DataFrame, column: str, reference: str) -> Measured:
+    """Return one column of the values of queries less another, a mean over collections."""
+    rows = []
+    for name, queries in values.groupby("collection", sort=False):
+        differences = (queries[column] - queries[reference]).to_numpy()
+        rows.append((name, differences.mean(), *bootstrap_interval(differences)))
+    return _mean(pd.DataFrame(rows, columns=["collection", *DIFFERENCE]))
+
+
+def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the largest LIMIT by system, and its size in words."""
+    table = results["limit"]
+    n_docs = table["n_docs"].max()
+    rows = table[(table["n_docs"] == n_docs) & (table["measure"] == measure)].set_index("system")
+    return rows, f"{n_docs:,} documents"
+
+
+def limit_gain(results: Results, measure: str) -> list[Measured]:
+    """Return recall of latent terms less that of dense search on the largest LIMIT."""
+    rows, size = _largest(results, measure)
+    return [Measured(*rows.loc[LATENT, DIFFERENCE], size)]
+
+
+def limit_dense(results: Results) -> list[Measured]:
+    """Return R@10 of dense search on the largest LIMIT."""
+    rows, size = _largest(results, RECALL)
+    return [Measured(*rows.loc[DENSE, ["mean", "low", "high"]], size)]
+
+
+def limit_less(
+    results: Results, system: str, columns: tuple[str, str, str] = ("mean", "low", "high")
+) -> list[Measured]:
+    """Return a column of latent terms less that of another system, R@10 on the largest LIMIT.
+
+    The table has no interval of the difference: it is from the lowest less the highest to the highest less the lowest,
+    which is wider.
+    """
+    rows, size = _largest(results, RECALL)
+    value, low, high = columns
+    ours, theirs = rows.loc[LATENT], rows.loc[system]
+    return [Measured(ours[value] - theirs[value], ours[low] - theirs[high], ours[high] - theirs[low], size)]
+
+
+def zipf(results: Results) -> list[Measured]:
+    """Return the median exponent of the latents; the interval holds those of all collections."""
+    rows = _exponents(results)
+    return [Measured(rows["exponent"].median(), rows["low"].min(), rows["high"].max(), f"{len(rows)} collections")]
+
+
+def power_law(results: Results) -> list[Measured]:
+    """Return the share of collections in which a power law is not rejected, with its Wilson interval."""
+    passed = _exponents(results)["p"] >= PLAUSIBLE
+    return [Measured(passed.mean(), *wilson_interval(passed.sum(), len(passed)), f"{len(passed)} collections")]
+
+
+def _exponents(results: Results) -> pd.DataFrame:
+    table = results["zipf"]
+    return without_limit(table[table["vocabulary"] == LATENTS])
+
+
+def family(results: Results, name: str) -> list[Measured]:
+    """Return a family's share of the latents by the first rule at its middle limit.
+
+    The interval holds the Wilson intervals of both rules at each of the limits: the published rule is not known.
+    """
+    table = results["families"]
+    ends = [
+        wilson_interval(round(row["n_latents"] * row[f"{name}_{rule}"]), row["n_latents"])
+        for row in table.to_dict("records")
+        for rule in ("first", "second")
+    ]
+    middle = table[np.isclose(table["half"], 0.5)].iloc[0]
+    limits = f"two rules, limits {table['half'].min():g} to {table['half'].max():g}"
+    on = f"{int(middle['n_latents']):,} latents, {limits}"
+    return [Measured(middle[f"{name}_first"], np.min(ends), np.max(ends), on)]
+
+
+def change(results: Results, table: str, variant: str, trained: bool = False) -> list[Measured]:
+    """Return the nDCG@10 of a variant less that of its study's baseline.
+
+    Of a variant that was `trained` once, as the baseline was, the interval also holds what two seeds differ by.
+    """
+    rows = results[table]
+    rows = rows[rows["variant"] == variant]
+    if rows.empty:
+        raise NotMeasured(f"no {variant!r} in {table}.csv")
+    figure = _mean(without_limit(rows))
+    return [_trained_once(results, figure) if trained else figure]
+
+
+def lost(results: Results, table: str, variant: str) -> list[Measured]:
+    """Return by how much the nDCG@10 of a variant, trained once, is below that of its study's baseline."""
+    return [_negated(figure) for figure in change(results, table, variant, trained=True)]
+
+
+def _trained_once(results: Results, figure: Measured, column: str = "mean") -> Measured:
+    """Widen the interval of a difference between two that were trained once, by what two seeds differ by."""
+    reach = NORMAL * np.sqrt(2) * _by_seed(results, column).std()
+    value, low, high, on = figure
+    low, high = value - np.hypot(value - low, reach), value + np.hypot(high - value, reach)
+    return Measured(value, low, high, f"{on}, one run each")
+
+
+def _by_seed(results: Results, column: str) -> pd.Series:
+    """Return a column of seeds.csv for each seed, a mean over collections."""
+    table = without_limit(results["seeds"])
+    return table[table["seed"].notna()].groupby("seed")[column].mean()
+
+
+def activation(results: Results, name: str) -> list[Measured]:
+    """Return the nDCG@10 of an activation less that of Top-K: first both with states of one norm, then as they are.
+
+    Where states differ in norm, a threshold gives the long ones most of the latents (`latents_a_token`).
+    """
+    variant = f"activation: {name}, per-token"
+    values = results["ablations_per_query"]
+    if missing := {variant, PER_TOKEN} - set(values):
+        raise NotMeasured(f"no {min(missing)!r} in ablations_per_query.csv")
+    figure = _paired(without_limit(values), variant, PER_TOKEN)
+    alike = _trained_once(results, figure._replace(on=f"{figure.on}, states of one norm"))
+    return [alike, *change(results, "ablations", f"activation: {name}", trained=True)]
+
+
+def reconstruction(results: Results, name: str) -> list[Measured]:
+    """Return the documents' FVU of an activation less that of Top-K, with states of one norm where there is such a run.
+
+    FVU counts all tokens, so its interval is what two seeds differ by.
+    """
+    table = without_limit(results["ablations"])
+    unexplained = table.pivot(index="collection", columns="variant", values="fvu")
+    pairs = {
+        f"activation: {name}, per-token": (PER_TOKEN, ", states of one norm"),
+        f"activation: {name}": (BASELINE, ""),
+    }
+    figures = []
+    for variant, (reference, note) in pairs.items():
+        if variant in unexplained:
+            value = (unexplained[variant] - unexplained[reference]).mean()
+            figure = Measured(value, value, value, f"{_names(table)}{note}")
+            figures.append(_trained_once(results, figure, "fvu"))
+    if not figures:
+        raise NotMeasured(f"no 'activation: {name}' in ablations.csv")
+    return figures
+
+
+def trend(results: Results, field: str) -> list[Measured]:
+    """Return what a doubling of "width" or "k" changes."""
+    table = results["width_k_trend"]
+    figure = _mean(rows := without_limit(table[table["field"] == field]), "slope", "low", "high")
+    sizes = f"{rows['smallest'].min():,} to {rows['largest'].max():,}"
+    return [figure._replace(on=f"{figure.on}, {sizes}, one run each")]
+
+
+def seeds(results: Results) -> list[Measured]:
+    """Return the standard deviation over seeds of nDCG@10, a mean of collections, with its chi-squared interval."""
+    means = _by_seed(results, "mean")
+    on = f"{_names(without_limit(results['seeds']))}, {len(means)} seeds"
+    return [Measured(means.std(), *deviation_interval(means.std(), len(means)), on)]
+
+
+def matched(results: Results, column: str) -> list[Measured]:
+    """Return the mean over pairs of seeds of a column of seeds_matched.csv: "mean" (of the cosines) or "share".
+
+    Pairs that have a run in common are not independent: the interval is the jackknife's over runs, with Student's t.
+    """
+    table = results["seeds_matched"]
+    runs = sorted({*table["first"], *table["second"]})
+    value, n = table[column].mean(), len(runs)
+    low = high = nan
+    if n > 2:
+        without = [table.loc[(table["first"] != run) & (table["second"] != run), column].mean() for run in runs]
+        half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(without))
+        low, high = value - half, value + half
+    return [Measured(value, low, high, f"{len(table)} pairs of {n} seeds, {table['width'].max():,} latents")]
+
+
+def peak(results: Results, readout: str) -> list[Measured]:
+    """Return the depth of the best layer by the mean of the collections, 1 the final one; queries are resampled."""
+    summary, values = without_limit(results["layers"]), results["layers_per_query"]
+    layers = summary[summary["readout"] == readout].drop_duplicates("variant").sort_values("layer")
+    depths = layers["layer"].to_numpy() / layers["layer"].max()
+    names = dict.fromkeys(summary["collection"])
+    groups = [values.loc[values["collection"] == name, list(layers["variant"])].to_numpy() for name in names]
+    best = np.mean([group.mean(axis=0) for group in groups], axis=0).argmax()
+    draws = depths[resampled_means(groups).argmax(axis=1)]
+    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
+    return [Measured(depths[best], low, high, _names(summary))]
+
+
+def pruned(results: Results, top: int) -> list[Measured]:
+    """Return the change when documents keep their largest weights only, as a share of the unpruned nDCG@10."""
+    table = without_limit(results["pruning"])
+    unpruned = table[table["kind"] == NOTHING_PRUNED].set_index("collection")["mean"]
+    rows = table[(table["kind"] == DOCUMENT_TOP) & (table["value"] == top)]
+    if rows.empty:
+        raise NotMeasured(f"no documents pruned to {top} latents")
+    return [_mean(rows.assign(**rows[DIFFERENCE].div(rows["collection"].map(unpruned), axis=0)))]
+
+
+def speedup(results: Results) -> list[Measured]:
+    """Return how many times faster Seismic is than an exact search, at its fastest with a recall of EXACT_ENOUGH.
+
+    The interval is from the lowest time over the highest to the highest over the lowest, which is wider.
+    """
+    table, n_docs = results["latency"], results.origin("latency")["config"]["n_docs"]
+    rows = table[(table["kind"] == SEISMIC) & (table["recall"] >= EXACT_ENOUGH)].sort_values("median_ms")
+    if rows.empty:
+        raise NotMeasured(f"no {SEISMIC} with a recall of {EXACT_ENOUGH} in latency.csv")
+    exact, seismic = table[table["kind"] == EXACT].iloc[0], rows.iloc[0]
+    low = high = nan
+    if {"ms_low", "ms_high"} <= set(table):
+        low, high = exact["ms_low"] / seismic["ms_high"], exact["ms_high"] / seismic["ms_low"]
+    on = f"{n_docs:,} documents, recall {seismic['recall']:.2f}"
+    return [Measured(exact["median_ms"] / seismic["median_ms"], low, high, on)]
