@@ -1,4 +1,4 @@
-# Every target sets up what it needs. `make run` and `make test` are all that a new machine has to be told.
+# Every target sets up what it needs.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
