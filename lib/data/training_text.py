@@ -16,13 +16,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def text_files(source: str | Path) -> list[Path]:
-    """Return the text files of a folder (not below it), by name; or the one file that `source` is.
+    """Return the text files directly in a folder, by name; or the one file that `source` is.
 
     Raises
     ------
     ValueError
-        If there is no text file there; allowed are .txt (a paragraph a line) and .jsonl (a "text" field a line),
-        plain or .gz.
+        If there is no .txt (a paragraph a line) or .jsonl (an object with a "text" a line), plain or .gz.
     """
     source = Path(source).expanduser()
     candidates = [source] if source.is_file() else sorted(source.glob("*"))
@@ -33,10 +32,9 @@ def text_files(source: str | Path) -> list[Path]:
 
 
 def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
-    """Yield the passages of the text files in `source`, file after file, line after line.
+    """Yield the passages of the text files in `source`, file after file, line after line, each line cut by `split`.
 
-    A line longer than `max_words` words is cut at ends of sentences into passages of at most that many (a single
-    longer sentence is cut at words); 180 English words are about 256 WordPiece tokens.
+    180 English words are about 256 WordPiece tokens.
 
     Raises
     ------
@@ -50,20 +48,14 @@ def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[str]:
     is_json = path.name.endswith((".jsonl", ".jsonl.gz"))
     for place, line in read_lines(path):
-        yield _text_of(line, place) if is_json else line
-
-
-def _text_of(line: str, place: str) -> str:
-    try:
-        return json.loads(line)["text"].strip()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{place} is not a JSON object with a "text" that is a string; mend or drop the line.'
-        ) from error
+        try:
+            yield json.loads(line)["text"].strip() if is_json else line
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f'{place} is not a JSON object with a string "text"; mend or drop the line.') from error
 
 
 def split(line: str, max_words: int) -> Iterator[str]:
-    """Yield passages of at most `max_words` words, whole sentences where they fit."""
+    """Yield passages of at most `max_words` words: whole sentences where they fit, a longer one cut at words."""
     check_count(max_words, "max_words")
     passage: list[str] = []
     for sentence in _SENTENCE_END.split(line):
@@ -79,23 +71,16 @@ def split(line: str, max_words: int) -> Iterator[str]:
         yield " ".join(passage)
 
 
-def check_fraction(fraction: float) -> None:
-    """Raise a ValueError if `fraction` is not in (0, 1]."""
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
-
-
 def sample(passages: Iterable[str], fraction: float, seed: int = 0) -> Iterator[str]:
-    """Yield each passage with probability `fraction`, the same ones for the same seed.
-
-    Raises
-    ------
-    ValueError
-        If `fraction` is not in (0, 1].
-    """
-    check_fraction(fraction)
+    """Yield each passage with probability `fraction`, in (0, 1]; the same ones for the same seed."""
+    _check_fraction(fraction)
     draw = random.Random(seed)
     return (passage for passage in passages if draw.random() < fraction)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
 
 
 @dataclass(frozen=True)
@@ -105,12 +90,13 @@ class LocalText:
     Attributes
     ----------
     source : str or Path
+        The folder or file.
     max_words : int
-        Of a passage.
+        Most words of a passage.
     fraction : float
-        Share of the passages to draw, at random.
+        Share of the passages to draw at random, in (0, 1].
     seed : int
-        Of that draw.
+        Seed of that draw.
 
     Raises
     ------
@@ -126,7 +112,7 @@ class LocalText:
     def __post_init__(self):
         text_files(self.source)
         check_count(self.max_words, "max_words")
-        check_fraction(self.fraction)
+        _check_fraction(self.fraction)
 
     def __iter__(self) -> Iterator[str]:
         return sample(read_passages(self.source, self.max_words), self.fraction, self.seed)
@@ -139,18 +125,9 @@ class LocalText:
 
 
 class GivenText:
-    """Passages of texts at hand, such as a collection's documents; read anew each time.
+    """Passages of texts in memory, such as a collection's documents, cut by `split`; read anew each time.
 
-    Parameters
-    ----------
-    texts : iterable of str
-    max_words : int
-        Of a passage; line breaks are spaces here.
-
-    Raises
-    ------
-    TypeError
-        For a single `str` and for an element that is not one (its position is named).
+    A TypeError for a single `str` and for an element that is not one (its position is named).
     """
 
     def __init__(self, texts: Iterable[str], max_words: int = 180):
@@ -175,12 +152,12 @@ class StreamedText:
     dataset : str
         Hub id, or a local folder of files that `datasets` reads.
     name : str, optional
-        Which of its configurations; "sample-10BT" is FineWeb-Edu's smallest.
+        One of its configurations; "sample-10BT" is FineWeb-Edu's smallest.
     split, column : str
-        Where the text is.
+        Split and column of the text.
     revision : str, optional
-        Of the dataset on the hub, such as a commit; None is the newest when the passages or the identity are first
-        asked for, and the same from then on.
+        Revision of the dataset on the hub, such as a commit; None is the newest at the first use of the passages or
+        the identity, and the same from then on.
     max_words, fraction, seed
         As in `LocalText`.
 
@@ -203,7 +180,7 @@ class StreamedText:
 
     def __post_init__(self):
         check_count(self.max_words, "max_words")
-        check_fraction(self.fraction)
+        _check_fraction(self.fraction)
 
     def __iter__(self) -> Iterator[str]:
         return sample(self._passages(), self.fraction, self.seed)

