@@ -80,12 +80,12 @@ def test_limit_train_asks_for_what_the_other_does_not():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"n_documents": 45}, ValueError, "n_documents is 45; it must be from 46 to 50,000"),
-        ({"n_documents": 50_001}, ValueError, "from 46 to 50,000"),
-        ({"n_queries": 0}, ValueError, "n_queries is 0; it must be at least 1"),
-        ({"n_queries": 1036}, ValueError, "n_queries is 1036; it must be from 1 to 1,035"),
+        ({"n_documents": 45}, ValueError, "n_documents is 45.*50,000"),
+        ({"n_documents": 50_001}, ValueError, "n_documents is 50001"),
+        ({"n_queries": 0}, ValueError, "n_queries is 0"),
+        ({"n_queries": 1036}, ValueError, "n_queries is 1036.*1,035"),
         ({"n_documents": 46.0}, TypeError, "n_documents is 46.0"),
-        ({"seed": -1}, ValueError, "seed is -1; it must be an integer of at least 0"),
+        ({"seed": -1}, ValueError, "seed is -1"),
         ({"seed": None}, ValueError, "seed is None"),
     ],
 )
@@ -185,52 +185,52 @@ def test_pydoc_of_a_small_library(small_library):
 
 
 @pytest.fixture(scope="session")
-def pydoc_whole():
+def full_pydoc():
     return load_collection("pydoc")
 
 
-def test_pydoc_size_and_ids(pydoc_whole):
-    assert 6000 < len(pydoc_whole.doc_ids) < 10_000
-    assert 1500 < len(pydoc_whole.query_ids) < 3000
-    assert "heapq.heappushpop" in pydoc_whole.doc_ids
-    assert not [id_ for id_ in pydoc_whole.doc_ids if id_.startswith("test.") or "site-packages" in id_]
-    assert not pydoc_whole.self_matches
+def test_pydoc_size_and_ids(full_pydoc):
+    assert 6000 < len(full_pydoc.doc_ids) < 10_000
+    assert 1500 < len(full_pydoc.query_ids) < 3000
+    assert "heapq.heappushpop" in full_pydoc.doc_ids
+    assert not [id_ for id_ in full_pydoc.doc_ids if id_.startswith("test.") or "site-packages" in id_]
+    assert not full_pydoc.self_matches
 
 
-def test_pydoc_documents_do_not_contain_their_queries(pydoc_whole):
-    texts = dict(zip(pydoc_whole.doc_ids, pydoc_whole.doc_texts, strict=True))
-    for query_id, query in zip(pydoc_whole.query_ids, pydoc_whole.query_texts, strict=True):
+def test_pydoc_documents_do_not_contain_their_queries(full_pydoc):
+    texts = dict(zip(full_pydoc.doc_ids, full_pydoc.doc_texts, strict=True))
+    for query_id, query in zip(full_pydoc.query_ids, full_pydoc.query_texts, strict=True):
         assert 4 <= len(re.findall(r"\w+", query)) <= 30
-        for doc in pydoc_whole.qrels[query_id]:
+        for doc in full_pydoc.qrels[query_id]:
             title, _, body = texts[doc].partition("\n")
             assert title == doc.partition("#")[0]
             assert " ".join(query.lower().split()) not in " ".join(body.lower().split())
             assert len(re.findall(r"\w+", body)) >= 15
 
 
-def test_pydoc_splits_share_documents_and_divide_the_queries(pydoc_whole):
+def test_pydoc_splits_share_documents_and_divide_the_queries(full_pydoc):
     train, test = load_collection("pydoc/train"), load_collection("pydoc", "test")
     assert (train.split, test.split) == ("train", "test")
     assert train.identity["documents_sha256"] == test.identity["documents_sha256"]
-    assert train.qrels | test.qrels == pydoc_whole.qrels
+    assert train.qrels | test.qrels == full_pydoc.qrels
     assert not set(train.query_texts) & set(test.query_texts)
     # a fair coin gives half of 2,000 give or take 22, a standard deviation of 1.1 points
-    assert 0.45 < len(train.query_ids) / len(pydoc_whole.query_ids) < 0.55
+    assert 0.45 < len(train.query_ids) / len(full_pydoc.query_ids) < 0.55
 
 
-def test_a_sample_of_pydoc_is_a_pydoc_of_its_documents(pydoc_whole):
+def test_a_sample_of_pydoc_is_a_pydoc_of_its_documents(full_pydoc):
     sample, test = load_collection("pydoc/500"), load_collection("pydoc/500/test")
     assert sample.name == "pydoc/500" and test.full_name == "pydoc/500/test"
     assert len(sample.doc_ids) == 500 and sample.doc_ids == test.doc_ids
-    assert set(sample.doc_ids) < set(pydoc_whole.doc_ids)
+    assert set(sample.doc_ids) < set(full_pydoc.doc_ids)
     assert set(sample.doc_ids) < set(load_collection("pydoc/900").doc_ids)
     assert 50 < len(sample.query_ids) < 500 and set(test.query_ids) < set(sample.query_ids)
-    whole = dict(zip(pydoc_whole.query_texts, pydoc_whole.query_ids, strict=True))
+    whole = dict(zip(full_pydoc.query_texts, full_pydoc.query_ids, strict=True))
     for query, relevant in sample.qrels.items():
         assert set(relevant) <= set(sample.doc_ids)
         text = sample.query_texts[sample.query_ids.index(query)]
-        assert text not in whole or set(relevant) <= set(pydoc_whole.qrels[whole[text]])
-    with pytest.raises(ValueError, match="n_docs is 9999999, as in pydoc/9999999; it must be from 1 to"):
+        assert text not in whole or set(relevant) <= set(full_pydoc.qrels[whole[text]])
+    with pytest.raises(ValueError, match="n_docs is 9999999"):
         load_collection("pydoc/9999999")
 
 
@@ -240,5 +240,5 @@ def test_pydoc_split_is_the_first_bit_of_the_sha256():
     assert pydoc.split_of("b") == "train"
 
 
-def test_no_machine_path_in_what_is_stored(pydoc_whole):
-    assert pydoc.sysconfig.get_path("stdlib") not in json.dumps(pydoc_whole.identity)
+def test_no_machine_path_in_what_is_stored(full_pydoc):
+    assert pydoc.sysconfig.get_path("stdlib") not in json.dumps(full_pydoc.identity)

@@ -75,23 +75,19 @@ def test_canonical_text(title, text, expected):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"doc_texts": "one"}, TypeError, "doc_texts is a single str"),
+        ({"doc_texts": "one"}, TypeError, "doc_texts"),
         ({"doc_texts": ["one", None]}, TypeError, r"doc_texts\[1\] is None"),
         ({"query_texts": [3]}, TypeError, r"query_texts\[0\] is 3"),
-        ({"doc_ids": ["d1"]}, ValueError, "doc_ids holds 1 ids for 2 rows"),
+        ({"doc_ids": ["d1"]}, ValueError, "doc_ids holds 1"),
         ({"doc_ids": ["d1", "d1"]}, ValueError, "doc_ids repeats 'd1'"),
-        ({"doc_ids": [], "doc_texts": []}, ValueError, "x/test holds 0 documents and 1 judged"),
-        (
-            {"query_ids": [], "query_texts": [], "qrels": {}},
-            ValueError,
-            "x/test holds 2 documents and 0 judged queries",
-        ),
+        ({"doc_ids": [], "doc_texts": []}, ValueError, "x/test holds 0 documents"),
+        ({"query_ids": [], "query_texts": [], "qrels": {}}, ValueError, "x/test.*0 judged queries"),
         ({"qrels": None}, TypeError, "qrels is a NoneType"),
-        ({"qrels": {"q1": {"d1": 1}, "q9": {"d1": 1}}}, ValueError, r"1 judged queries without a text \['q9'\]"),
-        ({"qrels": {"q1": {}}}, ValueError, r"1 queries without a judgement \['q1'\]"),
-        ({"qrels": {"q1": {"d9": 1}}}, ValueError, r"1 of the 1 qrels .* not in doc_ids \(first: 'q1' → 'd9'\).* Use"),
+        ({"qrels": {"q1": {"d1": 1}, "q9": {"d1": 1}}}, ValueError, r"\['q9'\]"),
+        ({"qrels": {"q1": {}}}, ValueError, r"\['q1'\]"),
+        ({"qrels": {"q1": {"d9": 1}}}, ValueError, "1 of the 1 qrels .*'q1' → 'd9'.* Use"),
         ({"qrels": {"q1": {"d1": 0.5}}}, TypeError, r"qrels\['q1'\]\['d1'\] is 0.5"),
-        ({"source": "/data"}, ValueError, "source is '/data'; choose one of 'built-in', 'mirror'"),
+        ({"source": "/data"}, ValueError, "source is '/data'"),
     ],
 )
 def test_collection_refuses(changes, error, match):
@@ -129,7 +125,7 @@ def test_identity_is_json_and_shown_by_repr():
         ({"qrels": {"q1": {"d1": 2}}}, "qrels_sha256"),
     ],
 )
-def test_identity_tells_apart(changes, differing):
+def test_identity_differs_with_the_content(changes, differing):
     assert make().identity[differing] != make(**changes).identity[differing]
 
 
@@ -199,16 +195,16 @@ def test_split(mirror, splits, name, split, expected):
 @pytest.mark.parametrize(
     ("name", "split", "match"),
     [
-        ("own", None, "has no split None; there are: 'dev', 'train'"),
-        ("own", "test", "has no split 'test'; there are: 'dev', 'train'"),
+        ("own", None, "None; there are: 'dev', 'train'"),
+        ("own", "test", "'test'; there are: 'dev', 'train'"),
         ("own/test", None, "has no split 'test'"),
-        ("own/dev", "train", "'own/dev' names the split 'dev', and split is 'train'"),
-        ("pydoc/train", "test", "names the split 'train', and split is 'test'"),
-        ("pydoc/dev", None, "split is 'dev'; choose one of 'train', 'test'"),
-        ("limit", "test", "'limit' has one split, 'train'"),
-        ("limit/train", "dev", "names the split 'train', and split is 'dev'"),
-        ("limit/46/9/train", None, "Unknown built-in collection 'limit/46/9/train'"),
-        ("limit/few", None, "Unknown built-in collection 'limit/few'"),
+        ("own/dev", "train", "'own/dev'.*'train'"),
+        ("pydoc/train", "test", "'train', and split is 'test'"),
+        ("pydoc/dev", None, "split is 'dev'"),
+        ("limit", "test", "split is 'test'"),
+        ("limit/train", "dev", "'train', and split is 'dev'"),
+        ("limit/46/9/train", None, "'limit/46/9/train'"),
+        ("limit/few", None, "'limit/few'"),
         ("limit/45", None, "n_documents is 45"),
     ],
 )
@@ -233,20 +229,20 @@ def test_cranfield_is_binary_and_a_folder_of_that_name_keeps_its_grades(mirror, 
 @pytest.mark.parametrize(
     ("file", "content", "match"),
     [
-        ("corpus.jsonl", '{"_id": "d1", "text": "x"}\n{"_id": ', "corpus.jsonl, line 2 is not JSON"),
-        ("corpus.jsonl", '["d1", "x"]', "line 1 is .* must be an object with strings '_id' and 'text'"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "x"}\n{"_id": ', "corpus.jsonl, line 2"),
+        ("corpus.jsonl", '["d1", "x"]', "line 1 is .*'_id'"),
         ("corpus.jsonl", '{"_id": 1, "text": "x"}', "line 1 is .*'_id'"),
-        ("corpus.jsonl", '{"_id": "d1", "text": "x", "title": 3}', "line 1 is .* title and text must be strings"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "x", "title": 3}', "line 1 is .*strings"),
         ("corpus.jsonl", '{"_id": "d1", "text": "x"}\n' * 2, "doc_ids repeats 'd1'"),
-        ("corpus.jsonl", "", "holds 0 documents and 2 judged"),
-        ("corpus.jsonl", b'{"_id": "d1", "text": "\xff"}', "corpus.jsonl, line 1 is not UTF-8"),
+        ("corpus.jsonl", "", "0 documents"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "\xff"}', "corpus.jsonl, line 1.*UTF-8"),
         ("queries.jsonl", '\n{"_id": "q1"}', "queries.jsonl, line 2"),
-        ("qrels/test.tsv", "q1\td1\t1\n", "test.tsv, line 1 is .* first line must be"),
-        ("qrels/test.tsv", f"{HEADER}q1 d1 1\n", "test.tsv, line 2 is 'q1 d1 1'; it must be query id"),
+        ("qrels/test.tsv", "q1\td1\t1\n", "test.tsv, line 1 is .*query-id"),
+        ("qrels/test.tsv", f"{HEADER}q1 d1 1\n", "test.tsv, line 2 is 'q1 d1 1'"),
         ("qrels/test.tsv", f"{HEADER}q1\td1\t1.0\n", "line 2 is .* whole number"),
-        ("qrels/test.tsv", f"{HEADER}q1\td1\t1\nq1\td1\t0\n", "line 3 .* same pair has grade 1 above"),
-        ("qrels/test.tsv", f"{HEADER}q7\td1\t1\n", r"without a text \['q7'\]"),
-        ("qrels/test.tsv", HEADER, "holds 3 documents and 0 judged queries"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t1\nq1\td1\t0\n", "line 3 .*grade 1"),
+        ("qrels/test.tsv", f"{HEADER}q7\td1\t1\n", r"\['q7'\]"),
+        ("qrels/test.tsv", HEADER, "0 judged queries"),
     ],
 )
 def test_malformed_files_are_named_with_their_line(tmp_path, file, content, match):
@@ -261,31 +257,31 @@ def test_a_truncated_gzip_file_is_named(tmp_path):
     whole = gzip.compress((folder / "corpus.jsonl").read_bytes())
     (folder / "corpus.jsonl").unlink()
     (folder / "corpus.jsonl.gz").write_bytes(whole[:-12])
-    with pytest.raises(ValueError, match=r"corpus.jsonl.gz breaks off"):
+    with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz"):
         load_collection(folder)
 
 
 def test_incomplete_folders(mirror, tmp_path):
     write(mirror / "bare")
-    with pytest.raises(ValueError, match=r"'bare' has no split None; there are: none \(no qrels\)"):
+    with pytest.raises(ValueError, match=r"'bare'.*none"):
         load_collection("bare")
     write(mirror / "mute", test=QRELS)
     (mirror / "mute" / "queries.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"mute holds no queries.jsonl; a collection is corpus.jsonl"):
+    with pytest.raises(ValueError, match=r"mute.*queries\.jsonl"):
         load_collection("mute")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"'empty' \(a folder, but without corpus.jsonl\)"):
+    with pytest.raises(ValueError, match=r"'empty'.*corpus\.jsonl"):
         load_collection("empty")
 
 
 def test_unknown_name_lists_what_there_is(mirror, monkeypatch):
     write(mirror / "group" / "own", test=QRELS)
-    with pytest.raises(ValueError, match="Unknown collection 'beir/scifat'") as error:
+    with pytest.raises(ValueError, match="'beir/scifat'") as error:
         load_collection("beir/scifat")
     for part in ("pydoc/train", "limit/46", "group/own", "beir/scifact", "To add one, make a folder with corpus.jsonl"):
         assert part in str(error.value)
     monkeypatch.setenv("LATENT_TERMS_DATA", str(mirror / "nowhere"))
-    with pytest.raises(ValueError, match=r"LATENT_TERMS_DATA is .*nowhere', which is not a folder"):
+    with pytest.raises(ValueError, match=r"LATENT_TERMS_DATA is .*nowhere"):
         load_collection("group/own")
 
 
@@ -379,10 +375,10 @@ def test_ir_datasets(registered, name, split, expected):
 @pytest.mark.parametrize(
     ("name", "split", "match"),
     [
-        ("fake", "dev", "'fake' has no split 'dev'; there are: 'test'"),
-        ("fake/dev", None, "'fake' has no split 'dev'; there are: 'test'"),
-        ("fake/test", "dev", "'fake/test' has no split 'dev'"),
-        ("fake/dev", "test", "names the split 'dev', and split is 'test'"),
+        ("fake", "dev", "'fake'.*'dev'.*'test'"),
+        ("fake/dev", None, "'fake'.*'dev'.*'test'"),
+        ("fake/test", "dev", "'fake/test'.*'dev'"),
+        ("fake/dev", "test", "'dev', and split is 'test'"),
     ],
 )
 def test_ir_datasets_split_errors(registered, name, split, match):
@@ -394,7 +390,7 @@ def test_ir_datasets_split_errors(registered, name, split, match):
 @pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("All download sources failed")])
 def test_failed_download_says_which_file_to_put_where(registered, mirror, error):
     registered(fake=Dataset(), fake_test=Dataset(QRELS, error=error))
-    with pytest.raises(OSError, match="ir_datasets could not get 'fake/test'") as raised:
+    with pytest.raises(OSError, match="'fake/test'") as raised:
         load_collection("fake/test")
     for part in (str(error), str(mirror / "fake"), "corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "corpus-id"):
         assert part in str(raised.value)
@@ -402,11 +398,11 @@ def test_failed_download_says_which_file_to_put_where(registered, mirror, error)
 
 def test_number_of_documents_must_be_the_stated_one(registered, mirror):
     registered(fake=Dataset(documents=4), fake_test=Dataset(QRELS))
-    match = r"fake \(ir_datasets\) holds 3 documents, and ir_datasets states 4: a truncated copy"
+    match = r"fake \(ir_datasets\) holds 3 .*4"
     with pytest.raises(ValueError, match=match):
         load_collection("fake/test")
     write(mirror / "vaswani", test=QRELS)
-    with pytest.raises(ValueError, match=r"vaswani \(mirror\) holds 3 documents, and ir_datasets states 11,429"):
+    with pytest.raises(ValueError, match=r"vaswani \(mirror\) holds 3 .*11,429"):
         load_collection("vaswani")
 
 
@@ -423,7 +419,7 @@ def test_another_edition_is_a_warning_that_names_what_differs(mirror, tmp_path, 
         load_collection("own")
     (mirror / "own" / "corpus.jsonl").write_text('{"_id": "d1", "text": "x"}\n{"_id": "d2", "text": "y"}')
     (mirror / "own" / "qrels" / "test.tsv").write_text(f"{HEADER}q1\td1\t2\nq2\td2\t1\n")
-    with pytest.warns(UserWarning, match="differing: documents, qrels, last_document, documents_sha256, qrels_sha256"):
+    with pytest.warns(UserWarning, match="documents, qrels, last_document, documents_sha256, qrels_sha256"):
         load_collection("own")
 
 
@@ -442,22 +438,6 @@ def test_the_command_prints_identities():
     command = [sys.executable, "-m", "lib.data.collection", "limit/46"]
     printed = json.loads(subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout)
     assert printed == {"limit/46": lib.data.collection._comparable(load_collection("limit/46").identity)}
-
-
-def test_a_folder_may_lack_a_judged_document(tmp_path):
-    fields = {
-        "name": "mine",
-        "split": "test",
-        "doc_ids": ["d1"],
-        "doc_texts": ["x"],
-        "query_ids": ["q1"],
-        "query_texts": ["y"],
-        "qrels": {"q1": {"d1": 1, "d9": 1}},
-        "source": "folder",
-    }
-    with pytest.warns(UserWarning, match=r"1 of the 2 qrels of mine/test .*first: 'q1' → 'd9'.*never found"):
-        collection = Collection(**fields)
-    assert collection.missing == 1
 
 
 def test_a_document_may_have_a_title_only(beir_folder_of_titles):

@@ -1,8 +1,7 @@
 """Test collections: documents, queries and judgements (qrels), from the package, a mirror, ir_datasets or a folder.
 
 ``python -m lib.data.collection NAME... > lib/data/identities.json`` writes the identities that `load_collection`
-compares
-with; run it, with LATENT_TERMS_DATA set, for every name that is in the file.
+compares with; run it, with LATENT_TERMS_DATA set, for every name that is in the file.
 """
 
 import hashlib
@@ -28,23 +27,23 @@ _IDENTITIES = Path(__file__).parent / "identities.json"
 class Collection:
     """A test collection: texts to search, queries to search them with, and which documents answer which query.
 
-    Every query is judged: each has an entry in `qrels`. A grade above 0 means relevant. A judged document that the
-    collection does not hold (some official ones lack a few) stays in `qrels`, because trec_eval counts it as relevant
-    and never found, and so do published figures; `missing` counts such judgements, and a `UserWarning` says so.
+    Every query is judged: each has an entry in `qrels`. A grade above 0 means relevant. Judgements of documents that
+    the collection lacks (some official ones lack a few) stay in `qrels`: trec_eval, and so published figures, count
+    them as relevant and never found. `missing` counts them, and a `UserWarning` names the first.
 
     Parameters
     ----------
-    name
-        Without the split: "beir/scifact", "limit"; for a folder its last part, never a path.
-    split
-        Which set of judgements ("test"); None where there is one without a name.
-    doc_ids, doc_texts
+    name : str
+        Name without the split: "beir/scifact", "limit"; for a folder its last part, never a path.
+    split : str or None
+        Name of the set of judgements ("test"); None if the only set has no name.
+    doc_ids, doc_texts : list of str
         One unique id and one canonical text (`canonical_text`) per document; at least one document.
-    query_ids, query_texts
+    query_ids, query_texts : list of str
         One unique id and one text per query; at least one query.
-    qrels
+    qrels : dict
         Query id → document id → grade (int).
-    source
+    source : str
         "built-in", "mirror", "ir_datasets" or "folder".
 
     Raises
@@ -64,11 +63,11 @@ class Collection:
 
     def __post_init__(self):
         check_choice(self.source, SOURCES, "source")
-        for what in ("doc", "query"):
-            texts = list(check_texts(getattr(self, f"{what}_texts"), f"{what}_texts"))
-            ids = check_ids(getattr(self, f"{what}_ids"), len(texts), f"{what}_ids")
-            object.__setattr__(self, f"{what}_texts", texts)
-            object.__setattr__(self, f"{what}_ids", ids)
+        for side in ("doc", "query"):
+            texts = list(check_texts(getattr(self, f"{side}_texts"), f"{side}_texts"))
+            ids = check_ids(getattr(self, f"{side}_ids"), len(texts), f"{side}_ids")
+            object.__setattr__(self, f"{side}_texts", texts)
+            object.__setattr__(self, f"{side}_ids", ids)
         self._check_qrels()
         if not (self.doc_ids and self.query_ids):
             raise ValueError(
@@ -120,7 +119,7 @@ class Collection:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the collection is, to store with results: counts, first and last document, SHA-256 digests.
+        """Name, source, counts, first and last document and SHA-256 digests, to store with results.
 
         Each of the three digests is over UTF-8 strings that are preceded by their length in bytes: id and text of
         each document; of each query; query id, document id and grade of each judgement. Documents and queries are
@@ -155,12 +154,12 @@ class Collection:
         return {q: q for q, text in spaced.items() if text and q in texts and text in " ".join(texts[q].split())}
 
     def __repr__(self) -> str:
-        i = self.identity
         lacking = f" ({self.missing:,} of documents it does not hold)" if self.missing else ""
+        digests = [f"{part} {self.identity[f'{part}_sha256'][:12]}" for part in ("documents", "queries", "qrels")]
         return (
-            f"Collection {self.full_name} ({self.source}): {i['documents']:,} documents, {i['queries']:,} queries, "
-            f"{i['qrels']:,} qrels{lacking}\n  {i['first_document']!r} … {i['last_document']!r}, sha256 of documents "
-            f"{i['documents_sha256'][:12]}, queries {i['queries_sha256'][:12]}, qrels {i['qrels_sha256'][:12]}"
+            f"Collection {self.full_name} ({self.source}): {len(self.doc_ids):,} documents, {len(self.query_ids):,} "
+            f"queries, {self._n_qrels:,} qrels{lacking}\n  {self.doc_ids[0]!r} … {self.doc_ids[-1]!r}, sha256 of "
+            f"{', '.join(digests)}"
         )
 
 
@@ -172,8 +171,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     - a built-in one: "pydoc" ("pydoc/train", "pydoc/test"; "pydoc/2000/test" is a sample of 2,000 documents), "limit"
       (5,000 documents), "limit/46", "limit/50000", or "limit/train" to tune on; see `lib.data.pydoc.build`,
       `lib.data.limit.build` and `build_train`;
-    - a folder of the mirror, the folder that the environment variable LATENT_TERMS_DATA names. It holds collections in
-      BEIR layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
+    - a folder of the mirror, which the environment variable LATENT_TERMS_DATA names. It holds collections in BEIR
+      layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
     - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
     - an ir_datasets id, which downloads what is not downloaded yet.
 
@@ -185,11 +184,11 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
 
     Parameters
     ----------
-    name
-        As above. Its last part may be the split: "beir/scifact/train".
-    split
-        None: the split in the name, else "test", else the only one (pydoc: all queries). A collection of ir_datasets
-        with one unnamed set of judgements (vaswani) has the split "test".
+    name : str or path
+        Name as above; its last part may be the split: "beir/scifact/train".
+    split : str, optional
+        The split; None is that in the name, else "test", else the only one (pydoc: all queries). A collection of
+        ir_datasets with one unnamed set of judgements (vaswani) has the split "test".
 
     Raises
     ------
@@ -208,9 +207,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
 
 
 def _load(name: str, split: str | None) -> Collection:
-    if name.split("/")[0] in ("pydoc", "limit"):
-        return Collection(**_build(name, split))
-    return Collection(**read(name, split))
+    read_fields = _build if name.split("/")[0] in ("pydoc", "limit") else read
+    return Collection(**read_fields(name, split))
 
 
 def _build(name: str, split: str | None) -> dict:
@@ -224,7 +222,7 @@ def _build(name: str, split: str | None) -> dict:
     if builder == "pydoc" or len(rest) > (3 if split is None else 1) or not all(part.isdecimal() for part in rest):
         raise ValueError(f"Unknown built-in collection {name!r}; choose one of {', '.join(BUILT_IN)}.")
     if split not in (None, "train"):
-        raise ValueError(f"split is {split!r}; 'limit' has one split, 'train'. Leave it out to have what is tested on.")
+        raise ValueError(f"split is {split!r}; 'limit' has one split, 'train'. Leave it out for the test queries.")
     return (limit.build if split is None else limit.build_train)(*map(int, rest))
 
 
@@ -258,14 +256,13 @@ def _compare_identity(collection: Collection) -> None:
     differing = [key for key, value in known.items() if collection.identity[key] != value]
     if differing:
         warnings.warn(
-            f"{collection.full_name} ({collection.source}) is not the one this project's results were measured on; "
-            f"differing: {', '.join(differing)}. Its texts or judgements are of another edition (or differ in white "
-            "space), so figures may differ too.",
+            f"{collection.full_name} ({collection.source}) is another edition than the one that this project's results "
+            f"were measured on (differing: {', '.join(differing)}), so figures may differ too.",
             UserWarning,
             stacklevel=3,
         )
 
 
 if __name__ == "__main__":
-    _loaded = [_load(_name, None) for _name in sys.argv[1:]]
-    print(json.dumps({c.full_name: _comparable(c.identity) for c in _loaded}, indent=2, ensure_ascii=False))
+    _collections = [_load(_name, None) for _name in sys.argv[1:]]
+    print(json.dumps({c.full_name: _comparable(c.identity) for c in _collections}, indent=2, ensure_ascii=False))

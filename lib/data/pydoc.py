@@ -25,20 +25,19 @@ class _Docstring(NamedTuple):
     id: str  # the qualified name, with #2, #3, ... for a name that is defined again
     title: str  # the qualified name
     summary: str  # the first paragraph on one line
-    body: str  # what follows the first paragraph, or ""
-    whole: str
+    body: str  # the text behind the first paragraph, or ""
+    text: str  # the docstring
 
 
 def build(split: str | None = None, n_docs: int | None = None) -> dict:
     """Build known-item search over the standard library of the running interpreter; nothing is imported or downloaded.
 
     A document is a docstring's body under its qualified name (`heapq.heappush`); a query is a docstring's summary
-    (its first paragraph, 4 to 30 words), and relevant to it is the body that it introduced (15 words or more). One
-    summary of several docstrings makes one query with several relevant documents. A summary is no query if its body,
-    or the body of another docstring of that summary, repeats it, or if it is somewhere all that a docstring says
-    before a body too short: that document would be a perfect and unjudged answer. (Some 2 % of the queries still stand
-    word for word inside another docstring, mostly that of their module.) A docstring whose summary is no
-    query stays in as a distractor, whole.
+    (its first paragraph, 4 to 30 words), and relevant to it is the body that it introduced (15 words or more). A
+    summary of several docstrings makes one query with several relevant documents. It is no query if one of their bodies
+    repeats it or is too short: that document would be a perfect and unjudged answer. (Some 2 % of the queries still
+    occur word for word in another docstring, mostly that of their module.) A docstring whose summary is no query is a
+    document in full, as a distractor.
 
     The data depend on the interpreter's version, and on whether all of its library is installed (some Linux
     distributions package tkinter, idlelib, distutils and lib2to3 apart). Python 3.11.7 in full has 8,604 documents
@@ -46,12 +45,12 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
 
     Parameters
     ----------
-    split
+    split : str, optional
         "train" or "test": about half of the queries each, by the first bit of the SHA-256 of a query's text, so that
-        a query never changes sides. None: all of them. The documents are the same in each.
-    n_docs
-        A sample of so many docstrings, those whose ids have the smallest SHA-256, with the queries among them: quicker
-        and easier than the whole, so to be compared with itself only. None: all of them.
+        a query never changes sides; None is all. The documents are the same in each.
+    n_docs : int, optional
+        Size of a sample of the docstrings, those whose ids have the smallest SHA-256, with the queries among them. It
+        is easier than the full set, so its figures compare with themselves only. None is all.
 
     Returns
     -------
@@ -72,7 +71,7 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
         "name": "pydoc" if n_docs is None else f"pydoc/{n_docs}",
         "split": split,
         "doc_ids": [d.id for d in docstrings],
-        "doc_texts": [f"{d.title}\n{d.body if d.id in used else d.whole}" for d in docstrings],
+        "doc_texts": [f"{d.title}\n{d.body if d.id in used else d.text}" for d in docstrings],
         "query_ids": query_ids,
         "query_texts": list(queries),
         "qrels": {q: {d.id: 1 for d in group} for q, group in zip(query_ids, queries.values(), strict=True)},
@@ -83,8 +82,8 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
 def _sample(docstrings: tuple[_Docstring, ...], n_docs: int) -> tuple[_Docstring, ...]:
     if not 1 <= n_docs <= len(docstrings):
         raise ValueError(f"n_docs is {n_docs}, as in pydoc/{n_docs}; it must be from 1 to {len(docstrings)}.")
-    kept = set(sorted((d.id for d in docstrings), key=lambda id_: hashlib.sha256(id_.encode()).digest())[:n_docs])
-    return tuple(docstring for docstring in docstrings if docstring.id in kept)
+    ids = set(sorted((d.id for d in docstrings), key=lambda id_: hashlib.sha256(id_.encode()).digest())[:n_docs])
+    return tuple(docstring for docstring in docstrings if docstring.id in ids)
 
 
 def split_of(query: str) -> str:
@@ -118,22 +117,22 @@ def _n_words(text: str) -> int:
 @cache
 def _read_library(root: Path) -> tuple[_Docstring, ...]:
     """Read every docstring of the library, files in order of their names and each from top to bottom."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     docstrings = []
     for path in _source_files(root):
-        for name, whole in _file_docstrings(root, path):
-            seen[name] += 1
-            id_ = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            summary, _, body = re.sub(r"\n[ \t\f]+\n", "\n\n", whole).partition("\n\n")
-            docstrings.append(_Docstring(id_, name, " ".join(summary.split()), body.strip("\n"), whole))
+        for name, text in _file_docstrings(root, path):
+            counts[name] += 1
+            id_ = name if counts[name] == 1 else f"{name}#{counts[name]}"
+            summary, _, body = re.sub(r"\n[ \t\f]+\n", "\n\n", text).partition("\n\n")
+            docstrings.append(_Docstring(id_, name, " ".join(summary.split()), body.strip("\n"), text))
     return tuple(docstrings)
 
 
 def _source_files(root: Path) -> list[Path]:
     """List the library's own modules: no tests, no installed packages, nothing that a platform's build wrote."""
-    paths = [path.relative_to(root) for path in root.rglob("*.py")]
-    own = [p for p in paths if not _SKIPPED_FOLDERS & set(p.parts) and not _MADE_BY_THE_PLATFORM.fullmatch(p.parts[0])]
-    return sorted(own, key=lambda path: path.parts)
+    paths = [path.relative_to(root).parts for path in root.rglob("*.py")]
+    modules = (p for p in paths if not _SKIPPED_FOLDERS & set(p) and not _MADE_BY_THE_PLATFORM.fullmatch(p[0]))
+    return [Path(*parts) for parts in sorted(modules)]
 
 
 def _file_docstrings(root: Path, path: Path) -> Iterator[tuple[str, str]]:

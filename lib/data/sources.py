@@ -22,8 +22,8 @@ _LAYOUT = (
 
 def read(name: str, split: str | None) -> dict:
     """Read a collection from the mirror, else from the folder of that path, else through ir_datasets."""
-    if found := _find_folder(name, split):
-        return _read_folder(*found)
+    if folder := _find_folder(name, split):
+        return _read_folder(*folder)
     return _read_ir_dataset(*_find_ir_dataset(name, split))
 
 
@@ -45,14 +45,9 @@ def _chosen_split(split: str | None, splits: Iterable[str], name: str) -> str:
     if split is None and ("test" in splits or len(splits) == 1):
         return "test" if "test" in splits else splits[0]
     if split not in splits:
-        there = ", ".join(map(repr, splits)) or "none (no qrels)"
-        raise ValueError(
-            f"{name!r} has no split {split!r}; there are: {there}. Choose one with split=... or add its qrels."
-        )
+        names = ", ".join(map(repr, splits)) or "none (no qrels)"
+        raise ValueError(f"{name!r} has no split {split!r}; there are: {names}. Choose one or add its qrels.")
     return split
-
-
-# ---------------------------------------------------------------------------------------------- folders in BEIR layout
 
 
 def _mirror() -> Path | None:
@@ -72,8 +67,8 @@ def _find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, s
     for root, source in roots:
         for folder, last in ((root / name, None), ((root / name).parent, Path(name).name)):
             if _file(folder, "corpus.jsonl") and (last is None or folder != root):
-                own_name = folder.relative_to(root).as_posix() if source == "mirror" else folder.resolve().name
-                return folder, own_name, split if last is None else agreed_split(last, split, name), source
+                collection = folder.relative_to(root).as_posix() if source == "mirror" else folder.resolve().name
+                return folder, collection, split if last is None else agreed_split(last, split, name), source
     return None
 
 
@@ -116,16 +111,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place} is not JSON ({error}); write one object per line.") from error
-        if (
-            not isinstance(record, dict)
-            or not isinstance(record.get("_id"), str)
-            or not {"title", "text"} & set(record)
-        ):
-            raise ValueError(f"{place} is {line[:80]!r}; it must be an object with strings '_id' and 'text'.")
-        title, text = record.get("title"), record.get("text")
-        if not (isinstance(title, str | None) and isinstance(text, str | None)):
-            raise ValueError(f"{place} is {line[:80]!r}; title and text must be strings, or left out (one of the two).")
-        yield record["_id"], canonical_text(title, text)
+        fields = record if isinstance(record, dict) else {}
+        title, text = fields.get("title"), fields.get("text")
+        strings = isinstance(fields.get("_id"), str) and isinstance(title, str | None) and isinstance(text, str | None)
+        if not (strings and {"title", "text"} & set(fields)):
+            raise ValueError(
+                f"{place} is {line[:80]!r}; it must be an object with strings '_id' and 'text' or 'title'."
+            )
+        yield fields["_id"], canonical_text(title, text)
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -145,12 +138,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-# --------------------------------------------------------------------------------------------------------- ir_datasets
-
-
 def ir_dataset(id_: str):
-    """Return what ir_datasets has under this id, else None. It is imported only here: it takes a third of a second."""
-    import ir_datasets
+    """Return the data set that ir_datasets has under this id, else None."""
+    import ir_datasets  # here, since it takes a third of a second
 
     try:
         return ir_datasets.load(id_)
@@ -175,12 +165,10 @@ def _find_ir_dataset(name: str, split: str | None) -> tuple[str, str, str]:
     if dataset is None:
         return _find_ir_dataset(parent, agreed_split(last, split, name))
     if dataset.has_qrels():
-        own = last if parent_dataset is not None else "test"
-        if split not in (None, own):
-            raise ValueError(
-                f"{name!r} has no split {split!r}; the judgements of this id are {own!r}. Leave split out."
-            )
-        return name, name if parent_dataset is None else parent, own
+        only = last if parent_dataset is not None else "test"
+        if split not in (None, only):
+            raise ValueError(f"{name!r} has no split {split!r}; its judgements are {only!r}. Leave split out.")
+        return name, name if parent_dataset is None else parent, only
     below = [id_.removeprefix(f"{name}/") for id_ in _ir_ids() if id_.startswith(f"{name}/")]
     split = _chosen_split(split, (s for s in below if "/" not in s and ir_dataset(f"{name}/{s}").has_qrels()), name)
     return f"{name}/{split}", name, split
@@ -194,7 +182,7 @@ def _read_ir_dataset(id_: str, name: str, split: str) -> dict:
             qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.relevance
         queries = [(query.query_id, _ir_text(query)) for query in dataset.queries_iter()]
         docs = [(doc.doc_id, _ir_text(doc)) for doc in dataset.docs_iter()]
-    except (OSError, RuntimeError) as error:  # what requests and ir_datasets raise when no source answers
+    except (OSError, RuntimeError) as error:  # raised by requests and ir_datasets when no source answers
         folder = f"{os.environ.get(MIRROR) or f'MIRROR (a folder of yours; set {MIRROR} to it)'}/{name}"
         raise OSError(
             f"ir_datasets could not get {id_!r} ({type(error).__name__}: {error}). To use it without a download, put "
@@ -212,13 +200,12 @@ def _ir_text(record) -> str:
 
 def _unknown(name: str) -> ValueError:
     mirror = _mirror()
-    corpora = [path.parent.relative_to(mirror) for path in mirror.rglob("corpus.jsonl*")] if mirror else []
-    held = sorted({path.as_posix() for path in corpora})
+    folders = [path.parent.relative_to(mirror) for path in mirror.rglob("corpus.jsonl*")] if mirror else []
+    names = ", ".join(sorted({path.as_posix() for path in folders})) or ("nothing" if mirror else "not set")
     close = difflib.get_close_matches(name, _ir_ids(), n=5)
     lacking = " (a folder, but without corpus.jsonl)" if Path(name).is_dir() else ""
     return ValueError(
-        f"Unknown collection {name!r}{lacking}. Built in: {', '.join(BUILT_IN)}. "
-        f"In the mirror ({MIRROR}): {', '.join(held) or 'nothing' if mirror else 'not set'}. "
+        f"Unknown collection {name!r}{lacking}. Built in: {', '.join(BUILT_IN)}. In the mirror ({MIRROR}): {names}. "
         f"Close ids of ir_datasets: {', '.join(close) or 'none'}. "
         f"To add one, make a folder with {_LAYOUT.format(split='test')} and give its path, or put it in the mirror."
     )
