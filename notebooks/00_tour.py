@@ -7,18 +7,18 @@
 # ---
 
 # %% [markdown]
-# # A text, all the way to a ranking
+# # From a text to a ranking
 #
-# A dense retriever turns a text into one vector. On the way there it holds a vector for every token, and those
-# token states already contain a vocabulary. This notebook follows one query from its characters to a ranked list,
-# stopping at every stage to print what passes.
+# A dense retriever turns a text into one vector. On the way it computes a vector for every token, and those token
+# states already contain a vocabulary. This notebook follows one query from its characters to a ranked list and prints
+# the result of every stage.
 #
 # | | |
 # |---|---|
 # | *Reads* | `smoke`: a sample of the built-in `pydoc`; `laptop`: SciFact; the packaged model |
 # | *Writes* | `rank_frequency` (.png, .pdf, .csv, .json) |
 # | *Paper item* | the pipeline, and the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about a minute, `laptop` about four on two cores, the first time (what is encoded is kept) |
+# | *Runtime* | `smoke` about a minute, `laptop` about four on two cores, the first time (encodings are kept) |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -44,8 +44,8 @@ collection
 
 # %% [markdown]
 # ## 1. Text to token states
-# The retriever is frozen: it was trained to embed sentences, and nobody trains it here. We take what it computes for
-# each token in its final layer.
+# The retriever is frozen: it was trained to embed sentences and is not trained here. We take the state of each token in
+# its final layer.
 
 # %%
 query = collection.query_texts[query_number]
@@ -57,19 +57,20 @@ pd.DataFrame(block.states[:, :4].cpu().numpy().round(2), index=tokens)
 
 # %% [markdown]
 # ## 2. Token states to sparse codes
-# The sparse autoencoder was trained on general English text to rebuild such states from as few latents as possible:
-# of its thousands of latents, a token may have 16. To see what a latent means, look at the tokens of the collection
-# that have it. A latent is written below with the tokens that make up most of its activation.
+# The sparse autoencoder was trained on general English text to rebuild such states from a few latents each. To see what
+# a latent means, look at the tokens of the collection in which it is active: below, each latent is shown with the
+# tokens that make up most of its activation.
 
 # %%
 codes = model.sae.encode(block.states)
-tokens_of_latents = latent_tokens(model, collection.doc_texts[:1500])
+print(f"{model.sae.width:,} latents, of which a token has at most {codes.indices.shape[1]}")
+tokens_of_latents = latent_tokens(model, collection.doc_texts[: profile.mass_texts])
 vocabulary = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
 
 
 def meaning(latent: int) -> str:
     shares = top_tokens(tokens_of_latents, latent, vocabulary, 4)
-    return ", ".join(f"{token} {share:.0%}" for token, share in shares) or "(not seen)"
+    return ", ".join(f"{token} {share:.0%}" for token, share in shares) or "(not active)"
 
 
 def latents_of(position: int, n: int = 6) -> pd.DataFrame:
@@ -90,8 +91,8 @@ for position in range(1, min(5, len(tokens) - 1)):
 
 # %% [markdown]
 # ## 3. Sparse codes to term weights
-# Sum the codes over the text's tokens, take the square root: that is the text as a bag of latent terms. The order of
-# the tokens is gone, and what is left is a row of a document-term matrix, as sparse as one of words.
+# Sum the codes over the text's tokens and take the square root: the text is now a bag of latent terms. The order of the
+# tokens is lost; the result is a row of a document-term matrix, as sparse as one of words.
 
 # %%
 query_terms = model.encode_queries([query])
@@ -108,7 +109,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4. Documents to an inverted index
 # The same for every document. From here on no Transformer is needed: this is an inverted index like any other, with
-# latents for words. (Late interaction ranks in the same pass, for `20_retrieval`, which finds both in the store.)
+# latents instead of words. (Late interaction ranks in the same pass; `20_retrieval` finds both in the store.)
 
 # %%
 encoded = encode_collection(model, collection, late=100)
@@ -119,7 +120,7 @@ print(f"latents per document: median {np.median(per_document):.0f}, largest {per
 
 # %% [markdown]
 # ## 5. The ranking, and the score explained
-# BM25 with the paper's constants. The score is a sum over latents, so it can be taken apart without approximation.
+# BM25 with the paper's constants. The score is a sum over latents, so each latent's part of it is exact.
 
 # %%
 ranking = index.search(query_terms, ["q"], k=5)
@@ -142,18 +143,18 @@ frame
 
 # %% [markdown]
 # ## 6. Is it any good?
-# Every judged query counts. `20_retrieval` sets these figures beside dense search and lexical BM25.
+# Every judged query counts. `20_retrieval` compares these values with dense search and lexical BM25.
 
 # %%
 full = index.search(encoded.query_terms, collection.query_ids, k=100)
 evaluate(full, collection.qrels, ["nDCG@10", "R@100"])
 
 # %% [markdown]
-# ## 7. A vocabulary like a language's?
-# Sort the terms by how often they occur, and plot frequency against rank, both on logarithmic axes: words fall along
-# Zipf's near-straight line. Every token has several latents, so latents occur more often than words, and their curve
-# falls off where words have a long tail of terms that occur once. The picture shows shapes only, no fit: words are
-# counted in whole texts, latents in the tokens that the model pools.
+# ## 7. Is it a vocabulary like a language's?
+# Sort the terms by how often they occur and plot frequency against rank, both on logarithmic axes: words lie close to
+# Zipf's straight line. Every token has several latents, so latents occur more often than words, and their curve drops
+# where words have a long tail of terms that occur once. The figure has no fit (`30_zipf` has): words are counted in
+# whole texts, latents in the tokens that the model pools.
 
 # %%
 words = word_counts(collection.doc_texts)

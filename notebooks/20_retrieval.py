@@ -7,17 +7,17 @@
 # ---
 
 # %% [markdown]
-# # Do latent terms rank as well as the retriever that they were read from?
+# # Do latent terms rank as well as the retriever that they come from?
 #
-# Lexical BM25, dense search and BM25 over latent terms rank the same collections. Dense search and latent terms read
-# the same forward pass of the same frozen model; the autoencoder between them never saw a query or a judgement.
+# Lexical BM25, dense search and BM25 over latent terms rank the same collections. Dense search and latent terms use the
+# same forward pass of the same frozen model; the autoencoder was trained without queries and judgements.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile, the packaged model |
 # | *Writes* | `retrieval` (csv, json, png, pdf), `retrieval_per_query.csv` |
 # | *Paper item* | Table 1 of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about three minutes, `laptop` about fifteen, on two cores (encoding is kept and done once) |
+# | *Runtime* | `smoke` about three minutes, `laptop` about fifteen, on two cores (encodings are kept) |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -40,13 +40,13 @@ model
 # ## What is compared
 # - *lexical BM25*: stemmed words without stop words, k1 = 1.2, b = 0.75 (bm25s, Lucene's variant).
 # - *dense*: the model's own embedding of the text, exact inner product.
-# - *late interaction*: for each token state of the query the nearest of the document's, summed (MaxSim); the states
-#   are those that latent terms are made of. The retriever was not trained for it.
-# - *SPLADE*, where `splade` names a model of it: learned sparse vectors over words, inner product.
+# - *late interaction*: the similarity of each query token to the document's nearest token, summed (MaxSim), over the
+#   states that latent terms are made of. The retriever was not trained for it.
+# - *SPLADE*, if LATENT_TERMS_SPLADE names a model: learned sparse vectors over words, inner product.
 # - *latent terms*: BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7.
 # - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
-#   (`python -m lib tune`), none of them among those below.
-# - *… + lexical*: reciprocal-rank fusion with lexical BM25. Words and latents are different witnesses.
+#   (`python -m lib tune`) other than the queries below.
+# - *… + lexical*: reciprocal-rank fusion with lexical BM25.
 #
 # Intervals are 95 % bootstrap intervals over queries. p is that of a two-sided paired randomisation test against
 # dense, `p_holm` corrected for the number of systems.
@@ -67,14 +67,14 @@ wide_table(summary, "R@100")
 
 # %% [markdown]
 # ## Published figures, for comparison only
-# Of the paper's retrievers, on BEIR: SciFact alone is among ours.
+# nDCG@10 of the paper's retrievers on BEIR; of these collections, only SciFact is among ours.
 
 # %%
 PUBLISHED
 
 # %% [markdown]
 # ## Latent terms against dense, collection by collection
-# Where Holm's correction leaves p_holm at 0.05 or above, this collection cannot tell the two apart.
+# With p_holm of 0.05 or more the two do not differ significantly.
 
 # %%
 latent = summary[(summary["system"] == "latent terms") & (summary["measure"] == "nDCG@10")]
@@ -86,10 +86,10 @@ latent.round(4)
 
 # %%
 for name, row in latent.iterrows():
-    verdict = "better than" if row["difference"] > 0 else "worse than"
+    verdict = "better" if row["difference"] > 0 else "worse"
     if row["p_holm"] >= 0.05:
-        verdict = "not told apart from"
-    print(f"{name}: latent terms {row['mean']:.3f}, dense {row['dense']:.3f}: {verdict} dense")
+        verdict = "not significantly different"
+    print(f"{name}: latent terms {row['mean']:.3f}, dense {row['dense']:.3f}: {verdict}")
 
 # %% [markdown]
 # ## The figure

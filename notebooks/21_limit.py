@@ -7,10 +7,10 @@
 # ---
 
 # %% [markdown]
-# # How does each system decay on LIMIT as the haystack grows?
+# # How does the recall of each system on LIMIT fall as the collection grows?
 #
-# LIMIT asks who likes what. Each query is answered by two of 46 people, all pairs differ, and one vector of a few
-# hundred numbers cannot hold so many combinations. The same 46 people and 1,000 queries stand here among ever more
+# LIMIT asks who likes what. Each query is answered by two of 46 people, all pairs differ, and a vector of a few hundred
+# numbers cannot represent so many combinations. Here the same 46 people and 1,000 queries stand among more and more
 # people who like other things.
 #
 # | | |
@@ -38,8 +38,8 @@ table, origin = limit_study(model, profile.limit_collections)
 
 # %% [markdown]
 # ## Recall by size
-# With intervals over queries. Where there are fewer documents than the cut-off, recall is 1 by counting. *latent terms*
-# has the paper's constants of BM25, *tuned* the model's own, chosen on other collections.
+# With 95 % intervals over queries. Where there are no more documents than the cut-off, recall is 1 by counting. *latent
+# terms* has the paper's constants of BM25, *tuned* the model's own, chosen on other collections.
 
 # %%
 limit_table(table)
@@ -49,14 +49,14 @@ figure = limit_figure(table)
 
 # %% [markdown]
 # ## Published figures, for comparison only
-# On the official LIMIT, by other retrievers and wider autoencoders. Ours has the same structure and other words.
+# On the official LIMIT, with other retrievers and wider autoencoders. Ours has the same structure and other words.
 
 # %%
 PUBLISHED_LIMIT
 
 # %% [markdown]
 # ## Against dense, and what is left of the recall among 46
-# `kept` is recall here over recall in the smallest haystack.
+# `kept` is recall divided by recall in the smallest collection.
 
 # %%
 shown = ["n_docs", "measure", "system", "mean", "difference", "difference_low", "difference_high", "p_holm"]

@@ -7,18 +7,18 @@
 # ---
 
 # %% [markdown]
-# # Do latent terms rank as well as the retriever they were read from, whichever retriever and seed?
+# # Do latent terms rank as well as the retriever that they come from, whichever retriever and seed?
 #
 # For each retriever, autoencoders are trained from several seeds on the same text; each ranks every collection, and a
-# query's value is the mean over seeds. The profile `paper` has the retrievers and collections of the original, and is
-# for a machine with a GPU. The others have the packaged retriever, with the small autoencoders of `52_seeds`.
+# query's value is the mean over the seeds. The profile `paper` has the retrievers and collections of the original and
+# needs a GPU. The others have the packaged retriever with the small autoencoders of `52_seeds`.
 #
 # | | |
 # |---|---|
 # | *Reads* | what the profile names; text in the folder `LATENT_TERMS_TEXT`, else the profile's |
 # | *Writes* | `backbones` (csv, json) |
 # | *Paper item* | Table 1, in `paper` also Table 2, of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about a minute after `52_seeds`; `paper` was not run, its cost is estimated in the README |
+# | *Runtime* | `smoke` about a minute after `52_seeds`; `paper` was not run |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -45,7 +45,7 @@ print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} see
 # ## What is compared
 # The retriever's *own* ranking is dense search, or late interaction (MaxSim) for a model that was trained for it.
 # *latent terms* is BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7. *lexical BM25* reads words,
-# *SPLADE* (in `paper`, where its weights are to be had) is the inner product of learned sparse vectors.
+# *SPLADE* (in `paper`, if its weights can be loaded) is the inner product of learned sparse vectors.
 #
 # ↑ better, ↓ worse than the retriever's own ranking (two-sided paired randomisation test, Holm's correction over the
 # systems, p < 0.05).
@@ -58,8 +58,8 @@ marks = np.select([rows["p_holm"] >= SIGNIFICANT, rows["difference"] > 0, rows["
 cells = rows.assign(cell=rows["mean"].map("{:.3f}".format) + marks)
 order = [list(dict.fromkeys(rows[column])) for column in ("backbone", "system", "collection")]
 index = pd.MultiIndex.from_product(order[:2], names=["backbone", "system"])
-for measure, own in cells.groupby("measure", sort=False):
-    wide = own.pivot(index=["backbone", "system"], columns="collection", values="cell")
+for measure, part in cells.groupby("measure", sort=False):
+    wide = part.pivot(index=["backbone", "system"], columns="collection", values="cell")
     wide = wide.loc[[pair for pair in index if pair in wide.index], [name for name in order[2] if name in wide]]
     display(wide.rename_axis(columns=measure))
 
@@ -86,12 +86,12 @@ save_study(profile.figures_folder, provenance(profile, **origin), {"backbones": 
 # ## The answer
 
 # %%
-for backbone, own in latent[latent["measure"] == "nDCG@10"].groupby("backbone", sort=False):
-    told = own[own["p_holm"] < SIGNIFICANT]
-    better, worse = (told["difference"] > 0).sum(), (told["difference"] < 0).sum()
-    mean, low, high = mean_of(own)
+for backbone, part in latent[latent["measure"] == "nDCG@10"].groupby("backbone", sort=False):
+    clear = part["p_holm"] < SIGNIFICANT
+    better, worse = (clear & (part["difference"] > 0)).sum(), (clear & (part["difference"] < 0)).sum()
+    mean, low, high = mean_of(part)
     print(
-        f"{backbone}: nDCG@10 is {mean:+.3f} [{low:+.3f}, {high:+.3f}] from its own ranking's on average; of "
-        f"{len(own)} collection(s), latent terms are better on {better}, worse on {worse}, not told apart on "
-        f"{len(own) - better - worse}; between seeds the standard deviation is {own['seed_sd'].max():.3f} at most."
+        f"{backbone}: nDCG@10 differs from its own ranking's by {mean:+.3f} [{low:+.3f}, {high:+.3f}] on average; of "
+        f"{len(part)} collection(s), latent terms are significantly better on {better} and worse on {worse}; the "
+        f"standard deviation between seeds is at most {part['seed_sd'].max():.3f}."
     )

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Do latents occur as the words of a language do?
 #
-# Zipf: the r-th most frequent word occurs about 1/r as often as the first. Heaps: the more text, the more words,
-# without end. Both decide what an inverted index costs. Here the latents of each collection stand beside its words.
+# Zipf: the r-th most frequent word occurs about 1/r as often as the first. Heaps: more text has more words, without
+# end. Both determine what an inverted index costs. Here the latents of each collection are compared with its words.
 #
 # | | |
 # |---|---|
@@ -38,11 +38,11 @@ fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growt
 
 # %% [markdown]
 # ## Rank and frequency
-# An occurrence of a latent is a token of a document in which it is active; words are those of lexical BM25's analyzer
-# (stemmed, without 33 stop words); of SPLADE's terms, where `splade` names a model of it, documents are counted. The
+# An occurrence of a latent is a document token in which it is active; words are those of lexical BM25's analyzer
+# (stemmed, without 33 stop words); for SPLADE's terms, if LATENT_TERMS_SPLADE names a model, documents are counted. The
 # exponent is fitted by maximum likelihood to the frequent terms, from the frequency `xmin` on that fits best (Clauset,
-# Shalizi and Newman 2009): a line through points on logarithmic axes would weigh the rare terms most and could not say
-# that it does not fit. Interval and p are from resampled vocabularies, each fitted anew; p below 0.1 rejects the power
+# Shalizi and Newman 2009). A least-squares line on logarithmic axes would give the rare terms the most weight and could
+# not be rejected. Interval and p come from resampled vocabularies, each fitted again; p below 0.1 rejects the power
 # law.
 
 # %%
@@ -53,18 +53,18 @@ figure = zipf_figure(fits, curves, fits["collection"].iloc[0])
 
 # %% [markdown]
 # ## Growth, head and tail, and what a query costs
-# `heaps` is the exponent of vocabulary growth at the collection's size: the share of terms that one document alone has.
-# A vocabulary without such a tail is used up, and every further document lengthens its posting lists instead.
+# `heaps` is the exponent of vocabulary growth at the collection's size: the share of terms that occur in one document
+# only. A vocabulary without such a tail stops growing, and every further document lengthens its posting lists instead.
 
 # %%
 cost = ["collection", "vocabulary", "heaps", "n_once", "n_frequent", "postings", "query_terms", "query_postings"]
 fits[[*cost, "query_share"]].round(3)
 
 # %%
-cost_drawn = cost_figure(fits, curves, growth, fits["collection"].iloc[0])
+query_cost = cost_figure(fits, curves, growth, fits["collection"].iloc[0])
 
 # %%
-figures = {"zipf": figure, "zipf_cost": cost_drawn}
+figures = {"zipf": figure, "zipf_cost": query_cost}
 save_study(profile.figures_folder, provenance(profile, **origin), tables, figures)
 
 # %% [markdown]

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # What kinds of latents are there, and which of them does the ranking need?
 #
-# Some latents stand for one word, some for a few, some for a topic that many words touch. The rule below sorts them; a
-# second, independent one says how far to trust it; then the ranking is done with and without each family.
+# Some latents stand for one word, some for a few, some for a topic with many words. The rule below sorts them, a second,
+# independent rule shows how reliable it is, and the collections are ranked with and without each family.
 #
 # | | |
 # |---|---|
@@ -30,49 +30,42 @@ from lib import LatentTerms, load_collection
 from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_study
 from lib.report.features import contribution_figure, families_in_words
+from lib.studies import features
 from lib.studies.encoded import encode_collection, latent_tokens
-from lib.studies.features import (
-    by_word,
-    contexts_of,
-    family_agreement,
-    family_study,
-    group_words,
-    place_counts,
-    strongest_contexts,
-)
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 
 profile = start(profile)
 collections = profile.model_collections
-n_texts, n_contexts = profile.mass_texts, profile.context_texts  # documents of the first that the rules read
+n_texts, n_contexts = profile.mass_texts, profile.context_texts  # documents of the first collection for each rule
 query_number = 3
 model = LatentTerms.from_pretrained(dtype=profile.dtype)
 collection = load_collection(collections[0])
 tokens = model.encoder.tokenizer.convert_ids_to_tokens(range(len(model.encoder.tokenizer)))
-word_of, words = group_words(tokens)
+word_of, words = features.group_words(tokens)
 
 # %% [markdown]
-# ## The rule, and a second one
+# ## Two rules
 # *First rule*: sum a latent's activation over the tokens of some documents, word by word (the forms of a word count as
-# one). If one word makes up half of it, the latent is *lexical*; if five words do, it is *narrow*; else *broad*.
+# one). If one word makes up half of the sum, the latent is *lexical*; if five words do, it is *narrow*; else *broad*.
 #
-# *Second rule*: in other documents, look only at the place of each document where the latent is strongest, at most 20
-# documents. The same limits, on the number of places instead of the activation. A latent with fewer than 10 places is
-# *rare* and in no family. The two rules share neither documents nor evidence: one weighs the mass, the other the peaks.
+# *Second rule*: in other documents, take only the token of each document where the latent is strongest, in at most 20
+# documents, and apply the same limits to the number of these places. A latent with fewer than 10 places is *rare* and
+# in no family. The rules share neither documents nor evidence: one uses the summed activation, the other the maxima.
 
 # %%
-mass = by_word(latent_tokens(model, collection.doc_texts[:n_texts]), word_of, len(words))
-contexts = strongest_contexts(model, collection.doc_texts[n_texts : n_texts + n_contexts])
-places = by_word(place_counts(contexts, model.sae.width, len(tokens)), word_of, len(words))
-agreement, first, second = family_agreement(mass, places)
+mass = features.by_word(latent_tokens(model, collection.doc_texts[:n_texts]), word_of, len(words))
+contexts = features.strongest_contexts(model, collection.doc_texts[n_texts : n_texts + n_contexts])
+counts = features.place_counts(contexts, model.sae.width, len(tokens))
+places = features.by_word(counts, word_of, len(words))
+agreement, first, second = features.family_agreement(mass, places)
 agreement.round(3)
 
 # %%
 pd.crosstab(pd.Series(first, name="first rule"), pd.Series(second, name="second rule"))
 
 # %% [markdown]
-# ## Some of each: top words, and where they are strongest
+# ## Examples: top words, and where the latents are strongest
 
 
 # %%
@@ -82,13 +75,13 @@ def meaning(latent: int) -> str:
 
 rows = []
 for family in ("lexical", "narrow", "broad"):
-    own = np.flatnonzero((first == family) & (second == family))
-    for latent in np.random.default_rng(0).choice(own, min(3, len(own)), replace=False):
-        rows += [(family, latent, meaning(latent), text) for text in contexts_of(contexts, latent, tokens, 2)]
+    members = np.flatnonzero((first == family) & (second == family))
+    for latent in np.random.default_rng(0).choice(members, min(3, len(members)), replace=False):
+        rows += [(family, latent, meaning(latent), text) for text in features.contexts_of(contexts, latent, tokens, 2)]
 pd.DataFrame(rows, columns=["family", "latent", "top words", "strongest contexts"])
 
 # %% [markdown]
-# ## What fires for a query
+# ## The latents of a query
 
 # %%
 encoded = encode_collection(model, collection)
@@ -97,18 +90,18 @@ query = encoded.query_terms[[query_number]]
 weights = query.data * index.idf[query.indices]
 order = np.argsort(-weights)[:12]
 print(collection.query_texts[query_number])
-found = [
-    (j, first[j], round(float(w), 2), meaning(j)) for j, w in zip(query.indices[order], weights[order], strict=True)
-]
-pd.DataFrame(found, columns=["latent", "family", "weight x idf", "top words"])
+heaviest = [(latent, first[latent], meaning(latent)) for latent in query.indices[order]]
+table = pd.DataFrame(heaviest, columns=["latent", "family", "top words"])
+table.insert(2, "weight x idf", weights[order].round(2))
+table
 
 # %% [markdown]
 # ## What each family contributes
-# The ranking with one family only, without it, and as a control without as many latents drawn at random. Intervals are
-# over queries; p is against all latents, corrected for the number of systems (Holm).
+# The collections are ranked with one family only, without it, and, as a control, without as many latents drawn at
+# random. Intervals are over queries; p is against all latents, corrected for the number of systems (Holm).
 
 # %%
-table, origin = family_study(model, collections, first)
+table, origin = features.family_study(model, collections, first)
 shown = ["collection", "family", "kind", "n_latents", "postings_share", "mean", "low", "high", "difference", "p_holm"]
 table[shown].round(3)
 
@@ -117,9 +110,9 @@ figure = contribution_figure(table)
 
 # %%
 origin |= {"n_texts": n_texts, "n_contexts": n_contexts, "rules_on": collection.full_name}
-features = pd.DataFrame({"latent": np.arange(len(first)), "first_rule": first, "second_rule": second})
-features["top_words"] = [" ".join(word for word, _ in top_tokens(mass, j, words, 5)) for j in features["latent"]]
-tables = {"features": features, "families": agreement, "family_contributions": table}
+latents = pd.DataFrame({"latent": np.arange(len(first)), "first_rule": first, "second_rule": second})
+latents["top_words"] = [" ".join(word for word, _ in top_tokens(mass, j, words, 5)) for j in latents["latent"]]
+tables = {"features": latents, "families": agreement, "family_contributions": table}
 save_study(profile.figures_folder, provenance(profile, **origin), tables, {"family_contributions": figure})
 
 # %% [markdown]

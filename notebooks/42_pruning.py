@@ -9,9 +9,9 @@
 # %% [markdown]
 # # How many postings can be left out before the ranking suffers?
 #
-# A text has hundreds of latents, most of them faint. Five ways to keep fewer: the largest weights of a document or of a
-# query (SPLARE's Top-K pooling), the largest that make up a share of its sum, or no latents that too many documents
-# have. Nothing is retrained, and BM25 has the model's own constants throughout.
+# A text has hundreds of latents, most of them with small weights. Five ways to keep fewer: the largest weights of a
+# document or of a query (SPLARE's Top-K pooling), the largest that make up a share of its sum, or no latents that too
+# many documents have. Nothing is retrained, and BM25 has the model's own constants throughout.
 #
 # | | |
 # |---|---|
@@ -37,7 +37,7 @@ table, lengths, origin = pruning_study(model, profile.model_collections, PRUNING
 
 # %% [markdown]
 # ## Quality against size
-# *Stored* is what the index holds, *read* what an average query touches: the cost of a search. Intervals are over
+# *Stored* are the postings of the index, *read* those of an average query: the cost of a search. Intervals are over
 # queries; p is that of a paired randomisation test against no pruning, corrected for their number (Holm).
 
 # %%
@@ -45,8 +45,8 @@ shown = ["collection", "kind", "value", "mean", "low", "high", "difference", "p_
 table[shown].round(3)
 
 # %% [markdown]
-# The grey band is the interval without pruning. On the right, how many documents the posting lists hold: pruning
-# documents shortens the long lists least, for frequent latents are often heavy ones.
+# The grey band is the interval without pruning. On the right, the lengths of the posting lists: pruning documents
+# shortens the long lists least, because frequent latents often have large weights.
 
 # %%
 figure = pruning_figure(table, lengths, table["collection"].iloc[0])

@@ -10,7 +10,7 @@
 # # How much quality does a millisecond buy?
 #
 # Exact search over latent terms reads every posting of a query's hundreds of latents. Pruned documents or queries have
-# fewer. Each way of searching is a point: how long a query takes on a large corpus, and how well it ranks real
+# fewer. Each way to search is a point: how long a query takes on a large corpus, and how well it ranks real
 # collections.
 #
 # | | |
@@ -21,8 +21,8 @@
 # | *Runtime* | `smoke` about a minute, `laptop` about twenty, on two cores, with the collections encoded |
 #
 # The corpus that is timed is grown: each document takes its sentences from two real ones (`lib/benchmarks/grown.py`),
-# so that latents keep their frequencies. Nobody judged it, so the quality is that of the real collections. With
-# `pip install -e .[bench,engines]` Seismic and HNSW take part.
+# so that latents keep their frequencies. It has no judgements, so quality is measured on the real collections. With
+# `pip install -e .[bench,engines]` Seismic and HNSW are included.
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

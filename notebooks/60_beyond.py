@@ -9,15 +9,15 @@
 # %% [markdown]
 # # Which changes to the ranking help, if they are chosen on training queries and frozen?
 #
-# The paper fixes k1 = 8, b = 0.7, the square root and idf without tuning, and ranks with all latents. Each idea below
+# The paper sets k1 = 8, b = 0.7, the square root and idf without tuning, and ranks with all latents. Each idea below
 # changes one thing; its best setting is chosen by nDCG@10 on the training queries of `pydoc` and SciFact, then measured
-# once on test queries. An idea that did not help in training is not measured.
+# once on test queries. An idea that does not help on the training queries is not measured.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile and the training queries of `pydoc` and SciFact, the packaged model |
 # | *Writes* | `beyond` (csv, json, png, pdf), `beyond_tuning` (csv, json) |
-# | *Paper item* | none; ours |
+# | *Paper item* | none |
 # | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
@@ -40,9 +40,9 @@ table, tried, origin = beyond_study(model, training, profile.model_collections, 
 
 # %% [markdown]
 # ## What was tried on the training queries
-# *as tuned* is the model's own k1, b and idf, chosen on training queries of both (`python -m lib tune`): what each idea
-# must improve on. *with words* is a weighted sum of both scores; *all together* takes the ideas in turn and keeps what
-# improves on those before.
+# *as tuned* is the baseline: the model's own k1, b and idf, chosen on training queries of both (`python -m lib tune`).
+# *with words* is a weighted sum of both scores; *all together* takes the ideas in turn and keeps each that improves on
+# those before.
 
 # %%
 best = tried.loc[tried.groupby("idea", sort=False)["mean"].idxmax()]
@@ -52,7 +52,7 @@ best.drop(columns="chosen").round(4)
 pd.DataFrame(origin["settings"]).T
 
 # %% [markdown]
-# ## What it is worth on test queries
+# ## On test queries
 # Intervals are over queries; p is that of a paired randomisation test against *as tuned*, corrected for the number of
 # systems (Holm). The last rows average over collections, queries resampled within each.
 
