@@ -9,8 +9,8 @@
 # %% [markdown]
 # # What kinds of latents are there, and which of them does the ranking need?
 #
-# Some latents stand for one word, some for a few, some for a topic with many words. The rule below sorts them, a second,
-# independent rule shows how reliable it is, and the collections are ranked with and without each family.
+# Some latents stand for one word, some for a few, some for a topic with many words. The rule below sorts them, a
+# second, independent rule shows how reliable it is, and the collections are ranked with and without each family.
 #
 # | | |
 # |---|---|
