@@ -11,8 +11,8 @@
 #
 # The vocabulary of a dense retriever is read out by an autoencoder that was only ever asked to rebuild token states
 # from a few latents each. This notebook trains a small one live, looks at its loss, at latents that died, at how often
-# latents are active and at what some of them mean; stops a run and lets it go on; and ends with the command for a
-# real one.
+# latents are active and at what some of them mean; stops a run and resumes it; and ends with the command for a real
+# one.
 #
 # | | |
 # |---|---|
@@ -71,9 +71,9 @@ figure = plot_training(rows)
 save_figure(figure, profile.figures_folder, "training")
 
 # %% [markdown]
-# Left, what is not explained yet; in the middle, latents that were active in none of the last 100,000 tokens (what
-# they could be used for is learnt from the residual, by the auxiliary loss AuxK); right, how often a latent is active:
-# an average one in k / width of the tokens, a few in nearly all.
+# Left: the variance that is not explained yet. Middle: latents that were active in none of the last 100,000 tokens
+# (the auxiliary loss AuxK lets them learn from the residual). Right: how often a latent is active; an average one is in
+# k / width of the tokens, a few are in nearly all.
 
 # %%
 frame = pd.DataFrame(rows).drop(columns="density")
@@ -82,25 +82,28 @@ save_results(frame, profile.figures_folder, "training", origin)
 frame.iloc[[0, len(frame) // 2, -1]].round(4)
 
 # %% [markdown]
-# ## 3. Stopped, and gone on with
-# A run that writes checkpoints can be stopped, or killed, at any moment. Called again it goes on from the last one and
+# ## 3. Stopped and resumed
+# A run that writes checkpoints can be stopped, or killed, at any moment. Called again it resumes at the last one and
 # ends at the same weights, bit for bit.
 
 # %%
 short = replace(config, width=512, epochs=1)
-whole = train(states, short)
-asked = iter(range(1_000))
+uninterrupted = train(states, short)
+steps = iter(range(1_000))
 with tempfile.TemporaryDirectory() as checkpoints:
     try:
-        train(states, short, checkpoints=checkpoints, stopped=lambda: next(asked) > 40)
+        train(states, short, checkpoints=checkpoints, stopped=lambda: next(steps) > 40)
     except TrainingStopped as stopped:
         print(stopped)
     resumed = train(states, short, checkpoints=checkpoints)
-print("the same bits:", all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in whole.tensors().items()))
+print(
+    "the same bits:",
+    all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in uninterrupted.tensors().items()),
+)
 
 # %% [markdown]
 # ## 4. What its latents mean
-# Nothing told the autoencoder about words. Below are latents of middling frequency, each with the tokens that make up
+# The autoencoder knows nothing about words. Below are latents of middling frequency, each with the tokens that make up
 # most of its activation.
 
 # %%

@@ -9,16 +9,17 @@
 # %% [markdown]
 # # At which layer of the retriever is its vocabulary best read out?
 #
-# An autoencoder is trained on the states of each layer, all from one pass over the text, and each collection is read
-# once for all of them. Layer 0 is the embeddings before the first block. Two readouts share the codes: latent terms
-# (sum, square root, BM25 with the paper's constants) and that of SPLARE (maximum of log(1 + z), inner product).
+# An autoencoder is trained on the states of each layer, all from one pass over the text; each collection is read once
+# for all of them. Layer 0 is the embeddings before the first block. Two readouts share the codes: latent terms (sum,
+# square root, BM25 with the paper's constants) and that of SPLARE (maximum of log(1 + z), inner product). The retriever
+# is frozen; SPLARE trains it through the latents, which may move the best layer.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `layers` (csv, json, png, pdf), `layers_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 left |
-# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -7,18 +7,18 @@
 # ---
 
 # %% [markdown]
-# # Does it matter how many latents there are, and how many a token may have?
+# # Does it matter how many latents there are, and how many of them a token may have?
 #
 # Autoencoders of several widths at one k, and of several k at one width, are trained on the same states; each
-# collection is read once for all of them. All see equally many tokens, so a wide one is less well trained than a narrow
-# one.
+# collection is read once for all of them. All see equally many tokens, so a wide autoencoder is trained less well than
+# a narrow one.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `width_k` (csv, json, png, pdf), `width_k_trend` (csv, json), `width_k_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 right |
-# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -9,15 +9,15 @@
 # %% [markdown]
 # # Which choices of the recipe matter, and which do not?
 #
-# One thing is changed at a time: how codes become term weights and scores, how the autoencoder is trained, what on, and
-# what the retriever computes in. Another seed is among the changes: what it moves is moved by chance.
+# One thing is changed at a time: how codes become term weights and scores, how the autoencoder is trained and on what,
+# and the retriever's dtype. Another seed is among the changes: what it moves is moved by chance.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents` (csv, json) and a csv by query |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -64,8 +64,8 @@ counted.round(3)
 
 # %% [markdown]
 # ## BM25's constants
-# The baseline's nDCG@10 over a grid of k1 and b. It shows how much hangs on them, on the queries that are measured: the
-# best point flatters itself, and nothing is chosen here.
+# The baseline's nDCG@10 over a grid of k1 and b, on the queries that are measured. It shows how much depends on the
+# two: the best point is too good, since it was picked on these queries, and nothing is chosen here.
 
 # %%
 surface = bm25_surface(sweeps, swept)

@@ -10,7 +10,7 @@
 # # Do latent terms need a model that was trained to retrieve?
 #
 # The retriever is compared with the same architecture with random weights, with its own token embeddings before any
-# block (layer 0), and, where it is on disk or a hub can be reached, with the language model that it was trained from.
+# block (layer 0), and with the language model that it was trained from, where that is on disk or a hub can be reached.
 # Each has its own autoencoder, trained alike. Lexical BM25 shows how far the identity of words alone goes.
 #
 # | | |
@@ -18,7 +18,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `retrieval_training` (csv, json, png, pdf), `retrieval_training_per_query.csv` |
 # | *Paper item* | Latent Terms (arXiv 2605.29384), BERT against Contriever |
-# | *Runtime* | `smoke` one to two minutes of processor time; encoding and training are kept and done once |
+# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -9,14 +9,14 @@
 # %% [markdown]
 # # Which of the papers' claims hold here, and how sure are we?
 #
-# Every other notebook leaves a table. Here each published claim is put beside the figure of ours that speaks to it. The
-# verdict follows from our interval by one rule; nobody chooses it.
+# The other notebooks write tables. Here each published claim stands beside the figure of ours that bears on it. The
+# verdict follows from our interval by one rule.
 #
 # | | |
 # |---|---|
 # | *Reads* | the tables of the other notebooks in the figures folder of the profile; nothing is computed anew |
 # | *Writes* | `claims` (csv, json, png, pdf) |
-# | *Paper item* | the claims of Latent Terms (arXiv 2605.29384) and SPLARE (arXiv 2603.13277) |
+# | *Paper item* | the claims of Latent Terms (arXiv 2605.29384), SPLARE (arXiv 2603.13277) and others |
 # | *Runtime* | seconds; what another notebook has not written yet is "not tested", and that notebook is named |
 
 # %% tags=["parameters"]
@@ -38,16 +38,19 @@ table, origin = claims_study(folder)
 # A claim says which values agree with it, and which of these are of the published size or beyond. Our figure has a 95 %
 # interval.
 #
-# - *holds*: the interval lies wholly among the values that agree, and is not told from the published size.
+# - *holds*: the interval lies wholly among the values that agree, and reaches the published size.
 # - *holds weaker*: it lies wholly among the values that agree, but below the published size.
 # - *does not hold here*: it does not lie wholly among the values that agree: *contradicted* if it lies wholly outside,
-#   *undecided* if on both sides. Then our data are too few to tell, and that supports no claim.
+#   *undecided* if on both sides. Then our data are too few to say, and that supports no claim.
 # - *not tested*: no result, or none with an interval.
 #
 # "No gain", "robust" and "as well" are claims like any other: the interval must lie within a margin of 0.02 nDCG@10
 # (0.01 for a doubling), so a wide interval does not pass for a proof. An interval of a mean over collections takes
 # their queries as independent samples. `limit` has claims of its own and is in no mean. Where autoencoders were trained
 # once each, the interval also holds what two seeds differ by (`52_seeds`). What nobody else claims is marked as ours.
+#
+# `tested_with` says what of a source was tested. Of SPLARE it is the readout of a frozen retriever: SPLARE trains its
+# retriever through the latents, so no verdict here is on the trained model.
 #
 # In the profile `paper`, too, the claims about retrieval are judged on the packaged model; the answer for the
 # original's retrievers is `22_backbones`.

@@ -67,9 +67,9 @@ def test_layers(of_layers):
     assert labels == {"latent terms": colours[0.5], "SPLADE-style": colours[0.47]}  # each label beside its own line
     words = layers_in_words(of_layers).splitlines()
     for value in (
-        *("layer (6)", "0.500 [0.400, 0.600]", "3 with 0.520 [0.420, 0.620]", "6 with 0.470 [0.370, 0.570]"),
-        *("worse than the baseline: 0; not significantly different: 3", "(-0.030 [-0.050, -0.010])"),
-        *("lowest FVU has layer 3", "0.80 to 1.40", "1.40 [1.35, 1.45]"),
+        *("layer (6)", "0.500 (0.400 to 0.600)", "3 with 0.520 (0.420 to 0.620)", "6 with 0.470 (0.370 to 0.570)"),
+        *("worse than the baseline: 0; not significantly different: 3", "different, -0.030 (-0.050 to -0.010)"),
+        *("lowest FVU has layer 3", "0.80 to 1.40", "1.40 (1.35 to 1.45)"),
     ):
         assert value in words[0]
     assert len(words) == 2
@@ -95,8 +95,8 @@ def test_widths_and_ks():
     above = figure.axes[0].lines[0]
     assert above.get_xydata().tolist() == [[32, 0.4], [64, 0.5], [128, 0.6]]  # in order, and of k = 4 only
     words = width_k_in_words(summary, trend)
-    assert "Each doubling of the width, from 32 to 128, changes it by +0.1000 [+0.0500, +0.1500]: a trend." in words
-    assert "Each doubling of k, from 4 to 8, changes it by +0.0000 [-0.0500, +0.0500]: no trend is told." in words
+    assert "Each doubling of the width, from 32 to 128, changes it by +0.1000 (+0.0500 to +0.1500): a trend." in words
+    assert "Each doubling of k, from 4 to 8, changes it by +0.0000 (-0.0500 to +0.0500): no significant trend." in words
     assert "Widths worse than the baseline: 32; better than the baseline: 128." in words
 
 
@@ -130,8 +130,8 @@ def test_ablations(of_ablations, surface):
     assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("← -0.40", 0)]
     assert len(axes.get_yticklabels()) == 3
     words = ablations_in_words(of_ablations, surface).splitlines()[0]
-    assert "of 3 changes, 1 are not told apart from the baseline (0.500 [0.400, 0.600])" in words
-    assert "Worse: pooling: max -0.100 [-0.120, -0.080]. Better: φ: log1p +0.050 [+0.030, +0.070]." in words
+    assert "2 of 3 changes differ significantly from the baseline, 0.500 (0.400 to 0.600)" in words
+    assert "Worse: pooling: max -0.100 (-0.120 to -0.080). Better: φ: log1p +0.050 (+0.030 to +0.070)." in words
     assert "Another seed alone: +0.010" in words
     assert "Without any effect" not in words
     nothing = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
@@ -139,7 +139,7 @@ def test_ablations(of_ablations, surface):
     words = ablations_in_words(pd.concat([of_ablations, idle]), surface)
     assert "Without any effect on a query: AuxK: none. Another seed alone" in words
     # best of the four cells: k1 8, b 0: 0.48, which is 0.07 more than 0.41
-    assert "is 0.340 to 0.480; the best of the 4 points, k1 = 8, b = 0, is +0.070 [+0.060, +0.080]" in words
+    assert "is 0.340 to 0.480; the best of the 4 points, k1 = 8, b = 0, is +0.070 (+0.060 to +0.080)" in words
 
 
 def test_tokens_in_words():
@@ -149,7 +149,7 @@ def test_tokens_in_words():
     summary = summary_of([dict(zip(columns, row, strict=True)) for row in rows])  # fvu is 1 - mean there
     words = tokens_in_words(summary).splitlines()[0]
     assert "25 to 9,000 (all) tokens leave 0.600 to 0.490" in words and "the baseline 0.500" in words
-    assert "worse (-0.100 [-0.120, -0.080])" in words and "it (+0.010 [-0.010, +0.030])" in words
+    assert "worse, -0.100 (-0.120 to -0.080)" in words and "different, +0.010 (-0.010 to +0.030)" in words
 
 
 def test_latents_a_token_in_words():
@@ -177,10 +177,9 @@ def test_retrieval_training():
     summary = summary_of([{"variant": v, "mean": m, "difference": d, "p_holm": p} for v, m, d, p in rows])
     axes = retrieval_training_figure(summary).axes[0]
     assert axes.collections[-1].get_offsets()[:, 0].tolist() == [0.5, 0.2]
-    assert retrieval_training_in_words(summary).splitlines()[0] == (
-        "little/test: the retriever has nDCG@10 0.500 [0.400, 0.600]; the same, untrained 0.200 [0.100, 0.300], worse "
-        "(-0.300 [-0.320, -0.280])."
-    )
+    words = retrieval_training_in_words(summary).splitlines()[0]
+    assert "0.500 (0.400 to 0.600)" in words
+    assert "the same, untrained 0.200 (0.100 to 0.300), worse, -0.300 (-0.320 to -0.280)" in words
 
 
 def test_seeds():
@@ -223,7 +222,7 @@ def test_seeds():
     assert "over 2 seeds is 0.510, standard deviation 0.0141, from 0.500 to 0.520" in words
     assert "1 of 1 seeds differ significantly from seed 0" in words
     assert (
-        "little/test, 2 seeds joined: nDCG@10 0.600 [0.500, 0.700], beside seed 0 better (+0.100 [+0.080, +0.120])"
+        "little/test, 2 seeds joined: nDCG@10 0.600 (0.500 to 0.700), beside seed 0 better, +0.100 (+0.080 to +0.120)"
         in words
     )
 

@@ -5,35 +5,35 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import SIGNIFICANT, STYLE
-from lib.report.sweeps import change, comparison, estimate, forest
+from lib.report.common import STYLE, change, collections_of, significant
+from lib.report.sweeps import comparison, estimate, forest
 
-_FAR = 0.2  # a difference that is not drawn to scale
+FAR = 0.2  # a larger difference is not drawn to scale
 
 
 def ablations_figure(summary: pd.DataFrame) -> Figure:
-    """Draw by how much each change moves nDCG@10, with its 95 % interval; filled where it is told apart from 0.
+    """Draw by how much each change moves nDCG@10, with its 95 % interval; filled where it is significant.
 
-    Differences beyond _FAR are written at the edge: beside their bars the others would all look alike.
+    Differences beyond FAR are written at the edge: beside their bars all others would look alike.
     """
     changed = summary[summary["difference"].notna()]
-    far, variants = changed["difference"].abs() > _FAR, list(dict.fromkeys(changed["variant"]))
+    far, variants = changed["difference"].abs() > FAR, list(dict.fromkeys(changed["variant"]))
     title = "difference in nDCG@10 to the baseline"
     figure = forest(changed[~far], variants, "difference", ("difference_low", "difference_high"), title)
     for axes in figure.axes:
         written = changed[far & (changed["collection"] == axes.get_title())]
         for variant, difference in zip(written["variant"], written["difference"], strict=True):
-            below = difference < 0
-            text = f"← {difference:+.2f}" if below else f"{difference:+.2f} →"
-            at, side = (0.02, "left") if below else (0.98, "right")
-            place = {"transform": axes.get_yaxis_transform(), "ha": side, "va": "center", "fontsize": 7.5}
-            axes.text(at, variants.index(variant), text, **place)
+            text, x, side = (
+                (f"← {difference:+.2f}", 0.02, "left") if difference < 0 else (f"{difference:+.2f} →", 0.98, "right")
+            )
+            style = {"transform": axes.get_yaxis_transform(), "ha": side, "va": "center", "fontsize": 7.5}
+            axes.text(x, variants.index(variant), text, **style)
     return figure
 
 
 def surface_figure(surface: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 over k1 and b less that of the paper's constants, a panel a collection; the best is framed."""
-    names = list(dict.fromkeys(surface["collection"]))
+    """Draw nDCG@10 over k1 and b less that of the paper's constants, one panel per collection; the best is framed."""
+    names = collections_of(surface)
     most = max(1e-9, surface["difference"].abs().max())
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, len(names), figsize=(1.4 + 2.4 * len(names), 2.9), squeeze=False)
@@ -59,21 +59,21 @@ def surface_figure(surface: pd.DataFrame) -> Figure:
 
 
 def ablations_in_words(summary: pd.DataFrame, surface: pd.DataFrame) -> str:
-    """Say which changes are told apart from the baseline, next to what another seed does, and what k1 and b move."""
+    """Say which changes differ significantly from the baseline, what another seed does, and what k1 and b move."""
     lines = []
     for name, rows in summary.groupby("collection", sort=False):
         changed = rows[rows["difference"].notna()].set_index("variant")
-        told = changed[changed["p_holm"] < SIGNIFICANT].sort_values("difference")
-        worse = [f"{variant} {change(row)}" for variant, row in told[told["difference"] < 0].iterrows()]
-        better = [f"{variant} {change(row)}" for variant, row in told[told["difference"] > 0].iloc[::-1].iterrows()]
+        differing = changed[significant(changed)].sort_values("difference")
+        worse = [f"{variant} {change(row)}" for variant, row in differing.iterrows() if row["difference"] < 0]
+        better = [f"{variant} {change(row)}" for variant, row in differing[::-1].iterrows() if row["difference"] > 0]
         idle = changed[(changed["difference_low"] == 0) & (changed["difference_high"] == 0)].index
         without = f"Without any effect on a query: {', '.join(idle)}. " if len(idle) else ""
         grid = surface[surface["collection"] == name].sort_values("mean")
         best = grid.iloc[-1]
-        gain = f"{best['difference']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
+        gain = f"{best['difference']:+.3f} ({best['low']:+.3f} to {best['high']:+.3f})"
         lines.append(
-            f"{name}: of {len(changed)} changes, {len(changed) - len(told)} are not told apart from the baseline "
-            f"({estimate(rows[rows['difference'].isna()].iloc[0])}). Worse: {', '.join(worse) or 'none'}. Better: "
+            f"{name}: {len(differing)} of {len(changed)} changes differ significantly from the baseline, "
+            f"{estimate(rows[rows['difference'].isna()].iloc[0])}. Worse: {', '.join(worse) or 'none'}. Better: "
             f"{', '.join(better) or 'none'}. {without}Another seed alone: {change(changed.loc['seed: 1'])}. Over k1 "
             f"and b nDCG@10 is {grid['mean'].iloc[0]:.3f} to {best['mean']:.3f}; the best of the {len(grid)} points, "
             f"k1 = {best['k1']:g}, b = {best['b']:g}, is {gain} from the paper's, but it was chosen on these queries."

@@ -4,29 +4,34 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, STYLE
-from lib.report.sweeps import PALETTE, band, comparison, comparisons, estimate, label_ends
+from lib.report.common import COLOURS, STYLE, collections_of, colours_of, interval
+from lib.report.sweeps import band, comparison, comparisons, estimate, label_ends
+from lib.studies.names import DENSE, LATENT, SPLADE_STYLE
 
-READOUTS = {"latent terms": COLOURS["latent terms"], "SPLADE-style": COLOURS["dense"]}
+READOUTS = {SPLADE_STYLE: COLOURS[DENSE], LATENT: COLOURS[LATENT]}
 
 
 def layers_figure(summary: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 of each layer in both readouts, a panel a collection; below it FVU and Zipf's exponent."""
-    names = list(dict.fromkeys(summary["collection"]))
+    """Draw nDCG@10 of each layer in both readouts, one panel per collection; below it FVU and Zipf's exponent."""
+    colours = colours_of(collections_of(summary))
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(7.2, 4.6))
         above, below = figure.subfigures(2, 1)
-        ranked = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, name in zip(ranked, names, strict=True):
+        ranked = above.subplots(1, len(colours), sharey=True, squeeze=False)[0]
+        for axes, name in zip(ranked, colours, strict=True):
             rows = summary[summary["collection"] == name]
-            ends = [band(axes, own, "layer", READOUTS[readout]) for readout, own in rows.groupby("readout")]
+            ends = [
+                (band(axes, rows[rows["readout"] == readout], "layer", colour), readout, colour)
+                for readout, colour in READOUTS.items()
+            ]
             axes.set_title(name)
         ranked[0].set(ylabel="nDCG@10, 95 % interval", ylim=(0, None))
-        label_ends(axes, [(y, readout, READOUTS[readout]) for y, readout in zip(ends, sorted(READOUTS), strict=True)])
-        latent, (reconstruction, zipf) = summary[summary["readout"] == "latent terms"], below.subplots(1, 2)
+        label_ends(ranked[-1], ends)
+        latent = summary[summary["readout"] == LATENT]
+        reconstruction, zipf = below.subplots(1, 2)
         for axes, column in ((reconstruction, "fvu"), (zipf, "exponent")):
             ends = []
-            for name, colour in zip(names, PALETTE, strict=False):
+            for name, colour in colours.items():
                 rows = latent[latent["collection"] == name]
                 axes.plot(rows["layer"], rows[column], marker=".", color=colour)
                 if column == "exponent":
@@ -44,12 +49,11 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
 
 
 def layers_in_words(summary: pd.DataFrame) -> str:
-    """Say, of each collection, which layer is best in either readout and which are told apart from the final one."""
+    """Say, of each collection, which layer is best in either readout and which differ from the final one."""
     lines = []
     for name, rows in summary.groupby("collection", sort=False):
         final = rows[rows["difference"].isna()].iloc[0]
-        by_readout = {readout: own.set_index("layer") for readout, own in rows.groupby("readout")}
-        latent, splade = by_readout["latent terms"], by_readout["SPLADE-style"]
+        latent, splade = (rows[rows["readout"] == readout].set_index("layer") for readout in (LATENT, SPLADE_STYLE))
         best, best_splade = latent["mean"].idxmax(), splade["mean"].idxmax()
         lines.append(
             f"{name}: latent terms of the final layer ({final['layer']}) have nDCG@10 {estimate(final)}. The best "
@@ -57,7 +61,7 @@ def layers_in_words(summary: pd.DataFrame) -> str:
             f"Read as SPLARE does, the best layer is {best_splade} with {estimate(splade.loc[best_splade])}, and the "
             f"final layer is {comparison(splade.loc[final['layer']])}. The lowest FVU has layer "
             f"{latent['fvu'].idxmin()}. Zipf's exponent is {latent['exponent'].min():.2f} to "
-            f"{latent['exponent'].max():.2f} over the layers, {final['exponent']:.2f} "
-            f"[{final['exponent_low']:.2f}, {final['exponent_high']:.2f}] at the final one."
+            f"{latent['exponent'].max():.2f} over the layers, "
+            f"{interval(final, 'exponent', 'exponent_low', 'exponent_high', 2)} at the final one."
         )
     return "\n".join(lines)

@@ -4,12 +4,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.sweeps import comparison, estimate, forest
+from lib.studies.names import RETRIEVER
 
 
 def retrieval_training_figure(summary: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 of each model with its 95 % interval; filled where it is told apart from the retriever."""
-    variants = list(dict.fromkeys(summary["variant"]))
-    return forest(summary, variants, "mean", ("low", "high"), "nDCG@10, 95 % interval")
+    """Draw nDCG@10 of each model with its 95 % interval; filled where it differs significantly."""
+    return forest(summary, list(dict.fromkeys(summary["variant"])), "mean", ("low", "high"), "nDCG@10, 95 % interval")
 
 
 def retrieval_training_in_words(summary: pd.DataFrame) -> str:
@@ -17,8 +17,7 @@ def retrieval_training_in_words(summary: pd.DataFrame) -> str:
     lines = []
     for name, rows in summary.groupby("collection", sort=False):
         rows = rows.set_index("variant")
-        others = [
-            f"{variant} {estimate(row)}, {comparison(row)}" for variant, row in rows.drop(index="retriever").iterrows()
-        ]
-        lines.append(f"{name}: the retriever has nDCG@10 {estimate(rows.loc['retriever'])}; {'; '.join(others)}.")
+        compared = rows.drop(index=RETRIEVER).iterrows()
+        parts = [f"{variant} {estimate(row)}, {comparison(row)}" for variant, row in compared]
+        lines.append(f"{name}: the retriever has nDCG@10 {estimate(rows.loc[RETRIEVER])}; {'; '.join(parts)}.")
     return "\n".join(lines)

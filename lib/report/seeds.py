@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import SIGNIFICANT, STYLE
-from lib.report.sweeps import collection_colours, comparison, estimate
+from lib.report.common import STYLE, collections_of, colours_of, significant
+from lib.report.sweeps import comparison, estimate
 from lib.studies.names import (
     BY_CHANCE,
     IN_EVERY_RUN,
@@ -31,7 +31,7 @@ PAIRS = {TWO_SEEDS: ("o", "#D55E00"), SEED_AND_WORDS: ("s", "#999999")}
 
 def seeds_figure(summary: pd.DataFrame, recurring: pd.DataFrame, agreement: pd.DataFrame) -> Figure:
     """Draw nDCG@10 of seeds and of several joined, the share of latents that recur, and how far rankings agree."""
-    colours = collection_colours(summary)
+    colours = colours_of(collections_of(summary))
     names, places = list(colours), np.arange(len(colours))
     with plt.rc_context(STYLE):
         figure, (quality, latents, rankings) = plt.subplots(1, 3, figsize=(8.4, 2.8))
@@ -89,15 +89,14 @@ def seeds_in_words(
     pairs = agreement.set_index(["collection", "pair"])
     for name, rows in summary.groupby("collection", sort=False):
         runs = rows[rows["seed"].notna()]
-        significant = int((runs["p_holm"] < SIGNIFICANT).sum())
         half = (runs["high"] - runs["low"]).mean() / 2
         seeds, words = (pairs.loc[(name, pair)] for pair in (TWO_SEEDS, SEED_AND_WORDS))
         lines.append(
             f"{name}: nDCG@10 over {len(runs)} seeds is {runs['mean'].mean():.3f}, standard deviation "
             f"{runs['mean'].std():.4f}, from {runs['mean'].min():.3f} to {runs['mean'].max():.3f} (the choice of "
-            f"queries alone leaves ±{half:.3f}); {significant} of {len(runs) - 1} seeds differ significantly from "
-            f"seed 0. The top tens of two seeds have a rank-biased overlap of {estimate(seeds)}, those of a seed and "
-            f"lexical BM25 of {estimate(words)}."
+            f"queries alone leaves ±{half:.3f}); {significant(runs).sum()} of {len(runs) - 1} seeds differ "
+            f"significantly from seed 0. The top tens of two seeds have a rank-biased overlap of {estimate(seeds)}, "
+            f"those of a seed and lexical BM25 of {estimate(words)}."
         )
         for _, row in rows[rows["joined"].notna()].iterrows():
             lines.append(f"{name}, {row['variant']}: nDCG@10 {estimate(row)}, beside seed 0 {comparison(row)}.")

@@ -11,29 +11,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import SIGNIFICANT, STYLE
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
-
-
-def collection_colours(table: pd.DataFrame) -> dict:
-    """Return a colour for each collection of a table, in its order: those of PALETTE, of a colour map where it ends."""
-    names = list(dict.fromkeys(table["collection"]))
-    colours = PALETTE if len(names) <= len(PALETTE) else plt.get_cmap("turbo")(np.linspace(0, 1, len(names)))
-    return dict(zip(names, colours, strict=False))
+from lib.report.common import SIGNIFICANT, STYLE, change, collections_of, colours_of, interval, significant
 
 
 def forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str, str], title: str) -> Figure:
     """Draw one row per variant and one panel per collection, all on one scale."""
-    colours = collection_colours(table)
+    colours = colours_of(collections_of(table))
     places = dict(zip(variants, range(len(variants)), strict=True))
     with plt.rc_context(STYLE):
         size = (1.7 + 2.0 * len(colours), 0.9 + 0.2 * len(variants))
         figure, panels = plt.subplots(1, len(colours), figsize=size, sharex=True, sharey=True, squeeze=False)
         for axes, (name, colour) in zip(panels[0], colours.items(), strict=True):
             rows = table[table["collection"] == name]
-            y, significant = rows["variant"].map(places), rows["p_holm"] < SIGNIFICANT
-            faces = [colour if filled else "white" for filled in significant]
+            y = rows["variant"].map(places)
+            faces = [colour if filled else "white" for filled in significant(rows)]
             axes.hlines(y, rows[ends[0]], rows[ends[1]], color=colour, linewidth=1.2)
             axes.scatter(rows[value], y, s=22, color=faces, edgecolor=colour, zorder=3)
             if value == "difference":
@@ -69,11 +60,11 @@ def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
 def comparisons(rows: pd.DataFrame, noun: str) -> str:
     """Name the rows, by their index, that are worse or better than the baseline, or not significantly different."""
     compared = rows[rows["difference"].notna()].sort_index()
-    significant, worse = compared["p_holm"] < SIGNIFICANT, compared["difference"] < 0
+    differs, worse = significant(compared), compared["difference"] < 0
     groups = {
-        "worse than the baseline": compared[significant & worse],
-        "better than the baseline": compared[significant & ~worse],
-        "not significantly different": compared[~significant],
+        "worse than the baseline": compared[differs & worse],
+        "better than the baseline": compared[differs & ~worse],
+        "not significantly different": compared[~differs],
     }
     parts = [
         f"{verdict}: {', '.join(f'{x:,}' for x in group.index)}" for verdict, group in groups.items() if len(group)
@@ -83,16 +74,11 @@ def comparisons(rows: pd.DataFrame, noun: str) -> str:
 
 def estimate(row: pd.Series) -> str:
     """Return a row's nDCG@10 with its interval."""
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def change(row: pd.Series) -> str:
-    """Return a row's difference from the baseline with its interval."""
-    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+    return interval(row, "mean", "low", "high")
 
 
 def comparison(row: pd.Series) -> str:
     """Return whether a row is better or worse than the baseline, with the difference."""
     if not row["p_holm"] < SIGNIFICANT:
-        return f"not significantly different from it ({change(row)})"
-    return f"{'better' if row['difference'] > 0 else 'worse'} ({change(row)})"
+        return f"not significantly different, {change(row)}"
+    return f"{'better' if row['difference'] > 0 else 'worse'}, {change(row)}"
