@@ -33,19 +33,7 @@ from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
-from lib.studies.names import (
-    CONTRADICTED,
-    FAILS,
-    LATENT,
-    LATENT_TERMS,
-    MEAN,
-    MEASURE,
-    SAME,
-    SPLARE,
-    UNDECIDED,
-    UNTESTED,
-    VERDICTS,
-)
+from lib.studies import names
 from lib.studies.published import PUBLISHED
 from lib.studies.results import Results, mean_of, without_limit
 from lib.support.folders import digest_file, replacing
@@ -156,14 +144,14 @@ def _latency_table(results: Results) -> str:
     table = results["latency"]
     kept = {name: table[f"{name}_top"].map(lambda n: f"{n}" if n else "all") for name in ("doc", "query")}
     shown = {"search": table["kind"], "latents a document": kept["doc"], "a query": kept["query"]}
-    shown[f"{MEASURE} (mean)"] = table[MEASURE].map("{:.3f}".format)
+    shown[f"{names.MEASURE} (mean)"] = table[names.MEASURE].map("{:.3f}".format)
     shown |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
     return latex_table(pd.DataFrame(shown))
 
 
 def _beyond_table(results: Results) -> str:
     table = results["beyond"]
-    rows = table[(table["collection"] == MEAN) & table["difference"].notna()]
+    rows = table[(table["collection"] == names.MEAN) & table["difference"].notna()]
     change = [f"{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]" for r in rows.itertuples()]
     return latex_table(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}))
 
@@ -185,11 +173,11 @@ def _claims_table(results: Results) -> str:
 
 
 def _verdict(row) -> str:
-    return f"{row.verdict}: {row.why}" if row.verdict == FAILS else row.verdict
+    return f"{row.verdict}: {row.why}" if row.verdict == names.FAILS else row.verdict
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], MEASURE)),
+    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], names.MEASURE)),
     "recall": lambda results: latex_table(wide_table(results["retrieval"], "R@100")),
     "published": _published_table,
     "limit": _limit_table,
@@ -216,7 +204,7 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
     for row in table.itertuples():
         short = row.collection.removeprefix("beir/").removesuffix("/test")
         numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
-    ndcg = without_limit(table[table["measure"] == MEASURE])
+    ndcg = without_limit(table[table["measure"] == names.MEASURE])
     for system, rows in ndcg.groupby("system"):
         told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
         numbers |= {f"mean/{system}": f"{rows['mean'].mean():.3f}", f"better/{system}": str((told & up).sum())}
@@ -229,7 +217,7 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 
 def _backbone_numbers(results: Results) -> dict[str, str]:
     rows = results["backbones"]
-    rows = rows[(rows["measure"] == MEASURE) & (rows["system"] == LATENT)]
+    rows = rows[(rows["measure"] == names.MEASURE) & (rows["system"] == names.LATENT)]
     told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
     value, low, high = mean_of(rows)
     numbers = {"mean": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", "seeds": f"{rows['seeds'].max():.0f}"}
@@ -262,7 +250,7 @@ def _latency_numbers(results: Results) -> dict[str, str]:
     table, facts = results["latency"].set_index("kind"), results.origin("latency")["config"]
     singles = table[~table.index.duplicated(keep=False)]
     numbers = {f"ms/{kind}": f"{row['median_ms']:.2f}" for kind, row in singles.iterrows()}
-    numbers |= {f"{MEASURE}/{kind}": f"{row[MEASURE]:.3f}" for kind, row in singles.iterrows()}
+    numbers |= {f"{names.MEASURE}/{kind}": f"{row[names.MEASURE]:.3f}" for kind, row in singles.iterrows()}
     return numbers | {
         "documents": f"{facts['n_docs']:,}",
         "a document": f"{facts['postings_per_document']:,.0f}",
@@ -305,8 +293,8 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
 
 def _seed_numbers(results: Results) -> dict[str, str]:
     recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
-    at = recurring[np.isclose(recurring["cosine"], SAME)].set_index("kind")["share"]
-    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(SAME)}
+    at = recurring[np.isclose(recurring["cosine"], names.SAME)].set_index("kind")["share"]
+    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(names.SAME)}
     return numbers | {
         f"overlap/{pair}": f"{x:.2f}" for pair, x in without_limit(agreement).groupby("pair")["mean"].mean().items()
     }
@@ -315,16 +303,16 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 def _claim_numbers(results: Results) -> dict[str, str]:
     """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
 
-    The counts are of the claims of Latent Terms and SPLARE; one with several rows counts by its first.
+    The counts are of the claims of Latent Terms and names.SPLARE; one with several rows counts by its first.
     """
     table = results["claims"]
-    theirs = table[table["source"].isin([LATENT_TERMS, SPLARE])].drop_duplicates("key")
-    numbers = {f"count/{verdict}": str((theirs["verdict"] == verdict).sum()) for verdict in VERDICTS}
-    numbers |= {f"count/{why}": str((theirs["why"] == why).sum()) for why in (CONTRADICTED, UNDECIDED)}
+    theirs = table[table["source"].isin([names.LATENT_TERMS, names.SPLARE])].drop_duplicates("key")
+    numbers = {f"count/{verdict}": str((theirs["verdict"] == verdict).sum()) for verdict in names.VERDICTS}
+    numbers |= {f"count/{why}": str((theirs["why"] == why).sum()) for why in (names.CONTRADICTED, names.UNDECIDED)}
     numbers["count"] = str(len(theirs))
     numbers |= {f"{key}-2": MISSING for key in table["key"]}
     for row, number in zip(table.itertuples(), table.groupby("key").cumcount() + 1, strict=True):
-        published = f"published {row.published}; " if row.published != "–" and row.verdict != UNTESTED else ""
+        published = f"published {row.published}; " if row.published != "–" and row.verdict != names.UNTESTED else ""
         numbers[row.key if number == 1 else f"{row.key}-{number}"] = f"{row.ours} ({published}{_verdict(row)})"
     return numbers
 

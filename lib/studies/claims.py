@@ -27,40 +27,18 @@ import numpy as np
 import pandas as pd
 
 from lib.studies import measured as ours
+from lib.studies import names
 from lib.studies.measured import Measured
-from lib.studies.names import (
-    CONTRADICTED,
-    DENSE,
-    FAILS,
-    HOLDS,
-    LATENT,
-    LATENT_TERMS,
-    LEXICAL,
-    NO_INTERVAL,
-    OTHERS,
-    OURS,
-    PLAIN,
-    REACHED,
-    SHORT,
-    SPLADE_STYLE,
-    SPLARE,
-    TOKEN_EMBEDDINGS,
-    UNDECIDED,
-    UNSIZED,
-    UNTESTED,
-    UNTRAINED,
-    WEAKER,
-)
 from lib.studies.published import DENSEON, PUBLISHED, PUBLISHED_LIMIT, PW_MCC, SEISMIC_SPEEDUP, SHARED
 from lib.studies.results import NotMeasured, Results
 from lib.support.folders import digest_file
 
 # What the claims of a source are tested with here.
 TESTED = {
-    LATENT_TERMS: "the method, with our retriever and autoencoders",
-    SPLARE: "its readout of a frozen retriever; theirs is trained through the latents, and is not judged",
-    OTHERS: "our retriever, autoencoders and machine",
-    OURS: "our retriever and autoencoders",
+    names.LATENT_TERMS: "the method, with our retriever and autoencoders",
+    names.SPLARE: "its readout of a frozen retriever; theirs is trained through the latents, and is not judged",
+    names.OTHERS: "our retriever, autoencoders and machine",
+    names.OURS: "our retriever and autoencoders",
 }
 
 NEGLIGIBLE = 0.02  # of nDCG@10: what is smaller is called no difference
@@ -143,14 +121,14 @@ def judge(low: float, high: float, agrees: Bounds, size: Bounds) -> tuple[str, s
         For an interval whose ends are the wrong way round.
     """
     if isnan(low) or isnan(high):
-        return UNTESTED, NO_INTERVAL
+        return names.UNTESTED, names.NO_INTERVAL
     if low > high:
         raise ValueError(f"The interval is from {low} to {high}; give its lower end first.")
     if not (agrees[0] < low and high < agrees[1]):
-        return FAILS, CONTRADICTED if high <= agrees[0] or low >= agrees[1] else UNDECIDED
+        return names.FAILS, names.CONTRADICTED if high <= agrees[0] or low >= agrees[1] else names.UNDECIDED
     if size == agrees:
-        return HOLDS, UNSIZED
-    return (HOLDS, REACHED) if low <= size[1] and high >= size[0] else (WEAKER, SHORT)
+        return names.HOLDS, names.UNSIZED
+    return (names.HOLDS, names.REACHED) if low <= size[1] and high >= size[0] else (names.WEAKER, names.SHORT)
 
 
 def _gain(retriever: str) -> np.ndarray:
@@ -174,87 +152,90 @@ def _share(published: float) -> Bounds:
 CLAIMS = tuple(Claim(*fields) for fields in (
     # key, claim, whose, quantity,
     #     values that agree, published, how it is written, notebook, where our figure is read
-    ("dense", "latent terms rank better than dense search", LATENT_TERMS, "nDCG@10 less dense",
+    ("dense", "latent terms rank better than dense search", names.LATENT_TERMS, "nDCG@10 less dense",
         MORE, VECTORS.mean(), "+.3f", "20_retrieval", ours.against_dense),
-    ("each", "on no collection do latent terms rank much worse", LATENT_TERMS, "nDCG@10 less dense",
+    ("each", "on no collection do latent terms rank much worse", names.LATENT_TERMS, "nDCG@10 less dense",
         (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", ours.on_each),
-    ("best", "latent terms rank far better on some collections", LATENT_TERMS, "nDCG@10 less dense",
+    ("best", "latent terms rank far better on some collections", names.LATENT_TERMS, "nDCG@10 less dense",
         MORE, VECTORS.max(), "+.3f", "20_retrieval", ours.at_best),
-    ("late", "latent terms rank below late interaction", LATENT_TERMS, "nDCG@10 less MaxSim",
+    ("late", "latent terms rank below late interaction", names.LATENT_TERMS, "nDCG@10 less MaxSim",
         LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
-    ("limit-r10", "on LIMIT latent terms find far more than dense search", LATENT_TERMS, "R@10 less dense",
+    ("limit-r10", "on LIMIT latent terms find far more than dense search", names.LATENT_TERMS, "R@10 less dense",
         MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@10")),
-    ("limit-r100", "on LIMIT they find far more down to rank 100, too", LATENT_TERMS, "R@100 less dense",
+    ("limit-r100", "on LIMIT they find far more down to rank 100, too", names.LATENT_TERMS, "R@100 less dense",
         MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@100")),
-    ("limit-dense", "on LIMIT dense search finds next to nothing", LATENT_TERMS, "R@10 of dense",
+    ("limit-dense", "on LIMIT dense search finds next to nothing", names.LATENT_TERMS, "R@10 of dense",
         (-inf, NEAR_ZERO), LIMIT.loc["Contriever", "R@10"], ".3f", "21_limit", ours.limit_dense),
-    ("limit-words", "on LIMIT latent terms find less than words do", LATENT_TERMS, "R@10 less lexical BM25",
+    ("limit-words", "on LIMIT latent terms find less than words do", names.LATENT_TERMS, "R@10 less lexical BM25",
         LESS, LIMIT.loc["Contriever + latent terms", "R@10"] - LIMIT.loc["BM25", "R@10"], "+.3f", "21_limit",
-        partial(ours.limit_less, system=LEXICAL)),
-    ("zipf", "Zipf's exponent of the latents is near 1", LATENT_TERMS, "exponent",
+        partial(ours.limit_less, system=names.LEXICAL)),
+    ("zipf", "Zipf's exponent of the latents is near 1", names.LATENT_TERMS, "exponent",
         (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
-    ("power-law", "frequencies of latents follow a power law", LATENT_TERMS, "collections that do not reject it",
+    ("power-law", "frequencies of latents follow a power law", names.LATENT_TERMS, "collections that do not reject it",
         (0.5, inf), None, ".0%", "30_zipf", ours.power_law),
-    ("lexical", "a third of the latents are lexical", LATENT_TERMS, "share of the latents",
+    ("lexical", "a third of the latents are lexical", names.LATENT_TERMS, "share of the latents",
         _share(0.33), 0.33, ".0%", "31_features", partial(ours.family, name="lexical")),
-    ("narrow", "a tenth of the latents are narrow", LATENT_TERMS, "share of the latents",
+    ("narrow", "a tenth of the latents are narrow", names.LATENT_TERMS, "share of the latents",
         _share(0.10), 0.10, ".0%", "31_features", partial(ours.family, name="narrow")),
-    ("broad", "the rest of the latents are broad", LATENT_TERMS, "share of the latents",
+    ("broad", "the rest of the latents are broad", names.LATENT_TERMS, "share of the latents",
         _share(0.57), 0.57, ".0%", "31_features", partial(ours.family, name="broad")),
-    ("max", "pooling by maximum is slightly worse than by sum", LATENT_TERMS, "nDCG@10 less sum",
+    ("max", "pooling by maximum is slightly worse than by sum", names.LATENT_TERMS, "nDCG@10 less sum",
         (-SLIGHT, 0.0), None, "+.3f", "50_ablations", partial(ours.change, table="ablations", variant="pooling: max")),
-    ("batchtopk", "BatchTopK gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+    ("batchtopk", "BatchTopK gives no gain", names.LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
         "50_ablations", partial(ours.activation, name="BatchTopK")),
-    ("jumprelu", "JumpReLU gives no gain", LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+    ("jumprelu", "JumpReLU gives no gain", names.LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
         "50_ablations", partial(ours.activation, name="JumpReLU")),
-    ("width", "retrieval is robust to the width", LATENT_TERMS, "nDCG@10 a doubling",
+    ("width", "retrieval is robust to the width", names.LATENT_TERMS, "nDCG@10 a doubling",
         (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
-    ("k", "retrieval is robust to k", LATENT_TERMS, "nDCG@10 a doubling",
+    ("k", "retrieval is robust to k", names.LATENT_TERMS, "nDCG@10 a doubling",
         (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="k")),
-    ("plain", "a plain language model gives worse terms", LATENT_TERMS, "nDCG@10 lost",
+    ("plain", "a plain language model gives worse terms", names.LATENT_TERMS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=PLAIN)),
-    ("peak", "the best layer is near two thirds of the depth", SPLARE, "its depth, read by maximum and log",
-        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=SPLADE_STYLE)),
-    ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", SPLARE, "nDCG@10 a doubling",
+        partial(ours.lost, table="retrieval_training", variant=names.PLAIN)),
+    ("peak", "the best layer is near two thirds of the depth", names.SPLARE, "its depth, read by maximum and log",
+        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.SPLADE_STYLE)),
+    ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", names.SPLARE, "nDCG@10 a doubling",
         MORE, None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
-    ("pruned", "100 latents a document cost about 2 %", SPLARE, "relative nDCG@10",
+    ("pruned", "100 latents a document cost about 2 %", names.SPLARE, "relative nDCG@10",
         (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
-    ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", OTHERS, "nDCG@10 less dense",
-        LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
-    ("shared", "seeds share under half of their latents (Paulo and Belrose)", OTHERS,
+    ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", names.OTHERS,
+        "nDCG@10 less dense", LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
+    ("shared", "seeds share under half of their latents (Paulo and Belrose)", names.OTHERS,
         "share matched at a cosine of 0.7",
         (-inf, 0.5), SHARED, ".0%", "52_seeds", partial(ours.matched, column="share")),
-    ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", OTHERS,
+    ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", names.OTHERS,
         "mean cosine of matched latents (PW-MCC)",
         (PW_MCC - TENTH, inf), PW_MCC, ".2f", "52_seeds", partial(ours.matched, column="mean")),
-    ("seismic", "Seismic is 10 times as fast as other indices or more (Bruch et al.)", OTHERS,
+    ("seismic", "Seismic is 10 times as fast as other indices or more (Bruch et al.)", names.OTHERS,
         "time of our exact search / Seismic's", (1.0, inf), SEISMIC_SPEEDUP, ".2f", "43_latency", ours.speedup),
-    ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", OTHERS, "FVU less Top-K",
+    ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", names.OTHERS, "FVU less Top-K",
         LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="BatchTopK")),
-    ("jumprelu-fvu", "JumpReLU reconstructs better than Top-K (Rajamanoharan et al.)", OTHERS, "FVU less Top-K",
+    ("jumprelu-fvu", "JumpReLU reconstructs better than Top-K (Rajamanoharan et al.)", names.OTHERS, "FVU less Top-K",
         LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="JumpReLU")),
-    ("abstopk-fvu", "AbsTopK reconstructs better than Top-K (Zhu et al.)", OTHERS, "FVU less Top-K",
+    ("abstopk-fvu", "AbsTopK reconstructs better than Top-K (Zhu et al.)", names.OTHERS, "FVU less Top-K",
         LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="AbsTopK")),
-    ("untrained", "an untrained model gives worse terms", OURS, "nDCG@10 lost",
+    ("untrained", "an untrained model gives worse terms", names.OURS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=UNTRAINED)),
-    ("embeddings", "token embeddings give worse terms", OURS, "nDCG@10 lost",
+        partial(ours.lost, table="retrieval_training", variant=names.UNTRAINED)),
+    ("embeddings", "token embeddings give worse terms", names.OURS, "nDCG@10 lost",
         MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=TOKEN_EMBEDDINGS)),
-    ("abstopk", "AbsTopK gives no gain", OURS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations",
+        partial(ours.lost, table="retrieval_training", variant=names.TOKEN_EMBEDDINGS)),
+    ("abstopk", "AbsTopK gives no gain", names.OURS, "nDCG@10 less Top-K",
+        (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations",
         partial(ours.change, table="ablations", variant="activation: AbsTopK", trained=True)),
-    ("seeds", "seeds agree in quality", OURS, "nDCG@10, standard deviation",
+    ("seeds", "seeds agree in quality", names.OURS, "nDCG@10, standard deviation",
         (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
-    ("joined", "two seeds joined, half of k each, rank better than one", OURS, "nDCG@10 less seed 0",
+    ("joined", "two seeds joined, half of k each, rank better than one", names.OURS, "nDCG@10 less seed 0",
         MORE, None, "+.3f", "52_seeds", partial(ours.change, table="seeds", variant="2 seeds joined", trained=True)),
-    ("peak-terms", "the best layer for latent terms is near two thirds, too", OURS, "its depth, read by sum and BM25",
-        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=LATENT)),
-    ("decay", "on LIMIT latent terms keep more of their recall than dense", OURS, "share of R@10 kept, less dense",
-        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=DENSE, columns=KEPT)),
-    ("dense-tuned", "tuned latent terms rank better than dense search", OURS,
+    ("peak-terms", "the best layer for latent terms is near two thirds, too", names.OURS,
+        "its depth, read by sum and BM25",
+        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.LATENT)),
+    ("decay", "on LIMIT latent terms keep more of their recall than dense", names.OURS,
+        "share of R@10 kept, less dense",
+        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=names.DENSE, columns=KEPT)),
+    ("dense-tuned", "tuned latent terms rank better than dense search", names.OURS,
         "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
-    ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", OURS, "nDCG@10 less k1 = 8, b = 0.7",
+    ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", names.OURS, "nDCG@10 less k1 = 8, b = 0.7",
         MORE, None, "+.3f", "60_beyond", ours.tuned),
 ))
 # fmt: on
@@ -294,7 +275,7 @@ def _rows(claim: Claim, results: Results) -> list[dict]:
 def _row(claim: Claim, figure: Measured, missing: str) -> dict:
     verdict, why = judge(figure.low, figure.high, claim.agrees, claim.size)
     text = "–" if isnan(figure.value) else format(figure.value, claim.form)
-    if verdict != UNTESTED:
+    if verdict != names.UNTESTED:
         text += f" [{figure.low:{claim.form}}, {figure.high:{claim.form}}]"
     return {
         "key": claim.key,

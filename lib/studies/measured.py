@@ -9,22 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.evaluation.measures import bootstrap_interval, deviation_interval, resampled_means, wilson_interval
-from lib.studies.names import (
-    BASELINE,
-    DENSE,
-    DOCUMENT_TOP,
-    EXACT,
-    LATE,
-    LATENT,
-    LATENTS,
-    MEASURE,
-    NOTHING_PRUNED,
-    PAPERS,
-    PLAUSIBLE,
-    RECALL,
-    SEISMIC,
-    TUNED,
-)
+from lib.studies import names
 from lib.studies.results import NotMeasured, Results, mean_of, without_limit
 
 NORMAL = stats.norm.ppf(0.975)  # half the width of a 95 % interval in standard deviations
@@ -42,13 +27,13 @@ class Measured(NamedTuple):
     on: str
 
 
-def _names(rows: pd.DataFrame) -> str:
-    names = list(dict.fromkeys(rows["collection"]))
-    return names[0] if len(names) == 1 else f"mean of {len(names)} collections"
+def _where(rows: pd.DataFrame) -> str:
+    collections = rows["collection"].unique()
+    return collections[0] if len(collections) == 1 else f"mean of {len(collections)} collections"
 
 
 def _mean(rows: pd.DataFrame, *columns: str) -> Measured:
-    return Measured(*mean_of(rows, *columns), _names(rows))
+    return Measured(*mean_of(rows, *columns), _where(rows))
 
 
 def _negated(figure: Measured) -> Measured:
@@ -57,17 +42,17 @@ def _negated(figure: Measured) -> Measured:
 
 def _ndcg(results: Results, system: str) -> pd.DataFrame:
     table = results["retrieval"]
-    return without_limit(table[(table["measure"] == MEASURE) & (table["system"] == system)])
+    return without_limit(table[(table["measure"] == names.MEASURE) & (table["system"] == system)])
 
 
 def against_dense(results: Results) -> list[Measured]:
     """Return latent terms, with the paper's constants of BM25, less dense search."""
-    return [_mean(_ndcg(results, LATENT))]
+    return [_mean(_ndcg(results, names.LATENT))]
 
 
 def tuned_against_dense(results: Results) -> list[Measured]:
     """Return latent terms with tuned constants less dense search, as `tuned` does."""
-    return _by_tuning(results, _ndcg(results, TUNED))
+    return _by_tuning(results, _ndcg(results, names.TUNED))
 
 
 def tuned(results: Results) -> list[Measured]:
@@ -76,16 +61,16 @@ def tuned(results: Results) -> list[Measured]:
     First on collections that nothing was tuned on, then on those whose other queries were tuned on.
     """
     table = results["beyond"]
-    rows = without_limit(table[(table["system"] == PAPERS) & table["p"].notna()])  # rows of means have no test
+    rows = without_limit(table[(table["system"] == names.PAPERS) & table["p"].notna()])  # rows of means have no test
     return [_negated(figure) for figure in _by_tuning(results, rows)]
 
 
 def _by_tuning(results: Results, rows: pd.DataFrame) -> list[Measured]:
     training = results.origin("beyond")["config"]["training"]
-    names = {_without_split(f"{part['name']}/{part['split']}") for part in training}
-    tuned_on = rows["collection"].map(_without_split).isin(names)
+    sources = {_without_split(f"{part['name']}/{part['split']}") for part in training}
+    tuned_on = rows["collection"].map(_without_split).isin(sources)
     parts = ((rows[~tuned_on], "not tuned on"), (rows[tuned_on], "tuned on, by other queries"))
-    return [_mean(part)._replace(on=f"{_names(part)} {note}") for part, note in parts if len(part)]
+    return [_mean(part)._replace(on=f"{_where(part)} {note}") for part, note in parts if len(part)]
 
 
 def _without_split(name: str) -> str:
@@ -95,13 +80,13 @@ def _without_split(name: str) -> str:
 
 def on_each(results: Results) -> list[Measured]:
     """Return latent terms less dense search where they do worst: the difference whose interval reaches lowest."""
-    rows = _widened(_ndcg(results, LATENT))
+    rows = _widened(_ndcg(results, names.LATENT))
     return [_single(rows, rows["low"].idxmin(), "lowest")]
 
 
 def at_best(results: Results) -> list[Measured]:
     """Return latent terms less dense search where they do best: the difference whose interval begins highest."""
-    rows = _widened(_ndcg(results, LATENT))
+    rows = _widened(_ndcg(results, names.LATENT))
     return [_single(rows, rows["low"].idxmax(), "clearest")]
 
 
@@ -123,9 +108,9 @@ def _single(rows: pd.DataFrame, label: int, word: str) -> Measured:
 def against_late(results: Results) -> list[Measured]:
     """Return latent terms less late interaction over the same token states."""
     table = results["retrieval_per_query"]
-    if LATE not in table:
-        raise NotMeasured(f"no {LATE} among the systems")
-    figure = _paired(without_limit(table[table["measure"] == MEASURE]), LATENT, LATE)
+    if names.LATE not in table:
+        raise NotMeasured(f"no {names.LATE} among the systems")
+    figure = _paired(without_limit(table[table["measure"] == names.MEASURE]), names.LATENT, names.LATE)
     return [figure._replace(on=f"{figure.on}, retriever not trained for it")]
 
 
@@ -149,13 +134,13 @@ def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
 def limit_gain(results: Results, measure: str) -> list[Measured]:
     """Return recall of latent terms less that of dense search on the largest LIMIT."""
     rows, size = _largest(results, measure)
-    return [Measured(*rows.loc[LATENT, DIFFERENCE], size)]
+    return [Measured(*rows.loc[names.LATENT, DIFFERENCE], size)]
 
 
 def limit_dense(results: Results) -> list[Measured]:
     """Return R@10 of dense search on the largest LIMIT."""
-    rows, size = _largest(results, RECALL)
-    return [Measured(*rows.loc[DENSE, ["mean", "low", "high"]], size)]
+    rows, size = _largest(results, names.RECALL)
+    return [Measured(*rows.loc[names.DENSE, ["mean", "low", "high"]], size)]
 
 
 def limit_less(
@@ -166,9 +151,9 @@ def limit_less(
     The table has no interval of the difference: it is from the lowest less the highest to the highest less the lowest,
     which is wider.
     """
-    rows, size = _largest(results, RECALL)
+    rows, size = _largest(results, names.RECALL)
     value, low, high = columns
-    ours, theirs = rows.loc[LATENT], rows.loc[system]
+    ours, theirs = rows.loc[names.LATENT], rows.loc[system]
     return [Measured(ours[value] - theirs[value], ours[low] - theirs[high], ours[high] - theirs[low], size)]
 
 
@@ -180,13 +165,13 @@ def zipf(results: Results) -> list[Measured]:
 
 def power_law(results: Results) -> list[Measured]:
     """Return the share of collections in which a power law is not rejected, with its Wilson interval."""
-    passed = _exponents(results)["p"] >= PLAUSIBLE
+    passed = _exponents(results)["p"] >= names.PLAUSIBLE
     return [Measured(passed.mean(), *wilson_interval(passed.sum(), len(passed)), f"{len(passed)} collections")]
 
 
 def _exponents(results: Results) -> pd.DataFrame:
     table = results["zipf"]
-    return without_limit(table[table["vocabulary"] == LATENTS])
+    return without_limit(table[table["vocabulary"] == names.LATENTS])
 
 
 def family(results: Results, name: str) -> list[Measured]:
@@ -261,13 +246,13 @@ def reconstruction(results: Results, name: str) -> list[Measured]:
     unexplained = table.pivot(index="collection", columns="variant", values="fvu")
     pairs = {
         f"activation: {name}, per-token": (PER_TOKEN, ", states of one norm"),
-        f"activation: {name}": (BASELINE, ""),
+        f"activation: {name}": (names.BASELINE, ""),
     }
     figures = []
     for variant, (reference, note) in pairs.items():
         if variant in unexplained:
             value = (unexplained[variant] - unexplained[reference]).mean()
-            figure = Measured(value, value, value, f"{_names(table)}{note}")
+            figure = Measured(value, value, value, f"{_where(table)}{note}")
             figures.append(_trained_once(results, figure, "fvu"))
     if not figures:
         raise NotMeasured(f"no 'activation: {name}' in ablations.csv")
@@ -285,7 +270,7 @@ def trend(results: Results, field: str) -> list[Measured]:
 def seeds(results: Results) -> list[Measured]:
     """Return the standard deviation over seeds of nDCG@10, a mean of collections, with its chi-squared interval."""
     means = _by_seed(results, "mean")
-    on = f"{_names(without_limit(results['seeds']))}, {len(means)} seeds"
+    on = f"{_where(without_limit(results['seeds']))}, {len(means)} seeds"
     return [Measured(means.std(), *deviation_interval(means.std(), len(means)), on)]
 
 
@@ -310,19 +295,19 @@ def peak(results: Results, readout: str) -> list[Measured]:
     summary, values = without_limit(results["layers"]), results["layers_per_query"]
     layers = summary[summary["readout"] == readout].drop_duplicates("variant").sort_values("layer")
     depths = layers["layer"].to_numpy() / layers["layer"].max()
-    names = dict.fromkeys(summary["collection"])
-    groups = [values.loc[values["collection"] == name, list(layers["variant"])].to_numpy() for name in names]
+    by_collection, variants = values.set_index("collection"), list(layers["variant"])
+    groups = [by_collection.loc[name, variants].to_numpy() for name in summary["collection"].unique()]
     best = np.mean([group.mean(axis=0) for group in groups], axis=0).argmax()
     draws = depths[resampled_means(groups).argmax(axis=1)]
     low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
-    return [Measured(depths[best], low, high, _names(summary))]
+    return [Measured(depths[best], low, high, _where(summary))]
 
 
 def pruned(results: Results, top: int) -> list[Measured]:
     """Return the change when documents keep their largest weights only, as a share of the unpruned nDCG@10."""
     table = without_limit(results["pruning"])
-    unpruned = table[table["kind"] == NOTHING_PRUNED].set_index("collection")["mean"]
-    rows = table[(table["kind"] == DOCUMENT_TOP) & (table["value"] == top)]
+    unpruned = table[table["kind"] == names.NOTHING_PRUNED].set_index("collection")["mean"]
+    rows = table[(table["kind"] == names.DOCUMENT_TOP) & (table["value"] == top)]
     if rows.empty:
         raise NotMeasured(f"no documents pruned to {top} latents")
     return [_mean(rows.assign(**rows[DIFFERENCE].div(rows["collection"].map(unpruned), axis=0)))]
@@ -334,10 +319,10 @@ def speedup(results: Results) -> list[Measured]:
     The interval is from the lowest time over the highest to the highest over the lowest, which is wider.
     """
     table, n_docs = results["latency"], results.origin("latency")["config"]["n_docs"]
-    rows = table[(table["kind"] == SEISMIC) & (table["recall"] >= EXACT_ENOUGH)].sort_values("median_ms")
+    rows = table[(table["kind"] == names.SEISMIC) & (table["recall"] >= EXACT_ENOUGH)].sort_values("median_ms")
     if rows.empty:
-        raise NotMeasured(f"no {SEISMIC} with a recall of {EXACT_ENOUGH} in latency.csv")
-    exact, seismic = table[table["kind"] == EXACT].iloc[0], rows.iloc[0]
+        raise NotMeasured(f"no {names.SEISMIC} with a recall of {EXACT_ENOUGH} in latency.csv")
+    exact, seismic = table[table["kind"] == names.EXACT].iloc[0], rows.iloc[0]
     low = high = nan
     if {"ms_low", "ms_high"} <= set(table):
         low, high = exact["ms_low"] / seismic["ms_high"], exact["ms_high"] / seismic["ms_low"]
