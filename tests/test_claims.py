@@ -280,7 +280,7 @@ def test_what_has_no_interval_tests_nothing(folder, tmp_path):
 
 def test_each_claim_says_what_it_was_tested_with(table):
     (splare,) = set(table.loc[table["source"] == SPLARE, "tested_with"])
-    assert "frozen" in splare and "not judged" in splare
+    assert "frozen" in splare and "not with its model" in splare
     texts = [text.get_text() for text in claims_figure(table).axes[0].texts]
     assert f"tested with {splare}" in texts and splare in claims_in_words(table)
     plt.close("all")

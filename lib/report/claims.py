@@ -31,7 +31,8 @@ def claims_figure(table: pd.DataFrame) -> Figure:
         for source, rows in table.groupby("source", sort=False):
             place = places[rows.index].min() - 1
             axes.text(-0.02, place, source, fontsize=8, fontweight="bold", ha="right", va="center")
-            axes.text(0, place, f"tested with {rows['tested_with'].iloc[0]}", fontsize=6.5, va="center")
+            note = axes.text(0, place, f"tested with {rows['tested_with'].iloc[0]}", fontsize=6.5, va="center")
+            note.set_in_layout(False)  # it may reach over the column of figures
         axes.set_yticks(places, [_label(row) for row in table.itertuples()], fontsize=6.5)
         axes.set(ylim=(places.max() + 0.6, -0.6), xlim=(0, 1))
         axes.set_xticks([])

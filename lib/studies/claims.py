@@ -36,7 +36,7 @@ from lib.support.folders import digest_file
 # What the claims of a source are tested with here.
 TESTED = {
     names.LATENT_TERMS: "the method, with our retriever and autoencoders",
-    names.SPLARE: "its readout of a frozen retriever; theirs is trained through the latents, and is not judged",
+    names.SPLARE: "its readout of a frozen retriever, not with its model trained through latents",
     names.OTHERS: "our retriever, autoencoders and machine",
     names.OURS: "our retriever and autoencoders",
 }
@@ -206,7 +206,7 @@ CLAIMS = tuple(Claim(*fields) for fields in (
     ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", names.OTHERS,
         "mean cosine of matched latents (PW-MCC)",
         (PW_MCC - TENTH, inf), PW_MCC, ".2f", "52_seeds", partial(ours.matched, column="mean")),
-    ("seismic", "Seismic is 10 times as fast as other indices or more (Bruch et al.)", names.OTHERS,
+    ("seismic", "Seismic is 10 times as fast as other indices (Bruch et al.)", names.OTHERS,
         "time of our exact search / Seismic's", (1.0, inf), SEISMIC_SPEEDUP, ".2f", "43_latency", ours.speedup),
     ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", names.OTHERS, "FVU less Top-K",
         LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="BatchTopK")),
