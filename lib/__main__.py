@@ -17,7 +17,7 @@ from safetensors import safe_open
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
-from lib.latent_terms import LatentTerms, join_models, like
+from lib.latent_terms import LatentTerms, join_models
 from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
@@ -236,7 +236,7 @@ def _join(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
     model = join_models([LatentTerms.load(folder) for folder in args.models], args.k)
     if args.no_special_tokens:
-        model = LatentTerms(like(model.encoder, special_tokens=False), model.sae, model.pooling, model.phi)
+        model = LatentTerms(model.encoder.replace(special_tokens=False), model.sae, model.pooling, model.phi)
     model.save(args.out, args.stored)
     print(f"{model} is written to {args.out}.")
 

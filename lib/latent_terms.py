@@ -95,10 +95,11 @@ class LatentTerms:
             f"{self.bm25})"
         )
 
-    def encode_documents(self, texts: Iterable[str], *, progress: bool | None = None) -> csr_array:
+    def encode_documents(self, texts: Iterable[str], *, progress: bool = True) -> csr_array:
         """Return the term weights of documents, float32 [n_texts, width]; an empty text is an empty row.
 
-        A row depends on its own text only.
+        A row depends on its own text only, but for rounding: among other texts, rows differ by 2e-7 of their norm in
+        float32 and by 6 % in bfloat16, where rounding decides which of two nearly equal latents is active.
 
         Raises
         ------
@@ -107,17 +108,15 @@ class LatentTerms:
         """
         return self._encode(texts, "document", progress)
 
-    def encode_queries(self, texts: Iterable[str], *, progress: bool | None = None) -> csr_array:
+    def encode_queries(self, texts: Iterable[str], *, progress: bool = True) -> csr_array:
         """Return the term weights of queries, as `encode_documents` does, with the encoder's query prompt."""
         return self._encode(texts, "query", progress)
 
-    def _encode(self, texts: Iterable[str], kind: str, progress: bool | None) -> csr_array:
+    def _encode(self, texts: Iterable[str], kind: str, progress: bool) -> csr_array:
         blocks = [block.terms for block in self.stream(texts, kind, progress=progress)]
         return vstack(blocks, format="csr") if blocks else csr_array((0, self.sae.width), dtype=np.float32)
 
-    def stream(
-        self, texts: Iterable[str], kind: str = "document", *, progress: bool | None = None
-    ) -> Iterator[EncodedTexts]:
+    def stream(self, texts: Iterable[str], kind: str = "document", *, progress: bool = True) -> Iterator[EncodedTexts]:
         """Yield the encoded texts a few at a time, in order, so that a corpus need never be in memory."""
         blocks = self.encoder.stream(texts, kind, progress=progress)
         return (self.encode_states(block) for block in blocks)
@@ -281,13 +280,6 @@ def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTe
         raise ValueError(f"The models differ in the retriever, pooling or phi: {list(models)}; join those that do not.")
     first = models[0]
     return LatentTerms(first.encoder, sae if k is None else sae.with_k(k), first.pooling, first.phi)
-
-
-def like(encoder: TokenEncoder, **changes) -> TokenEncoder:
-    """Return an encoder with the settings of another, but for the changes: arguments of `TokenEncoder`."""
-    settings = encoder.config | changes
-    model = settings.pop("model")
-    return TokenEncoder(None if model == RETRIEVER_NAME else model, **settings, device=str(encoder.device))
 
 
 def other_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> str | None:

@@ -324,7 +324,7 @@ def test_thresholds_start_at_the_smallest_where_fewer_than_k_are_above_zero():
 
 
 def test_thresholds_have_nothing_to_start_from():
-    with pytest.raises(ValueError, match="No pre-activation of the first batch is above 0"):
+    with pytest.raises(ValueError, match="first batch"):
         JumpReLU(2).initial_threshold(torch.zeros(5, 3), torch.ones(4, 3), torch.zeros(4))
     assert all(
         activation.initial_threshold(torch.zeros(5, 3), torch.ones(4, 3), torch.zeros(4)) is None
@@ -378,7 +378,7 @@ def test_activations_by_name():
     ("arguments", "error", "message"),
     [
         (("relu", 3), ValueError, "relu"),
-        (("topk", 0), ValueError, "k is 0; it must be at least 1"),
+        (("topk", 0), ValueError, "k is 0"),
         (("topk", 2.0), TypeError, "k is 2.0"),
         (("batchtopk", 3, [1, 3]), ValueError, "batchtopk"),
         (("topk", 3, [3, 1]), ValueError, "ascend"),

@@ -134,7 +134,7 @@ def test_a_late_interaction_model_has_its_blocks_below_the_projection(expanding_
     torch.testing.assert_close(block.states, below.states[kept], **CLOSE)
     projected = torch.nn.functional.normalize(block.states @ projection().T, dim=1)
     torch.testing.assert_close(joined(encoder.stream(["the cat ran"])).states, projected, **CLOSE)
-    with pytest.raises(ValueError, match=r"layer is 5; .* has layers 0 \(embeddings\) to 4"):
+    with pytest.raises(ValueError, match="layer is 5"):
         encoder.at(5)
 
 
@@ -246,7 +246,7 @@ def test_latent_terms_of_a_late_interaction_model(expanding_folder, tmp_path):
     again = LatentTerms.load(tmp_path, dtype="float32")
     assert again.identity == model.identity
     assert (again.encode_queries(QUERIES) != model.encode_queries(QUERIES)).nnz == 0
-    with pytest.raises(ValueError, match="has states of size 32, the autoencoder reads size 16"):
+    with pytest.raises(ValueError, match=r"32.* 16"):
         LatentTerms(encoder.at(3), sae)
 
 
@@ -276,14 +276,14 @@ def test_splare_is_any_layer_with_max_log1p_and_the_inner_product(sentence_folde
 
 def test_models_that_cannot_be_read_are_refused(plain_folder, tmp_path):
     merging = save_colbert(plain_folder, tmp_path / "merging", last=[HierarchicalTokenPooling(2.0)])
-    with pytest.raises(ValueError, match=r"merges tokens \(HierarchicalTokenPooling\); save it without that module"):
+    with pytest.raises(ValueError, match="HierarchicalTokenPooling"):
         TokenEncoder(merging)
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     tokenizer = AutoTokenizer.from_pretrained(plain_folder).backend_tokenizer
     static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
     static.save_pretrained(str(tmp_path / "static"))
-    with pytest.raises(ValueError, match="begins with a StaticEmbedding; only a Transformer has token states"):
+    with pytest.raises(ValueError, match="StaticEmbedding"):
         TokenEncoder(tmp_path / "static")
 
 
@@ -293,7 +293,7 @@ def test_a_model_that_makes_other_tokens_is_refused(plain_folder, tmp_path):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     # sentence-transformers would then put the expansion before the query
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
-    with pytest.raises(ValueError, match=r"Of the query 'Is this text read .* the model makes the tokens"):
+    with pytest.raises(ValueError, match="query"):
         TokenEncoder(folder)
 
 
@@ -304,7 +304,7 @@ def test_a_chat_template_is_not_used(plain_folder, tmp_path):
     want = joined(TokenEncoder(plain_folder, dtype="float32").stream(TEXTS))
     assert_same(joined(TokenEncoder(tmp_path, dtype="float32").stream(TEXTS)), want)
     SentenceTransformer(modules=[Transformer(str(tmp_path)), Pooling(32)], device="cpu").save_pretrained(str(tmp_path))
-    with pytest.raises(ValueError, match="It uses no chat template"):  # but this model does
+    with pytest.raises(ValueError, match="chat template"):  # but this model does
         TokenEncoder(tmp_path)
 
 

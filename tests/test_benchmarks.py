@@ -12,12 +12,11 @@ from lib.benchmarks.peers import OURS, REFERENCE, competitors
 from lib.benchmarks.training import PRODUCT, fvu_table, fvus, speed_table, steps_to_time
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
-from lib.encode.states import StoredStates
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedJumpReLU
 from lib.sae.trainer import Run
-from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.sae.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
 
 CONFIG = TrainingConfig(width=48, k=3, batch_tokens=64, learning_rate=1e-2, select_dtype="float32")
 WORDS = [text for text in TEXTS if text.strip()]
@@ -107,7 +106,7 @@ def test_clipped_gradients_have_norm_1_for_the_error_of_a_token(monkeypatch):
 def test_the_timed_step_is_the_trainers(unit_gradient, nobody_else):
     # three steps at the rates of the trainer leave its weights: to the bit ours, but for rounding the reference's
     config, states = replace(CONFIG, unit_gradient=unit_gradient, epochs=3), normal_states(64)
-    run = Run(states, StoredStates([states]), config)
+    run = Run(TrainableAutoencoder.initial(states, config), Normalisation(torch.zeros(states.shape[1]), 1.0), n_steps=3)
     everyone = competitors(states, config)
     for number in range(3):
         run.advance(states)

@@ -65,14 +65,14 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_with_a_message(tmp_path,
     if part == "manifest" and not path.exists():
         assert Checkpoints(tmp_path).load().step == 10  # a checkpoint that is not there is no damage
         return
-    with pytest.warns(UserWarning, match=rf"{path.name}.*The other checkpoint, of step 10, is used"):
+    with pytest.warns(UserWarning, match=rf"{path.name}.*step 10"):
         kept = Checkpoints(tmp_path)
         assert kept.load().step == 10
     # the damaged one is written over, the good one stays
     kept.save(20, tensors(20), {})
     assert Checkpoints(tmp_path).load().step == 20
     damage(weights_of(tmp_path, 20))
-    with pytest.warns(UserWarning, match="of step 10, is used"):
+    with pytest.warns(UserWarning, match="step 10"):
         assert Checkpoints(tmp_path).load().step == 10
 
 
@@ -80,7 +80,7 @@ def test_when_all_are_damaged_nothing_is_made_up(tmp_path):
     written(tmp_path, 10, 20)
     for step in (10, 20):
         damage(weights_of(tmp_path, step))
-    with pytest.raises(ValueError, match=r"altered.*No other checkpoint is whole; delete .* to start anew"):
+    with pytest.raises(ValueError, match=r"altered.*delete"):
         Checkpoints(tmp_path).load()
 
 
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_are(tmp_path, monkeypatch):
         raise SafetensorError("No space left on device")  # as the library raises it, which is no OSError
 
     monkeypatch.setattr(lib.sae.checkpoints, "save_file", full)
-    with pytest.raises(OSError, match=r"state\.safetensors cannot be written \(No space left on device\); make room"):
+    with pytest.raises(OSError, match=r"state\.safetensors .*No space left on device"):
         kept.save(30, tensors(30), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -122,7 +122,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     child = "import sys; from lib.sae.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
     with Checkpoints(tmp_path):
         done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True)
-        assert "Another process trains in" in done.stderr
+        assert "Another process" in done.stderr
     with Checkpoints(tmp_path):  # free again
         pass
 
@@ -142,7 +142,7 @@ def test_a_lock_that_was_removed_as_we_got_it_is_not_one(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", late)
     with second:
         assert (folder / "lock").exists()
-        with pytest.raises(ValueError, match="Another process trains in"):
+        with pytest.raises(ValueError, match="Another process"):
             Checkpoints(folder).__enter__()
         second.save(1, tensors(1), {})
     assert Checkpoints(folder).load().step == 1

@@ -133,13 +133,13 @@ def test_a_latent_that_writes_nothing_is_read_where_norms_are_folded(tmp_path):
 
 def test_k_of_thresholds_is_given_or_found_where_saelens_keeps_it(tmp_path):
     folder = saelens_folder(tmp_path / "sae", "jumprelu")
-    with pytest.raises(ValueError, match=r"jumprelu SAE and does not say how many latents .* give it as k"):
+    with pytest.raises(ValueError, match=r"jumprelu.* k"):
         read_saelens(folder)
     details = {"training_architecture_details": {"k": 7.4}}
     folder = saelens_folder(tmp_path / "sae", "jumprelu", metadata=details)
     assert read_saelens(folder).k == 7
     assert read_saelens(folder, k=5).k == 5
-    with pytest.raises(ValueError, match=r"k is 5, but .* is a topk SAE with its own; read it, then use with_k"):
+    with pytest.raises(ValueError, match=r"k is 5.*with_k"):
         read_saelens(saelens_folder(tmp_path / "other"), k=5)
 
 
@@ -156,7 +156,7 @@ def test_sparsify_folders_encode_as_defined(tmp_path, dtype):
 
 def test_sparsify_gives_the_number_of_latents_as_a_multiple_of_d(tmp_path):
     assert read_sparsify(sparsify_folder(tmp_path, num_latents=0, expansion_factor=4)).width == WIDTH
-    with pytest.raises(ValueError, match=r"says d_in and num_latents are \(5, 40\), the weights have \(5, 20\)"):
+    with pytest.raises(ValueError, match=r"num_latents .*\(5, 40\).*\(5, 20\)"):
         read_sparsify(sparsify_folder(tmp_path, num_latents=0, expansion_factor=8))
 
 
@@ -236,20 +236,17 @@ def test_checkpoints_without_a_word_of_variant_and_normalisation(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpoint_format_version": 2}, "has checkpoint_format_version 2; this package reads 1. Upgrade"),
-        ({"rms_scale": -1}, "rms_scale of .* is -1; it must be one finite number above 0"),
-        ({"tensors": {"rms_scale": torch.ones(2)}}, r"rms_scale of .* is \(2,\); it must be one finite number"),
+        ({"checkpoint_format_version": 2}, "checkpoint_format_version 2"),
+        ({"rms_scale": -1}, "rms_scale.* -1"),
+        ({"tensors": {"rms_scale": torch.ones(2)}}, r"rms_scale.*\(2,\)"),
         ({"tensors": {"data_mean": torch.ones(D + 1)}, "normalize_input": True}, r"centre .*\(6,\)"),
-        ({"variant": "gated"}, "variant is 'gated'; choose one of 'standard', 'jumprelu'"),
-        ({"k": None}, "does not say how many latents a token has; .* give k"),
-        ({"variant": "jumprelu"}, "does not say how many latents a token has"),  # there, k is a limit
-        ({"k": WIDTH + 1}, "cannot be read: k is 21, more than the width 20"),
-        ({"hidden_dim": 40}, r"says input_dim and hidden_dim are \(5, 40\), the weights have \(5, 20\)"),
-        (
-            {"tensors": {"theta": torch.ones(WIDTH)}, "variant": "standard"},
-            "holds the tensors .*theta.*; they must be W_dec, W_enc, b_enc",
-        ),
-        ({"tensors": {"b_pre": torch.ones(D + 1)}}, r"cannot be read: b_pre has shape \(6,\)"),
+        ({"variant": "gated"}, "gated.*jumprelu"),
+        ({"k": None}, "give k"),
+        ({"variant": "jumprelu"}, "give k"),  # there, k is a limit
+        ({"k": WIDTH + 1}, "k is 21.* 20"),
+        ({"hidden_dim": 40}, r"hidden_dim .*\(5, 40\).*\(5, 20\)"),
+        ({"tensors": {"theta": torch.ones(WIDTH)}, "variant": "standard"}, "theta.* W_dec"),
+        ({"tensors": {"b_pre": torch.ones(D + 1)}}, r"b_pre .*\(6,\)"),
     ],
 )
 def test_checkpoints_that_are_refused(tmp_path, changes, message):
@@ -259,12 +256,12 @@ def test_checkpoints_that_are_refused(tmp_path, changes, message):
 
 def test_checkpoints_that_are_no_safetensors_or_say_k_twice(tmp_path):
     path = checkpoint(tmp_path / "sae.safetensors")
-    with pytest.raises(ValueError, match=r"k is 5, but .* has its own, 3; read it, then use with_k"):
+    with pytest.raises(ValueError, match=r"k is 5.* 3.*with_k"):
         read_checkpoint(path, k=5)
-    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors \(it holds sae.safetensors\); only safete"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         read_checkpoint(tmp_path)
     torch.save(load_file(path), tmp_path / "sae.pt")
-    with pytest.raises(ValueError, match=r"is not a whole safetensors file .*; a pickle is not read"):
+    with pytest.raises(ValueError, match="safetensors"):
         read_checkpoint(tmp_path / "sae.pt")
 
 
@@ -279,7 +276,7 @@ def test_what_is_written_as_saelens_is_read_back_the_same(tmp_path, jumprelu):
     assert config["metadata"]["model_name"] == "a retriever"
     assert set(SAELENS[config["architecture"]]) | set(PLAIN) | {"metadata"} == set(config)
     assert {path.name for path in (tmp_path / "sae").iterdir()} == {"cfg.json", "sae_weights.safetensors"}
-    with pytest.raises(FileExistsError, match=r"cfg\.json exists; give a new folder"):
+    with pytest.raises(FileExistsError, match=r"cfg\.json"):
         write_saelens(sae, tmp_path / "sae")
 
 
@@ -297,17 +294,17 @@ def test_a_write_that_fails_leaves_no_configuration(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm'; only 'none' can be read. Fold"),
-        ({"normalize_activations": "expected_average_only_in"}, "only 'none' can be read"),
-        ({"reshape_activations": "hook_z"}, "reshape_activations 'hook_z'; only 'none' can be read"),
-        ({"drop": ("apply_b_dec_to_input",)}, "does not say apply_b_dec_to_input"),
-        ({"drop": ("k",)}, "does not say k"),
-        ({"k": WIDTH + 1}, "cannot be read: k is 21, more than the width 20"),
-        ({"k": 2.5}, "cannot be read: k is 2.5"),
-        ({"d_sae": 40}, r"says d_in and d_sae are \(5, 40\), the weights have \(5, 20\)"),
-        ({"metadata": {"sae_lens_version": "5.3.0"}}, "saved by SAELens 5.3.0; .* from version 6 on. Load it with"),
-        ({"metadata": {"sae_lens_version": None}}, "saved by SAELens None"),
-        ({"drop": ("metadata",)}, "does not say metadata"),
+        ({"normalize_activations": "layer_norm"}, "layer_norm.*'none'"),
+        ({"normalize_activations": "expected_average_only_in"}, "expected_average_only_in"),
+        ({"reshape_activations": "hook_z"}, "hook_z"),
+        ({"drop": ("apply_b_dec_to_input",)}, "apply_b_dec_to_input"),
+        ({"drop": ("k",)}, "entry k"),
+        ({"k": WIDTH + 1}, "k is 21.* 20"),
+        ({"k": 2.5}, "k is 2.5"),
+        ({"d_sae": 40}, r"d_sae .*\(5, 40\).*\(5, 20\)"),
+        ({"metadata": {"sae_lens_version": "5.3.0"}}, "5.3.0.* 6"),
+        ({"metadata": {"sae_lens_version": None}}, "None"),
+        ({"drop": ("metadata",)}, "metadata"),
     ],
 )
 def test_what_saelens_would_encode_otherwise_is_refused(tmp_path, changes, message):
@@ -317,18 +314,18 @@ def test_what_saelens_would_encode_otherwise_is_refused(tmp_path, changes, messa
 
 @pytest.mark.parametrize("architecture", ["gated", "abstopk", "matching_pursuit", "jumprelu_transcoder"])
 def test_other_architectures_of_saelens_are_refused(tmp_path, architecture):
-    with pytest.raises(ValueError, match=f"architecture is '{architecture}'; choose one of 'topk', 'jumprelu'"):
+    with pytest.raises(ValueError, match=architecture):
         read_saelens(saelens_folder(tmp_path / "sae", architecture=architecture))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation": "groupmax"}, "activation 'groupmax'; only 'topk' can be read. Train with"),
-        ({"transcode": True}, "transcode True; only False can be read"),
-        ({"skip_connection": True}, "skip_connection True"),
-        ({"signed": True}, "signed True; only False can be read. Its codes may be negative"),
-        ({"d_in": 6}, r"says d_in and num_latents are \(6, 20\)"),
+        ({"activation": "groupmax"}, "groupmax.*topk"),
+        ({"transcode": True}, "transcode"),
+        ({"skip_connection": True}, "skip_connection"),
+        ({"signed": True}, "signed"),
+        ({"d_in": 6}, r"d_in .*\(6, 20\)"),
     ],
 )
 def test_what_sparsify_would_encode_otherwise_is_refused(tmp_path, changes, message):
@@ -345,39 +342,39 @@ def test_what_sparsify_would_encode_otherwise_is_refused(tmp_path, changes, mess
 )
 class TestDamagedFolders:
     def test_that_are_not_there(self, tmp_path, read, make, name):
-        with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing; give one that holds cfg.json"):
+        with pytest.raises(FileNotFoundError, match=r"missing.*cfg.json"):
             read(tmp_path / "missing")
         make(tmp_path / "layers.3")
-        with pytest.raises(FileNotFoundError, match=r"has no cfg.json \(it holds layers.3\); give the folder of one"):
+        with pytest.raises(FileNotFoundError, match=r"cfg\.json"):
             read(tmp_path)
 
     def test_that_lack_safetensors(self, tmp_path, read, make, name):
         folder = make(tmp_path / "sae")
         (folder / name).rename(folder / "sae.pt")
-        with pytest.raises(FileNotFoundError, match=f"has no {name} .*sae.pt.*; only safetensors are read"):
+        with pytest.raises(FileNotFoundError, match=name):
             read(folder)
 
     def test_that_are_cut(self, tmp_path, read, make, name):
         folder = make(tmp_path / "sae")
         (folder / name).write_bytes((folder / name).read_bytes()[:-8])
-        with pytest.raises(ValueError, match=f"{name} is not a whole safetensors file"):
+        with pytest.raises(ValueError, match=name):
             read(folder)
         (folder / "cfg.json").write_text("{")
-        with pytest.raises(ValueError, match=r"cfg.json is not JSON"):
+        with pytest.raises(ValueError, match=r"cfg.json.*JSON"):
             read(folder)
         (folder / "cfg.json").write_text("[]")
-        with pytest.raises(ValueError, match=r"cfg.json holds a list, not an object"):
+        with pytest.raises(ValueError, match=r"cfg.json.*list"):
             read(folder)
 
     def test_with_other_tensors(self, tmp_path, read, make, name):
         folder = make(tmp_path / "sae")
         tensors = load_file(folder / name)
         save_file({key: tensor for key, tensor in tensors.items() if key != "W_dec"}, folder / name)
-        with pytest.raises(ValueError, match=r"holds the tensors .*; they must be .*W_dec"):
+        with pytest.raises(ValueError, match="W_dec"):
             read(folder)
         save_file(tensors | {"scaling_factor": torch.ones(WIDTH)}, folder / name)
         with pytest.raises(ValueError, match="scaling_factor"):
             read(folder)
         save_file(tensors | {"b_dec": torch.full((D,), torch.nan)}, folder / name)
-        with pytest.raises(ValueError, match="cannot be read: b_pre holds NaN"):
+        with pytest.raises(ValueError, match=r"b_pre.*NaN"):
             read(folder)

@@ -89,15 +89,6 @@ def test_a_pooling_that_leaves_the_prompt_out_is_followed(promptless_folder, inc
         model.set_pooling_include_prompt(False)
 
 
-def test_settings_that_came_later_are_named_only_if_used(plain_folder):
-    before = TokenEncoder(plain_folder, dtype="float32")
-    assert not {"include_prompt", "long_texts"} & (set(before.config) | set(before.identity))
-    for settings in ({"include_prompt": False}, {"long_texts": "chunk"}):
-        encoder = TokenEncoder(plain_folder, dtype="float32", **settings)
-        assert encoder.identity == before.identity | settings
-        assert TokenEncoder(**encoder.config).config == encoder.config
-
-
 def save_decoder(folder, kind: str, ending: bool) -> str:
     """A tiny decoder-only retriever that pools the last token; its tokenizer reads bytes, pads left, may end a text."""
     config, model = {"qwen2": (Qwen2Config, Qwen2Model), "llama": (LlamaConfig, LlamaModel)}[kind]
@@ -248,10 +239,10 @@ def test_a_decoder_reads_chunks(decoder_folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"long_texts": "window"}, "long_texts is 'window'; choose one of 'cut', 'chunk'"),
+        ({"long_texts": "window"}, "window.*chunk"),
         (
             {"long_texts": "chunk", "max_length": 4, "query_prompt": "query : "},
-            r"A query has at most 4 tokens, which its special tokens and its prompt 'query : ' fill; raise max_length",
+            "query : .*max_length",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def test_with_a_centre_states_are_scaled_first(activation, centre):
     np.testing.assert_allclose(dense(model.encode(h), 12), dense(plain.encode(x), 12), rtol=0, atol=1e-5)
     torch.testing.assert_close(model.decode(model.encode(h)), plain.decode(plain.encode(x)))  # of x, not of h
     assert "scaled" in repr(model)
-    with pytest.raises(ValueError, match=r"states have shape \(50, 4\); this autoencoder reads \[n, 5\]"):
+    with pytest.raises(ValueError, match=r"\(50, 4\).*\[n, 5\]"):
         model.normalize(h[:, :4])
 
 
@@ -105,7 +105,7 @@ def test_a_centre_is_kept_by_all_that_copies_and_by_files(tmp_path):
 def test_a_centre_that_does_not_fit():
     with pytest.raises(ValueError, match=r"centre .*\(4,\).*\(5,\)"):
         SparseAutoencoder(**weights(), activation=FinishedTopK(3), centre=torch.zeros(4))
-    with pytest.raises(ValueError, match="centre holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="centre"):
         SparseAutoencoder(**weights(), activation=FinishedTopK(3), centre=CENTRE / 0)
 
 
@@ -184,7 +184,7 @@ def test_states_of_another_dtype_are_computed_with_in_float32(dtype):
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 6), (5,), (1, 3, 5)])
 def test_states_of_another_size(shape):
-    with pytest.raises(ValueError, match=r"states have shape .*; this autoencoder reads \[n, 5\]. Use the encoder"):
+    with pytest.raises(ValueError, match=r"\[n, 5\]"):
         SparseAutoencoder(**weights(), activation=FinishedTopK(3)).encode(torch.zeros(shape))
 
 
@@ -193,7 +193,7 @@ def test_states_of_another_size(shape):
     [("b_enc", (11,)), ("b_enc", (12, 1)), ("W_dec", (5, 12)), ("W_dec", (12, 6)), ("b_pre", (12,)), ("W_enc", (60,))],
 )
 def test_shapes_that_do_not_fit(name, shape):
-    with pytest.raises(ValueError, match=rf"{name} has shape \({shape[0]},"):
+    with pytest.raises(ValueError, match=rf"{name} .*\({shape[0]},"):
         SparseAutoencoder(**weights() | {name: torch.zeros(shape)}, activation=FinishedTopK(3))
 
 
@@ -202,7 +202,7 @@ def test_shapes_that_do_not_fit(name, shape):
 def test_weights_that_are_not_finite(name, bad):
     wrong = weights()
     wrong[name].view(-1)[-1] = bad
-    with pytest.raises(ValueError, match=f"{name} holds NaN or infinite values"):
+    with pytest.raises(ValueError, match=f"{name} .*NaN"):
         SparseAutoencoder(**wrong, activation=FinishedTopK(3))
 
 
@@ -252,13 +252,13 @@ def test_in_int8_no_weight_is_off_by_more_than_half_a_step_of_its_row(seed, size
 
 def test_values_too_large_for_float16_are_not_saved(tmp_path):
     model = SparseAutoencoder(**weights() | {"b_pre": torch.full((5,), 1e5)}, activation=FinishedTopK(3))
-    with pytest.raises(ValueError, match="b_pre holds values that float16 cannot; store it as float32"):
+    with pytest.raises(ValueError, match=r"b_pre .*float16"):
         model.save(tmp_path / "sae", "float16")
     assert not (tmp_path / "sae").exists()
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="dtype is 'int4'; choose one of 'float32', 'float16', 'int8'"):
+    with pytest.raises(ValueError, match="int4"):
         SparseAutoencoder(**weights(), activation=FinishedTopK(3)).save(tmp_path / "sae", "int4")
     assert not (tmp_path / "sae").exists()
 
@@ -278,14 +278,14 @@ def flip_last_byte(data: bytes) -> bytes:
 def test_spoilt_weights_are_named(saved, spoil):
     folder, path = saved
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path.name} is truncated or altered: its sha256"):
+    with pytest.raises(ValueError, match=path.name):
         SparseAutoencoder.load(folder)
 
 
 def test_missing_weights_are_named(saved):
     folder, path = saved
     path.unlink()
-    with pytest.raises(ValueError, match=f"{path.name} is missing"):
+    with pytest.raises(ValueError, match=f"{path.name} .*missing"):
         SparseAutoencoder.load(folder)
 
 
@@ -293,7 +293,7 @@ def test_an_altered_manifest_is_named(saved):
     folder, _ = saved
     manifest = json.loads((folder / "sae.json").read_text())
     (folder / "sae.json").write_text(json.dumps(manifest | {"k": 4}))
-    with pytest.raises(ValueError, match=r"sae.json is altered: its checksum"):
+    with pytest.raises(ValueError, match="checksum"):
         SparseAutoencoder.load(folder)
 
 
@@ -301,14 +301,14 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as future:
         future.setattr(lib.sae.autoencoder, "FORMAT_VERSION", 2)
         SparseAutoencoder(**weights(), activation=FinishedTopK(3)).save(tmp_path)
-    with pytest.raises(ValueError, match=r"sae.json has format version 2; this package reads 1. Upgrade latent-terms"):
+    with pytest.raises(ValueError, match="version 2"):
         SparseAutoencoder.load(tmp_path)
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
+    with pytest.raises(FileNotFoundError, match="none"):
         SparseAutoencoder.load(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"has no sae.json \(it holds nothing\)"):
+    with pytest.raises(ValueError, match=r"sae\.json"):
         SparseAutoencoder.load(tmp_path)
 
 
@@ -410,8 +410,8 @@ def test_nan_states_are_not_silently_empty():
     ("threshold", "message"),
     [
         (torch.zeros(11), r"threshold .*\(11,\).*\(12,\)"),
-        (torch.full((12,), torch.inf), "threshold holds NaN or infinite values"),
-        (torch.full((12,), -0.5), "threshold holds -0.5; below 0 codes could be negative"),
+        (torch.full((12,), torch.inf), "threshold .*NaN"),
+        (torch.full((12,), -0.5), "threshold .*-0.5"),
     ],
 )
 def test_bad_thresholds(threshold, message):
@@ -453,7 +453,7 @@ def test_another_k():
         assert (other.k, other.metadata) == (k, {"a": 1})
         np.testing.assert_allclose(dense(other.encode(h), 12), reference(other, h), rtol=0, atol=1e-5)
     assert model.k == 3
-    with pytest.raises(ValueError, match="k is 13, more than the width 12"):
+    with pytest.raises(ValueError, match=r"k is 13.* 12"):
         model.with_k(13)
     with pytest.raises(ValueError, match="Thresholds"):
         jump().with_k(2)

@@ -18,7 +18,7 @@ from lib.data.training_text import GivenText
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.measures import evaluate
 from lib.inspect.vocabulary import fit_zipf
-from lib.latent_terms import LatentTerms, like
+from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedTopK
 from lib.sae.training import TrainingConfig
@@ -189,7 +189,7 @@ def test_fvu_with_a_centre_is_that_of_the_scaled_states(recipe, store):
 
 
 def test_another_reader_shares_the_autoencoder(recipe, store):
-    other = like(recipe.encoder, special_tokens=False)
+    other = recipe.encoder.replace(special_tokens=False)
     variants = {"a": Variant(recipe), "b": Variant(recipe, reader=other)}
     swept = sweep(variants, "a", [make_collection()], store)
     assert swept.autoencoders["a"] is swept.autoencoders["b"]

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from lib.benchmarks import measure
 from lib.data.collection import load_collection
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
-from lib.latent_terms import LatentTerms, like
+from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import largest_codes
 from lib.support.checks import check_count
@@ -53,7 +53,7 @@ def _with_special_tokens(model: LatentTerms) -> LatentTerms:
     """Return the model with the states of special tokens among those that it pools, as the usual parts give them."""
     if model.encoder.special_tokens:
         return model
-    return LatentTerms(like(model.encoder, special_tokens=True), model.sae, model.pooling, model.phi)
+    return LatentTerms(model.encoder.replace(special_tokens=True), model.sae, model.pooling, model.phi)
 
 
 def spread(texts: list[str], n: int) -> list[str]:

@@ -54,7 +54,7 @@ def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Com
     With `clip`, gradients are clipped as SAELens clips its own, in place of `config.unit_gradient`. They are those of
     the squared error of a token, which is the FVU times the variance of the states.
     """
-    model = TrainableAutoencoder(first, config)
+    model = TrainableAutoencoder.initial(first, config)
     optimizer = _adamw(model, config)
     largest = 1 / first.var(dim=0, correction=0).sum().item() if clip else torch.inf
     silent = torch.zeros(config.width, dtype=torch.int64)
@@ -75,7 +75,7 @@ def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Com
 
 def reference(first: torch.Tensor, config: TrainingConfig) -> Competitor:
     """Return the same training rule in float32 throughout, its gradients from autograd."""
-    model = TrainableAutoencoder(first, config)
+    model = TrainableAutoencoder.initial(first, config)
     optimizer = _adamw(model, config)
 
     def step(states: torch.Tensor, dead: torch.Tensor) -> None:
@@ -97,7 +97,7 @@ def sparsify(first: torch.Tensor, config: TrainingConfig) -> Competitor:
     """
     from sparsify import SparseCoder, SparseCoderConfig
 
-    start = TrainableAutoencoder(first, config)
+    start = TrainableAutoencoder.initial(first, config)
     model = SparseCoder(first.shape[1], SparseCoderConfig(num_latents=config.width, k=config.k))
     model.encoder.weight.data, model.encoder.bias.data = start.W_enc.data, start.b_enc.data
     model.W_dec.data, model.b_dec.data = start.W_dec.data, start.b_pre.data
@@ -123,7 +123,7 @@ def sae_lens(first: torch.Tensor, config: TrainingConfig, sparse: bool = False) 
     from sae_lens.saes.sae import TrainStepInput
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
-    start = TrainableAutoencoder(first, config)
+    start = TrainableAutoencoder.initial(first, config)
     shape = {"d_in": first.shape[1], "d_sae": config.width, "k": config.k}
     kind = {"use_sparse_activations": sparse, "rescale_acts_by_decoder_norm": not sparse}
     model = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **kind, aux_loss_coefficient=config.auxk))

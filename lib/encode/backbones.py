@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # of each kind, the first found
+PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
 LONG_TEXTS = ("cut", "chunk")
 _MULTI_VECTOR = ("MultiVectorEncoder", "ColBERT")  # what sentence-transformers and PyLate call the model type
 _PROBE = "Is this text read as the model reads it?"
@@ -22,27 +22,27 @@ class Passage(NamedTuple):
     ----------
     ids : np.ndarray, int64 [n]
     attended : np.ndarray, bool [n]
-        False for tokens that attend to the others unseen: most models' query expansion.
-    kept : np.ndarray, int64
-        The positions of those whose states are given out.
+        False for tokens that attend to the others but are not attended to: those of most models' query expansion.
+    positions : np.ndarray, int64 [n_states]
+        The tokens whose states are given out.
     """
 
     ids: np.ndarray
     attended: np.ndarray
-    kept: np.ndarray
+    positions: np.ndarray
 
 
 def load(folder: str, device: str | None):
     """Load a `SentenceTransformer`, or a `MultiVectorEncoder` where the configuration is a late-interaction model's.
 
-    Those are the folders of sentence-transformers' `MultiVectorEncoder`, of PyLate and of Stanford's ColBERT. Nothing
-    in a folder is executed.
+    Late-interaction folders are those of sentence-transformers' `MultiVectorEncoder`, of PyLate and of Stanford's
+    ColBERT. No code in a folder is executed.
 
     Raises
     ------
     ValueError
-        If the first module is no Transformer with token states, if the model merges tokens, and if it makes other
-        tokens of a text than `Reader`.
+        If the first module is not a Transformer, if the model merges tokens, and if it tokenizes otherwise than
+        `Reader`.
     """
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer  # slow to import
     from sentence_transformers.base.modules import Transformer
@@ -52,17 +52,16 @@ def load(folder: str, device: str | None):
     model_type = _json(folder, "config_sentence_transformers.json", local).get("model_type")
     architectures = _json(folder, "config.json", local).get("architectures") or []
     multi_vector = model_type in _MULTI_VECTOR or "HF_ColBERT" in architectures
-    loaded = (MultiVectorEncoder if multi_vector else SentenceTransformer)(
-        folder, device=device, local_files_only=local
-    )
-    if not isinstance(loaded[0], Transformer):
-        raise ValueError(f"{folder} begins with a {type(loaded[0]).__name__}; only a Transformer has token states.")
-    merging = [type(module).__name__ for module in loaded if isinstance(module, BaseTokenPooling)]
+    kind = MultiVectorEncoder if multi_vector else SentenceTransformer
+    model = kind(folder, device=device, local_files_only=local)
+    if not isinstance(model[0], Transformer):
+        raise ValueError(f"{folder} begins with a {type(model[0]).__name__}; only a Transformer has token states.")
+    merging = [type(module).__name__ for module in model if isinstance(module, BaseTokenPooling)]
     if merging:
         raise ValueError(f"{folder} merges tokens ({', '.join(merging)}); save it without that module.")
-    if multi_vector or _find(folder, "modules.json", local):  # otherwise nothing says how it was trained to be read
-        check_reading(loaded)
-    return loaded.eval()
+    if multi_vector or _find(folder, "modules.json", local):  # others do not specify how texts are to be read
+        check_reading(model)
+    return model.eval()
 
 
 def _find(folder: str, name: str, local: bool) -> str | None:
@@ -83,53 +82,51 @@ def is_late_interaction(model) -> bool:
     return isinstance(model, MultiVectorEncoder)
 
 
-def head(model) -> list[torch.nn.Module]:
-    """Return the modules that make embeddings of states, in float32; a late-interaction model's mask is `Reader`'s."""
+def embedding_modules(model) -> list[torch.nn.Module]:
+    """Return the modules that make embeddings of states, in float32, without the mask, which `Reader` applies."""
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
     return [module.float() for module in list(model)[1:] if not isinstance(module, MultiVectorMask)]
 
 
 def gives_unit_vectors(model) -> bool:
-    """Whether the last thing that the model does is to scale embeddings to length 1."""
+    """Whether the last module scales embeddings to norm 1."""
     from sentence_transformers.base.modules import Normalize
 
     return isinstance(list(model)[-1], Normalize)
 
 
-def own_prompts(model) -> dict[str, str]:
-    """Return the prompt of each kind as the model's configuration has it.
+def configured_prompts(model) -> dict[str, str]:
+    """Return the prompt of queries and of documents that the model's configuration has.
 
     It is the first that is not empty of those named "query", or "document", "passage", "corpus"; then the one that
-    `default_prompt_name` names, unless that is the other kind's; then "".
+    `default_prompt_name` names, unless that is for the other kind of texts; then "".
     """
-    chosen = {}
+    prompts = {}
     for kind, names in PROMPT_NAMES.items():
-        others = {name for other, theirs in PROMPT_NAMES.items() if other != kind for name in theirs}
-        default = [] if model.default_prompt_name in others else [model.default_prompt_name]
-        chosen[kind] = next((model.prompts[name] for name in [*names, *default] if model.prompts.get(name)), "")
-    return chosen
+        other_names = {name for key in PROMPT_NAMES.keys() - {kind} for name in PROMPT_NAMES[key]}
+        default = {model.default_prompt_name} - other_names
+        prompts[kind] = next((model.prompts[name] for name in [*names, *default] if model.prompts.get(name)), "")
+    return prompts
 
 
-def own_limits(model) -> dict[str, int]:
-    """Return how many tokens of a text the model reads at most, by kind."""
+def token_limits(model) -> dict[str, int]:
+    """Return the largest number of tokens that the model reads of a query and of a document."""
     transformer = model[0]
-    own = transformer.max_seq_length or model.tokenizer.model_max_length
-    query, expansion = transformer.query_length or own, transformer.query_expansion
+    limit = transformer.max_seq_length or model.tokenizer.model_max_length
+    query, expansion = transformer.query_length or limit, transformer.query_expansion
     if expansion:
         query = expansion["length"] if expansion["strategy"] == "fixed" else max(query, expansion["length"])
-    return {"query": query, "document": transformer.document_length or own}
+    return {"query": query, "document": transformer.document_length or limit}
 
 
-def own_reading(model) -> dict:
-    """Return what, beside the tokenizer and one limit, decides how the model reads; nothing of most models."""
-    limits, expansion = own_limits(model), model[0].query_expansion
-    plain = expansion is None and limits["query"] == limits["document"]
-    return {} if plain else {"limits": limits, "query_expansion": expansion}
+def reading_settings(model) -> dict:
+    """Return what decides, besides the tokenizer, how the model reads a text, JSON-able."""
+    return {"limits": token_limits(model), "query_expansion": model[0].query_expansion}
 
 
 class Reader:
-    """Texts of one kind to passages: the prompt, the tokenizer, query expansion, and which states are given out.
+    """Texts of one kind to passages: prompt, tokenizer, query expansion, and the choice of states to give out.
 
     Parameters
     ----------
@@ -137,14 +134,14 @@ class Reader:
     kind : {"query", "document"}
     prompt : str
     max_length : int
-        Tokens of a passage, but for query expansion; the model's own limit if that is less.
+        Largest number of tokens of a passage before query expansion; a lower limit of the model takes precedence.
     special_tokens, include_prompt, long_texts
         As in `TokenEncoder`.
 
     Raises
     ------
     ValueError
-        If chunks would have no room for text.
+        If prompt and special tokens would fill a whole chunk.
     """
 
     def __init__(
@@ -158,7 +155,7 @@ class Reader:
         long_texts: str,
     ):
         self._tokenizer = model.tokenizer
-        self._prompt, self._limit = prompt, min(max_length, own_limits(model)[kind])
+        self._prompt, self._limit = prompt, min(max_length, token_limits(model)[kind])
         self._special_tokens = special_tokens
         self._scored = _scored_ids(model, kind)
         self._expansion = model[0].query_expansion if kind == "query" else None
@@ -166,21 +163,20 @@ class Reader:
         self._chunks = long_texts == "chunk" and self._expansion is None
         self._prompt_ids = np.array(self._tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
         self.prompt_length = self._count_prompt() if prompt else 0
-        self._left_out = 0 if include_prompt else self.prompt_length
-        room = self._limit - self._tokenizer.num_special_tokens_to_add() - len(self._prompt_ids)
-        if self._chunks and room < 1:
+        self._n_skipped = 0 if include_prompt else self.prompt_length
+        if self._chunks and self._limit <= self._tokenizer.num_special_tokens_to_add() + len(self._prompt_ids):
             raise ValueError(
                 f"A {kind} has at most {self._limit} tokens, which its special tokens and its prompt {prompt!r} fill; "
-                "raise max_length or shorten the prompt, so that there is room for chunks of text."
+                "raise max_length or shorten the prompt."
             )
 
     def _count_prompt(self) -> int:
-        """Count the prompt's tokens as sentence-transformers does: those before it too, a special one after it not."""
+        """Count the prompt's tokens as sentence-transformers does: with special ones before it, without one after."""
         ids = self._tokenizer(self._prompt)["input_ids"]
         return len(ids) - sum(last in self._tokenizer.all_special_ids for last in ids[-1:])
 
     def _expansion_id(self, token: str | None) -> int:
-        """Return the id of the token that fills a query up: the mask unless the model names another."""
+        """Return the id of the token that expands a query: the mask unless the model names another."""
         if token is not None:
             return self._tokenizer.convert_tokens_to_ids(token)
         mask = self._tokenizer.mask_token_id
@@ -208,8 +204,8 @@ class Reader:
         first, last = np.flatnonzero(~special)[[0, -1]]
         before, content, after = np.split(ids, [first, last + 1])
         n_prompt = len(self._prompt_ids)
-        room = self._limit - len(before) - len(after) - n_prompt
-        pieces = np.array_split(content[n_prompt:], -(-(len(content) - n_prompt) // room))
+        size = self._limit - len(before) - len(after) - n_prompt
+        pieces = np.array_split(content[n_prompt:], -(-(len(content) - n_prompt) // size))
         openings = [content[:n_prompt]] + [self._prompt_ids] * (len(pieces) - 1)
         return [
             (
@@ -226,19 +222,15 @@ class Reader:
             ids = np.append(ids, np.full(n, self._filler))
             special = np.append(special, np.ones(n, dtype=bool))
             attended = np.append(attended, np.full(n, self._expansion["attend"]))
-        kept = np.full(len(ids), not blank)
+        given_out = (attended if self._scored is None else self._scored[ids]) & (not blank)
         if not self._special_tokens:
-            kept &= ~special
-        if self._scored is None:
-            kept &= attended
-        else:
-            kept &= self._scored[ids]
-        kept[: self._left_out] = False
-        return Passage(ids, attended, np.flatnonzero(kept))
+            given_out &= ~special
+        given_out[: self._n_skipped] = False
+        return Passage(ids, attended, np.flatnonzero(given_out))
 
 
 def _scored_ids(model, kind: str) -> np.ndarray | None:
-    """Return which token ids the model's own mask keeps of a kind (its skiplist), bool by id; None without a mask."""
+    """Return which token ids the model's mask (its skiplist) keeps in texts of a kind, bool by id; None without one."""
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
     masks = [module for module in model if isinstance(module, MultiVectorMask)]
@@ -252,12 +244,12 @@ def _scored_ids(model, kind: str) -> np.ndarray | None:
 
 
 def check_reading(model) -> None:
-    """Raise a ValueError if the model itself makes other tokens of a text than `Reader` makes with its settings."""
-    limits, prompts = own_limits(model), own_prompts(model)
+    """Raise a ValueError if the model tokenizes a text otherwise than `Reader` does with the model's settings."""
+    limits, prompts = token_limits(model), configured_prompts(model)
     for kind, prompt in prompts.items():
-        theirs = model.preprocess([_PROBE], prompt=prompt or None, task=kind)
-        ids = theirs["input_ids"][0]
-        attended = theirs.get("attention_mask", torch.ones_like(ids)[None])[0].bool()
+        features = model.preprocess([_PROBE], prompt=prompt or None, task=kind)
+        ids = features["input_ids"][0]
+        attended = features.get("attention_mask", torch.ones_like(ids)[None])[0].bool()
         reader = Reader(model, kind, prompt, limits[kind], special_tokens=True, include_prompt=True, long_texts="cut")
         passage = next(reader.read([_PROBE]))[0]
         if passage.ids.tolist() != ids.tolist() or passage.attended.tolist() != attended.tolist():

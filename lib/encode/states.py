@@ -6,6 +6,7 @@ before them: a run that was stopped goes on at any window without replaying what
 """
 
 import json
+import logging
 import shutil
 import time
 import warnings
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lib.support.checks import check_choice, check_count
 from lib.support.folders import digest_arrays, digest_json, replacing, save_parts
+from lib.support.progress import progress
 
 if TYPE_CHECKING:
     from lib.encode.encoder import TokenEncoder
 
+_logger = logging.getLogger(__name__)
 CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
 CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
 LEFT_AFTER = 3600.0  # seconds: a temporary file that old is of a process that was killed
@@ -86,11 +88,13 @@ class StoredStates:
     def read(self, start: int, stop: int) -> list[torch.Tensor]:
         """Return the states `start:stop` in pieces, one for each part that they lie in."""
         pieces = []
-        at = bisect_right(self._ends, start)
+        number = bisect_right(self._ends, start)
         while start < stop:
-            begin, end = self._ends[at] - len(self._parts[at]), min(stop, self._ends[at])
-            pieces.append(self._parts[at][start - begin : end - begin])
-            start, at = end, at + 1
+            part, end = self._parts[number], self._ends[number]
+            begin = end - len(part)
+            pieces.append(part[start - begin : stop - begin])
+            start = end
+            number += 1
         return pieces
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
@@ -144,14 +148,12 @@ class TrainingText:
             raise ValueError("The corpus holds no token; give text.")
 
     def _count(self, max_tokens: int | None, plan: Path | None) -> list[int]:
-        counts, total = [], 0
-        with tqdm(disable=None, unit="token", unit_scale=True, desc="count tokens") as bar:
-            for chunk in _chunks(self.corpus):
-                counts.append(sum(self.encoder.count_tokens(chunk)))
-                total += counts[-1]
-                bar.update(counts[-1])
-                if max_tokens is not None and total >= max_tokens:
-                    break
+        counts: list[int] = []
+        chunks = (sum(self.encoder.count_tokens(chunk)) for chunk in _chunks(self.corpus))
+        for count in progress(chunks, what="count tokens", unit="tokens", count=int):
+            counts.append(count)
+            if max_tokens is not None and sum(counts) >= max_tokens:
+                break
         if plan is not None:
             plan.parent.mkdir(parents=True, exist_ok=True)
             with replacing(plan) as path:
@@ -172,9 +174,9 @@ class TrainingText:
         for number in range(first, len(self.ends)):
             chunk = next(chunks, [])
             blocks = list(self.encoder.stream_layers(chunk, layers, progress=False))
-            found = sum(len(block[layers[0]].states) for block in blocks)
-            if not chunk or found != self._counts[number]:
-                raise ValueError(f"Chunk {number} has {found} tokens, {self._counts[number]} were counted. {CHANGED}")
+            n_tokens = sum(len(block[layers[0]].states) for block in blocks)
+            if not chunk or n_tokens != self._counts[number]:
+                raise ValueError(f"Chunk {number} has {n_tokens} tokens, not {self._counts[number]}. {CHANGED}")
             size = int(self.ends[number] - (self.ends[number - 1] if number else 0))
             yield {layer: torch.cat([block[layer].states for block in blocks])[:size].cpu() for layer in layers}
 
@@ -194,7 +196,7 @@ def _read_plan(plan: Path) -> list[int] | None:
 
 
 class EncodedStates:
-    """States that are encoded anew in each epoch, in the order of the text; for when disk is dearer than time.
+    """States that are encoded again in each epoch, in the order of the text: slower, but without disk space.
 
     Parameters
     ----------
@@ -217,16 +219,15 @@ class EncodedStates:
         begin = first * size
         number = int(np.searchsorted(self._text.ends, begin, side="right"))
         skip = begin - (int(self._text.ends[number - 1]) if number else 0)
-        held, n_held = [], 0
+        rest = torch.empty(0, self.d)
         for chunk in self._text.chunks([self._layer], number):
-            held.append(chunk[self._layer][skip:])
-            n_held, skip = n_held + len(held[-1]), 0
-            while n_held >= size:
-                block = torch.cat(held)
-                yield block[:size]
-                held, n_held = [block[size:]], n_held - size
-        if n_held:
-            yield torch.cat(held)
+            rest = torch.cat([rest, chunk[self._layer][skip:]])
+            skip = 0
+            while len(rest) >= size:
+                yield rest[:size]
+                rest = rest[size:]
+        if len(rest):
+            yield rest
 
 
 def _identity(text: TrainingText, layer: int) -> dict:
@@ -244,8 +245,8 @@ def cache_states(
 ) -> dict[int, StoredStates]:
     """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
 
-    Every chunk of 512 passages is a file that is written atomically; a killed run continues behind the last whole one.
-    Several processes may write the same cache. What a killed one left half-written is removed an hour later.
+    Every chunk of 512 passages is a file that is written atomically; a run that was killed continues after the last
+    complete file. Several processes may write the same cache. Incomplete files are removed an hour later.
 
     Parameters
     ----------
@@ -254,11 +255,11 @@ def cache_states(
     encoder : TokenEncoder
     corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
     layers : iterable of int
-        As in `TokenEncoder`.
+        Layers to read, as in `TokenEncoder`.
     max_tokens : int, optional
-        Where to stop; None is the whole corpus.
+        Number of token states to stop at; None is the whole corpus.
     dtype : {"bfloat16", "float16"}
-        What states are stored in, 2 bytes a number; float16 is finer and ends at 65,504.
+        Dtype of the stored states, 2 bytes a number; float16 is more precise and ends at 65,504.
 
     Returns
     -------
@@ -274,20 +275,25 @@ def cache_states(
     """
     check_choice(dtype, CACHE_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
-    asked = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
-    folder = Path(folder) / f"states-{digest_json(asked | {'dtype': dtype})[:16]}"
+    request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
+    folder = Path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
     _remove_leftovers(folder)
     text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
     sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
     _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
-    there = min(_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
-    with tqdm(total=text.n, disable=None, unit="token", unit_scale=True, desc="encode") as bar:
-        bar.update(int(text.ends[there - 1]) if there else 0)
-        for number, chunk in enumerate(text.chunks(layers, there), there):
-            for layer, states in chunk.items():
-                _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
-            bar.update(len(states))
+    n_stored = min(_count_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
+    chunks = progress(
+        text.chunks(layers, n_stored),
+        what="encode",
+        unit="tokens",
+        total=text.n,
+        initial=int(text.ends[n_stored - 1]) if n_stored else 0,
+        count=lambda chunk: len(chunk[layers[0]]),
+    )
+    for number, chunk in enumerate(chunks, n_stored):
+        for layer, states in chunk.items():
+            _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
     return {
         layer: StoredStates(
             [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
@@ -297,15 +303,15 @@ def cache_states(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: those that nobody has written to for an hour."""
+    """Remove temporary files that have not been written to for an hour: their processes were killed."""
     for path in folder.rglob(".*.tmp"):
-        with suppress(FileNotFoundError):  # another process may end, or be quicker
+        with suppress(FileNotFoundError):  # another process may remove it first
             if time.time() - path.stat().st_mtime > LEFT_AFTER:
                 path.unlink()
 
 
-def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
-    """How many files are there, of the size that they should have, counted from the first."""
+def _count_whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
+    """Return how many files, counted from the first, exist and have the right size."""
     for i, (path, n) in enumerate(zip(paths, np.diff(ends, prepend=0), strict=True)):
         try:
             if np.load(path, mmap_mode="r", allow_pickle=False).shape != (n, d):
@@ -316,16 +322,13 @@ def _whole(paths: list[Path], ends: np.ndarray, d: int) -> int:
 
 
 def _check_space(folder: Path, paths: dict[int, list[Path]], total: int) -> None:
-    there = sum(path.stat().st_size for files in paths.values() for path in files if path.exists())
+    stored = sum(path.stat().st_size for files in paths.values() for path in files if path.exists())
     free = shutil.disk_usage(folder).free
-    print(
-        f"States of {len(paths)} layer(s): {total / 1e9:.2f} GB in {folder}, {there / 1e9:.2f} GB are there.",
-        flush=True,
-    )
-    if total - there > free:
+    _logger.info("States of %d layer(s): %.2f GB in %s, %.2f GB stored.", len(paths), total / 1e9, folder, stored / 1e9)
+    if total - stored > free:
         raise OSError(
-            f"The disk of {folder} has {free / 1e9:.2f} GB left, {(total - there) / 1e9:.2f} GB are needed. Make room, "
-            "name another folder, take fewer tokens, or encode again in each epoch instead."
+            f"The disk of {folder} has {free / 1e9:.2f} GB left, {(total - stored) / 1e9:.2f} GB are needed. Free "
+            "space, name another folder, take fewer tokens, or encode again in each epoch instead."
         )
 
 
@@ -337,7 +340,9 @@ def _write(path: Path, states: torch.Tensor) -> None:
         try:
             save_parts(temporary, [states.view(torch.int16).numpy()])
         except OSError as error:
-            raise OSError(f"{path} cannot be written ({error}); make room. What is there is kept.") from error
+            raise OSError(
+                f"{path} cannot be written ({error}); free disk space and start again: it continues from there."
+            ) from error
 
 
 def _open(path: Path, dtype: torch.dtype) -> torch.Tensor:

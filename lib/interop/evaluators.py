@@ -41,7 +41,7 @@ class _Scored:
             encode = self.model.encode_query if kind == "query" else self.model.encode_document
             return term_matrix(encode(texts, show_progress_bar=progress, save_to_cpu=True, **settings))
         encode = self.model.encode_queries if kind == "query" else self.model.encode_documents
-        return encode(texts, progress=progress)
+        return encode(texts, progress=progress is not False)
 
 
 class LatentTermsSearch(_Scored):

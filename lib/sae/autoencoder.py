@@ -253,24 +253,25 @@ class SparseAutoencoder:
             scaled = name.removesuffix(_SCALE)
             arrays[scaled] = arrays[scaled] * arrays.pop(name)[:, None]
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        expected = {*_WEIGHTS, *form.tensor_names()}
+        tensor_names, setting_names = form.names()
+        expected = {*_WEIGHTS, *tensor_names}
         if tensors.keys() - {"centre"} != expected:
             raise ValueError(
                 f"{weights.name} holds {', '.join(sorted(tensors))}; a {form.name} autoencoder has "
                 f"{', '.join(sorted(expected))}. Take weights and configuration from the same save."
             )
-        settings = {name: config[name] for name in form.setting_names() if name in config}
-        activation = form(**settings, **{name: tensors.pop(name) for name in form.tensor_names()})
+        settings = {name: config[name] for name in setting_names if name in config}
+        activation = form(**settings, **{name: tensors.pop(name) for name in tensor_names})
         return cls(**tensors, activation=activation, metadata=config["metadata"])
 
 
 def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     """Return one autoencoder with the latents of several, a group each: their codes side by side.
 
-    With G parts, x_hat = 1/G sum_g (W_dec_g^T z_g + b_pre_g), the mean of their reconstructions, which 1/G in the
-    decoder makes the formula of one autoencoder. They share a b_pre, the mean; that each part has its own is made up
-    for in b_enc, so codes are the parts' but for rounding. Autoencoders that differ in the seed find different latents
-    and err apart; ensembles of them: Gadgil, Lin and Lee, arXiv 2505.16077.
+    With G parts, x_hat = 1/G sum_g (W_dec_g^T z_g + b_pre_g), the mean of their reconstructions; 1/G is part of the
+    decoder. b_pre is the mean of theirs, and b_enc corrects for the difference, so that codes are those of the parts
+    up to rounding. Autoencoders with other seeds find other latents; on ensembles of them: Gadgil, Lin and Lee, arXiv
+    2505.16077.
 
     Parameters
     ----------

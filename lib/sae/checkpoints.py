@@ -1,4 +1,4 @@
-"""The last two states of a run on disk, so that no kill and no damaged file costs more than the time between two."""
+"""The last two checkpoints of a run, so that a kill or a damaged file costs no more than the time between two."""
 
 import json
 import os
@@ -34,21 +34,19 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """A folder with the newest checkpoint of a run and the one before it.
 
-    They take turns in two manifests; each is written beside the other and replaced in one step, so that at any moment
-    at least one is whole.
-
-    As a context it keeps others out of the folder, where the system can (not on Windows), until it is left or the
-    process ends, and removes what a killed one left half-written.
+    They take turns in two manifests, each replaced in one step, so that at least one is whole at any moment. As a
+    context it locks the folder (not on Windows) until it is left or the process ends, and removes incomplete files of
+    a process that was killed.
 
     Parameters
     ----------
     folder : str or Path
-        Made if it does not exist.
+        Created if it does not exist.
 
     Raises
     ------
     ValueError
-        On entering the context, if somebody is in it already.
+        On entering the context, if another process has locked the folder.
     """
 
     def __init__(self, folder: str | Path):
@@ -61,14 +59,14 @@ class Checkpoints:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "w")
-            if self._is_ours():
+            if self._lock_folder():
                 break
             self._lock.close()
         self._remove_leftovers()
         return self
 
-    def _is_ours(self) -> bool:
-        """Lock the folder; False if the lock was removed by who had it, between our opening and our locking it."""
+    def _lock_folder(self) -> bool:
+        """Lock the folder; False if another process removed the lock file between our opening and our locking it."""
         if fcntl is None:
             return True
         try:
@@ -95,38 +93,32 @@ class Checkpoints:
         return [slot for slot in _SLOTS if (self.folder / slot).exists()]
 
     def load(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, None if there is none yet; a damaged one is named in a warning.
+        """Return the newest whole checkpoint, None if there is none yet; a warning names a damaged one.
 
         Raises
         ------
         ValueError
             If there are checkpoints and all are damaged.
         """
-        found, errors = [], []
+        checkpoints, errors = {}, []
         for slot in self._slots():
             try:
-                manifest, files = load_folder(self.folder, slot, FORMAT_VERSION)
-                found.append((manifest["step"], slot, manifest["facts"], files["state.safetensors"]))
+                checkpoints[slot] = load_folder(self.folder, slot, FORMAT_VERSION)
             except ValueError as error:
                 errors.append(error)
-        if errors and not found:
-            raise ValueError(f"{errors[0]} No other checkpoint is whole; delete {self.folder} to start anew.")
-        for error in errors:
-            warnings.warn(f"{error} The other checkpoint, of step {found[0][0]}, is used.", stacklevel=2)
-        if not found:
+        if errors and not checkpoints:
+            raise ValueError(f"{errors[0]} No other checkpoint is whole; delete {self.folder} to start again.")
+        if not checkpoints:
             return None
-        step, self._newest, facts, path = max(found, key=lambda entry: entry[0])
-        return Checkpoint(step, load_file(path), facts)
+        self._newest = max(checkpoints, key=lambda slot: checkpoints[slot][0]["step"])
+        manifest, files = checkpoints[self._newest]
+        for error in errors:
+            warnings.warn(f"{error} The other checkpoint, of step {manifest['step']}, is used.", stacklevel=2)
+        return Checkpoint(manifest["step"], load_file(files["state.safetensors"]), manifest["facts"])
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], facts: dict) -> None:
-        """Write a checkpoint in the place of the older one.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; the newest one is untouched then.
-        """
-        slot = _SLOTS[self._newest == _SLOTS[0]]
+        """Write a checkpoint instead of the older one; OSError if it cannot be written, and both stay."""
+        slot = _SLOTS[1] if self._newest == _SLOTS[0] else _SLOTS[0]
         writers = {"state.safetensors": lambda path: save_file(dict(tensors), path)}
         save_folder(self.folder, slot, FORMAT_VERSION, {"step": step, "facts": facts}, writers)
         self._newest = slot
@@ -145,12 +137,12 @@ class Checkpoints:
 
 def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     """Return "FIELD is NEW, was OLD" for every field, of nested mappings too, that differs; both are JSON-able."""
-    found = []
+    differences = []
     old, new = (json.loads(json.dumps(mapping)) for mapping in (old, new))
     for name in dict.fromkeys([*old, *new]):
         before, now = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
-            found += differing(before, now, f"{prefix}{name}.")
+            differences += differing(before, now, f"{prefix}{name}.")
         elif before != now:
-            found.append(f"{prefix}{name} is {now!r}, was {before!r}")
-    return found
+            differences.append(f"{prefix}{name} is {now!r}, was {before!r}")
+    return differences

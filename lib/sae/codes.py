@@ -44,18 +44,13 @@ def largest_codes(pre: torch.Tensor, k: int, groups: int = 1) -> Codes:
 class FinishedActivation(ABC):
     """How a finished autoencoder makes codes of pre = W_enc (x - b_pre) + b_enc, each token by itself, none below 0.
 
-    A subclass is a frozen dataclass with a `name`. Of its fields, the tensors [width] are saved with the weights, the
-    others in the configuration, under their names and unless they have their defaults.
+    A subclass is a frozen dataclass with a `name`. Its fields that are tensors [width] are saved with the weights, the
+    others, unless they have their defaults, in the configuration.
 
     Attributes
     ----------
     k : int
-        Latents a token may have, or the number that it was trained to have on average.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For fields that are out of range.
+        Number of latents that a token may have, or that it was trained to have on average.
     """
 
     name: ClassVar[str]
@@ -82,25 +77,20 @@ class FinishedActivation(ABC):
         moved = {name: tensor.detach().to(device, torch.float32) for name, tensor in self.tensors().items()}
         return replace(self, **moved)
 
+    @classmethod
+    def names(cls) -> tuple[list[str], list[str]]:
+        """Return the names of the fields that are tensors, and of the others."""
+        tensors = [field.name for field in fields(cls) if field.type is torch.Tensor]
+        return tensors, [field.name for field in fields(cls) if field.type is not torch.Tensor]
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the fields that are saved with the weights."""
-        return {name: getattr(self, name) for name in self.tensor_names()}
-
-    @classmethod
-    def tensor_names(cls) -> list[str]:
-        """Return the names of the fields that are saved with the weights."""
-        return [field.name for field in fields(cls) if field.type is torch.Tensor]
-
-    @classmethod
-    def setting_names(cls) -> list[str]:
-        """Return the names of the fields that are saved in the configuration."""
-        return [field.name for field in fields(cls) if field.type is not torch.Tensor]
+        return {name: getattr(self, name) for name in self.names()[0]}
 
     def settings(self) -> dict[str, int]:
-        """Return the fields that are saved in the configuration, JSON-able, unless they have their defaults."""
+        """Return the fields that are saved in the configuration, JSON-able."""
         defaults = {field.name: field.default for field in fields(self)}
-        values = {name: getattr(self, name) for name in self.setting_names()}
-        return {name: value for name, value in values.items() if value != defaults[name]}
+        return {name: getattr(self, name) for name in self.names()[1] if getattr(self, name) != defaults[name]}
 
 
 @dataclass(frozen=True, eq=False)

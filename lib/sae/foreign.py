@@ -30,18 +30,19 @@ CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"
 CHECKPOINT_WEIGHTS, CHECKPOINT_VERSION = "model.safetensors", 1
 SAELENS_VERSION = "6.54.12"  # whose layout is written
-_SAME = {"W_enc", "b_enc", "W_dec", "b_dec"}
+_FOUR = {"W_enc", "b_enc", "W_dec", "b_dec"}
 _SAELENS_TENSORS = {
-    "topk": _SAME,
-    "jumprelu": _SAME | {"threshold"},
-    "batchtopk": _SAME | {"topk_threshold"},
-    "standard": _SAME,
+    "topk": _FOUR,
+    "jumprelu": _FOUR | {"threshold"},
+    "batchtopk": _FOUR | {"topk_threshold"},
+    "standard": _FOUR,
 }
-_SAELENS_PLAIN = {
+# Settings that change the codes: the only value that can be read, and the remedy for others.
+_SAELENS_SETTINGS = {
     "normalize_activations": ("none", "Fold the scaling into the weights with SAELens (fold_activation_*), save again"),
     "reshape_activations": ("none", "Its input is several heads side by side; train one on token states"),
 }
-_SPARSIFY_PLAIN = {
+_SPARSIFY_SETTINGS = {
     "activation": ("topk", "Train with activation='topk'"),
     "transcode": (False, "It writes the states of another module; train an autoencoder"),
     "skip_connection": (False, "It adds a linear map of its input; train without skip_connection"),
@@ -60,7 +61,7 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
     ----------
     folder : str or Path
     k : int, optional
-        Latents a token has on average. Needed with thresholds where the folder does not say; not for topk.
+        Number of latents of a token on average. Needed with thresholds where the folder has no k; not for topk.
 
     Returns
     -------
@@ -70,37 +71,38 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
     Raises
     ------
     FileNotFoundError
-        If the folder or one of its two files is missing.
+        If one of the two files is missing.
     ValueError
         For files that are not JSON or safetensors, an SAE of before SAELens 6, an architecture or setting that has no
-        exact counterpart here, tensors that are missing or unknown, and a k that is missing or out of place.
+        exact counterpart here, tensors that are missing or unknown, and a k that is missing or not needed.
     """
-    folder, config = _read_config(folder)
-    saved = _entry(folder, config, "metadata")
-    version = str(saved.get("sae_lens_version"))
+    path, config = _read_config(folder)
+    facts = _entry(path, config, "metadata")
+    version = str(facts.get("sae_lens_version"))
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 6:
         raise ValueError(
-            f"{folder / CONFIG} was saved by SAELens {version}; its layout is read from version 6 on. Load it with "
-            "SAELens 6 (SAE.load_from_disk) and save it again (save_model)."
+            f"{path} was saved by SAELens {version}; its layout is read from version 6 on. Load it with SAELens 6 "
+            "(SAE.load_from_disk) and save it again (save_model)."
         )
-    architecture = check_choice(_entry(folder, config, "architecture"), _SAELENS_TENSORS, f"{folder}: architecture")
-    _check_plain(folder, config, _SAELENS_PLAIN)
-    tensors = _read_tensors(folder / SAELENS_WEIGHTS, _SAELENS_TENSORS[architecture])
+    architecture = check_choice(_entry(path, config, "architecture"), _SAELENS_TENSORS, f"{path}: architecture")
+    for key in _SAELENS_SETTINGS:
+        _entry(path, config, key)
+    _check_settings(path, config, _SAELENS_SETTINGS)
+    tensors = _only(path.with_name(SAELENS_WEIGHTS), _SAELENS_TENSORS[architecture])
+    W_enc, b_enc, W_dec, b_dec = (tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
     if architecture in ("topk", "batchtopk") and config.get("rescale_acts_by_decoder_norm", False):
-        tensors = _fold_norms(tensors)
-    weights = {"W_enc": tensors["W_enc"].T, "W_dec": tensors["W_dec"], "b_pre": tensors["b_dec"]}
-    weights["b_enc"] = tensors["b_enc"]
-    if not _entry(folder, config, "apply_b_dec_to_input"):
-        weights["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-    k = _k_of(folder, config, saved, architecture, k)
-    with _naming(folder):
-        activation = FinishedTopK(k) if architecture == "topk" else FinishedJumpReLU(k, _threshold(tensors))
-        sae = SparseAutoencoder(
-            **weights, activation=activation, metadata=saved.get("latent_terms", {"saelens": config})
-        )
-    sizes = (_entry(folder, config, "d_in"), _entry(folder, config, "d_sae"))
-    _check_sizes(sizes, sae, f"{folder / CONFIG} says d_in and d_sae")
-    return sae
+        norms = W_dec.norm(dim=1)  # z_j |W_dec_j| and W_dec_j / |W_dec_j|: the same reconstruction
+        W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms.clamp(min=1e-8)[:, None]
+    if not _entry(path, config, "apply_b_dec_to_input"):
+        b_enc = b_enc + b_dec @ W_enc
+    k = _saelens_k(path, config, facts, architecture, k)
+    threshold = tensors.get("threshold", tensors.get("topk_threshold", torch.tensor(0.0)))
+    threshold = threshold.clamp(min=0).expand_as(b_enc)  # below 0, the ReLU decides
+    with _naming(path):
+        activation = FinishedTopK(k) if architecture == "topk" else FinishedJumpReLU(k, threshold)
+        metadata = facts.get("latent_terms", {"saelens": config})
+        sae = SparseAutoencoder(W_enc.T, b_enc, W_dec, b_dec, activation, metadata)
+    return _checked(sae, path, d_in=_entry(path, config, "d_in"), d_sae=_entry(path, config, "d_sae"))
 
 
 def read_sparsify(folder: str | Path) -> SparseAutoencoder:
@@ -121,43 +123,38 @@ def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     Raises
     ------
     FileNotFoundError
-        If the folder or one of its two files is missing.
+        If one of the two files is missing.
     ValueError
         For files that are not JSON or safetensors, groupmax, signed codes, transcoders and skip connections, tensors
         that are missing or unknown, and sizes that `cfg.json` contradicts.
     """
-    folder, config = _read_config(folder)
-    _check_plain(folder, config, _SPARSIFY_PLAIN, optional=True)
-    tensors = _read_tensors(folder / SPARSIFY_WEIGHTS, {"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
-    weights = {"W_enc": tensors["encoder.weight"], "b_enc": tensors["encoder.bias"]}
-    weights |= {"W_dec": tensors["W_dec"], "b_pre": tensors["b_dec"]}
-    d, width = _entry(folder, config, "d_in"), config.get("num_latents")
-    if not width:  # 0 is sparsify's way to say: see expansion_factor
-        width = d * _entry(folder, config, "expansion_factor")
-    k = _entry(folder, config, "k")
-    with _naming(folder):
-        sae = SparseAutoencoder(**weights, activation=FinishedTopK(k), metadata={"sparsify": config})
-    _check_sizes((d, width), sae, f"{folder / CONFIG} says d_in and num_latents")
-    return sae
+    path, config = _read_config(folder)
+    _check_settings(path, config, _SPARSIFY_SETTINGS)
+    tensors = _only(path.with_name(SPARSIFY_WEIGHTS), {"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
+    d, k = _entry(path, config, "d_in"), _entry(path, config, "k")
+    width = config.get("num_latents") or d * _entry(path, config, "expansion_factor")  # 0: given by the factor
+    with _naming(path):
+        weights = [tensors[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")]
+        sae = SparseAutoencoder(*weights, FinishedTopK(k), {"sparsify": config})
+    return _checked(sae, path, d_in=d, num_latents=width)
 
 
 def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoencoder:
-    """Read a token autoencoder in the layout of sentence-transformers' pull request 3796, which `lib.interop.modules`
-    writes.
+    """Read a token autoencoder of sentence-transformers' pull request 3796, as `lib.interop.modules` writes it.
 
-    That is one safetensors file with W_enc [d, width], b_enc, b_pre, W_dec [width, d] and, of jumprelu, theta; its
+    That is one safetensors file with W_enc [d, width], b_enc, b_pre, W_dec [width, d] and, for jumprelu, theta; its
     configuration is JSON under the key "config" of the file's metadata, or a `config.json` beside it. Codes are
-    computed in float32, whatever the weights are stored in. What scales each state by its own norm, as all do whose
-    configuration lacks `normalize_input` (which is this package's), has the mean that is taken off, or zeros, as its
-    `centre`; that scaling cancels an `rms_scale`.
+    computed in float32, whatever the weights are stored in. Unless `normalize_input` (a setting of this package) is
+    false, each state is scaled by its norm: the mean that is taken off, or zeros, becomes the `centre`, and an
+    `rms_scale` has no effect.
 
     Parameters
     ----------
     path : str or Path
         The file, or a folder with `model.safetensors`.
     k : int, optional
-        Latents a token has, on average with theta: there it is needed, as the k of such a file is a limit that
-        `SparseAutoencoder` does not have. Without theta it is needed only where the file does not say.
+        Number of latents of a token. With theta it is the mean and always needed, as the k of such a file is a limit
+        that `SparseAutoencoder` does not have. Without theta it is needed only where the file has no k.
 
     Returns
     -------
@@ -170,29 +167,27 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
         If the file is missing.
     ValueError
         For a file that is not safetensors, a configuration that is no JSON object or of a newer format, tensors that
-        are missing or unknown, sizes that the configuration contradicts, an `rms_scale` that is not one number above
-        0, and a k that is missing or out of place.
+        are missing or unknown, sizes that the configuration contradicts, an `rms_scale` that is not a number above 0,
+        and a k that is missing or not needed.
     """
     path, tensors, config = read_checkpoint_file(path)
     check_checkpoint_version(config.get("checkpoint_format_version", CHECKPOINT_VERSION), str(path))
     variant = config.get("variant", "jumprelu" if "theta" in tensors else "standard")
     check_choice(variant, ["standard", "jumprelu"], f"The configuration of {path}: variant")
     check_rms_scale(tensors.pop("rms_scale", config.get("rms_scale")), str(path))  # scaling to one norm cancels it
-    named = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if variant == "jumprelu" else set())
-    mean = {"data_mean"} & tensors.keys()
-    tensors = _only(path, tensors, named | mean)
-    known = None if variant == "jumprelu" else config.get("k")
-    if known is not None and k is not None:
-        raise ValueError(f"k is {k}, but {path} has its own, {known}; read it, then use with_k.")
-    if known is None and k is None:
-        raise ValueError(f"{path} does not say how many latents a token has; look it up or measure it, and give k.")
+    names = {"W_enc", "b_enc", "b_pre", "W_dec"} | ({"theta"} if variant == "jumprelu" else set())
+    tensors = _only(path, names | ({"data_mean"} & tensors.keys()), tensors)
+    k_of_file = None if variant == "jumprelu" else config.get("k")
+    if k_of_file is not None and k is not None:
+        raise ValueError(f"k is {k}, but {path} has k = {k_of_file}; read it without k, then use with_k.")
+    if k_of_file is None and k is None:
+        raise ValueError(f"{path} has no number of latents that a token has; look it up or measure it, and give k.")
     settings = {"normalize_input": config.get("normalize_input", True), "groups": config.get("groups", 1)}
     with _naming(path):
-        weights = token_autoencoder(tensors, known if k is None else k, **settings)
+        weights = token_autoencoder(tensors, k_of_file if k is None else k, **settings)
         sae = SparseAutoencoder(**weights, metadata={"checkpoint": config})
-    sizes = (config.get("input_dim", sae.d), config.get("hidden_dim", sae.width))
-    _check_sizes(sizes, sae, f"The configuration of {path} says input_dim and hidden_dim")
-    return sae
+    sizes = {"input_dim": config.get("input_dim", sae.d), "hidden_dim": config.get("hidden_dim", sae.width)}
+    return _checked(sae, path, **sizes)
 
 
 def read_checkpoint_file(path: str | Path) -> tuple[Path, dict[str, torch.Tensor], dict]:
@@ -207,8 +202,10 @@ def read_checkpoint_file(path: str | Path) -> tuple[Path, dict[str, torch.Tensor
 def check_checkpoint_version(version: object, source: str) -> int:
     """Return the version of a checkpoint's format; a ValueError for one that this package does not read."""
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= CHECKPOINT_VERSION:
-        read = f"this package reads {CHECKPOINT_VERSION}. Upgrade latent-terms, or save it anew."
-        raise ValueError(f"{source} has checkpoint_format_version {version!r}; {read}")
+        raise ValueError(
+            f"{source} has checkpoint_format_version {version!r}; this package reads {CHECKPOINT_VERSION}. Upgrade "
+            "latent-terms, or save it again."
+        )
     return version
 
 
@@ -307,13 +304,11 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
 
 
 def _read_config(folder: str | Path) -> tuple[Path, dict]:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}; give one that holds {CONFIG} and the weights.")
-    if not (folder / CONFIG).is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        raise FileNotFoundError(f"{folder} has no {CONFIG} (it holds {found}); give the folder of one autoencoder.")
-    return folder, json_object((folder / CONFIG).read_text("utf-8"), str(folder / CONFIG))
+    """Return the path of a folder's `cfg.json`, and what is in it."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; give the folder of one autoencoder.")
+    return path, json_object(path.read_text("utf-8"), str(path))
 
 
 def json_object(text: str, source: str) -> dict:
@@ -327,33 +322,26 @@ def json_object(text: str, source: str) -> dict:
     return config
 
 
-def _entry(folder: Path, config: Mapping, key: str):
+def _entry(path: Path, config: Mapping, key: str):
     if key not in config:
         raise ValueError(
-            f"{folder / CONFIG} does not say {key} (it says {', '.join(config)}). Load it with the library that wrote "
-            "it, in its newest version, and save it again."
+            f"{path} has no entry {key} (its entries are {', '.join(config)}). Load it with the newest version of the "
+            "library that wrote it, and save it again."
         )
     return config[key]
 
 
-def _check_plain(folder: Path, config: Mapping, plain: Mapping[str, tuple], optional: bool = False) -> None:
-    """Raise a ValueError for a setting that changes the codes; with `optional`, a missing one is as it should be."""
-    for key, (allowed, remedy) in plain.items():
-        found = config.get(key, allowed) if optional else _entry(folder, config, key)
-        if found != allowed:
-            raise ValueError(f"{folder / CONFIG} has {key} {found!r}; only {allowed!r} can be read. {remedy}.")
-
-
-def _read_tensors(path: Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file in float32; a ValueError unless they are `names`."""
-    return _only(path, read_safetensors(path)[0], names)
+def _check_settings(path: Path, config: Mapping, settings: Mapping[str, tuple]) -> None:
+    """Raise a ValueError for a setting that changes the codes."""
+    for key, (allowed, remedy) in settings.items():
+        if config.get(key, allowed) != allowed:
+            raise ValueError(f"{path} has {key} {config[key]!r}; only {allowed!r} can be read. {remedy}.")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return tensors and metadata of a safetensors file."""
     if not path.is_file():
-        found = ", ".join(sorted(other.name for other in path.parent.glob("*"))[:10]) or "nothing"
-        raise FileNotFoundError(f"{path.parent} has no {path.name} (it holds {found}); only safetensors are read.")
+        raise FileNotFoundError(f"There is no {path}; only safetensors are read.")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -363,42 +351,29 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         ) from error
 
 
-def _only(path: Path, tensors: dict, names: set[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors called `names` in float32; a ValueError unless they are all there are."""
+def _only(path: Path, names: set[str], tensors: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file in float32; a ValueError unless they are `names`."""
+    tensors = read_safetensors(path)[0] if tensors is None else tensors
     if set(tensors) != names:
         raise ValueError(
             f"{path} holds the tensors {', '.join(sorted(tensors))}; they must be {', '.join(sorted(names))}, as its "
             "configuration says. Save it again with the library that made it."
         )
-    return {name: tensors[name].to(torch.float32) for name in sorted(names)}
+    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
-def _fold_norms(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of the SAE that gives the same codes and states without its decoder's norms."""
-    norms = tensors["W_dec"].norm(dim=1)
-    folded = {"W_enc": tensors["W_enc"] * norms, "b_enc": tensors["b_enc"] * norms}
-    return tensors | folded | {"W_dec": tensors["W_dec"] / norms.clamp(min=1e-8)[:, None]}
-
-
-def _threshold(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the threshold of each latent; where it is below 0, the ReLU decides, so 0 is the same."""
-    threshold = tensors.get("threshold", tensors.get("topk_threshold", torch.tensor(0.0)))
-    return threshold.clamp(min=0).expand_as(tensors["b_enc"])
-
-
-def _k_of(folder: Path, config: Mapping, saved: Mapping, architecture: str, given: int | None) -> int:
+def _saelens_k(path: Path, config: Mapping, facts: Mapping, architecture: str, k: int | None) -> int:
     if architecture == "topk":
-        if given is not None:
-            raise ValueError(f"k is {given}, but {folder} is a topk SAE with its own; read it, then use with_k.")
-        return _entry(folder, config, "k")
-    details = saved.get("training_architecture_details") or {}
-    known = given if given is not None else config.get("k", details.get("k"))
-    if known is None:
+        if k is not None:
+            raise ValueError(f"k is {k}, but {path} is of a topk SAE, which has k; read it without k, then use with_k.")
+        return _entry(path, config, "k")
+    k_of_file = config.get("k", (facts.get("training_architecture_details") or {}).get("k"))
+    if k is None and k_of_file is None:
         raise ValueError(
-            f"{folder} is a {architecture} SAE and does not say how many latents a token has on average; measure it, "
-            "or look it up where it was published, and give it as k."
+            f"{path} is of a {architecture} SAE, without the number of latents that a token has on average; measure "
+            "it, or look it up where it was published, and give it as k."
         )
-    return known if given is not None else max(1, round(known))
+    return max(1, round(k_of_file)) if k is None else k
 
 
 @contextmanager
@@ -410,6 +385,12 @@ def _naming(source: Path) -> Iterator[None]:
         raise ValueError(f"{source} cannot be read: {error}") from error
 
 
-def _check_sizes(sizes: tuple[int, int], sae: SparseAutoencoder, source: str) -> None:
-    if sizes != (sae.d, sae.width):
-        raise ValueError(f"{source} are {sizes}, the weights have {(sae.d, sae.width)}; take both from the same save.")
+def _checked(sae: SparseAutoencoder, path: Path, **sizes: int) -> SparseAutoencoder:
+    """Return the autoencoder; a ValueError if its configuration has other sizes, d and width, than its weights."""
+    if (*sizes.values(),) != (sae.d, sae.width):
+        names = " and ".join(sizes)
+        raise ValueError(
+            f"The configuration of {path} has {names} {(*sizes.values(),)}, the weights {(sae.d, sae.width)}; take "
+            "both from the same save."
+        )
+    return sae

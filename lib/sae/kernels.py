@@ -1,8 +1,8 @@
 """The sparse linear algebra of training an autoencoder: loss and gradients from the few latents that a token has.
 
 Only the product that finds these latents is dense. All else reads and writes their rows: of the other latents every
-activation is 0, and so is every gradient. `reference_loss` says the same densely, for autograd. Which latents a token
-has is decided by an activation, see `lib/sae/activations.py`.
+activation is 0, and so is every gradient. `reference_loss` is the dense form, for autograd. Which latents a token has
+is decided by an activation of `lib/sae/activations.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -176,7 +176,7 @@ def decode(pairs: Pairs, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Ten
 
 
 class Transpose:
-    """The pairs in the order of their latents, those of a latent by row: by one counting sort, or a GPU's own."""
+    """The pairs in the order of their latents, those of a latent by row: by a counting sort, or by the GPU's sort."""
 
     def __init__(self, pairs: Pairs, width: int):
         if on_gpu(pairs.indices):
@@ -212,23 +212,23 @@ def loss_and_gradients(
 
     With h_hat = W_dec^T z + b_pre and g = d fvu / d h_hat, an active latent j of a token passes a_j = <g, W_dec_j> on
     to its pre-activation, so that the token adds z_j g to the gradient of W_dec_j, a_j (h - b_pre) to that of W_enc_j,
-    a_j to that of b_enc_j and g - sum_j a_j W_enc_j to that of b_pre. Of several budgets, g is the sum over those that
-    the latent belongs to.
+    a_j to that of b_enc_j and g - sum_j a_j W_enc_j to that of b_pre. With several budgets, g is the sum over those
+    that the latent belongs to.
 
     Parameters
     ----------
     states : torch.Tensor, float32 or float64 [n, d]
     weights : Weights
-        Of the same dtype. Neither they nor the states are changed.
+        Of the dtype of the states.
     activation : Activation
     mean : torch.Tensor [d]
-        Of all data: the FVU counts variance about it.
+        Mean of all data, about which the FVU counts variance.
     dead : torch.Tensor, bool [width]
         Latents that reconstruct the residual, see `_auxk`.
     auxk : float
-        Coefficient of that auxiliary loss; 0 is without it.
+        Coefficient of that auxiliary loss; 0 leaves it out.
     dtype : torch.dtype
-        Of the product that selects latents. Their pre-activations are computed again in the dtype of the states.
+        Dtype of the product that selects latents. Their pre-activations are computed again in that of the states.
     """
     W_enc, b_enc, W_dec, b_pre, threshold = weights
     (n, d), width = states.shape, len(W_enc)
@@ -258,13 +258,13 @@ def loss_and_gradients(
         b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
         threshold=d_threshold,
     )
-    at = dead.nonzero()[:, 0]
+    latents = dead.nonzero()[:, 0]
     auxiliary = states.new_zeros(())
-    if auxk and len(at):
-        few = Weights(W_enc[at], b_enc[at], W_dec[at], b_pre)
-        auxiliary, added = _auxk(centred, -error[-1], few, activation.signed)
-        for gradient, more in zip(gradients[:3], added[:3], strict=True):
-            gradient.index_add_(0, at, more, alpha=auxk)
+    if auxk and len(latents):
+        dead_weights = Weights(W_enc[latents], b_enc[latents], W_dec[latents], b_pre)
+        auxiliary, added = _auxk(centred, -error[-1], dead_weights, activation.signed)
+        for gradient, rows in zip(gradients[:3], added[:3], strict=True):
+            gradient.index_add_(0, latents, rows, alpha=auxk)
         gradients.b_pre.add_(added.b_pre, alpha=auxk)
     fvu = error.square().sum() / (n_budgets * variance)
     smallest = values[active].min() if active.any() else None
@@ -285,14 +285,13 @@ def _auxk(centred: torch.Tensor, residual: torch.Tensor, dead: Weights, signed: 
     """Return AuxK and its gradients for the rows of the dead latents (Gao et al., arXiv 2406.04093, A.2).
 
     sum |e - e_hat|^2 / sum |e|^2, where the residual e = h - h_hat is a constant and e_hat = W_dec^T z of the largest
-    dead latents, whatever the activation (those of the largest magnitude, if it is signed). Dense in these, a block of
-    tokens at a time: they are few, and where all of them take part nothing has to be selected. As in the code of the
-    paper, the gradients go on to b_enc and, through the encoder, to b_pre.
+    dead latents, whatever the activation (those of the largest magnitude, if it is signed). Dense in these few, a
+    block of tokens at a time. As in the code of the paper, b_enc and, through the encoder, b_pre have gradients too.
     """
     n_dead = len(dead.b_enc)
     k_aux, scale = aux_shape(n_dead, centred.shape[1])
     energy = residual.square().sum()
-    scale = torch.where(energy > 0, scale / energy, 0)  # nothing to do where nothing is left
+    scale = torch.where(energy > 0, scale / energy, 0)  # a perfect reconstruction leaves nothing to learn
     loss = torch.zeros_like(energy)
     gradients = Weights(*(torch.zeros_like(tensor) for tensor in dead[:4]))
     size = max(1, _BLOCK // n_dead)

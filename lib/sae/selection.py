@@ -34,15 +34,15 @@ class Pairs(NamedTuple):
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
-    """Whether to compute as is fast on a GPU: the same numbers up to rounding, by other operations."""
+    """Whether to use the operations that are fast on a GPU: the same numbers up to rounding."""
     return tensor.is_cuda
 
 
 def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
-    """Return where the k largest of each row [n, width] are, int64 [n, k], in no particular order.
+    """Return the columns of the k largest of each row [n, width], int64 [n, k], in no particular order.
 
-    They lie in the k groups with the largest maxima, so only the members of these are compared with each other. Of
-    bfloat16 the bits are compared, as int16: the order of all that is above 0 is the same, and stays above the rest.
+    They lie in the k groups with the largest maxima, so only the members of these are compared with each other.
+    bfloat16 is compared by its bits, as int16, in which numbers above 0 have the same order, above all others.
     """
     n, width = rows.shape
     if rows.dtype == torch.bfloat16:
@@ -53,8 +53,8 @@ def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
     grouped = rows.view(n, _GROUP, n_groups)  # group j: the columns j, j + n_groups, ...
     groups = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
     members = grouped.gather(2, groups[:, None].expand(n, _GROUP, k)).view(n, _GROUP * k)
-    at = members.topk(k, dim=1, sorted=False).indices
-    return groups.gather(1, at % k) + at // k * n_groups
+    positions = members.topk(k, dim=1, sorted=False).indices
+    return groups.gather(1, positions % k) + positions // k * n_groups
 
 
 def select(
@@ -69,14 +69,15 @@ def select(
     width = len(W_enc)
     if dtype == torch.int8:
         rows, columns = _quantised(centred, W_enc, b_enc)
-        multiply, m, made = torch._int_mm, min(2 * k, width), torch.int32
-    elif on_gpu(centred):  # one column more would cost its products their alignment
+        multiply, m, product_dtype = torch._int_mm, min(2 * k, width), torch.int32
+    elif on_gpu(centred):  # another column would cost the products their alignment
         rows, columns = centred.to(dtype), W_enc.to(dtype)
-        multiply, m, made = partial(torch.addmm, b_enc.to(dtype)), k, dtype
+        multiply, m, product_dtype = partial(torch.addmm, b_enc.to(dtype)), k, dtype
     else:  # b_enc is the weight of an input that is always 1
         rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
-        multiply, m, made = torch.mm, k, dtype
-    indices = torch.cat([found for _, found in _search(rows, columns, m, multiply, made, signed)])
+        multiply, m, product_dtype = torch.mm, k, dtype
+    blocks = _search(rows, columns, m, multiply, product_dtype, signed)
+    indices = torch.cat([latents for _, latents in blocks])
     if m == k:
         return indices
     pre = pre_activations(centred, W_enc, b_enc, indices)
@@ -89,22 +90,22 @@ def top(
     """Return the k largest pre-activations, W_enc (h - b_pre) + b_enc, largest first, and their latents.
 
     They are float32 and int64 [n, k], for `centred`, h - b_pre, float32 [n, d]. With `dtype` bfloat16, candidates are
-    found in it and computed in float32; where some other latent could be larger than the last one chosen, for all that
-    is known of rounding, the row is searched anew in float32. So what is returned is float32's in any case, but for
-    latents whose pre-activations differ by no more than float32 rounds.
+    found in it and computed in float32; where another latent could be larger than the last one chosen, by the bound of
+    rounding errors, the row is searched again in float32. So the result is that of float32, except for latents whose
+    pre-activations differ by less than the rounding error of float32.
     """
     m = _CANDIDATES * k
     if dtype == torch.float32 or on_gpu(centred) or m > len(W_enc):
         return _dense_top(centred, W_enc, b_enc, k)
     rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
     candidates, least = [], []
-    for pre, found in _search(rows, columns, m, torch.mm, dtype):
-        candidates.append(found)
-        least.append(pre.gather(1, found).amin(dim=1))
+    for pre, latents in _search(rows, columns, m, torch.mm, dtype):
+        candidates.append(latents)
+        least.append(pre.gather(1, latents).amin(dim=1))
     indices = torch.cat(candidates)
-    values, at = pre_activations(centred, W_enc, b_enc, indices).topk(k, dim=1)
-    indices = indices.gather(1, at)
-    # all that are not candidates were at most this, or 0, when they were rounded to bfloat16
+    values, positions = pre_activations(centred, W_enc, b_enc, indices).topk(k, dim=1)
+    indices = indices.gather(1, positions)
+    # all others were at most this, or 0, before they were rounded to bfloat16
     others = torch.cat(least).float().clamp(min=0) * (1 + torch.finfo(dtype).eps)
     unsure = ~(values[:, -1] > others + _error(centred, W_enc, b_enc, rows, columns))  # NaN is unsure
     if unsure.any():
@@ -115,11 +116,11 @@ def top(
 def _dense_top(
     centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    found = []
-    for pre, at in _search(centred, W_enc, k, partial(torch.addmm, b_enc), torch.float32):
-        values, order = pre.gather(1, at).sort(dim=1, descending=True)
-        found.append((values, at.gather(1, order)))
-    values, indices = (torch.cat(part) for part in zip(*found, strict=True))
+    blocks = []
+    for pre, latents in _search(centred, W_enc, k, partial(torch.addmm, b_enc), torch.float32):
+        values, order = pre.gather(1, latents).sort(dim=1, descending=True)
+        blocks.append((values, latents.gather(1, order)))
+    values, indices = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return values, indices
 
 
@@ -139,12 +140,12 @@ def _error(
 
 
 def _search(
-    rows: torch.Tensor, columns: torch.Tensor, m: int, multiply: Callable, made: torch.dtype, signed: bool = False
+    rows: torch.Tensor, columns: torch.Tensor, m: int, multiply: Callable, dtype: torch.dtype, signed: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give the products of rows and columns, in `made`, block by block, and where the m largest of each row are."""
+    """Yield the products of rows and columns, in `dtype`, block by block, and the m largest columns of each row."""
     blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(rows) else _BLOCK) // len(columns)))
     shape = (len(blocks[0]), len(columns))
-    product = torch.empty(shape, dtype=made, device=rows.device)  # one for all blocks: fresh memory is slow
+    product = torch.empty(shape, dtype=dtype, device=rows.device)  # one for all blocks: new memory is slow
     for block in blocks:
         pre = multiply(block, columns.T, out=product[: len(block)])
         yield pre, largest(pre.abs_() if signed else pre, m)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lib.encode.states import CHANGED, StateSource, StoredStates
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.checkpoints import Checkpoint, Checkpoints, differing
-from lib.sae.kernels import Step
+from lib.sae.kernels import Step, Weights
 from lib.sae.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
 from lib.support.devices import CPU, training_device
+from lib.support.progress import progress
 
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
@@ -30,7 +30,7 @@ class TrainingStopped(Exception):
 
 
 class Run:
-    """The whole state of a training run between two steps, and the step, on the device of the `first` states [n, d].
+    """The whole state of a training run between two steps, and the step, on the device of the model.
 
     Attributes
     ----------
@@ -42,19 +42,38 @@ class Run:
         The log so far, see `train`.
     """
 
-    def __init__(self, first: torch.Tensor, source: StateSource, config: TrainingConfig):
-        self.config = config
-        self.normalise = Normalisation.of(first.float(), config.normalisation)
-        self.model = TrainableAutoencoder(self.normalise(first), config)
+    def __init__(self, model: TrainableAutoencoder, normalise: Normalisation, n_steps: int):
+        self.model, self.normalise, self.n_steps = model, normalise, n_steps
+        self.config = model.config
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=True)
-        self.n_steps = config.epochs * (source.n // config.batch_tokens)
         self.step = 0
-        self.silent = torch.zeros(config.width, dtype=torch.int64, device=first.device)
-        self.fired = torch.zeros_like(self.silent)  # since the last row, as the three below
+        self.silent = torch.zeros_like(model.b_enc, dtype=torch.int64)
+        self.fired = torch.zeros_like(self.silent)  # since the last row, as the two below
         self.fvus: list[float] = []
         self.n_active = 0
         self.rows: list[dict] = []
         self.smallest: float | None = None  # running mean of the smallest activation of a batch
+
+    @classmethod
+    def begin(cls, source: StateSource, config: TrainingConfig, device: torch.device) -> "Run":
+        """Return the run before its first step: normalisation and initial weights come from the first window."""
+        first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0)).to(device)
+        normalise = Normalisation.of(first.float(), config.normalisation)
+        return cls(TrainableAutoencoder.initial(normalise(first), config), normalise, _n_steps(source, config))
+
+    @classmethod
+    def resume(cls, checkpoint: Checkpoint, source: StateSource, config: TrainingConfig, device: torch.device) -> "Run":
+        """Return the run as it was when a run with the same configuration wrote the checkpoint."""
+        tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
+        facts, weights = checkpoint.facts, _part(tensors, "model.")
+        model = TrainableAutoencoder(mean=weights.pop("mean"), weights=Weights(**weights), config=config)
+        run = cls(model, Normalisation(tensors["shift"], facts["scale"]), _n_steps(source, config))
+        for name, parameter in model.named_parameters():
+            run.optimizer.state[parameter] = _part(tensors, f"optimizer.{name}.")
+        run.step, run.silent, run.fired = checkpoint.step, tensors["silent"], tensors["fired"]
+        for name in ("fvus", "n_active", "smallest", "rows"):
+            setattr(run, name, facts[name])
+        return run
 
     def _groups(self) -> list[dict]:
         """Return the weights, and JumpReLU's thresholds if there are any, each with how much faster it learns."""
@@ -72,7 +91,7 @@ class Run:
             If the loss is not finite; the weights are as they were before.
         """
         config, n_before = self.config, self.step
-        result = self.model.backward(self.normalise(batch), self.silent >= config.dead_tokens)
+        result = self.model.backward(self.normalise(batch), self._dead())
         if not math.isfinite(result.fvu.item()):
             raise FloatingPointError(
                 f"The loss is {result.fvu.item()} at step {n_before + 1}; lower the learning rate "
@@ -90,6 +109,9 @@ class Run:
         if self.step % LOG_EVERY == 0 or self.step == self.n_steps:
             self._log(rate)
 
+    def _dead(self) -> torch.Tensor:
+        return self.silent >= self.config.dead_tokens
+
     def _count(self, result: Step, n_tokens: int) -> None:
         active = result.indices[result.values != 0]
         self.silent += n_tokens
@@ -97,10 +119,10 @@ class Run:
         self.fired += torch.bincount(active, minlength=self.config.width)
         self.n_active += len(active)
         self.fvus.append(result.fvu.item())
-        if result.smallest is not None:
-            now = result.smallest.item()
-            before = now if self.smallest is None else self.smallest
-            self.smallest = before + (now - before) / max(1, min(_THRESHOLD_STEPS, self.n_steps / 10))
+        if result.smallest is not None:  # None: nothing was active, which says nothing of a threshold
+            smallest = result.smallest.item()
+            mean = smallest if self.smallest is None else self.smallest
+            self.smallest = mean + (smallest - mean) / max(1, min(_THRESHOLD_STEPS, self.n_steps / 10))
 
     def _log(self, rate: float) -> None:
         n_tokens = len(self.fvus) * self.config.batch_tokens
@@ -111,7 +133,7 @@ class Run:
             "tokens": self.step * self.config.batch_tokens,
             "fvu": sum(self.fvus) / len(self.fvus),
             "l0": self.n_active / n_tokens,
-            "dead": (self.silent >= self.config.dead_tokens).float().mean().item(),
+            "dead": self._dead().float().mean().item(),
             "learning_rate": rate,
             "density": histogram.tolist(),
         }
@@ -143,19 +165,13 @@ class Run:
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         return tensors, {"scale": self.normalise.scale, **counted}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a checkpoint that a run with the same configuration wrote."""
-        tensors = {name: tensor.to(self.silent.device) for name, tensor in checkpoint.tensors.items()}
-        facts = checkpoint.facts
-        self.step = checkpoint.step
-        self.silent, self.fired = tensors["silent"], tensors["fired"]
-        self.normalise = Normalisation(tensors["shift"], facts["scale"])
-        self.model.load_state_dict(_part(tensors, "model."))
-        for name, parameter in self.model.named_parameters():
-            self.optimizer.state[parameter] = _part(tensors, f"optimizer.{name}.")
-        self.fvus, self.n_active, self.smallest, self.rows = (
-            facts[name] for name in ("fvus", "n_active", "smallest", "rows")
-        )
+    def status(self) -> str:
+        """Return loss and dead latents of the last row of the log, as shown beside the progress."""
+        return f"fvu {self.rows[-1]['fvu']:.3f}, dead {self.rows[-1]['dead']:.1%}" if self.rows else ""
+
+
+def _n_steps(source: StateSource, config: TrainingConfig) -> int:
+    return config.epochs * (source.n // config.batch_tokens)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -195,8 +211,8 @@ def train(
 ) -> SparseAutoencoder:
     """Train an autoencoder to reconstruct token states, with AdamW (no weight decay).
 
-    The loss is the FVU of each batch, plus AuxK while latents are dead. With `checkpoints`, a run that was stopped in
-    any way goes on from the last one when it is called again, to the same bits on the same machine.
+    The loss is the FVU of each batch, plus AuxK while latents are dead. With `checkpoints`, a run that was stopped
+    continues from the last one when it is called again, to the same bits on the same machine.
 
     Parameters
     ----------
@@ -204,21 +220,21 @@ def train(
         At least one batch of them.
     config : TrainingConfig
     device : str, optional
-        Where weights, optimiser, counters and windows of states are, and where a step is computed: "cpu", "cuda" or
-        "cuda:1"; None is the GPU if there is one. Checkpoints and the autoencoder that is returned are on the CPU, and
-        a run goes on from its checkpoint on any device (with the same `select_dtype`), on another to other bits.
+        Device of weights, optimiser and states: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one. The
+        autoencoder that is returned is on the CPU. A run continues from its checkpoint on any device with the same
+        `select_dtype`; on another device, the bits differ.
     log : callable
-        Is given a dict every 50 steps and at the last one: step, tokens, fvu (fraction of variance unexplained), l0
+        Called with a dict every 50 steps and at the last one: step, tokens, fvu (fraction of variance unexplained), l0
         (active latents a token), dead (share of latents), learning_rate, and density: how many latents are active in
-        which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and density are of the
-        steps since the last row. A run that is resumed gives the rows before the checkpoint again.
+        which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and density are those of
+        the steps since the last row. A run that is resumed gives the rows before the checkpoint again.
     checkpoints : str, Path or Checkpoints, optional
-        Folder for the last two checkpoints; they stay when the run has ended. Checkpoints that were entered are held
-        on to afterwards.
+        Folder for the last two checkpoints, which stay when the run has ended. A `Checkpoints` that was entered stays
+        locked.
     every : float
-        Seconds between them.
+        Seconds between two checkpoints.
     stopped : callable
-        Asked after each step; when it is true, the run writes a checkpoint and raises `TrainingStopped`.
+        Called after each step; when it returns true, the run writes a checkpoint and raises `TrainingStopped`.
 
     Raises
     ------
@@ -230,10 +246,10 @@ def train(
     OSError
         If a checkpoint cannot be written; the one before stays as it is.
     TrainingStopped
-        See `stopped`.
+        If `stopped` returned true.
     """
-    where = training_device(device)
-    config = config.resolved(where)
+    torch_device = training_device(device)
+    config = config.resolved(torch_device)
     source = StoredStates([states]) if isinstance(states, torch.Tensor) else states
     if source.n < config.batch_tokens:
         raise ValueError(
@@ -241,10 +257,19 @@ def train(
             "Give more text or a smaller batch_tokens."
         )
     identity = run_identity(source, config)
-    held = checkpoints is None or isinstance(checkpoints, Checkpoints)
-    with nullcontext(checkpoints) if held else Checkpoints(checkpoints) as kept:
-        run = _begin(source, config, where) if kept is None else _resume(source, config, where, kept, identity, log)
-        _loop(run, source, kept, identity, log, every, stopped)
+    entered = checkpoints is None or isinstance(checkpoints, Checkpoints)
+    with nullcontext(checkpoints) if entered else Checkpoints(checkpoints) as folder:
+        last = None if folder is None else folder.load()
+        if last is None:
+            run = Run.begin(source, config, torch_device)
+        else:
+            check_same(last.facts["run"], identity, folder.folder)
+            if fields := differing(last.facts["machine"], _machine(torch_device)):
+                warnings.warn(f"The run continues, but not to the same bits: {'; '.join(fields)}.", stacklevel=2)
+            run = Run.resume(last, source, config, torch_device)
+            for row in run.rows:
+                log(row)
+        _loop(run, source, folder, identity, log, every, stopped)
     metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
     return run.model.finished(run.normalise, run.smallest, metadata).to("cpu")
 
@@ -254,44 +279,17 @@ def run_identity(source: StateSource, config: TrainingConfig) -> dict:
     return {"config": asdict(config.resolved()), "states": source.identity}
 
 
-def _begin(source: StateSource, config: TrainingConfig, device: torch.device) -> Run:
-    first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0))
-    return Run(first.to(device), source, config)
-
-
-def _resume(
-    source: StateSource,
-    config: TrainingConfig,
-    device: torch.device,
-    kept: Checkpoints,
-    identity: dict,
-    log: Callable[[dict], None],
-) -> Run:
-    """Return the run of the last checkpoint, or a new one if there is none."""
-    last = kept.load()
-    if last is None:
-        return _begin(source, config, device)
-    check_same(last.facts["run"], identity, kept.folder)
-    if fields := differing(last.facts["machine"], _machine(device)):
-        warnings.warn(f"The run goes on, but to other bits than without the stop: {'; '.join(fields)}.", stacklevel=3)
-    run = Run(torch.eye(source.d, device=device), source, config)  # whatever it starts from, the checkpoint replaces
-    run.restore(last)
-    for row in run.rows:
-        log(row)
-    return run
-
-
 def check_same(old: dict, new: dict, folder: Path) -> None:
-    """Raise a ValueError that names the fields in which what is asked for differs from what `folder` was begun with."""
+    """Raise a ValueError that names the fields in which the run of `folder`, `old`, differs from `new`."""
     if fields := differing(old, new):
         raise ValueError(
-            f"{folder} holds a run that was begun otherwise: {'; '.join(fields)}. Give what it was begun with, "
-            "another folder, or delete that one to start anew."
+            f"{folder} holds a run with other settings: {'; '.join(fields)}. Give the settings of that run or another "
+            "folder, or delete that one to start again."
         )
 
 
 def _machine(device: torch.device) -> dict:
-    """What else than the run's identity decides its bits."""
+    """Return what decides the bits of a run besides its identity."""
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return gpu | {
         "threads": torch.get_num_threads(),
@@ -303,36 +301,41 @@ def _machine(device: torch.device) -> dict:
 def _loop(
     run: Run,
     source: StateSource,
-    kept: Checkpoints | None,
+    checkpoints: Checkpoints | None,
     identity: dict,
     log: Callable[[dict], None],
     every: float,
     stopped: Callable[[], bool],
 ) -> None:
-    whole = f"The checkpoint of step {run.step} is whole." if run.step else "No checkpoint was written yet."
+    last = f"The checkpoint of step {run.step} is whole." if run.step else "No checkpoint was written yet."
     written_at = time.monotonic()
-    size = run.config.batch_tokens
-    total = run.n_steps * size
-    with tqdm(total=total, initial=run.step * size, disable=None, unit="token", unit_scale=True, desc="train") as bar:
-        for batch in batches(source, run.config, run.step, run.silent.device):
-            n_rows = len(run.rows)
-            try:
-                run.advance(batch)
-                if len(run.rows) > n_rows:
-                    log(run.rows[-1])
-                    bar.set_postfix(fvu=f"{run.rows[-1]['fvu']:.3f}", dead=f"{run.rows[-1]['dead']:.1%}")
-                bar.update(size)
-                stop = stopped()  # asked once, so that whatever stops the run has been saved
-                due = stop or run.step == run.n_steps or time.monotonic() - written_at >= every
-                if kept is not None and due:
-                    tensors, facts = run.state()
-                    kept.save(run.step, tensors, {"run": identity, "machine": _machine(run.silent.device), **facts})
-                    whole, written_at = f"The checkpoint of step {run.step} is whole.", time.monotonic()
-            except (FloatingPointError, OSError) as error:
-                if kept is None:
-                    raise
-                raise type(error)(f"{error} {whole} ({kept.folder})") from error
-            if stop and run.step < run.n_steps:
-                raise TrainingStopped(f"Stopped after step {run.step} of {run.n_steps}.")
+    size, device = run.config.batch_tokens, run.silent.device
+    for batch in progress(
+        batches(source, run.config, run.step, device),
+        what="train",
+        unit="tokens",
+        total=run.n_steps * size,
+        initial=run.step * size,
+        count=len,
+        status=run.status,
+    ):
+        n_rows = len(run.rows)
+        try:
+            run.advance(batch)
+            if len(run.rows) > n_rows:
+                log(run.rows[-1])
+            stop = stopped()  # called once, so that the checkpoint is written whatever it was that stopped the run
+            due = stop or run.step == run.n_steps or time.monotonic() - written_at >= every
+            if checkpoints is not None and due:
+                tensors, facts = run.state()
+                checkpoints.save(run.step, tensors, {"run": identity, "machine": _machine(device), **facts})
+                last = f"The checkpoint of step {run.step} is whole."
+                written_at = time.monotonic()
+        except (FloatingPointError, OSError) as error:
+            if checkpoints is None:
+                raise
+            raise type(error)(f"{error} {last} ({checkpoints.folder})") from error
+        if stop and run.step < run.n_steps:
+            raise TrainingStopped(f"Stopped after step {run.step} of {run.n_steps}.")
     if run.step < run.n_steps:
         raise ValueError(f"The states ended at step {run.step} of {run.n_steps}. {CHANGED}")

@@ -24,45 +24,45 @@ class TrainingConfig:
     Attributes
     ----------
     width, k : int
-        Latents in all, and latents a token may have.
+        Number of latents, and number of latents that a token may have, or has on average.
     epochs : int
-        Passes over the token states, each in a new order.
+        Number of passes over the token states, each in a new order.
     batch_tokens : int
-        Token states of one optimiser step.
+        Number of token states of one optimiser step.
     learning_rate : float
-        The peak, reached by a linear warm-up and left by a cosine to 0.
+        Peak of the learning rate, after a linear warm-up and before a cosine to 0.
     warmup : float
         Share of all steps that warm up.
     auxk : float
         Coefficient of the auxiliary loss AuxK, by which dead latents learn the residual (Gao et al., arXiv 2406.04093,
-        A.2); 0 is without it.
+        A.2); 0 leaves it out.
     dead_tokens : int
-        A latent is dead when it was not active for this many tokens. The paper's 10 million are more than half of a
-        run of 18 million; 1 million is about as much as the warm-up of such a run, and an average latent at the
-        default width and k is active 500 times in it.
+        A latent is dead when it was not active for at least this many tokens. The paper's 10 million are more than
+        half of a run of 18 million; 1 million is about the warm-up of such a run, in which an average latent at the
+        default width and k is active 500 times.
     activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
-        Which latents are active, see `lib.sae.activations`. `k` is their number for each token, or on average.
+        A key of `lib.sae.activations.ACTIVATIONS`: which latents are active.
     budgets : tuple of int
-        Of a hierarchical Top-K: numbers of latents, the last of them `k`, from each of which a token must be
-        reconstructed, so that the autoencoder is good at all of them. () is plain Top-K.
+        Numbers of latents of a hierarchical Top-K, ascending to `k`, from each of which a token is reconstructed; () is
+        plain Top-K.
     normalisation : {"none", "centred", "scaled", "per-token"}
-        Of the states: as they are; their mean taken off; and also scaled to a root mean square norm of sqrt(d), or
-        each state by itself to that norm. Mean and scale are measured on the first buffer of states and folded into
-        the weights that are saved; of "per-token", the mean is saved as `SparseAutoencoder.centre`, and the FVU is
-        that of the scaled states. b_pre starts at the mean of what it sees, so "none" and "centred" differ by rounding
-        only. Where states differ much in norm, a threshold (batchtopk, jumprelu) gives long ones most of the latents.
+        States are read as they are, with their mean taken off, or also scaled: all by one factor, to a root mean square
+        norm of sqrt(d), or each to that norm. Mean and scale are measured on the first buffer of states and folded into
+        the weights that are saved; with "per-token" the mean is saved as `SparseAutoencoder.centre`, and the FVU is
+        that of scaled states. b_pre starts at the mean, so "none" and "centred" differ by rounding only. Where states
+        differ much in norm, a threshold (batchtopk, jumprelu) gives long ones most of the latents.
     buffer_batches : int
-        Batches of states that are mixed with each other in memory; the first of them also give the mean.
+        Number of batches of states that are mixed in memory; the first buffer also gives the mean.
     select_dtype : {"native", "bfloat16", "float32", "int8"}
-        Of the product that finds each token's k latents, whose activations are computed in float32 in any case;
+        Dtype of the product that finds each token's k latents, whose activations are computed in float32 in any case;
         "native" is bfloat16 where the machine computes in it, else float32. "int8" finds 2 k, of which float32 chooses
         k; it is fast where the processor has VNNI or AMX instructions.
     unit_gradient : bool
-        Whether the gradient of all weights together is scaled to norm 1 before AdamW sees it, so that no batch counts
-        more than another. Clipping at 1 (Gao et al.) does the same where the loss is a sum of squares, as in SAELens;
-        that of the FVU is always shorter than 1.
+        Whether the gradient of all weights together is scaled to norm 1 before AdamW, so that batches count alike.
+        Clipping at 1 (Gao et al.) has this effect where the loss is a sum of squares, as in SAELens; the gradient of
+        the FVU is always shorter than 1.
     seed : int
-        Of the initial weights and of the order of the states.
+        Seed of the initial weights and of the order of the states.
 
     Raises
     ------
@@ -119,10 +119,10 @@ class TrainingConfig:
 
 
 class Normalisation(NamedTuple):
-    """h -> (h - shift) * scale, for shift [d] and a number; without one, each state is scaled to norm sqrt(d).
+    """h -> (h - shift) * scale, for shift [d] and a number; with scale None, each state is scaled to norm sqrt(d).
 
-    A number is folded into the weights of what is trained (`TrainableAutoencoder.finished`), so that inference knows
-    nothing of it: z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
+    `TrainableAutoencoder.finished` folds a number into the weights, so that it is not needed at inference:
+    z = TopK(W_enc (s (h - m) - b) + b_enc) = TopK(s W_enc (h - (m + b / s)) + b_enc).
     """
 
     shift: torch.Tensor
@@ -146,34 +146,47 @@ class Normalisation(NamedTuple):
 
 
 class TrainableAutoencoder(torch.nn.Module):
-    """The weights while they are trained, initialised as in Latent Terms.
-
-    The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are kept
-    as [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU has thresholds besides, which
-    start where `config.k` latents of an average token of `first` are active.
+    """The weights while they are trained, as parameters.
 
     Parameters
     ----------
-    first : torch.Tensor, float32 [n, d]
-        The first states of the run, normalised; on the device where the weights shall be, which are the same on all.
+    weights : Weights
+    mean : torch.Tensor [d]
+        Mean of the normalised states, about which the FVU counts variance.
     config : TrainingConfig
     """
 
-    def __init__(self, first: torch.Tensor, config: TrainingConfig):
+    def __init__(self, weights: Weights, mean: torch.Tensor, config: TrainingConfig):
         super().__init__()
-        self.config = config.resolved(first.device)
+        self.config = config.resolved(mean.device)
         self.activation = activation_of(config.activation, config.k, config.budgets)
+        self.register_buffer("mean", mean)
+        for name in ("W_dec", "W_enc", "b_enc", "b_pre", "threshold"):
+            tensor = getattr(weights, name)
+            self.register_parameter(name, None if tensor is None else torch.nn.Parameter(tensor))
+
+    @classmethod
+    def initial(cls, first: torch.Tensor, config: TrainingConfig) -> "TrainableAutoencoder":
+        """Return the initial weights of Latent Terms.
+
+        The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are
+        [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU's thresholds start where
+        `config.k` latents of an average token of the first batch are active.
+
+        Parameters
+        ----------
+        first : torch.Tensor, float32 [n, d]
+            The first states of the run, normalised, on the device where the weights shall be. The weights do not
+            depend on the device.
+        config : TrainingConfig
+        """
         W_dec = torch.empty(config.width, first.shape[1])
         torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
         W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).to(first.device)
-        self.register_buffer("mean", first.mean(dim=0))
-        self.W_dec = torch.nn.Parameter(W_dec)
-        self.W_enc = torch.nn.Parameter(W_dec.clone())
-        self.b_enc = torch.nn.Parameter(torch.zeros(config.width, device=first.device))
-        self.b_pre = torch.nn.Parameter(self.mean.clone())
-        batch = first[: config.batch_tokens] - self.mean
-        threshold = self.activation.initial_threshold(batch, self.W_enc.detach(), self.b_enc.detach())
-        self.threshold = None if threshold is None else torch.nn.Parameter(threshold)
+        mean, b_enc = first.mean(dim=0), torch.zeros(config.width, device=first.device)
+        activation = activation_of(config.activation, config.k, config.budgets)
+        threshold = activation.initial_threshold(first[: config.batch_tokens] - mean, W_dec, b_enc)
+        return cls(Weights(W_dec.clone(), b_enc, W_dec, mean.clone(), threshold), mean, config)
 
     def weights(self) -> Weights:
         """Return the parameters under their names."""
@@ -201,7 +214,7 @@ class TrainableAutoencoder(torch.nn.Module):
     ) -> SparseAutoencoder:
         """Return the autoencoder that does on states what these weights do on normalised ones.
 
-        `smallest` is the mean of `Step.smallest` over the last batches, `metadata` is kept with the weights.
+        `smallest` is the mean of `Step.smallest` over the last batches.
         """
         shift, scale = normalisation
         (W_enc, b_enc, W_dec, b_pre, _), activation = self.activation.finished(self.weights(), smallest)

@@ -11,7 +11,6 @@ from lib.bm25.pooling import apply_phi
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.evaluation.measures import bootstrap_interval
 from lib.evaluation.tuning import B_GRID, K1_GRID, ndcg_on_grid
-from lib.latent_terms import like
 from lib.studies.inputs import Setting, count_tokens, shuffled, training_text
 from lib.studies.names import BASELINE
 from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
@@ -42,7 +41,7 @@ def _scoring_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
         ("idf", "robertson"): Variant(base, scoring=replace(PAPER, idf="robertson")),
         ("idf", "robertson-clipped"): Variant(base, scoring=replace(PAPER, idf="robertson-clipped")),
         ("scoring", "inner product"): Variant(base, scoring=None),
-        ("dtype of search", dtype): Variant(base, reader=like(encoder, dtype=dtype)),
+        ("dtype of search", dtype): Variant(base, reader=encoder.replace(dtype=dtype)),
     }
 
 
@@ -69,7 +68,7 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
         recipes["tokens", level] = replace(base, corpus=text, tokens=n_tokens)
     documents = shuffled(text for collection in setting.ablated for text in collection.doc_texts)
     recipes["text", "in-domain"] = replace(base, corpus=documents)
-    without = like(encoder, special_tokens=not encoder.special_tokens)
+    without = encoder.replace(special_tokens=not encoder.special_tokens)
     recipes["special tokens", "left out"] = study_recipe(setting, without)
     return {arm: Variant(recipe) for arm, recipe in recipes.items()}
 

@@ -15,7 +15,6 @@ from lib.encode.backbones import load
 from lib.encode.encoder import TokenEncoder
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.encode.states import TrainingText
-from lib.latent_terms import like
 from lib.sae.training import TrainingConfig
 from lib.studies.profiles import Profile, SweepSize
 from lib.support.checks import check_count
@@ -182,7 +181,7 @@ def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncode
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return like(encoder, model=str(folder))
+    return encoder.replace(model=str(folder))
 
 
 def plain_language_model(encoder: TokenEncoder) -> TokenEncoder:
@@ -199,7 +198,7 @@ def plain_language_model(encoder: TokenEncoder) -> TokenEncoder:
         raise ValueError(f"What {encoder.name} was trained from is not known; known are {', '.join(PLAIN_MODELS)}.")
     name = PLAIN_MODELS[encoder.name]
     try:
-        return like(encoder, model=name)
+        return encoder.replace(model=name)
     except OSError as error:  # so transformers reports a hub that it cannot reach
         raise OSError(
             f"{name}, which {encoder.name} was trained from, cannot be loaded ({str(error).splitlines()[0]}). "

@@ -22,7 +22,6 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.states import StoredStates, cache_states
 from lib.evaluation.baselines import LexicalBM25, inner_product_search
 from lib.evaluation.measures import per_query, summarise
-from lib.latent_terms import like
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
@@ -242,7 +241,7 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     first, layers = recipes[0], {recipe.encoder.layer for recipe in missing.values()}
     most = max(recipe.tokens for recipe in recipes)
     native = native_dtype(first.encoder.device)
-    encoder = first.encoder if first.encoder.dtype == native else like(first.encoder, dtype=native)
+    encoder = first.encoder if first.encoder.dtype == native else first.encoder.replace(dtype=native)
     states = cache_states(store.folder, encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
