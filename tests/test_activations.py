@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.sae import activations as room
+from lib.sae import activations as module
 from lib.sae.activations import (
     ACTIVATIONS,
     AbsTopK,
@@ -183,9 +183,9 @@ def test_abstopk_is_topk_of_twice_the_width(seed, width, data):
     codes = sae.encode(states)
     pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
     signed = pre * (pre.abs() >= pre.abs().sort(dim=1).values[:, -k, None])
-    found = dense(codes, 2 * width)
-    assert (found >= 0).all()
-    torch.testing.assert_close(found[:, :width] - found[:, width:], signed, rtol=1e-4, atol=1e-4)
+    actual = dense(codes, 2 * width)
+    assert (actual >= 0).all()
+    torch.testing.assert_close(actual[:, :width] - actual[:, width:], signed, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sae.decode(codes), signed @ weights.W_dec + weights.b_pre, rtol=1e-4, atol=1e-3)
 
 
@@ -260,8 +260,8 @@ def test_no_token_is_cut_however_much_it_has(seed, k, loud, n):
 def test_few_pre_activations_are_computed_again(monkeypatch):
     """The tokens whose latents are all there are not searched again."""
     searched = []
-    select = room.select
-    monkeypatch.setattr(room, "select", lambda rows, *rest: searched.append(len(rows)) or select(rows, *rest))
+    select = module.select
+    monkeypatch.setattr(module, "select", lambda rows, *rest: searched.append(len(rows)) or select(rows, *rest))
     centred = torch.ones(50, 1)
     centred[7] = 100
     weights = Weights(torch.linspace(0.1, 1, 64)[:, None], torch.zeros(64), None, None)

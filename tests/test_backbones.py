@@ -117,12 +117,12 @@ def test_the_skiplist_is_read_but_not_given_out(expanding_folder):
 
 
 def test_query_expansion_counts_as_special_tokens(expanding_folder):
-    whole = joined(TokenEncoder(expanding_folder, dtype="float32").stream(["red cat"], "query"))
+    complete = joined(TokenEncoder(expanding_folder, dtype="float32").stream(["red cat"], "query"))
     bare = joined(TokenEncoder(expanding_folder, dtype="float32", special_tokens=False).stream(["red cat"], "query"))
     words = [VOCABULARY[word] for word in ["[CLS]", "query", ":", "red", "cat", "[SEP]"]]
-    assert ids(whole, 0) == words + [VOCABULARY["[MASK]"]] * 6
+    assert ids(complete, 0) == words + [VOCABULARY["[MASK]"]] * 6
     assert ids(bare, 0) == words[1:-1]
-    torch.testing.assert_close(bare.states, whole.states[1:5], **CLOSE)
+    torch.testing.assert_close(bare.states, complete.states[1:5], **CLOSE)
 
 
 def test_a_late_interaction_model_has_its_blocks_below_the_projection(expanding_folder, plain_folder):
@@ -145,9 +145,9 @@ def test_max_length_cuts_text_and_leaves_the_expansion(expanding_folder):
         VOCABULARY[word]
         for word in ("[CLS]", "title", "cat", "[SEP]")  # the colon is read, and skipped
     ]
-    whole = TokenEncoder(expanding_folder, dtype="float32")
-    assert whole.max_length == 20
-    assert TokenEncoder(**whole.config).identity == whole.identity
+    complete = TokenEncoder(expanding_folder, dtype="float32")
+    assert complete.max_length == 20
+    assert TokenEncoder(**complete.config).identity == complete.identity
 
 
 def test_queries_with_an_expansion_are_cut(expanding_folder):
@@ -157,25 +157,25 @@ def test_queries_with_an_expansion_are_cut(expanding_folder):
 
 
 def test_identity_knows_skiplist_expansion_and_lengths(plain_folder, expanding_folder, tmp_path):
-    made = [expanding_folder]
+    folders = [expanding_folder]
     for name, expansion in (("none", None), ("attended", EXPANSIONS["attended"])):
-        made.append(save_colbert(plain_folder, tmp_path / name, query_expansion=expansion))
+        folders.append(save_colbert(plain_folder, tmp_path / name, query_expansion=expansion))
     shutil.copytree(expanding_folder, tmp_path / "other-skiplist")
     mask = next((tmp_path / "other-skiplist").glob("*_MultiVectorMask")) / "config.json"
     mask.write_text(json.dumps(json.loads(mask.read_text()) | {"skiplist_words": ["."]}))
-    made.append(str(tmp_path / "other-skiplist"))
-    identities = [TokenEncoder(folder, dtype="float32").identity | {"model": ""} for folder in made]
-    assert len({json.dumps(identity) for identity in identities}) == len(made)
+    folders.append(str(tmp_path / "other-skiplist"))
+    identities = [TokenEncoder(folder, dtype="float32").identity | {"model": ""} for folder in folders]
+    assert len({json.dumps(identity) for identity in identities}) == len(folders)
 
 
 def test_maximum_similarity_ranks_as_the_models_own(expanding_folder):
     docs = [text for text in TEXTS if text.strip()]
     queries = [query for query in QUERIES if query]
     encoder, model = TokenEncoder(expanding_folder, dtype="float32"), MultiVectorEncoder(expanding_folder, device="cpu")
-    names, asked = [f"d{i}" for i in range(len(docs))], [f"q{i}" for i in range(len(queries))]
-    ranking = late_interaction_search(encoder, docs, names, queries, asked, k=len(docs))
+    names, names_of_queries = [f"d{i}" for i in range(len(docs))], [f"q{i}" for i in range(len(queries))]
+    ranking = late_interaction_search(encoder, docs, names, queries, names_of_queries, k=len(docs))
     scores = model.similarity(model.encode_query(queries), model.encode_document(docs)).numpy()
-    for query, expected in zip(asked, scores, strict=True):
+    for query, expected in zip(names_of_queries, scores, strict=True):
         best = np.argsort(-expected, kind="stable")
         assert [doc for doc, _ in ranking[query]] == [names[i] for i in best]
         np.testing.assert_allclose([score for _, score in ranking[query]], expected[best], atol=1e-4)
@@ -210,16 +210,16 @@ def colbert_by_hand(folder, text: str, is_query: bool, expand: bool, attend: boo
     """ColBERT as PyLate computes it: the prefix is put in by its id, the query filled up with [MASK]."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     prefix, length = ("[Q] ", 10) if is_query else ("[D] ", 18)
-    found = tokenizer(text, truncation=True, max_length=length - 1)["input_ids"]
-    found = [found[0], tokenizer.convert_tokens_to_ids(prefix), *found[1:]]
-    fill = (length - len(found)) * (is_query and expand)
-    mask = torch.tensor([[1] * len(found) + [int(attend)] * fill])
-    found = torch.tensor([found + [tokenizer.mask_token_id] * fill])
+    actual = tokenizer(text, truncation=True, max_length=length - 1)["input_ids"]
+    actual = [actual[0], tokenizer.convert_tokens_to_ids(prefix), *actual[1:]]
+    fill = (length - len(actual)) * (is_query and expand)
+    mask = torch.tensor([[1] * len(actual) + [int(attend)] * fill])
+    actual = torch.tensor([actual + [tokenizer.mask_token_id] * fill])
     with torch.no_grad():
-        states = model(input_ids=found, attention_mask=mask).last_hidden_state[0] @ projection().T
+        states = model(input_ids=actual, attention_mask=mask).last_hidden_state[0] @ projection().T
     states = torch.nn.functional.normalize(states, dim=1)
     skipped = torch.tensor([VOCABULARY[word] for word in SKIPPED])
-    return states if is_query else states[~torch.isin(found[0], skipped)]
+    return states if is_query else states[~torch.isin(actual[0], skipped)]
 
 
 @pytest.mark.parametrize(("expand", "attend"), [(True, False), (True, True), (False, False)])

@@ -16,10 +16,10 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
 
 
 def written(folder, *steps) -> Checkpoints:
-    kept = Checkpoints(folder)
+    saved = Checkpoints(folder)
     for step in steps:
-        kept.save(step, tensors(step), {"at": [step, None]})
-    return kept
+        saved.save(step, tensors(step), {"at": [step, None]})
+    return saved
 
 
 def damage(path) -> None:
@@ -39,10 +39,10 @@ def test_the_newest_is_loaded_and_two_are_kept(tmp_path):
     folder = tmp_path / "new" / "checkpoints"
     assert Checkpoints(folder).load() is None
     for steps in ((10,), (20,), (30, 40, 50)):  # in one process or in several
-        kept = Checkpoints(folder)
-        kept.load()
+        saved = Checkpoints(folder)
+        saved.load()
         for step in steps:
-            kept.save(step, tensors(step), {"at": [step, None]})
+            saved.save(step, tensors(step), {"at": [step, None]})
         got = Checkpoints(folder).load()
         assert (got.step, got.facts) == (steps[-1], {"at": [steps[-1], None]})
         assert {name: tensor.tolist() for name, tensor in got.tensors.items()} == {
@@ -66,10 +66,10 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_with_a_message(tmp_path,
         assert Checkpoints(tmp_path).load().step == 10  # a checkpoint that is not there is no damage
         return
     with pytest.warns(UserWarning, match=rf"{path.name}.*step 10"):
-        kept = Checkpoints(tmp_path)
-        assert kept.load().step == 10
+        saved = Checkpoints(tmp_path)
+        assert saved.load().step == 10
     # the damaged one is written over, the good one stays
-    kept.save(20, tensors(20), {})
+    saved.save(20, tensors(20), {})
     assert Checkpoints(tmp_path).load().step == 20
     damage(weights_of(tmp_path, 20))
     with pytest.warns(UserWarning, match="step 10"):
@@ -85,7 +85,7 @@ def test_when_all_are_damaged_nothing_is_made_up(tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoints_as_they_are(tmp_path, monkeypatch):
-    kept = written(tmp_path, 10, 20)
+    saved = written(tmp_path, 10, 20)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(tensors, path):
@@ -94,12 +94,12 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_are(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lib.sae.checkpoints, "save_file", full)
     with pytest.raises(OSError, match=r"state\.safetensors .*No space left on device"):
-        kept.save(30, tensors(30), {})
+        saved.save(30, tensors(30), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    kept = written(tmp_path, 10)
+    saved = written(tmp_path, 10)
     whole = {path.name for path in tmp_path.iterdir()}
     for name in (
         ".state.safetensors.0123abcd.tmp",
@@ -111,7 +111,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     with Checkpoints(tmp_path) as entered:
         assert entered.load().step == 10
     assert {path.name for path in tmp_path.iterdir()} == whole | {"notes.txt", "lock"}
-    kept.remove()
+    saved.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "notes.txt").unlink()
     Checkpoints(tmp_path).remove()

@@ -154,13 +154,13 @@ def test_a_prompt_is_read_and_given_out_with_its_text(plain_folder, tiny_encoder
 
 
 def test_without_special_tokens_exactly_those_rows_are_missing(folder):
-    whole = joined(TokenEncoder(folder, dtype="float32").stream(TEXTS))
+    uncut = joined(TokenEncoder(folder, dtype="float32").stream(TEXTS))
     bare = joined(TokenEncoder(folder, dtype="float32", special_tokens=False).stream(TEXTS))
-    keep = ~np.isin(whole.token_ids, [VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]])
+    keep = ~np.isin(uncut.token_ids, [VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]])
     assert (~keep).sum() == 2 * sum(bool(text.strip()) for text in TEXTS)
-    np.testing.assert_array_equal(bare.token_ids, whole.token_ids[keep])
-    torch.testing.assert_close(bare.states, whole.states[keep], **CLOSE)
-    np.testing.assert_allclose(bare.pooled, whole.pooled, **CLOSE)
+    np.testing.assert_array_equal(bare.token_ids, uncut.token_ids[keep])
+    torch.testing.assert_close(bare.states, uncut.states[keep], **CLOSE)
+    np.testing.assert_allclose(bare.pooled, uncut.pooled, **CLOSE)
     # "dog" is one word; the empty text none
     assert np.diff(bare.offsets)[1:3].tolist() == [1, 0]
     # a word outside the vocabulary is a token like any other: [UNK] stays

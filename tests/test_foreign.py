@@ -174,8 +174,8 @@ def checkpoint(path, tensors=(), **changes):
     named = {"W_enc": given["W_enc"], "b_enc": given["b_enc"], "b_pre": given["b_dec"], "W_dec": given["W_dec"]}
     if config.get("variant") == "jumprelu":
         named["theta"] = given["threshold"]
-    said = json.dumps({key: value for key, value in config.items() if value is not None})
-    save_file(named | dict(tensors), path, {"config": said})
+    text = json.dumps({key: value for key, value in config.items() if value is not None})
+    save_file(named | dict(tensors), path, {"config": text})
     return path
 
 

@@ -25,8 +25,8 @@ class TestSAELens:
         theirs = SAE.load_from_disk(folder)
         sae = read_saelens(folder, k=None if name.startswith("topk") else 4)
         np.testing.assert_allclose(dense(sae, states()), theirs.encode(states()).detach(), rtol=0, atol=1e-5)
-        found = sae.decode(sae.encode(states()))
-        np.testing.assert_allclose(found, theirs(states()).detach(), rtol=0, atol=1e-5)
+        actual = sae.decode(sae.encode(states()))
+        np.testing.assert_allclose(actual, theirs(states()).detach(), rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("name", [name for name in SAELENS if "before" not in name])
     def test_folders_written_by_hand_are_as_the_library_writes_them(self, tmp_path, name):

@@ -45,9 +45,9 @@ def test_codes_are_those_of_the_parts_side_by_side(n, k, scale, seed):
     joined = join(parts)
     codes, each = joined.encode(h), [part.encode(h) for part in parts]
     assert (joined.width, joined.k, joined.activation.groups) == (12 * n, k * n, n)
-    expected = np.concatenate([dense(own, 12) for own in each], axis=1)
+    expected = np.concatenate([dense(part_codes, 12) for part_codes in each], axis=1)
     np.testing.assert_allclose(dense(codes, 12 * n), expected, rtol=0, atol=2e-6 * max(1, scale) * 12)
-    mean = torch.stack([part.decode(own) for part, own in zip(parts, each, strict=True)]).mean(dim=0)
+    mean = torch.stack([part.decode(part_codes) for part, part_codes in zip(parts, each, strict=True)]).mean(dim=0)
     torch.testing.assert_close(joined.decode(codes), mean, rtol=1e-4, atol=1e-4 * max(1, scale))
 
 
@@ -143,8 +143,8 @@ def test_a_sparse_encoder_has_groups_too(models, tmp_path):
     coder = to_sparse_encoder(model)[1]
     tokens = states(20, 32)
     values, indices = coder.encode_tokens(tokens)
-    found = torch.zeros(20, 128).scatter(1, indices, values)
-    np.testing.assert_allclose(found, dense(model.sae.encode(tokens), 128), rtol=1e-5, atol=1e-4)
+    actual = torch.zeros(20, 128).scatter(1, indices, values)
+    np.testing.assert_allclose(actual, dense(model.sae.encode(tokens), 128), rtol=1e-5, atol=1e-4)
     assert coder.get_config_dict()["groups"] == 2
     coder.save(tmp_path)
     loaded = SparseAutoEncoderTokenEncoder.load(str(tmp_path))
@@ -187,13 +187,13 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
 
     run(*folders, tmp_path / "joined", "--k", 4, "--stored", "float16")
     assert f"is written to {tmp_path / 'joined'}" in capsys.readouterr().out
-    made = LatentTerms.load(tmp_path / "joined", dtype="float32")
-    assert (made.sae.width, made.sae.k, made.sae.activation.groups) == (128, 4, 2)
+    loaded_model = LatentTerms.load(tmp_path / "joined", dtype="float32")
+    assert (loaded_model.sae.width, loaded_model.sae.k, loaded_model.sae.activation.groups) == (128, 4, 2)
     for name, tensor in join_models(models, 4).sae.tensors().items():
-        assert torch.equal(made.sae.tensors()[name], tensor.half().float())
+        assert torch.equal(loaded_model.sae.tensors()[name], tensor.half().float())
     run(*folders, tmp_path / "without", "--no-special-tokens")
     without = LatentTerms.load(tmp_path / "without", dtype="float32")
-    assert (without.encoder.special_tokens, made.encoder.special_tokens) == (False, True)
+    assert (without.encoder.special_tokens, loaded_model.encoder.special_tokens) == (False, True)
     assert without.encoder.identity == models[0].encoder.identity | {"special_tokens": False}
     assert without.encode_documents(["dog"]).nnz < join_models(models).encode_documents(["dog"]).nnz
     for arguments, message in (

@@ -111,11 +111,11 @@ def test_what_is_active_are_the_codes_of_the_dense_activation(data, seed, n, k):
     step = loss_and_gradients(states, weights, activation, mean, nothing, 0.0, FLOAT64)
     pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
     codes, _ = activation.dense(pre, weights.threshold)
-    found = torch.zeros(n, 64, dtype=FLOAT64)
+    actual = torch.zeros(n, 64, dtype=FLOAT64)
     active = step.values != 0
     tokens = torch.arange(n)[:, None].expand_as(step.indices)
-    found.index_put_((tokens[active], step.indices[active]), step.values[active], accumulate=True)
-    assert torch.equal(found, codes[-1])
+    actual.index_put_((tokens[active], step.indices[active]), step.values[active], accumulate=True)
+    assert torch.equal(actual, codes[-1])
     assert (step.values[active].min() if active.any() else None) == step.smallest
 
 
@@ -194,12 +194,12 @@ def test_a_perfect_reconstruction_leaves_auxk_nothing():
 def test_blocks_of_tokens_change_nothing(monkeypatch):
     states, weights, mean = draw_problem(6, 30, 6, 64, "plain")
     dead = torch.arange(64) % 2 == 0
-    whole = loss_and_gradients(states, weights, TOPK, mean, dead, 1 / 32, FLOAT64)
-    for room in (selection, kernels):
-        monkeypatch.setattr(room, "_BLOCK", 4 * 64)  # 4 tokens for the product, 8 for AuxK
+    reference = loss_and_gradients(states, weights, TOPK, mean, dead, 1 / 32, FLOAT64)
+    for module in (selection, kernels):
+        monkeypatch.setattr(module, "_BLOCK", 4 * 64)  # 4 tokens for the product, 8 for AuxK
     parts = loss_and_gradients(states, weights, TOPK, mean, dead, 1 / 32, FLOAT64)
-    torch.testing.assert_close(parts.auxk, whole.auxk)
-    for part, gradient in zip(parts.gradients[:4], whole.gradients[:4], strict=True):
+    torch.testing.assert_close(parts.auxk, reference.auxk)
+    for part, gradient in zip(parts.gradients[:4], reference.gradients[:4], strict=True):
         torch.testing.assert_close(part, gradient, rtol=1e-12, atol=1e-12)
 
 
@@ -218,11 +218,11 @@ def test_dots_decode_and_sums():
 
 def test_the_pairs_of_a_choice():
     indices = torch.tensor([[5, 6, 7], [8, 9, 4]])
-    whole = Choice(indices, indices, indices)
-    assert [part.tolist() for part in whole.pairs()] == [[5, 6, 7, 8, 9, 4], [0, 3, 6]]
-    some = whole._replace(mask=torch.tensor([[True, False, True], [False, False, False]]))
+    reference = Choice(indices, indices, indices)
+    assert [part.tolist() for part in reference.pairs()] == [[5, 6, 7, 8, 9, 4], [0, 3, 6]]
+    some = reference._replace(mask=torch.tensor([[True, False, True], [False, False, False]]))
     assert [part.tolist() for part in some.pairs()] == [[5, 7], [0, 2, 2]]
-    parts = whole._replace(parts=(1, 2))  # first the one latent of each token, then the two that the next budget adds
+    parts = reference._replace(parts=(1, 2))  # the latent of each token, then the two that the next budget adds
     assert [part.tolist() for part in parts.pairs()] == [[5, 8, 6, 7, 9, 4], [0, 1, 2, 4, 6]]
 
 

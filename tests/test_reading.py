@@ -55,15 +55,15 @@ def test_prompts_of_the_configuration(sentence_folder, tmp_path, prompts, defaul
 @pytest.mark.parametrize("special_tokens", [True, False])
 def test_without_the_prompt_its_tokens_are_read_but_not_given_out(plain_folder, special_tokens):
     settings = {"dtype": "float32", "query_prompt": "query : ", "special_tokens": special_tokens}
-    whole = joined(TokenEncoder(plain_folder, **settings).stream(TEXTS, "query"))
+    uncut = joined(TokenEncoder(plain_folder, **settings).stream(TEXTS, "query"))
     encoder = TokenEncoder(plain_folder, include_prompt=False, **settings)
     got = joined(encoder.stream(TEXTS, "query"))
     n_out = 3 if special_tokens else 2  # [CLS] query : as sentence-transformers counts a prompt
     for i, text in enumerate(TEXTS):
-        torch.testing.assert_close(rows(got, i), rows(whole, i)[n_out:], **CLOSE)
+        torch.testing.assert_close(rows(got, i), rows(uncut, i)[n_out:], **CLOSE)
         assert (len(rows(got, i)) > 0) == bool(text.strip())
     assert list(encoder.count_tokens(TEXTS, "query")) == np.diff(got.offsets).tolist()
-    np.testing.assert_allclose(got.pooled, whole.pooled, **CLOSE)  # the model's own embedding stays its own
+    np.testing.assert_allclose(got.pooled, uncut.pooled, **CLOSE)  # the model's own embedding stays its own
     assert_same(joined(encoder.stream(TEXTS)), joined(TokenEncoder(plain_folder, **settings).stream(TEXTS)))
 
 
@@ -161,8 +161,8 @@ def chunking(sentence_folder) -> TokenEncoder:
     return TokenEncoder(sentence_folder, **CHUNKED, max_length=20, document_prompt="title : ")
 
 
-def chunks_by_hand(text: str, room: int) -> list[str]:
-    return [" ".join(words) for words in np.array_split(text.split(), -(-len(text.split()) // room))]
+def chunks_by_hand(text: str, limit: int) -> list[str]:
+    return [" ".join(words) for words in np.array_split(text.split(), -(-len(text.split()) // limit))]
 
 
 def test_a_long_text_is_read_whole_in_chunks(chunking, sentence_folder):
@@ -217,11 +217,11 @@ def test_chunks_without_prompt_or_special_tokens_are_the_text_once(plain_folder)
 
 def test_counts_of_chunks_add_up(chunking, tiny_sae):
     model = LatentTerms(chunking, tiny_sae, phi="identity")
-    whole = model.encode_documents([LONG]).toarray()[0]
+    uncut = model.encode_documents([LONG]).toarray()[0]
     parts = model.encode_documents(chunks_by_hand(LONG, 16)).toarray()
-    np.testing.assert_allclose(whole, parts.sum(axis=0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(uncut, parts.sum(axis=0), rtol=1e-3, atol=1e-3)
     largest = LatentTerms(chunking, tiny_sae, "max", "identity").encode_documents([LONG]).toarray()[0]
-    assert (largest <= whole + 1e-6).all()
+    assert (largest <= uncut + 1e-6).all()
 
 
 def test_a_decoder_reads_chunks(decoder_folder):

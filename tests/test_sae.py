@@ -140,22 +140,22 @@ def test_all_negative_pre_activations_give_an_empty_code():
 def test_chunks_change_nothing(monkeypatch, rows_at_once):
     # thresholds of whole chunks here; blocks of Top-K are those of `lib.sae.selection`
     model, h = SparseAutoencoder(**weights(), activation=FinishedJumpReLU(3, torch.full((12,), 0.5))), states(40)
-    whole = dense(model.encode(h), 12)
+    together = dense(model.encode(h), 12)
     sizes, largest = [], lib.sae.codes.largest_codes
     monkeypatch.setattr(lib.sae.codes, "_CHUNK", 12 * rows_at_once + 3)  # at least one row, whatever the width
     monkeypatch.setattr(lib.sae.codes, "largest_codes", lambda pre, m: sizes.append(len(pre)) or largest(pre, m))
-    np.testing.assert_allclose(dense(model.encode(h), 12), whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(h), 12), together, rtol=0, atol=1e-5)
     assert max(sizes) == max(1, rows_at_once)
     assert sum(sizes) == 40
 
 
 def test_neighbours_and_order_change_nothing():
     model, h = SparseAutoencoder(**weights(), activation=FinishedTopK(3)), states(30)
-    whole = dense(model.encode(h), 12)
+    together = dense(model.encode(h), 12)
     alone = np.concatenate([dense(model.encode(row[None]), 12) for row in h])
-    np.testing.assert_allclose(alone, whole, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(dense(model.encode(h.flip(0)), 12)[::-1], whole, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(dense(model.encode(torch.cat([h * 100, h])), 12)[30:], whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(h.flip(0)), 12)[::-1], together, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(torch.cat([h * 100, h])), 12)[30:], together, rtol=0, atol=1e-5)
 
 
 def test_encode_changes_neither_the_states_nor_the_weights():
@@ -373,12 +373,12 @@ def test_jumprelu_codes_are_the_dense_formula_whatever_the_chunks(seed, n, rows_
 
 def test_neighbours_change_no_jumprelu_code():
     model, h = jump(), states(30)
-    whole = dense(model.encode(h), 12)
+    together = dense(model.encode(h), 12)
     alone = np.concatenate([dense(model.encode(row[None]), 12) for row in h])
-    np.testing.assert_allclose(alone, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
     loud = torch.cat([h * 100, h, torch.zeros(3, 5)])  # the loud ones have most of the 12 latents
     assert model.encode(loud).values.shape[1] > model.encode(h).values.shape[1]
-    np.testing.assert_allclose(dense(model.encode(loud), 12)[30:60], whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense(model.encode(loud), 12)[30:60], together, rtol=0, atol=1e-5)
 
 
 def test_pooling_takes_no_notice_of_what_fills_up_the_codes(monkeypatch):

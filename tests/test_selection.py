@@ -24,10 +24,10 @@ def test_largest_are_the_largest(seed, n, width, k, levels, dtype):
     assume(k <= width)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(-levels // 2, levels, (n, width), generator=generator).to(dtype) / 4  # few levels: many ties
-    found = largest(rows, k)
-    assert found.shape == (n, k)
-    assert all(len(set(row)) == k for row in found.tolist())
-    got, wanted = (rows.gather(1, at).sort(dim=1).values for at in (found, rows.topk(k, dim=1).indices))
+    actual = largest(rows, k)
+    assert actual.shape == (n, k)
+    assert all(len(set(row)) == k for row in actual.tolist())
+    got, wanted = (rows.gather(1, at).sort(dim=1).values for at in (actual, rows.topk(k, dim=1).indices))
     # what is not above 0 becomes 0 in any case
     assert torch.equal(got.clamp_min(0), wanted.clamp_min(0))
 
@@ -105,7 +105,7 @@ def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
     searched, dense = [], selection._dense_top
     monkeypatch.setattr(selection, "_dense_top", lambda rows, *rest: searched.append(len(rows)) or dense(rows, *rest))
     W_enc = torch.zeros(64, 2)
-    W_enc[:, 0] = torch.linspace(1, 2, 64)  # told apart by the first input
+    W_enc[:, 0] = torch.linspace(1, 2, 64)  # the first input distinguishes them
     W_enc[:, 1] = 1 + 1e-5 * torch.arange(64)  # not by the second
     centred = torch.tensor([[1.0, 0.0], [0.0, 1.0], [float("nan"), 0.0]])
     values, indices = top(centred, W_enc, torch.zeros(64), 2, torch.bfloat16)
@@ -119,9 +119,9 @@ def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
 def test_top_of_blocks(monkeypatch, dtype, block):
     generator = torch.Generator().manual_seed(3)
     centred, W_enc = torch.randn(50, 24, generator=generator), torch.randn(256, 24, generator=generator)
-    whole = top(centred, W_enc, torch.zeros(256), 4, dtype)
+    together = top(centred, W_enc, torch.zeros(256), 4, dtype)
     monkeypatch.setattr(selection, "_BLOCK", block)
-    for part, expected in zip(top(centred, W_enc, torch.zeros(256), 4, dtype), whole, strict=True):
+    for part, expected in zip(top(centred, W_enc, torch.zeros(256), 4, dtype), together, strict=True):
         torch.testing.assert_close(part, expected)
 
 

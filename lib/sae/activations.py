@@ -1,7 +1,7 @@
 """The activations an autoencoder can be trained with: what makes of its pre-activations the few that are not 0.
 
 Each is a small class with its equation, in which pre = W_enc (h - b_pre) + b_enc, and an entry of `ACTIVATIONS`. In
-training they differ; each says which form of `lib.sae.codes` it has when it is finished.
+training they differ; each has a form of `lib.sae.codes` when it is finished.
 """
 
 from collections.abc import Callable, Sequence

@@ -159,7 +159,7 @@ class SparseAutoencoder:
 
     @property
     def config(self) -> dict:
-        """What the manifest says of these weights, JSON-able."""
+        """Everything but the weights that is saved, JSON-able."""
         sizes = {"d": self.d, "width": self.width}
         return {"activation": self.activation.name, **sizes, **self.activation.settings(), "metadata": self.metadata}
 
@@ -233,8 +233,8 @@ class SparseAutoencoder:
         ValueError
             If a file is missing, truncated, altered, or of a newer format.
         """
-        found = find_folder(folder, "sae.json", revision=revision, token=token)
-        manifest, files = load_folder(found, "sae.json", FORMAT_VERSION)
+        folder = find_folder(folder, "sae.json", revision=revision, token=token)
+        manifest, files = load_folder(folder, "sae.json", FORMAT_VERSION)
         return cls.from_weights(files["sae.safetensors"], manifest)
 
     @classmethod

@@ -147,7 +147,7 @@ class Step(NamedTuple):
         What JumpReLU pays for another number of active latents than k; 0 for the others.
     indices : torch.Tensor, int64 [n, m]
     values : torch.Tensor [n, m]
-        The activations. Where one is 0, the latent is not active, and its index says nothing.
+        The activations. Where one is 0, the latent is not active, and its index has no meaning.
     smallest : torch.Tensor, scalar, or None
         The smallest activation that is not 0, None if all are. BatchTopK's threshold is its mean over batches.
     gradients : Weights

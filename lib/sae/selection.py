@@ -10,7 +10,7 @@ import torch
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
 _GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
-_CANDIDATES = 3  # times k latents are found in bfloat16; of a trained autoencoder's tokens hardly one needs more
+_CANDIDATES = 3  # times k latents are candidates in bfloat16, enough for nearly all tokens of a trained autoencoder
 
 
 class Pairs(NamedTuple):

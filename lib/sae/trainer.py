@@ -119,7 +119,7 @@ class Run:
         self.fired += torch.bincount(active, minlength=self.config.width)
         self.n_active += len(active)
         self.fvus.append(result.fvu.item())
-        if result.smallest is not None:  # None: nothing was active, which says nothing of a threshold
+        if result.smallest is not None:  # None: nothing was active
             smallest = result.smallest.item()
             mean = smallest if self.smallest is None else self.smallest
             self.smallest = mean + (smallest - mean) / max(1, min(_THRESHOLD_STEPS, self.n_steps / 10))
@@ -186,16 +186,16 @@ def batches(
     The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out.
     """
     size = config.batch_tokens
-    first_epoch, at = divmod(start, source.n // size)
-    first_window, at = divmod(at, config.buffer_batches)
+    first_epoch, step = divmod(start, source.n // size)
+    first_window, first_batch = divmod(step, config.buffer_batches)
     for epoch in range(first_epoch, config.epochs):
         windows = source.windows(size * config.buffer_batches, config.seed, epoch, first_window)
         for number, window in enumerate(windows, first_window):
             window = window.to(device)
             order = torch.from_numpy(np.random.default_rng([config.seed, epoch, number]).permutation(len(window)))
-            for rows in order.to(device).split(size)[at : len(window) // size]:
+            for rows in order.to(device).split(size)[first_batch : len(window) // size]:
                 yield window[rows]
-            at = 0
+            first_batch = 0
         first_window = 0
 
 
