@@ -258,6 +258,23 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(plain_folder, tmp_pat
     assert_same(joined(encoder.stream(TEXTS)), joined(TokenEncoder(plain_folder, dtype="float32").stream(TEXTS)))
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_neighbours_change_rounding_only(packaged_encoder, dtype, bound):
+    # what the docstring states of the packaged model, with a margin for machines that round otherwise
+    encoder = packaged_encoder if dtype == "float32" else packaged_encoder.replace(dtype=dtype)
+    texts = [text for text in TEXTS if text.strip()]
+    together = joined(encoder.stream(texts)).states
+    alone = torch.cat([joined(encoder.stream([text])).states for text in texts])
+    assert ((alone - together).norm(dim=1) <= bound * together.norm(dim=1)).all()
+
+
+def test_replace_changes_what_is_given_only(plain_folder):
+    encoder = TokenEncoder(plain_folder, dtype="float32", layer=1, max_length=9, batch_tokens=100)
+    other = encoder.replace(special_tokens=False)
+    assert other.config == encoder.config | {"special_tokens": False}
+    assert (other.batch_tokens, other.device) == (100, encoder.device)
+
+
 def test_the_model_sees_the_context_of_a_token(tiny_encoder):
     # the tests above would pass for a model that reads each token alone; this one does not
     a, b = (rows(joined(tiny_encoder.stream([text])), 0)[1] for text in ("cat sat .", "cat ran ."))

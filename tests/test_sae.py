@@ -11,7 +11,7 @@ import lib.sae.autoencoder
 import lib.sae.codes
 from lib.bm25.pooling import pool
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.codes import Codes, FinishedJumpReLU, FinishedTopK
+from lib.sae.codes import Codes, FinishedJumpReLU, FinishedTopK, largest_codes
 
 SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
 
@@ -457,3 +457,21 @@ def test_another_k():
         model.with_k(13)
     with pytest.raises(ValueError, match="Thresholds"):
         jump().with_k(2)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_codes_of_given_pre_activations_are_those_of_the_search(groups):
+    model, h = SparseAutoencoder(**weights(), activation=FinishedTopK(6, groups)), states(20)
+    pre = ((h - model.b_pre) @ model.W_enc.T + model.b_enc).requires_grad_()
+    codes = largest_codes(pre, 6, groups)
+    np.testing.assert_allclose(dense(codes, 12), dense(model.encode(h), 12), rtol=0, atol=1e-5)
+    codes.values.sum().backward()
+    assert torch.equal(pre.grad, torch.from_numpy(dense(codes, 12) > 0).float())
+
+
+def test_the_identity_is_computed_once():
+    model = SparseAutoencoder(**weights(), activation=FinishedTopK(3))
+    assert model.identity is model.identity
+    assert model.to("cpu") is model
+    assert model.with_k(2).identity == model.identity | {"k": 2}
+    assert SparseAutoencoder(**weights(seed=1), activation=FinishedTopK(3)).identity != model.identity

@@ -25,9 +25,9 @@ from lib.sae.activations import JumpReLU, activation_of
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.checkpoints import Checkpoint
 from lib.sae.kernels import unexplained
-from lib.sae.trainer import TrainingStopped, batches, train
+from lib.sae.trainer import Run, TrainingStopped, batches, train
 from lib.sae.training import TrainableAutoencoder, TrainingConfig, learning_rate_factor
-from lib.support.devices import native_dtype, training_device
+from lib.support.devices import CPU, native_dtype, training_device
 from lib.support.folders import digest_arrays
 
 TINY = TrainingConfig(width=48, k=4, epochs=8, batch_tokens=128, learning_rate=1e-2, seed=3)
@@ -460,12 +460,12 @@ def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, 
     config = replace(TINY, batch_tokens=64, **settings, **activation)
     with FakeTensorMode(), Answers():
         source = StoredStates([torch.empty(192, 16, dtype=torch.bfloat16)])
-        run = lib.sae.trainer.Run.begin(source, config, FAR)
+        run = Run.begin(source, config, FAR)
         taken = list(batches(source, config, device=FAR))[:2]
         for batch in taken:
             run.advance(batch)
         tensors, facts = run.state()
-        resumed = lib.sae.trainer.Run.resume(Checkpoint(run.step, tensors, facts), source, config, FAR)
+        resumed = Run.resume(Checkpoint(run.step, tensors, facts), source, config, FAR)
         resumed.advance(taken[0])
         finished, form = resumed.model.activation.finished(resumed.model.weights(), 1.0)
         held = [*run.model.state_dict().values(), run.silent, run.fired, run.normalise.shift, *taken]
@@ -487,3 +487,13 @@ def test_where_to_train(monkeypatch):
         training_device("cuda:2")
     with pytest.raises(ValueError, match=r"int8.*native"):
         train(sparse_states(), replace(TINY, select_dtype="int8"))
+
+
+def test_a_batch_with_nothing_active_leaves_the_threshold_of_batchtopk():
+    states = sparse_states(512)
+    run = Run.begin(StoredStates([states]), replace(TINY, activation="batchtopk"), CPU)
+    run.advance(states[:128])
+    threshold = run.smallest
+    run.model.b_enc.data.fill_(-1e6)
+    run.advance(states[128:256])
+    assert run.smallest == threshold > 0
