@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, STYLE, collections_of, interval
-from lib.studies.names import DENSE, LATENT, LATENTS, LEXICAL, SPLADE, WORDS
+from lib.studies.names import DENSE, LATENT, LATENTS, LEXICAL, PLAUSIBLE, SPLADE, WORDS
 
 VOCABULARY_COLOURS = {LATENTS: COLOURS[LATENT], WORDS: "#555555", SPLADE: COLOURS[DENSE]}
 # Behind which share of a curve's points the name of its vocabulary stands, and on which side.
@@ -20,7 +20,6 @@ SIDES = {
     "below left": {"xytext": (-5, -5), "ha": "right", "va": "top"},
     "below right": {"xytext": (5, -5), "va": "top"},
 }
-PLAUSIBLE = 0.1  # Clauset et al. (2009) rule a power law out below this p
 
 
 def rank_frequency_figure(curves: pd.DataFrame) -> Figure:

@@ -81,10 +81,7 @@ def backbone_table(
     dict
         What the provenance states.
 
-    Raises
-    ------
-    ValueError
-        Before anything is computed: for an unknown collection, two of one name, and one with a single query.
+    ValueError as `comparison.load_collections`, before anything is computed.
     """
     store = store or Store()
     named = [load_collection(name) for name in table.collections]

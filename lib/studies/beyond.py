@@ -28,34 +28,24 @@ DEPTH = 200  # documents of each ranking that a fusion takes
 
 
 class Setting(NamedTuple):
-    """How to rank: BM25's constants, and what is done to the weights before and to the ranking after.
-
-    `idf_power` is the exponent of idf, `query_power` that of a query's weights; latents in more than a share
-    `max_share` of the documents go; a document and a query keep the share `doc_mass` and `query_mass` of their weights;
-    `words` is the weight of lexical BM25 in the fusion, 0 for none.
-    """
+    """How to rank: BM25's constants, and what is done to the weights before and to the ranking after."""
 
     k1: float
     b: float
     idf: str
     phi: str = "sqrt"
-    idf_power: float = 1.0
-    query_power: float = 1.0
-    max_share: float = 1.0
-    doc_mass: float = 1.0
+    idf_power: float = 1.0  # the exponent of idf
+    query_power: float = 1.0  # the exponent of a query's weights
+    max_share: float = 1.0  # latents in more than this share of the documents are left out
+    doc_mass: float = 1.0  # the share of its weights that a document keeps
     query_mass: float = 1.0
-    words: float = 0.0
+    words: float = 0.0  # the weight of lexical BM25 in a fusion
 
 
 def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
     """Return what is tried, the changes of a setting under the name of the idea.
 
-    Parameters
-    ----------
-    base : Setting
-        The setting that is changed.
-    scale : mapping of str to float
-        Mean weight under each phi, relative to the base's; the k1 of another phi is tried around base.k1 times it.
+    `scale` is the mean weight under each phi relative to the base's; k1 is tried around the base's times that.
     """
     others = [phi for phi in scale if phi != base.phi]
     k1s = [(phi, round(base.k1 * scale[phi] * factor, 3)) for phi in others for factor in (0.5, 1, 2)]
@@ -174,20 +164,7 @@ def beyond_study(
     n_queries: int | None = None,
     store: Store | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Choose settings on training queries, then measure each once on the test collections.
-
-    Parameters
-    ----------
-    model : LatentTerms
-        The model that encodes the collections; its constants of BM25 are the base.
-    training : iterable of str
-        Collections to choose on, of the split "train" or "dev".
-    names : iterable of str
-        Collections to measure on.
-    n_queries : int, optional
-        Training queries of each collection, at most.
-    store : Store, optional
-        Where computed values are kept.
+    """Choose settings on at most `n_queries` of each `training` collection, then measure each once on the others.
 
     Returns
     -------
@@ -200,10 +177,7 @@ def beyond_study(
     dict
         What the provenance of the two states, the chosen settings among it.
 
-    Raises
-    ------
-    ValueError
-        As `tuning.check_training`, and for a collection that is both trained and measured on.
+    ValueError as `tuning.check_training`, and for a collection that is both chosen and measured on.
     """
     store, train = store or Store(), [load_collection(name) for name in training]
     tests = [load_collection(name) for name in names]

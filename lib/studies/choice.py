@@ -31,10 +31,7 @@ def tune(
         the difference with its 95 % interval over queries (low, high), p and p_holm, as `measures.compare`. The
         constants were chosen on these queries: on others expect less.
 
-    Raises
-    ------
-    ValueError
-        Before anything is encoded: for an unknown collection, and as `tuning.check_training`.
+    ValueError for an unknown collection, and as `tuning.check_training`, before anything is encoded.
     """
     (result,) = choose([model], names, store)
     return result
@@ -45,12 +42,8 @@ def choose(
 ) -> Iterator[tuple[BM25Constants, pd.DataFrame, pd.DataFrame]]:
     """Yield what `tune` returns for each of several models of one retriever.
 
-    Each collection is encoded once for all of them, before the first result.
-
-    Raises
-    ------
-    ValueError
-        As `tune`, and for models of different retrievers.
+    Each collection is encoded once for all of them, before the first result. ValueError as `tune`, and for models of
+    different retrievers.
     """
     collections = [load_collection(name) for name in names]
     check_training(collections)

@@ -16,19 +16,12 @@ from lib.support.checks import repeats
 
 
 def load_collections(names: Iterable[str]) -> list[Collection]:
-    """Load the collections of a study.
-
-    Raises
-    ------
-    ValueError
-        For an unknown collection, two of one name, and one with a single judged query, on which systems cannot be
-        compared.
-    """
+    """Load the collections of a study; ValueError for an unknown one, and as `check_collections`."""
     return check_collections([load_collection(name) for name in names])
 
 
 def check_collections(collections: list[Collection]) -> list[Collection]:
-    """Return the collections if they have different names and at least two judged queries each; else a ValueError."""
+    """Return the collections; ValueError if two have one name, or one has too few queries to compare systems."""
     for name in repeats(collection.full_name for collection in collections):
         raise ValueError(f"Two collections are called {name!r}; name each once, or rename one of their folders.")
     for collection in collections:
@@ -55,17 +48,8 @@ def summary_of(values: Mapping[str, np.ndarray], baseline: str) -> pd.DataFrame:
 def averages_of(values: Sequence[Mapping[str, np.ndarray]], baseline: str) -> pd.DataFrame:
     """Return each system's mean over collections of its mean over queries, and its difference from the baseline.
 
-    Parameters
-    ----------
-    values : sequence of mapping
-        Of each collection, every system's values, float64 [n_queries].
-    baseline : str
-
-    Returns
-    -------
-    DataFrame
-        One row a system: system, mean, low, high, difference, difference_low, difference_high; the 95 % intervals are
-        of queries resampled within each collection. The baseline has no difference.
+    `values` are, of each collection, every system's, float64 [n_queries]. The 95 % intervals (low, high;
+    difference_low, difference_high) are of queries resampled within each collection.
     """
     draws = {system: resampled_means([of_one[system] for of_one in values]) for system in values[0]}
     means = {system: np.mean([of_one[system].mean() for of_one in values]) for system in draws}

@@ -51,17 +51,14 @@ class Block:
 
 
 class Reading(Protocol):
-    """Something that is computed from token states, and the store's key of it but for the texts.
-
-    `read` takes what it needs from a block, `join` makes arrays of what was taken from the blocks of a shard.
-    """
+    """Something that is computed from token states, and the store's key of it but for the texts."""
 
     encoder: TokenEncoder
     stage: str
     key: dict
 
     def read(self, block: Block):
-        """Return what is taken from a block."""
+        """Return a block's part."""
 
     def join(self, parts: list) -> dict[str, np.ndarray]:
         """Return the arrays of a shard, of which `parts` were taken block by block."""
@@ -85,7 +82,7 @@ class Terms:
         return {"encoder": self.encoder.identity, "sae": self.sae.identity, "pooling": self.pooling}
 
     def read(self, block: Block) -> tuple[csr_array, np.ndarray]:
-        """Return what is taken from a block."""
+        """Return a block's part."""
         codes = block.codes(self.sae)
         indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
@@ -112,7 +109,7 @@ class Unexplained:
         return {"encoder": self.encoder.identity, "sae": self.sae.identity}
 
     def read(self, block: Block) -> tuple[float, int, np.ndarray, float]:
-        """Return what is taken from a block."""
+        """Return a block's part."""
         residual = self.sae.normalize(block.states.states) - self.sae.decode(block.codes(self.sae))
         n, total, square = block.moments(self.sae)
         return residual.square().sum(dtype=torch.float64).item(), n, total.cpu().numpy(), square
@@ -136,7 +133,7 @@ class Embeddings:
         return {"encoder": any_layer(self.encoder)}
 
     def read(self, block: Block) -> np.ndarray:
-        """Return what is taken from a block."""
+        """Return a block's part."""
         return block.states.pooled
 
     def join(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -195,18 +192,10 @@ def best_of(parts: Sequence[dict[str, np.ndarray]], starts: Iterable[int], k: in
 
 
 def keep(readings: Iterable[Reading], collection: Collection, kind: str, store: Store) -> None:
-    """Put what the readings take of a collection's documents or queries into the store.
+    """Put what the readings take of a collection's texts of a kind ("document" or "query") into the store.
 
     Of each shard of documents, what is missing is read in one pass a retriever; a killed run continues behind the last
     shard.
-
-    Parameters
-    ----------
-    readings : iterable of Reading
-    collection : Collection
-    kind : {"document", "query"}
-        Which of its texts are read.
-    store : Store
     """
     readings = list(readings)
     for first, texts in shards(collection, kind):
@@ -252,12 +241,12 @@ def read_texts(readings: Sequence[Reading], texts: list[str], kind: str) -> list
     return [reading.join(taken) for reading, taken in zip(readings, parts, strict=True)]
 
 
-def grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[list[T]]:
     """Return the items of equal `key` (JSON-able) together, in the order of their first."""
     groups: dict[str, list[T]] = {}
     for item in items:
         groups.setdefault(digest_json(key(item)), []).append(item)
-    return list(groups.values())
+    return groups.values()
 
 
 def any_layer(encoder: TokenEncoder) -> dict:
@@ -267,26 +256,14 @@ def any_layer(encoder: TokenEncoder) -> dict:
 
 @dataclass(frozen=True)
 class EncodedCollection:
-    """A collection as a model reads it.
+    """A collection as a model encodes it."""
 
-    Attributes
-    ----------
-    doc_terms, query_terms : csr_array, float32 [n, width]
-        Term weights, phi applied.
-    doc_embeddings, query_embeddings : np.ndarray, float32 [n, d]
-        The retriever's own embeddings, from the same pass.
-    firings : np.ndarray, int64 [width]
-        In how many document tokens each latent is active.
-    late : Ranking or None
-        Late interaction over the same token states, if it was asked for.
-    """
-
-    doc_terms: csr_array
-    query_terms: csr_array
-    doc_embeddings: np.ndarray
-    query_embeddings: np.ndarray
-    firings: np.ndarray
-    late: Ranking | None = None
+    doc_terms: csr_array  # float32 [n_docs, width], phi applied
+    query_terms: csr_array  # float32 [n_queries, width]
+    doc_embeddings: np.ndarray  # float32 [n_docs, d], the retriever's own, from the same pass
+    query_embeddings: np.ndarray  # float32 [n_queries, d]
+    firings: np.ndarray  # int64 [width], in how many document tokens each latent is active
+    late: Ranking | None = None  # by late interaction over the same token states
 
 
 def encode_collection(
@@ -325,13 +302,7 @@ def ranking_of(collection: Collection, best: dict[str, np.ndarray]) -> Ranking:
 
 
 def encode_together(models: Sequence[LatentTerms], collection: Collection, store: Store | None = None) -> None:
-    """Read a collection once for several models of one retriever; `encode_collection` then finds each in the store.
-
-    Raises
-    ------
-    ValueError
-        For models of different retrievers, or none.
-    """
+    """Read a collection once for several models of one retriever; `encode_collection` then finds each in the store."""
     if len({digest_json(model.encoder.identity) for model in models}) != 1:
         names = [f"{model.encoder.name}, layer {model.encoder.layer}" for model in models]
         raise ValueError(f"The models must have one retriever; these have {names}. Call once for each retriever.")
@@ -342,34 +313,19 @@ def encode_together(models: Sequence[LatentTerms], collection: Collection, store
 
 
 class Pooled(NamedTuple):
-    """The texts of one side of a collection as one reading has them.
+    """The documents or queries of a collection, pooled.
 
-    Attributes
-    ----------
-    terms : csr_array, float32 [n_texts, width]
-        Pooled activations, without phi.
-    firings : np.ndarray, int64 [width]
-        In how many tokens each latent is active.
-    fvu : float
-        Fraction of the variance of the token states that the autoencoder leaves unexplained:
-        sum |x - x_hat|^2 / sum |x - mean x|^2 over all tokens; NaN if all states are equal.
+    FVU, the fraction of the variance of the token states x that the autoencoder leaves unexplained, is
+    sum |x - x_hat|^2 / sum |x - mean x|^2 over all tokens; NaN if all states are equal.
     """
 
-    terms: csr_array
-    firings: np.ndarray
+    terms: csr_array  # float32 [n_texts, width], without phi
+    firings: np.ndarray  # int64 [width], in how many tokens each latent is active
     fvu: float
 
 
 def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, store: Store) -> list[Pooled]:
-    """Return each reading's pooled terms of a collection's documents or queries; one pass a retriever for the missing.
-
-    Parameters
-    ----------
-    terms : sequence of Terms
-    collection : Collection
-    kind : {"document", "query"}
-    store : Store
-    """
+    """Return each reading's pooled terms of a collection; what is missing in the store takes one pass a retriever."""
     placed = {id(reading.sae): reading.sae.to(reading.encoder.device) for reading in terms}
     terms = [replace(reading, sae=placed[id(reading.sae)]) for reading in terms]
     errors = [Unexplained(reading.encoder, reading.sae) for reading in terms]
@@ -383,10 +339,9 @@ def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, stor
 
 
 def _fvu(parts: Iterable[dict[str, np.ndarray]]) -> float:
-    error, n, total, square = 0.0, 0, 0.0, 0.0
-    for part in parts:
-        error, n, total, square = error + part["error"], n + part["n"], total + part["total"], square + part["square"]
-    variance = square - np.square(total).sum() / n if n else 0.0
+    parts = list(parts)
+    error, n, total, square = (sum(part[name] for part in parts) for name in ("error", "n", "total", "square"))
+    variance = square - np.square(total).sum() / max(n, 1)
     return float(error / variance) if variance > 0 else np.nan
 
 

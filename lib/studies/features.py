@@ -27,19 +27,9 @@ HALVES = (0.3, HALF, 0.7)  # the limit of the rules, and two others to see how m
 
 
 def group_words(tokens: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Put the forms of a word together: lower case, without WordPiece's "##", stemmed (Snowball English).
+    """Return the word of each token of a vocabulary, int64 [n_tokens], and the words.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        The tokenizer's vocabulary, in order of its ids.
-
-    Returns
-    -------
-    np.ndarray, int64 [n_tokens]
-        The word of each token.
-    list of str
-        The words.
+    Forms of a word are one word: lower case, without WordPiece's "##", stemmed (Snowball English).
     """
     stems = Stemmer.Stemmer("english").stemWords([token.lower().removeprefix("##") for token in tokens])
     words = {stem: number for number, stem in enumerate(dict.fromkeys(stems))}
@@ -66,29 +56,11 @@ def concentration(matrix: csr_array, n: int) -> np.ndarray:
 
 
 def families(matrix: csr_array, enough: np.ndarray, half: float = HALF) -> np.ndarray:
-    """Sort latents into families by how few words make up half of them.
+    """Sort latents into families by how few words make up a share `half` of them, str [width].
 
-    lexical: one word makes up `half` of the row's sum; narrow: five words do; broad: they do not. It is a rule about
-    words, so it can be applied to any evidence of which words a latent belongs to.
-
-    Parameters
-    ----------
-    matrix : csr_array, float32 [width, n_words]
-        Evidence that a latent belongs to a word, at least 0: activation, or a number of contexts.
-    enough : np.ndarray, bool [width]
-        Whether there is enough evidence of a latent; the others are "rare".
-    half : float
-        The share that the words must make up, above 0 and at most 1.
-
-    Returns
-    -------
-    np.ndarray, str [width]
-        "lexical", "narrow", "broad" or "rare".
-
-    Raises
-    ------
-    ValueError
-        For `half` out of range, and a mask of another length.
+    lexical: one word makes up `half` of the row's sum; narrow: five words do; broad: they do not; rare: there is not
+    `enough` evidence, bool [width]. `matrix`, float32 [width, n_words], is any evidence that a latent belongs to a
+    word, such as activation or a number of contexts.
     """
     if not 0 < half <= 1:
         raise ValueError(f"half is {half!r}; it must be above 0 and at most 1, such as 0.5.")
@@ -99,19 +71,10 @@ def families(matrix: csr_array, enough: np.ndarray, half: float = HALF) -> np.nd
 
 
 def strongest(latents: np.ndarray, texts: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """Return the places of each latent's strongest occurrence in each text, for its `n` strongest texts.
+    """Return the rows of each latent's strongest occurrence in each text, for its `n` strongest texts, int64.
 
-    Parameters
-    ----------
-    latents, texts, values : np.ndarray, integer, integer and float32 [n_occurrences]
-        The latent, the text and the activation of each occurrence.
-    n : int
-        Number of texts of a latent, at most.
-
-    Returns
-    -------
-    np.ndarray, int64
-        Latents ascending, each one's occurrences from strong to weak; of equal ones the first in order.
+    `latents`, `texts` and `values` are the latent, the text and the activation of each occurrence. In the result
+    latents ascend, each one's occurrences are ordered from strong to weak, and of equal ones the first comes first.
     """
     order = np.lexsort((-values, texts, latents))
     starts = np.flatnonzero(np.diff(latents[order], prepend=-1) | np.diff(texts[order], prepend=-1))
@@ -123,24 +86,10 @@ def strongest(latents: np.ndarray, texts: np.ndarray, values: np.ndarray, n: int
 
 
 def kappa(first: np.ndarray, second: np.ndarray, n_resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Return Cohen's kappa of two labellings with its 95 % percentile bootstrap interval over the items.
+    """Return Cohen's kappa of two labellings [n] with its 95 % percentile bootstrap interval over the items.
 
     kappa = (p_o - p_e) / (1 - p_e): the agreement beyond that of chance, as a share of what chance leaves (Cohen,
     Educational and Psychological Measurement 20, 1960).
-
-    Parameters
-    ----------
-    first, second : np.ndarray, str or integer [n]
-        Two labels of each item.
-    n_resamples : int
-        Number of resamples behind the interval.
-    seed : int
-        Seed of the resamples.
-
-    Raises
-    ------
-    ValueError
-        For labellings that are empty or differ in length.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(f"there are {len(first)} and {len(second)} labels; give two for each of at least one item.")
@@ -212,21 +161,7 @@ def place_counts(contexts: Mapping[str, np.ndarray], width: int, n_tokens: int) 
 def contexts_of(
     contexts: Mapping[str, np.ndarray], latent: int, tokens: Sequence[str], n: int, around: int = 5
 ) -> list[str]:
-    """Return the strongest places of a latent as text, with the token itself in brackets.
-
-    Parameters
-    ----------
-    contexts : mapping
-        As `strongest_contexts` returns it.
-    latent : int
-        The latent.
-    tokens : sequence of str
-        The tokenizer's vocabulary, in order of its ids.
-    n : int
-        Number of places, at most.
-    around : int
-        Number of tokens that are shown on each side.
-    """
+    """Return the `n` strongest places of a latent as text: the token in brackets, and `around` tokens on each side."""
     start, end = np.searchsorted(contexts["latents"], [latent, latent + 1])
     offsets, shown = contexts["offsets"], []
     for position in contexts["positions"][start : min(end, start + n)]:
@@ -242,12 +177,8 @@ def contexts_of(
 def family_agreement(mass: csr_array, places: csr_array) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Sort the latents by two rules, and measure how far the rules agree.
 
-    Parameters
-    ----------
-    mass : csr_array, float32 [width, n_words]
-        Each latent's activation on each word.
-    places : csr_array, float32 [width, n_words]
-        At how many of its strongest places each word stands, in other texts.
+    `mass`, float32 [width, n_words], is each latent's activation on each word; `places` counts at how many of its
+    strongest places, in other texts, each word stands.
 
     Returns
     -------
@@ -277,16 +208,7 @@ def family_study(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure what each family of latents contributes: rank with that family only, without it, and without others.
 
-    Parameters
-    ----------
-    model : LatentTerms
-        The model that encodes the collections.
-    names : iterable of str
-        Names of the collections.
-    labels : np.ndarray, str [width]
-        As `families` gives them.
-    store : Store, optional
-        Where computed values are kept.
+    `labels`, str [width], are those of `families`.
 
     Returns
     -------

@@ -32,24 +32,12 @@ PLAIN_MODELS = {  # what a retriever was before it learned to retrieve
 
 @dataclass(frozen=True)
 class Setting:
-    """What every study of a profile starts from.
-
-    Attributes
-    ----------
-    size : SweepSize
-    encoder : TokenEncoder
-        The retriever, at its final layer.
-    corpus : LocalText, StreamedText or GivenText
-        What autoencoders are trained on.
-    text : str
-        What that is, in words.
-    collections : tuple of Collection
-    """
+    """What every study of a profile starts from."""
 
     size: SweepSize
-    encoder: TokenEncoder
-    corpus: Iterable[str]
-    text: str
+    encoder: TokenEncoder  # the retriever, at its final layer
+    corpus: Iterable[str]  # what autoencoders are trained on: LocalText, StreamedText or GivenText
+    text: str  # the same in words
     collections: tuple[Collection, ...]
 
     @property
@@ -60,14 +48,12 @@ class Setting:
     @property
     def config(self) -> TrainingConfig:
         """How an autoencoder is trained where a study changes nothing."""
-        size = self.size
-        return TrainingConfig(
-            size.width, size.k, size.epochs, batch_tokens=size.batch_tokens, dead_tokens=size.dead_tokens
-        )
+        fields = ("width", "k", "epochs", "batch_tokens", "dead_tokens")
+        return TrainingConfig(**{field: getattr(self.size, field) for field in fields})
 
     @property
     def origin(self) -> dict:
-        """What the provenance of results should state, JSON-able."""
+        """What the provenance of results states, JSON-able."""
         return {
             "retriever": self.encoder.identity,
             "training_text": {"what": self.text, **self.corpus.identity},
@@ -78,15 +64,7 @@ class Setting:
 
 
 def setting(profile: Profile, store: Store | None = None) -> Setting:
-    """Return what the studies of a profile start from: its size, retriever, text and collections.
-
-    `store` keeps how long the text is, see `training_text`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown collection, and a LATENT_TERMS_TEXT without text.
-    """
+    """Return what the studies of a profile start from; ValueError for an unknown collection or an empty text."""
     size = profile.sweeps
     collections = tuple(load_collection(name) for name in size.collections)
     if size.n_docs is not None:
@@ -97,19 +75,17 @@ def setting(profile: Profile, store: Store | None = None) -> Setting:
 
 
 def training_text(size: SweepSize, tokens: int | None, store: Store) -> tuple[Iterable[str], str]:
-    """Return the text that autoencoders are trained on, and what it is.
+    """Return the text that autoencoders are trained on, and a description of it.
 
-    Of the files that LATENT_TERMS_TEXT names, as `LocalText` reads them, a random share is drawn that is a little more
-    than `tokens` (None: all), so that the states are of all files; their words are counted once. The docstrings of
-    `pydoc` are read without its queries.
+    Of the files that LATENT_TERMS_TEXT names, a random share is drawn that has a little more than `tokens` (None: all),
+    so that the states are of all files; their words are counted once.
     """
     if source := os.environ.get(TEXT):
+        text = LocalText(source)
         if tokens is None:
-            return LocalText(source), f"the files that {TEXT} names"
-        whole = LocalText(source)
-        counted = store.get("words", whole.identity, lambda: {"n": np.array([sum(map(_count_words, whole))])})
-        words = int(counted["n"][0])
-        share = min(1.0, tokens / (_TOKENS_A_WORD * words))
+            return text, f"the files that {TEXT} names"
+        count = store.get("words", text.identity, lambda: {"n": np.array([sum(map(_count_words, text))])})
+        share = min(1.0, tokens / (_TOKENS_A_WORD * int(count["n"][0])))
         return LocalText(source, fraction=share), f"a random {share:.2%} of the files that {TEXT} names"
     if size.text.startswith("hf:"):
         dataset, _, name = size.text.removeprefix("hf:").partition(",")
@@ -138,38 +114,35 @@ def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed:
 
     Its name ends with the number of its documents. The smaller it is, the easier: compare no sample with the whole.
     """
-    check_count(n_docs, "n_docs"), check_count(n_queries, "n_queries")
+    n_docs, n_queries = check_count(n_docs, "n_docs"), check_count(n_queries, "n_queries")
     rng = np.random.default_rng(seed)
-    kept = sorted(rng.permutation(len(collection.query_ids))[:n_queries].tolist())
-    query_ids = [collection.query_ids[i] for i in kept]
+    rows = sorted(rng.permutation(len(collection.query_ids))[:n_queries].tolist())
+    query_ids = [collection.query_ids[row] for row in rows]
     qrels = {query: collection.qrels[query] for query in query_ids}
-    wanted = {doc for judged in qrels.values() for doc in judged}
-    others = [doc for doc in collection.doc_ids if doc not in wanted]
-    n_others = max(0, n_docs - len(wanted))
-    wanted |= {others[i] for i in rng.permutation(len(others))[:n_others]}
-    docs = [(d, t) for d, t in zip(collection.doc_ids, collection.doc_texts, strict=True) if d in wanted]
+    chosen = {doc for judged in qrels.values() for doc in judged}
+    others = [doc for doc in collection.doc_ids if doc not in chosen]
+    n_others = max(0, n_docs - len(chosen))
+    chosen |= {others[i] for i in rng.permutation(len(others))[:n_others]}
+    docs = [(d, t) for d, t in zip(collection.doc_ids, collection.doc_texts, strict=True) if d in chosen]
     return replace(
         collection,
         name=f"{collection.name}-{len(docs)}",
         doc_ids=[doc for doc, _ in docs],
         doc_texts=[text for _, text in docs],
         query_ids=query_ids,
-        query_texts=[collection.query_texts[i] for i in kept],
+        query_texts=[collection.query_texts[row] for row in rows],
         qrels=qrels,
     )
 
 
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
-    """Return a retriever of the same architecture, tokenizer and settings, with the random weights it began with.
-
-    So has a projection behind the Transformer. It is kept in a folder of the store.
-    """
+    """Return a retriever of the same architecture, tokenizer and settings with random weights, kept in the store."""
     folder = store.folder / f"untrained-{digest_json([encoder.identity, seed])[:16]}"
     if not folder.exists():
         model = load(default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name, "cpu")
         backbone = model[0].auto_model
         with torch.random.fork_rng():
-            torch.manual_seed(seed)  # forgotten at the end of the block
+            torch.manual_seed(seed)
             fresh = type(backbone)(backbone.config)
             for part in (part for module in list(model)[1:] for part in module.modules()):
                 if isinstance(part, torch.nn.Linear):
@@ -187,12 +160,7 @@ def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncode
 def plain_language_model(encoder: TokenEncoder) -> TokenEncoder:
     """Return the language model that a retriever was trained from, with the same settings; its text vectors are means.
 
-    Raises
-    ------
-    ValueError
-        If it is not known what that was.
-    OSError
-        If it is neither on disk nor to be had from a hub.
+    ValueError if it is unknown which that was, OSError if it is neither on disk nor can be downloaded.
     """
     if encoder.name not in PLAIN_MODELS:
         raise ValueError(f"What {encoder.name} was trained from is not known; known are {', '.join(PLAIN_MODELS)}.")

@@ -105,16 +105,7 @@ def quality(
 def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> tuple[BM25Index, csr_array]:
     """Return the same grown documents as words, indexed with k1 = 1.2 and b = 0.75, and queries as words.
 
-    Parameters
-    ----------
-    texts : list of str
-        The sentences.
-    starts : np.ndarray, int64
-        Position of the first sentence of each document, as in `Sentences`.
-    queries : list of str
-        The queries.
-    n_docs : int
-        Number of documents that are grown.
+    `texts` are the sentences, `starts` as in `Sentences`.
     """
     words = analyze(texts)
     numbers = {word: number for number, word in enumerate(dict.fromkeys(word for text in words for word in text))}
@@ -146,14 +137,8 @@ def _dense_flat(corpus: Corpus) -> Engine:
 def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFrame, dict]:
     """Return kind, doc_top, query_top and the latency of a query (median_ms, p95_ms), one thread, 100 documents.
 
-    recall is the share that approximate search finds of the documents of exact search, or of flat dense search.
-
-    Returns
-    -------
-    table : DataFrame
-        One row a setting.
-    facts : dict
-        n_docs, and the postings of an average document and of what an average query reads.
+    recall is the share that approximate search finds of the documents of exact search, or of flat dense search. The
+    dict has n_docs, and the postings of an average document and of what an average query reads.
     """
     collection = load_collection(name)
     texts = spread(collection.doc_texts, size.texts)
@@ -204,12 +189,7 @@ def latency_study(
 ) -> tuple[pd.DataFrame, dict]:
     """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from `pydoc`.
 
-    Returns
-    -------
-    table : DataFrame
-        kind, doc_top, query_top, nDCG@10, low, high, difference and its interval, median_ms, p95_ms, recall.
-    facts : dict
-        What the provenance states, and see `timings`.
+    The table has the columns of `quality` and `timings`, the dict is what the provenance states.
     """
     table, facts = timings(model, GROWN_FROM, size)
     table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))

@@ -22,14 +22,7 @@ LIMIT_SYSTEMS = (LEXICAL, DENSE, LATE, LATENT, TUNED)
 def limit_study(model: LatentTerms, names: Sequence[str], store: Store | None = None) -> tuple[pd.DataFrame, dict]:
     """Measure recall on LIMIT as its haystack grows; the needles and the queries stay the same.
 
-    Parameters
-    ----------
-    model : LatentTerms
-        The model that encodes the collections.
-    names : sequence of str
-        LIMIT in several sizes, smallest first, with the same queries: "limit/46", "limit/1000", "limit".
-    store : Store, optional
-        Where computed values are kept.
+    `names` are LIMIT in several sizes, smallest first, with the same queries (else a ValueError).
 
     Returns
     -------
@@ -39,11 +32,6 @@ def limit_study(model: LatentTerms, names: Sequence[str], store: Store | None = 
         kept_high).
     dict
         What its provenance states.
-
-    Raises
-    ------
-    ValueError
-        If the collections do not have the same queries.
     """
     store, collections = store or Store(), [load_collection(name) for name in names]
     for collection in collections:

@@ -1,7 +1,7 @@
 """The profiles `smoke`, `laptop` and `paper`: every size of every study stands on this page."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,82 +13,41 @@ PROFILE = "LATENT_TERMS_PROFILE"  # the environment variable that names the prof
 
 @dataclass(frozen=True)
 class SweepSize:
-    """The size of the studies that train autoencoders (22, 40, 41, 50, 51, 52).
+    """The size of the studies that train autoencoders (22, 40, 41, 50, 51, 52)."""
 
-    Attributes
-    ----------
-    model : str or None
-        The retriever: a folder or a hub id; None is the packaged one.
-    text : str
-        What autoencoders are trained on: "pydoc", or "hf:DATASET,CONFIGURATION". The environment variable
-        LATENT_TERMS_TEXT comes before it.
-    collections : tuple of str
-        Collections that every variant ranks.
-    n_ablated : int
-        Number of these collections, from the first on, that the ablations rank.
-    n_docs, n_queries : int or None
-        Size of the sample that is drawn from each collection; None is all of it.
-    tokens : int
-        Number of distinct token states that an autoencoder is trained on.
-    token_counts : tuple of (int or None)
-        Other numbers of token states, tried in the ablations; None is the whole text.
-    epochs, batch_tokens, dead_tokens : int
-        Fields of `TrainingConfig`.
-    width, k : int
-        Latents of an autoencoder, and active latents of a token.
-    widths, ks : tuple of int
-        The values of 41: each width with `k`, and each k with `width`.
-    layers : tuple of int
-        The layers of 40; the last is the retriever's final one.
-    n_seeds : int
-        Number of autoencoders that differ in the seed only.
-    """
-
-    model: str | None
-    text: str
-    collections: tuple[str, ...]
-    n_ablated: int
-    n_docs: int | None
+    model: str | None  # the retriever, a folder or a hub id; None is the packaged one
+    text: str  # to train on, "pydoc" or "hf:DATASET,CONFIGURATION"; LATENT_TERMS_TEXT comes before it
+    collections: tuple[str, ...]  # that every variant ranks
+    n_ablated: int  # of these, from the first on, the ablations rank
+    n_docs: int | None  # of a sample of each collection; None is all of it
     n_queries: int | None
-    tokens: int
-    token_counts: tuple[int | None, ...]
-    epochs: int
+    tokens: int  # distinct token states that an autoencoder is trained on
+    token_counts: tuple[int | None, ...]  # other numbers, tried in the ablations; None is the whole text
+    epochs: int  # this and the next two are fields of TrainingConfig
     batch_tokens: int
     dead_tokens: int
-    width: int
-    k: int
-    widths: tuple[int, ...]
-    ks: tuple[int, ...]
-    layers: tuple[int, ...]
-    n_seeds: int
+    width: int  # latents of an autoencoder
+    k: int  # active latents of a token
+    widths: tuple[int, ...]  # of 41, each with `k`
+    ks: tuple[int, ...]  # of 41, each with `width`
+    layers: tuple[int, ...]  # of 40; the last is the retriever's final one
+    n_seeds: int  # autoencoders that differ in the seed only
 
 
 @dataclass(frozen=True)
 class LatencySize:
-    """The size of the timings (43).
+    """The size of the timings (43)."""
 
-    Attributes
-    ----------
-    texts : int
-        Number of real documents whose sentences the timed corpus is made of.
-    n_docs, n_queries : int
-        Documents of the timed corpus, and queries of one turn.
-    repeats : int
-        Number of turns.
-    query_cuts : tuple of int
-        How many latents of a query Seismic searches with, 0 for all; () leaves Seismic out, which takes long to build.
-    """
-
-    texts: int
-    n_docs: int
-    n_queries: int
-    repeats: int
-    query_cuts: tuple[int, ...] = ()
+    texts: int  # real documents whose sentences the timed corpus is made of
+    n_docs: int  # of the timed corpus
+    n_queries: int  # of one turn
+    repeats: int  # number of turns
+    query_cuts: tuple[int, ...] = ()  # latents of a query that Seismic searches with, 0 for all; () leaves it out
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A retriever of the table of retrievers (22): its name there, its folder or hub id, and its prompts."""
+    """A retriever of 22: its name in the table, its folder or hub id, and its prompts."""
 
     name: str
     model: str | None = None
@@ -98,7 +57,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class BackboneTable:
-    """The table of retrievers (22): its rows, its collections (() is those of the sweeps), and a model of SPLADE."""
+    """The table of 22: its retrievers, its collections (() is those of the sweeps), and a model of SPLADE."""
 
     backbones: tuple[Backbone, ...]
     collections: tuple[str, ...] = ()
@@ -107,50 +66,20 @@ class BackboneTable:
 
 @dataclass(frozen=True)
 class Profile:
-    """The size of every study.
-
-    Attributes
-    ----------
-    name : str
-        "smoke", "laptop" or "paper".
-    dtype : str or None
-        What the retriever computes in; None is the machine's own. The committed results are in float32, which gives
-        the same numbers on any machine.
-    collections : tuple of str
-        Collections of 00 (the first), 20 and 30, as `load_collection` knows them.
-    model_collections : tuple of str
-        Collections of the studies of one model (31, 42, 43, 60).
-    limit_collections : tuple of str
-        LIMIT in several sizes (21), the smallest first.
-    training_tokens : int
-        Token states that 10 trains on.
-    zipf_resamples : int
-        Resampled vocabularies behind the interval and the p of an exponent (30).
-    mass_texts, context_texts : int
-        Documents that the first and the second rule about families read (31).
-    pruning_step : int
-        Each so manieth of the prunings is measured (42).
-    tuning_collections : tuple of str
-        Collections whose training queries settings are chosen on (60).
-    tuning_queries : int or None
-        Training queries of each of them, at most.
-    sweeps : SweepSize
-    latency : LatencySize
-    backbones : BackboneTable
-    """
+    """The size of every study."""
 
     name: str
-    dtype: str | None
-    collections: tuple[str, ...]
-    model_collections: tuple[str, ...]
-    limit_collections: tuple[str, ...]
-    training_tokens: int
-    zipf_resamples: int
-    mass_texts: int
-    context_texts: int
-    pruning_step: int
-    tuning_collections: tuple[str, ...]
-    tuning_queries: int | None
+    dtype: str | None  # what the retriever computes in; None is the machine's own, float32 is equal on all machines
+    collections: tuple[str, ...]  # of 00 (the first), 20 and 30, as `load_collection` knows them
+    model_collections: tuple[str, ...]  # of the other studies of one model: 31, 42, 43, 60
+    limit_collections: tuple[str, ...]  # LIMIT in several sizes, the smallest first (21)
+    training_tokens: int  # token states that 10 trains on
+    zipf_resamples: int  # resampled vocabularies behind the interval and the p of an exponent (30)
+    mass_texts: int  # documents that the first rule about families reads (31, 00)
+    context_texts: int  # documents that the second rule reads
+    pruning_step: int  # 42 measures each pruning (1), or each third (3)
+    tuning_collections: tuple[str, ...]  # whose training queries settings are chosen on (60)
+    tuning_queries: int | None  # of each of them, at most
     sweeps: SweepSize
     latency: LatencySize
     backbones: BackboneTable
@@ -162,59 +91,21 @@ class Profile:
         return root / "figures" if self.name == "laptop" else root / "build" / self.name / "figures"
 
 
-_LIMITS = ("limit/46", "limit/1000", "limit", "limit/50000")
 _REAL = ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")
 _BEIR = ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test")
-_TUNED_ON = ("pydoc/train", "beir/scifact/train")
-
-SMOKE = Profile(
-    name="smoke",
-    dtype=None,
-    collections=("pydoc/1000/test", "limit/200"),
-    model_collections=("pydoc/1000/test",),
-    limit_collections=("limit/46", "limit/200"),
-    training_tokens=50_000,
-    zipf_resamples=20,
-    mass_texts=400,
-    context_texts=200,
-    pruning_step=3,
-    tuning_collections=("pydoc/1000/train",),
-    tuning_queries=200,
-    sweeps=SweepSize(
-        model=None,
-        text="pydoc",
-        collections=("pydoc/test", "limit/1000"),
-        n_ablated=1,
-        n_docs=60,
-        n_queries=20,
-        tokens=16_000,
-        token_counts=(1_000, 4_000, 64_000),
-        epochs=2,
-        batch_tokens=512,
-        dead_tokens=8_000,
-        width=256,
-        k=8,
-        widths=(128, 256, 512),
-        ks=(4, 8, 16),
-        layers=(0, 2, 4, 6),
-        n_seeds=3,
-    ),
-    latency=LatencySize(texts=150, n_docs=4_000, n_queries=10, repeats=1),
-    backbones=BackboneTable((Backbone("all-MiniLM-L6-v2"),)),
-)
 
 LAPTOP = Profile(
     name="laptop",
     dtype="float32",
     collections=_REAL,
     model_collections=_REAL,
-    limit_collections=_LIMITS,
+    limit_collections=("limit/46", "limit/1000", "limit", "limit/50000"),
     training_tokens=150_000,
     zipf_resamples=250,
     mass_texts=1_500,
     context_texts=1_500,
     pruning_step=1,
-    tuning_collections=_TUNED_ON,
+    tuning_collections=("pydoc/train", "beir/scifact/train"),
     tuning_queries=None,
     sweeps=SweepSize(
         model=None,
@@ -239,39 +130,61 @@ LAPTOP = Profile(
     backbones=BackboneTable((Backbone("all-MiniLM-L6-v2"),)),
 )
 
-PAPER = Profile(
+SMOKE = replace(
+    LAPTOP,
+    name="smoke",
+    dtype=None,
+    collections=("pydoc/1000/test", "limit/200"),
+    model_collections=("pydoc/1000/test",),
+    limit_collections=("limit/46", "limit/200"),
+    training_tokens=50_000,
+    zipf_resamples=20,
+    mass_texts=400,
+    context_texts=200,
+    pruning_step=3,
+    tuning_collections=("pydoc/1000/train",),
+    tuning_queries=200,
+    sweeps=replace(
+        LAPTOP.sweeps,
+        collections=("pydoc/test", "limit/1000"),
+        n_ablated=1,
+        n_docs=60,
+        n_queries=20,
+        tokens=16_000,
+        token_counts=(1_000, 4_000, 64_000),
+        batch_tokens=512,
+        dead_tokens=8_000,
+        width=256,
+        k=8,
+        widths=(128, 256, 512),
+        ks=(4, 8, 16),
+        layers=(0, 2, 4, 6),
+        n_seeds=3,
+    ),
+    latency=LatencySize(texts=150, n_docs=4_000, n_queries=10, repeats=1),
+)
+
+PAPER = replace(
+    LAPTOP,
     name="paper",
     dtype=None,
     collections=(*_BEIR, "limit"),
     model_collections=(*_BEIR, "limit"),
-    limit_collections=_LIMITS,
-    training_tokens=150_000,
-    zipf_resamples=250,
-    mass_texts=1_500,
-    context_texts=1_500,
-    pruning_step=1,
-    tuning_collections=_TUNED_ON,
-    tuning_queries=None,
-    sweeps=SweepSize(
+    sweeps=replace(
+        LAPTOP.sweeps,
         model="nthakur/contriever-base-msmarco",
         text="hf:HuggingFaceFW/fineweb-edu,sample-10BT",
         collections=_BEIR,
-        n_ablated=3,
-        n_docs=None,
-        n_queries=None,
         tokens=10_000_000,
         token_counts=(625_000, 2_500_000, 40_000_000),
         epochs=3,
         batch_tokens=4_096,
         dead_tokens=1_000_000,
         width=32_768,
-        k=16,
         widths=(4_096, 8_192, 16_384, 32_768, 65_536),
-        ks=(4, 8, 16, 32, 64),
         layers=(0, 2, 4, 6, 8, 10, 12),
-        n_seeds=5,
     ),
-    latency=LatencySize(texts=1_500, n_docs=1_000_000, n_queries=50, repeats=3, query_cuts=(10, 20, 40, 0)),
+    latency=replace(LAPTOP.latency, n_docs=1_000_000),
     backbones=BackboneTable(  # transformers reads all three by itself: nothing in their repositories is executed
         backbones=(
             Backbone("Contriever", "nthakur/contriever-base-msmarco"),
@@ -279,13 +192,8 @@ PAPER = Profile(
             Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
         ),
         collections=(
-            *_BEIR,
-            "beir/trec-covid",
-            "beir/dbpedia-entity/test",
-            "beir/nq",
-            "beir/hotpotqa/test",
-            "beir/fever/test",
-            "limit/50000",
+            *(*_BEIR, "beir/trec-covid", "beir/dbpedia-entity/test", "beir/nq"),
+            *("beir/hotpotqa/test", "beir/fever/test", "limit/50000"),
         ),
         splade="naver/splade-v3",
     ),
@@ -300,13 +208,7 @@ def current_profile() -> Profile:
 
 
 def repository_root() -> Path:
-    """Return the nearest folder, from the working directory upwards, that holds `notebooks/00_tour.py`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none: results belong into a checkout of the repository.
-    """
+    """Return the nearest folder, from the working directory upwards, with the notebooks, or raise."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks" / "00_tour.py").exists():
@@ -317,10 +219,7 @@ def repository_root() -> Path:
 def start(name: str | None = None) -> Profile:
     """Begin a notebook: work in the repository's root, widen the tables that pandas shows, return the profile.
 
-    Parameters
-    ----------
-    name : str, optional
-        "smoke", "laptop" or "paper"; None is `current_profile()`.
+    `name` is "smoke", "laptop" or "paper"; None is `current_profile()`.
     """
     profile = current_profile() if name is None else PROFILES[check_choice(name, PROFILES, "profile")]
     os.chdir(repository_root())  # so that relative paths, such as LATENT_TERMS_DATA's, are the repository's

@@ -35,31 +35,15 @@ from lib.support.store import Store
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """What the systems are set to; none of it was tuned.
+    """What the systems are set to; none of it was tuned."""
 
-    Attributes
-    ----------
-    bm25 : BM25Constants
-        Constants of latent terms; those of the paper.
-    lexical_k1, lexical_b : float
-        Constants of lexical BM25.
-    fusion_c : float
-        Constant of reciprocal-rank fusion.
-    depth : int
-        Number of documents that are ranked for each query.
-    measures : tuple of str
-        Measures as ir_measures names them.
-    seed : int
-        Seed of the bootstrap and of the randomisation test.
-    """
-
-    bm25: BM25Constants = PAPER
+    bm25: BM25Constants = PAPER  # of latent terms
     lexical_k1: float = 1.2
     lexical_b: float = 0.75
-    fusion_c: float = 60
-    depth: int = 100
+    fusion_c: float = 60  # of reciprocal-rank fusion
+    depth: int = 100  # documents that are ranked for each query
     measures: tuple[str, ...] = (MEASURE, RECALL, DEEP_RECALL)
-    seed: int = 0
+    seed: int = 0  # of the bootstrap and of the randomisation test
 
 
 @dataclass(frozen=True)
@@ -171,10 +155,7 @@ def retrieval_table(
     origin : dict
         What the provenance of the two states: model, collections and configuration.
 
-    Raises
-    ------
-    ValueError
-        Before anything is encoded: as `comparison.load_collections`.
+    ValueError as `comparison.load_collections`, before anything is encoded.
     """
     config, collections = config or RetrievalConfig(), load_collections(names)
     summary, values = [], []
