@@ -6,36 +6,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, STYLE, change, interval
-from lib.studies.names import (
-    DENSE,
-    DENSE_FUSED,
-    EXACT,
-    FLAT,
-    HNSW,
-    LATENT,
-    LATENT_FUSED,
-    LEXICAL,
-    MEASURE,
-    PRUNED_BOTH,
-    PRUNED_DOCUMENTS,
-    PRUNED_QUERIES,
-    SEISMIC,
-    TUNED,
-)
+from lib.studies import names
 
 LOSS = 0.01  # of nDCG@10: what pruning may cost
 RIGHT, LEFT = {"ha": "left", "va": "top"}, {"ha": "right", "va": "top"}
 # Of each line: colour, marker, the column that its label names, where the label stands from the line's end, alignment.
 LINES = {
-    PRUNED_DOCUMENTS: (COLOURS[TUNED], "o", "doc_top", (6, 3), RIGHT),
-    PRUNED_QUERIES: (COLOURS[LATENT_FUSED], "s", "query_top", (-8, 16), LEFT),
-    PRUNED_BOTH: (COLOURS[LATENT], "D", "doc_top", (6, 3), RIGHT),
-    SEISMIC: ("#CC79A7", "^", None, (-8, -3), LEFT),
+    names.PRUNED_DOCUMENTS: (COLOURS[names.TUNED], "o", "doc_top", (6, 3), RIGHT),
+    names.PRUNED_QUERIES: (COLOURS[names.LATENT_FUSED], "s", "query_top", (-8, 16), LEFT),
+    names.PRUNED_BOTH: (COLOURS[names.LATENT], "D", "doc_top", (6, 3), RIGHT),
+    names.SEISMIC: ("#CC79A7", "^", None, (-8, -3), LEFT),
 }
 POINTS = {
-    FLAT: (COLOURS[DENSE], (0, 7), "center"),
-    HNSW: (COLOURS[DENSE_FUSED], (0, 7), "center"),
-    LEXICAL: (COLOURS[LEXICAL], (5, -15), "right"),
+    names.FLAT: (COLOURS[names.DENSE], (0, 7), "center"),
+    names.HNSW: (COLOURS[names.DENSE_FUSED], (0, 7), "center"),
+    names.LEXICAL: (COLOURS[names.LEXICAL], (5, -15), "right"),
 }
 
 
@@ -44,28 +29,28 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
 
     `table` is that of `latency_study`, `n_docs` the number of documents of the corpus that was timed.
     """
-    exact = table[table["kind"] == EXACT].iloc[0]
+    exact = table[table["kind"] == names.EXACT].iloc[0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.6))
         for kind, (colour, marker, named, offset, alignment) in LINES.items():
             rows = table[table["kind"] == kind]
             if rows.empty:
                 continue
-            x, y = ([*([exact[column]] if named else []), *rows[column]] for column in ("median_ms", MEASURE))
+            x, y = ([*([exact[column]] if named else []), *rows[column]] for column in ("median_ms", names.MEASURE))
             axes.plot(x, y, color=colour, linewidth=1.2)
             for _, row in rows.iterrows():
                 _mark(axes, row, marker, colour, 4.5)
             text = f"{kind}\n(down to {rows[named].iloc[-1]})" if named else kind
             label = {"textcoords": "offset points", "color": colour, "fontsize": 7.5, **alignment}
             axes.annotate(text, (x[-1], y[-1]), offset, **label)
-        place = exact["median_ms"], exact[MEASURE]
+        place = exact["median_ms"], exact[names.MEASURE]
         axes.plot(*place, "*", color="black", markersize=11)
         axes.annotate("latent terms, exact", place, (4, 7), textcoords="offset points", fontsize=8, ha="center")
         for kind, (colour, offset, side) in POINTS.items():
             for _, row in table[table["kind"] == kind].iterrows():
                 _mark(axes, row, "P", colour, 8)
                 label = {"textcoords": "offset points", "color": colour, "fontsize": 8, "ha": side}
-                axes.annotate(kind, (row["median_ms"], row[MEASURE]), offset, **label)
+                axes.annotate(kind, (row["median_ms"], row[names.MEASURE]), offset, **label)
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.17)
         axes.set_xlabel(f"milliseconds a query, {n_docs:,} documents, one thread")
@@ -76,19 +61,19 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
 
 def _mark(axes: Axes, row: pd.Series, marker: str, colour: str, size: float) -> None:
     face = "white" if row["difference_high"] < 0 else colour
-    axes.plot(row["median_ms"], row[MEASURE], marker, color=colour, markersize=size, markerfacecolor=face)
+    axes.plot(row["median_ms"], row[names.MEASURE], marker, color=colour, markersize=size, markerfacecolor=face)
 
 
 def latency_in_words(table: pd.DataFrame) -> str:
     """Answer what pruning saves and costs, and how exact search compares with dense search."""
     of_kind = table.drop_duplicates("kind").set_index("kind")
-    exact, dense = of_kind.loc[EXACT], of_kind.loc[FLAT]
+    exact, dense = of_kind.loc[names.EXACT], of_kind.loc[names.FLAT]
     lines = [
         f"Exact search takes {exact['median_ms']:.2f} ms, reading every embedding {dense['median_ms']:.2f}; nDCG@10 is "
-        f"{interval(exact, MEASURE, 'low', 'high')} and {interval(dense, MEASURE, 'low', 'high')}."
+        f"{interval(exact, names.MEASURE, 'low', 'high')} and {interval(dense, names.MEASURE, 'low', 'high')}."
     ]
     for row in table[table["recall"].notna()].itertuples():
-        cut = f", query_cut {row.query_top or 'all'}" if row.kind == SEISMIC else ""
+        cut = f", query_cut {row.query_top or 'all'}" if row.kind == names.SEISMIC else ""
         lines.append(f"{row.kind}{cut} finds {row.recall:.1%} of the best documents in {row.median_ms:.2f} ms.")
     within = table[table["kind"].str.endswith("pruned") & (table["difference_low"] > -LOSS)]
     if within.empty:

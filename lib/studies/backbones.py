@@ -64,9 +64,7 @@ def models(setting: Setting, backbone: Backbone, store: Store) -> list[LatentTer
 def backbone_table(
     setting: Setting, table: BackboneTable, store: Store | None = None
 ) -> tuple[pd.DataFrame, list[str], dict]:
-    """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms.
-
-    Latent terms have the paper's constants of BM25. Measured is nDCG@10, on LIMIT recall at 10, 20, 100 and 1000.
+    """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms (the paper's BM25).
 
     Returns
     -------
@@ -180,18 +178,9 @@ def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:
 
 
 def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) -> tuple[str, Ranking, list[Ranking]]:
-    """Rank as the retriever itself does, and by the latent terms of each model; one pass over the documents serves all.
+    """Return the name of the retriever's own ranking, that ranking, and those by the latent terms of each model.
 
-    What is read of a large collection stands in a folder of its own until all rankings are stored.
-
-    Returns
-    -------
-    str
-        What the retriever's own ranking is called: "dense", or "late interaction" for a model trained for it.
-    Ranking
-        The retriever's own.
-    list of Ranking
-        That of each model.
+    One pass over the documents serves all; what is read of a large collection is deleted when all have ranked it.
     """
     encoder, k = trained[0].encoder, _depth(collection)
     name = LATE if encoder.late_interaction else DENSE

@@ -39,18 +39,16 @@ def zipf_study(
 ) -> tuple[dict[str, pd.DataFrame], dict]:
     """Compare the latents with the words of `baselines.analyze` as vocabularies of each collection.
 
-    An occurrence of a latent is a document token in which it is active, that of a word a place where it stands. With
-    `splade` the words that it gives weights to are a third vocabulary, "SPLADE", of which an occurrence is a document:
-    it keeps no more of a text's tokens than their largest weight.
+    An occurrence of a latent is a document token in which it is active. With `splade` the words that it gives weights
+    to are a third vocabulary; an occurrence is then a document.
 
     Returns
     -------
     dict of DataFrame
-        "zipf": one row a collection and vocabulary: n_terms, n_occurrences, `fit_zipf` of the occurrences (exponent,
-        low, high, xmin, n_tail, p) with tail_share (of the occurrences), heaps (the exponent of growth at the end),
-        n_frequent (terms in more than half of the documents), n_once (in one), postings, and the queries' costs:
-        query_terms, query_postings and query_share (of all postings; its interval over queries share_low, share_high),
-        all means.
+        "zipf": one row a collection and vocabulary: n_terms, n_occurrences, `fit_zipf` of these with tail_share (of the
+        occurrences), heaps (the exponent of growth at the end), n_frequent (terms in more than half of the documents),
+        n_once (in one), postings, and means over queries: query_terms, query_postings and query_share (of all
+        postings; with its interval share_low, share_high).
         "zipf_curves": rank, frequency and df_share, each sorted on its own.
         "zipf_growth": n_docs, n_terms.
     dict
