@@ -7,6 +7,7 @@
   whatever its matplotlib.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from lib.report import limit
 from lib.report.ablations import ablations_figure, surface_figure
 from lib.report.beyond import beyond_figure
 from lib.report.claims import claims_figure
-from lib.report.common import SIGNIFICANT, escaped, latex_table, save_figure
+from lib.report.common import escaped, latex_table, save_figure, significant
 from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
@@ -43,51 +44,42 @@ DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
 
 
-def _first(table: pd.DataFrame) -> str:
-    return table["collection"].iloc[0]
+def _figure(draw: Callable[..., Figure], *tables: str) -> Callable[[Results], Figure]:
+    return lambda results: draw(*(results[table] for table in tables))
 
 
-def _zipf(results: Results) -> Figure:
-    fits, curves = results["zipf"], results["zipf_curves"]
-    return zipf_figure(fits, curves, _first(fits))
+def _of_first(draw: Callable[..., Figure], *tables: str) -> Callable[[Results], Figure]:
+    """Return the figure of the first collection of the first table."""
 
+    def first(results: Results) -> Figure:
+        frames = [results[table] for table in tables]
+        return draw(*frames, frames[0]["collection"].iloc[0])
 
-def _zipf_cost(results: Results) -> Figure:
-    fits, curves, growth = (results[name] for name in ("zipf", "zipf_curves", "zipf_growth"))
-    return cost_figure(fits, curves, growth, _first(fits))
-
-
-def _pruning(results: Results) -> Figure:
-    table, lengths = results["pruning"], results["posting_lengths"]
-    return pruning_figure(table, lengths, _first(table))
+    return first
 
 
 def _latency(results: Results) -> Figure:
     return latency_figure(results["latency"], results.origin("latency")["config"]["n_docs"])
 
 
-def _seeds(results: Results) -> Figure:
-    return seeds_figure(*(results[name] for name in ("seeds", "seeds_recurrence", "seeds_agreement")))
-
-
 # Every figure that a table is enough for. That of a training run needs the histogram in the run's log as well.
 FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "retrieval": lambda results: retrieval_figure(results["retrieval"]),
-    "rank_frequency": lambda results: rank_frequency_figure(results["rank_frequency"]),
-    "limit": lambda results: limit.limit_figure(results["limit"]),
-    "zipf": _zipf,
-    "zipf_cost": _zipf_cost,
-    "family_contributions": lambda results: contribution_figure(results["family_contributions"]),
-    "layers": lambda results: layers_figure(results["layers"]),
-    "width_k": lambda results: width_k_figure(results["width_k"]),
-    "pruning": _pruning,
+    "retrieval": _figure(retrieval_figure, "retrieval"),
+    "rank_frequency": _figure(rank_frequency_figure, "rank_frequency"),
+    "limit": _figure(limit.limit_figure, "limit"),
+    "zipf": _of_first(zipf_figure, "zipf", "zipf_curves"),
+    "zipf_cost": _of_first(cost_figure, "zipf", "zipf_curves", "zipf_growth"),
+    "family_contributions": _figure(contribution_figure, "family_contributions"),
+    "layers": _figure(layers_figure, "layers"),
+    "width_k": _figure(width_k_figure, "width_k"),
+    "pruning": _of_first(pruning_figure, "pruning", "posting_lengths"),
     "latency": _latency,
-    "ablations": lambda results: ablations_figure(results["ablations"]),
-    "ablations_k1_b": lambda results: surface_figure(results["ablations_k1_b"]),
-    "retrieval_training": lambda results: retrieval_training_figure(results["retrieval_training"]),
-    "seeds": _seeds,
-    "beyond": lambda results: beyond_figure(results["beyond"]),
-    "claims": lambda results: claims_figure(results["claims"]),
+    "ablations": _figure(ablations_figure, "ablations"),
+    "ablations_k1_b": _figure(surface_figure, "ablations_k1_b"),
+    "retrieval_training": _figure(retrieval_training_figure, "retrieval_training"),
+    "seeds": _figure(seeds_figure, "seeds", "seeds_recurrence", "seeds_agreement"),
+    "beyond": _figure(beyond_figure, "beyond"),
+    "claims": _figure(claims_figure, "claims"),
 }
 
 
@@ -142,17 +134,21 @@ def _limit_table(results: Results) -> str:
 
 def _latency_table(results: Results) -> str:
     table = results["latency"]
-    kept = {name: table[f"{name}_top"].map(lambda n: f"{n}" if n else "all") for name in ("doc", "query")}
-    shown = {"search": table["kind"], "latents a document": kept["doc"], "a query": kept["query"]}
-    shown[f"{names.MEASURE} (mean)"] = table[names.MEASURE].map("{:.3f}".format)
-    shown |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
-    return latex_table(pd.DataFrame(shown))
+    doc_top, query_top = (table[f"{side}_top"].map(lambda n: f"{n}" if n else "all") for side in ("doc", "query"))
+    columns = {"search": table["kind"], "latents a document": doc_top, "a query": query_top}
+    columns[f"{names.MEASURE} (mean)"] = table[names.MEASURE].map("{:.3f}".format)
+    columns |= {"median ms": table["median_ms"].map("{:.2f}".format), "95th": table["p95_ms"].map("{:.2f}".format)}
+    return latex_table(pd.DataFrame(columns))
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _beyond_table(results: Results) -> str:
     table = results["beyond"]
     rows = table[(table["collection"] == names.MEAN) & table["difference"].notna()]
-    change = [f"{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]" for r in rows.itertuples()]
+    change = [_interval(*row) for row in rows[["difference", "difference_low", "difference_high"]].to_numpy()]
     return latex_table(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}))
 
 
@@ -189,13 +185,18 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 def tables(folder: Path) -> dict[str, str]:
     """Return the text of each of the paper's tables; one whose results are not there says so."""
-    made = {}
-    for name, make in TABLES.items():
-        try:
-            made[name] = make(Results(folder))
-        except FileNotFoundError:
-            made[name] = "\\emph{This table is not there yet.}\n"
-    return made
+    texts = dict.fromkeys(TABLES, "\\emph{This table is not there yet.}\n")
+    for name, table in TABLES.items():
+        with contextlib.suppress(FileNotFoundError):
+            texts[name] = table(Results(folder))
+    return texts
+
+
+def _verdicts(rows: pd.DataFrame) -> dict[str, str]:
+    """Return on how many collections a system is significantly better and worse, and on how many it was measured."""
+    differs, higher = significant(rows), rows["difference"] > 0
+    counts = {"better": (differs & higher).sum(), "worse": (differs & ~higher).sum(), "collections": len(rows)}
+    return {name: str(count) for name, count in counts.items()}
 
 
 def _retrieval_numbers(results: Results) -> dict[str, str]:
@@ -206,9 +207,8 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
         numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
     ndcg = without_limit(table[table["measure"] == names.MEASURE])
     for system, rows in ndcg.groupby("system"):
-        told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
-        numbers |= {f"mean/{system}": f"{rows['mean'].mean():.3f}", f"better/{system}": str((told & up).sum())}
-        numbers |= {f"worse/{system}": str((told & ~up).sum()), f"collections/{system}": str(len(rows))}
+        numbers |= {f"{name}/{system}": count for name, count in _verdicts(rows).items()}
+        numbers[f"mean/{system}"] = f"{rows['mean'].mean():.3f}"
     sae, encoder = (origin["config"]["model"][part] for part in ("sae", "encoder"))
     numbers |= {"width": f"{sae['width']:,}", "k": str(sae["k"]), "d": str(sae["d"]), "date": origin["date"]}
     numbers |= {"tokens": str(encoder["max_length"]), "layer": str(encoder["layer"]), "machine": origin["machine"]}
@@ -218,11 +218,8 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 def _backbone_numbers(results: Results) -> dict[str, str]:
     rows = results["backbones"]
     rows = rows[(rows["measure"] == names.MEASURE) & (rows["system"] == names.LATENT)]
-    told, up = rows["p_holm"] < SIGNIFICANT, rows["difference"] > 0
-    value, low, high = mean_of(rows)
-    numbers = {"mean": f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", "seeds": f"{rows['seeds'].max():.0f}"}
-    numbers |= {"collections": str(len(rows)), "better": str((told & up).sum()), "worse": str((told & ~up).sum())}
-    return numbers | {"seed sd": f"{rows['seed_sd'].max():.3f}"}
+    numbers = {"mean": _interval(*mean_of(rows)), "seeds": f"{rows['seeds'].max():.0f}"}
+    return numbers | _verdicts(rows) | {"seed sd": f"{rows['seed_sd'].max():.3f}"}
 
 
 def _limit_numbers(results: Results) -> dict[str, str]:
@@ -239,9 +236,9 @@ def _limit_numbers(results: Results) -> dict[str, str]:
 def _zipf_numbers(results: Results) -> dict[str, str]:
     numbers = {}
     for name, rows in without_limit(results["zipf"]).groupby("vocabulary"):
-        once, tail = rows["n_once"] / rows["n_terms"], rows["n_tail"] / rows["n_terms"]
-        for what, share in (("once", once), ("read", rows["query_share"]), ("tail", tail)):
-            numbers[f"{what}/{name}"] = f"{share.median():.1%}"
+        shares = {"once": rows["n_once"] / rows["n_terms"], "tail": rows["n_tail"] / rows["n_terms"]}
+        shares["read"] = rows["query_share"]
+        numbers |= {f"{key}/{name}": f"{share.median():.1%}" for key, share in shares.items()}
         numbers |= {f"low/{name}": f"{rows['exponent'].min():.2f}", f"high/{name}": f"{rows['exponent'].max():.2f}"}
     return numbers
 
@@ -284,20 +281,18 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
     table = without_limit(results["ablations"])
     most = table[table["factor"] == "tokens"].iloc[-1]
     for name, variant in (("per-token", "normalisation: per-token"), ("most", most["variant"])):
-        value, low, high = mean_of(table[table["variant"] == variant])
-        numbers[name] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        numbers[name] = _interval(*mean_of(table[table["variant"] == variant]))
     unexplained = table.groupby("variant")["fvu"].mean()
     numbers |= {"fvu/most": f"{unexplained[most['variant']]:.2f}", "fvu/baseline": f"{unexplained['baseline']:.2f}"}
     return numbers | {"most/tokens": most["level"].removesuffix(" (all)")}
 
 
 def _seed_numbers(results: Results) -> dict[str, str]:
-    recurring, agreement = results["seeds_recurrence"], results["seeds_agreement"]
-    at = recurring[np.isclose(recurring["cosine"], names.SAME)].set_index("kind")["share"]
-    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in at.items()} | {"cosine": str(names.SAME)}
-    return numbers | {
-        f"overlap/{pair}": f"{x:.2f}" for pair, x in without_limit(agreement).groupby("pair")["mean"].mean().items()
-    }
+    recurring = results["seeds_recurrence"]
+    shares = recurring[np.isclose(recurring["cosine"], names.SAME)].set_index("kind")["share"]
+    overlaps = without_limit(results["seeds_agreement"]).groupby("pair")["mean"].mean()
+    numbers = {f"recur/{kind}": f"{share:.1%}" for kind, share in shares.items()} | {"cosine": str(names.SAME)}
+    return numbers | {f"overlap/{pair}": f"{overlap:.2f}" for pair, overlap in overlaps.items()}
 
 
 def _claim_numbers(results: Results) -> dict[str, str]:
