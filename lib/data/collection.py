@@ -193,10 +193,10 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     Raises
     ------
     ValueError
-        For an unknown name or split (those that exist are listed), a name and split that contradict each other, a
+        For an unknown name or split (the known ones are listed), a name and split that contradict each other, a
         malformed file (file and line are named), an empty collection or another number of documents than stated.
     OSError
-        If ir_datasets cannot download it; the message says which files to put where instead.
+        If ir_datasets cannot download it; the message names the files to put into the mirror instead.
     """
     collection = _load(os.fspath(name).rstrip("/"), split)
     if collection.source in ("mirror", "ir_datasets"):

@@ -23,10 +23,7 @@ def analyze(texts: Iterable[str]) -> list[list[str]]:
     The stop words are bm25s's `STOPWORDS_EN` (Lucene's 33), the stemmer is PyStemmer's Snowball "english". A text of
     which no word survives gives an empty list.
 
-    Raises
-    ------
-    TypeError
-        For a single `str` and for an element that is not a `str` (its position is named).
+    A TypeError for a single `str` and for an element that is not a `str` (its position is named).
     """
     return bm25s.tokenize(
         list(check_texts(texts)),
@@ -83,10 +80,8 @@ class LexicalBM25:
 
         Raises
         ------
-        TypeError
-            For a single `str` or a non-`str` among the texts or ids, and a `k` that is not an integer.
-        ValueError
-            For ids that repeat or do not match in number, and a `k` below 1.
+        TypeError, ValueError
+            For texts that are not a list of str, ids that repeat or do not match in number, and a `k` below 1.
         """
         texts = list(check_texts(query_texts, "query_texts"))
         query_ids, k = check_ids(query_ids, len(texts), "query_ids"), check_count(k, "k")
@@ -126,11 +121,9 @@ def dense_search(
 
     Raises
     ------
-    TypeError
-        For ids that are not `str`, and for `k` or `block` that is not an integer.
-    ValueError
+    TypeError, ValueError
         For embeddings that are not two-dimensional, of different widths or of none, or not finite, no documents, ids
-        that repeat or do not match in number, and `k` or `block` below 1.
+        that are not `str`, repeat or do not match in number, and a `k` or `block` that is not an integer above 0.
     """
     docs = _check_embeddings(doc_embeddings, "doc_embeddings")
     queries = _check_embeddings(query_embeddings, "query_embeddings")
@@ -157,10 +150,7 @@ def inner_product_search(
     doc_ids, query_ids, k, block
         As in `dense_search`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `dense_search`, and for matrices that are not sparse and weights that are negative or not finite.
+    Raises as `dense_search`, and for matrices that are not sparse and weights that are negative or not finite.
     """
     docs, queries = check_weights(doc_terms, "doc_terms"), check_weights(query_terms, "query_terms")
     return _search(docs, doc_ids, queries, query_ids, k, block, "terms")

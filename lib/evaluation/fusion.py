@@ -57,11 +57,9 @@ def fuse(
 
     Raises
     ------
-    TypeError
-        If `rankings` is not a list of Ranking, or `k` not an integer.
-    ValueError
-        For no ranking, rankings of different queries, an unknown method, weights that do not match in number or are
-        negative, a `k` below 1, and options that the fusion does not allow.
+    TypeError, ValueError
+        If `rankings` is not a list of Ranking, for no ranking, rankings of different queries, an unknown method,
+        weights that do not match in number or are negative, a `k` below 1, and options that the fusion does not allow.
     """
     if isinstance(rankings, Ranking) or not all(isinstance(ranking, Ranking) for ranking in rankings):
         raise TypeError("rankings is not a list of Ranking; pass for example [lexical, dense].")

@@ -72,12 +72,8 @@ def late_interaction_search(
 ) -> Ranking:
     """Encode documents and queries and return the `k` documents of largest `MaxSim` for each query.
 
-    Every document is scored with every query: exact, and slow. Parameters are those of `LexicalBM25` and its `search`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For texts that are not lists of str, ids that repeat or do not match in number, and a `k` below 1.
+    Every document is scored with every query: exact, and slow. A TypeError or ValueError for texts that are not lists
+    of str, for no document or query, for ids that repeat or do not match in number, and for a `k` below 1.
     """
     docs, queries = list(check_texts(doc_texts, "doc_texts")), list(check_texts(query_texts, "query_texts"))
     doc_ids, query_ids = check_ids(doc_ids, len(docs), "doc_ids"), check_ids(query_ids, len(queries), "query_ids")

@@ -44,10 +44,8 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
 
     Raises
     ------
-    TypeError
-        For a single `str` as measures, qrels that are not a dict of dicts, and a grade that is not an integer.
-    ValueError
-        For no measure, an unknown measure (named) and empty qrels.
+    TypeError, ValueError
+        For no measure, an unknown measure (named), empty qrels or none of the form, and a grade that is no integer.
     """
     parsed, qrels = _parse(measures), _check_qrels(qrels)
     run = {
@@ -77,10 +75,7 @@ def bootstrap_interval(
     seed : int
         Seed of the resamples; the same seed gives the same interval.
 
-    Raises
-    ------
-    ValueError
-        For values that are empty, not one-dimensional or not finite, and for a confidence outside (0, 1).
+    A ValueError for values that are empty, not one-dimensional or not finite, and for a confidence outside (0, 1).
     """
     _check_confidence(confidence)
     draws = resampled_means([_check_values(values, "values")], n_resamples, seed)
@@ -102,11 +97,6 @@ def resampled_means(groups: Sequence[np.ndarray], n_resamples: int = 2_000, seed
         Number of resamples.
     seed : int
         Seed of the resamples.
-
-    Raises
-    ------
-    ValueError
-        For no group and a group without a query.
     """
     n_resamples, rng = check_count(n_resamples, "n_resamples"), np.random.default_rng(seed)
     if not len(groups) or not all(len(group) for group in groups):
@@ -123,26 +113,14 @@ def resampled_means(groups: Sequence[np.ndarray], n_resamples: int = 2_000, seed
 
 
 def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a share, `count` of `n` (Wilson, JASA 22, 1927).
-
-    Raises
-    ------
-    ValueError
-        For an `n` below 1, a `count` outside [0, n] and a confidence outside (0, 1).
-    """
+    """Return the score interval of a share, `count` of `n` (Wilson, JASA 22, 1927)."""
     _check_confidence(confidence)
     interval = stats.binomtest(int(count), int(n)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def deviation_interval(deviation: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a standard deviation from `n` normal values, s sqrt((n - 1) / chi2_{n-1}(1 -+ alpha / 2)).
-
-    Raises
-    ------
-    ValueError
-        For an `n` below 2 and a confidence outside (0, 1).
-    """
+    """Return the interval of a standard deviation of n >= 2 normal values: s sqrt((n - 1) / chi2_{n-1}(1 -+ a / 2))."""
     _check_confidence(confidence)
     if n < 2:
         raise ValueError(f"n is {n}; the deviation of fewer than 2 values has no interval.")
@@ -192,15 +170,13 @@ def compare(
     reference = values.pop(baseline)
     if len(reference) < 2:
         raise ValueError(f"frames hold {len(reference)} query; a paired test needs at least 2 queries.")
+    rows = []
     for system, series in values.items():
-        unpaired = sorted(set(series.index) ^ set(reference.index))
-        if unpaired:
+        if unpaired := sorted(set(series.index) ^ set(reference.index)):
             raise ValueError(
                 f"{system!r} and {baseline!r} differ in {len(unpaired)} queries, for example {unpaired[0]!r}; "
                 "a paired test needs the same queries. Evaluate both with the same qrels."
             )
-    rows = []
-    for system, series in values.items():
         difference = (series.loc[reference.index] - reference).to_numpy()
         test = stats.permutation_test(
             (difference,),
@@ -237,14 +213,9 @@ def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, s
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Return Holm's step-down adjusted p-values, `max_{j <= i} min(1, (m - j + 1) p_(j))`.
+    """Return Holm's step-down adjusted p-values (m,), `max_{j <= i} min(1, (m - j + 1) p_(j))`, in the order of `p`.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6, 1979.
-
-    Parameters
-    ----------
-    p : array (m,)
-        In any order; the adjusted values come back in the same order.
     """
     p = np.asarray(p, dtype=float)
     order = np.argsort(p, kind="stable")
@@ -270,7 +241,7 @@ def _parse(measures: Iterable[str]) -> dict[str, ir_measures.Measure]:
 
 
 def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
-    if not isinstance(qrels, Mapping) or not all(isinstance(grades, Mapping) for grades in qrels.values()):
+    if not (isinstance(qrels, Mapping) and all(isinstance(grades, Mapping) for grades in qrels.values())):
         raise TypeError("qrels is not a dict of dicts; pass {query_id: {doc_id: grade}}.")
     if not qrels:
         raise ValueError("qrels is empty; a mean over no judged query is undefined. Check the collection and split.")

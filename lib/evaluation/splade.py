@@ -28,10 +28,8 @@ class Splade:
 
     Raises
     ------
-    OSError
-        If the model cannot be loaded, such as from a hub that is out of reach or asks for a licence.
-    ValueError
-        If the model is of another kind.
+    OSError, ValueError
+        If the model cannot be loaded (the hub is out of reach or asks for a licence), or is of another kind.
     """
 
     def __init__(self, name: str | Path):

@@ -31,13 +31,10 @@ class Pairs(NamedTuple):
 
 
 def check_training(collections: Iterable[Collection]) -> None:
-    """Raise unless constants may be chosen on every one of these collections.
+    """Raise a ValueError unless constants may be chosen on every one of these collections.
 
-    Raises
-    ------
-    ValueError
-        If there is none, if one is given twice or has a single query, and if one's split is not "train" or "dev":
-        queries that the constants were chosen on measure nothing.
+    That is if there is none, if one is given twice or has a single query, and if one's split is not "train" or "dev":
+    queries that the constants were chosen on measure nothing.
     """
     names = []
     for collection in collections:
@@ -83,10 +80,8 @@ def tune_bm25(
 
     Raises
     ------
-    ValueError
-        As `check_training`; for an empty grid, and for matrices that do not fit each other or the collection.
-    TypeError
-        If a matrix is not sparse.
+    TypeError, ValueError
+        As `check_training`; for an empty grid, and for matrices that are not sparse or do not fit the collection.
     """
     encoded, grid = list(encoded), list(grid)
     check_training(collection for collection, _, _ in encoded)
@@ -124,12 +119,8 @@ def ndcg_on_grid(
 
     Parameters
     ----------
-    collection : Collection
-        Its judgements are the grades.
     docs, queries : csr_array, float32 [n_docs, width] and [n_queries, width]
-        Term matrices as `check_weights` returns them.
-    grid : sequence of BM25Constants
-        The points.
+        Term matrices of the collection, as `check_weights` returns them.
     """
     relevant, grades, self_matches = _judged_pairs(collection)
     ideal = np.array([_best_dcg(judged.values()) for judged in collection.qrels.values()])

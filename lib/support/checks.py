@@ -1,19 +1,15 @@
-"""Checks of what a caller hands in, shared by every room: each says what it got, what is allowed and the remedy."""
+"""Checks of arguments, for every package: an error states the value, what is allowed and the remedy."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from numbers import Integral
 
 
 def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
     """Return `texts` when it is an iterable of `str`; an empty string is legal.
 
-    A sequence is checked whole, before any work; another iterable (a generator, say) is checked as it is read.
-
-    Raises
-    ------
-    TypeError
-        For a single `str` (it would be read letter by letter), a dict (only its keys would be read), a set (it has no
-        order), and for an element that is not a `str`, whose position is named.
+    A sequence is checked before it is returned; another iterable, such as a generator, as it is read. A TypeError for a
+    single `str` (it would be read letter by letter), a dict (only its keys would be read), a set (it has no order), and
+    for an element that is not a `str`, whose position is named.
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{what} is a single {type(texts).__name__}; pass a list of str, for example [text].")
@@ -24,7 +20,7 @@ def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
     if not isinstance(texts, Iterable):
         raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str.")
     checked = (_check_text(text, position, what) for position, text in enumerate(texts))
-    return list(checked) if isinstance(texts, Sequence) or hasattr(texts, "__len__") else checked
+    return list(checked) if hasattr(texts, "__len__") else checked
 
 
 def _check_text(text: object, position: int, what: str) -> str:
@@ -39,12 +35,7 @@ def _check_text(text: object, position: int, what: str) -> str:
 def check_ids(ids: Iterable[str], n: int | None = None, what: str = "ids") -> list[str]:
     """Return `ids` as a list of unique `str`, `n` of them if `n` is given.
 
-    Raises
-    ------
-    TypeError
-        For a single `str` and for an id that is not a `str`.
-    ValueError
-        For ids that repeat (the first repeated one is named) or whose number is not `n`.
+    Raises as `check_texts`; a ValueError for ids that repeat (the first is named) or whose number is not `n`.
     """
     ids = list(check_texts(ids, what))
     if n is not None and len(ids) != n:
@@ -56,24 +47,16 @@ def check_ids(ids: Iterable[str], n: int | None = None, what: str = "ids") -> li
 
 
 def repeats(ids: Iterable[str]) -> Iterator[str]:
-    """Yield each id that was already seen, in order."""
-    seen: set[str] = set()
+    """Yield each id that occurred before, in order."""
+    earlier: set[str] = set()
     for id_ in ids:
-        if id_ in seen:
+        if id_ in earlier:
             yield id_
-        seen.add(id_)
+        earlier.add(id_)
 
 
 def check_count(value: int, what: str) -> int:
-    """Return `value` as an `int` of at least 1.
-
-    Raises
-    ------
-    TypeError
-        If it is not an integer (a `bool` is not one).
-    ValueError
-        If it is below 1.
-    """
+    """Return `value` as an `int`; a TypeError if it is no integer (a `bool` is none), a ValueError if it is below 1."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{what} is {value!r} ({type(value).__name__}); it must be an integer of at least 1.")
     if value < 1:

@@ -38,10 +38,7 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield ("FILE, line N", line) for every line that is not blank of a UTF-8 file, plain or .gz.
 
-    Raises
-    ------
-    ValueError
-        For a line that is not UTF-8 and a .gz file that breaks off (file and line are named).
+    A ValueError names file and line of what is not UTF-8 and where a .gz file breaks off.
     """
     number = 0
     try:
@@ -59,12 +56,8 @@ def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
     """Write arrays end to end, along their first axis, as one npy file, without joining them in memory.
 
     A single array may have no axis. Every byte goes through `write`, so that a full disk is an OSError: on a memory map
-    it is a signal that ends the process, and `ndarray.tofile` does not notice it in the last 4 KB.
-
-    Raises
-    ------
-    ValueError
-        For arrays of Python objects, which would have to be pickled.
+    it is a signal that ends the process, and `ndarray.tofile` does not notice it in the last 4 KB. A ValueError for
+    Python objects, which would have to be pickled.
     """
     if any(part.dtype.hasobject for part in parts):
         raise ValueError(f"{path.name} would hold Python objects; give arrays of numbers or of fixed-length strings.")
@@ -148,13 +141,7 @@ def save_folder(
 
 
 def update_manifest(folder: str | Path, manifest_name: str, version: int, changes: dict) -> None:
-    """Replace some entries of a saved folder's manifest, in one step; its files stay as they are.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `load_folder`.
-    """
+    """Replace some entries of a saved folder's manifest, in one step; its files stay. Raises as `load_folder`."""
     manifest, _ = load_folder(folder, manifest_name, version)
     manifest |= changes
     _write_manifest(Path(folder) / manifest_name, manifest)

@@ -35,14 +35,10 @@ def progress(
 
     Parameters
     ----------
-    items : iterable
-        The work, such as batches.
-    what : str
-        Name of the work, shown before the numbers.
-    unit : str
-        What is counted, in the plural: "tokens".
+    what, unit : str
+        Name of the work, shown before the numbers, and what is counted, in the plural: "tokens".
     total : int, optional
-        Units of the whole work; None if unknown, and no time left is shown.
+        Units of the complete work; None if unknown, and no time left is shown.
     initial : int
         Units that were done earlier, such as before a restart.
     count : callable, optional

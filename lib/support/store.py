@@ -1,4 +1,4 @@
-"""Arrays that are kept on disk, so that nothing is computed twice."""
+"""The store of computed arrays."""
 
 import os
 import warnings
@@ -16,9 +16,9 @@ _verified: dict[Path, tuple[dict, list[str]]] = {}  # entry → size and modific
 
 
 class Store:
-    """Arrays kept on disk under a key of everything that decides them, so that nothing is computed twice.
+    """Arrays on disk under a key of everything that decides them, so that nothing is computed twice.
 
-    Entries are written atomically; a killed run continues behind the last whole one. A damaged entry is made again.
+    Entries are written atomically; a killed run continues after the last complete one. A damaged entry is made again.
 
     Parameters
     ----------
