@@ -13,13 +13,13 @@ def test_texts_pass_through_in_order():
 
 @pytest.mark.parametrize("single", ["abc", b"abc", ""])
 def test_a_single_str_is_refused(single):
-    with pytest.raises(TypeError, match=rf"texts is a single {type(single).__name__}; pass a list of str"):
+    with pytest.raises(TypeError, match=f"texts is a single {type(single).__name__}"):
         check_texts(single)
 
 
 @pytest.mark.parametrize("number", [None, 3, 2.5])
 def test_what_is_not_iterable_is_refused(number):
-    with pytest.raises(TypeError, match=f"queries is a {type(number).__name__}; pass a list"):
+    with pytest.raises(TypeError, match=f"queries is a {type(number).__name__}"):
         check_texts(number, "queries")
 
 
@@ -28,7 +28,7 @@ def test_what_is_not_iterable_is_refused(number):
 def test_an_element_that_is_no_str_is_named(wrong, position):
     texts = ["a", "b", "c"]
     texts[position] = wrong
-    with pytest.raises(TypeError, match=rf"texts\[{position}\] is .*\({type(wrong).__name__}\); each must be a str"):
+    with pytest.raises(TypeError, match=rf"texts\[{position}\] is .*{type(wrong).__name__}"):
         check_texts(texts)
 
 
@@ -56,11 +56,11 @@ def test_ids_are_a_list_of_unique_str():
 @pytest.mark.parametrize(
     ("ids", "n", "error", "message"),
     [
-        ("abc", None, TypeError, "doc_ids is a single str"),
-        (["a", 7], None, TypeError, r"doc_ids\[1\] is 7 \(int\)"),
-        (["a", "b"], 3, ValueError, "doc_ids holds 2 ids for 3 rows; give exactly one id"),
-        (["a", "b"], 0, ValueError, "doc_ids holds 2 ids for 0 rows"),
-        (["c", "a", "b", "b", "a"], None, ValueError, "doc_ids repeats 'b'; ids must be unique"),
+        ("abc", None, TypeError, "doc_ids"),
+        (["a", 7], None, TypeError, r"doc_ids\[1\] is 7"),
+        (["a", "b"], 3, ValueError, "doc_ids holds 2 ids for 3"),
+        (["a", "b"], 0, ValueError, "doc_ids holds 2 ids for 0"),
+        (["c", "a", "b", "b", "a"], None, ValueError, "doc_ids repeats 'b'"),
     ],
 )
 def test_wrong_ids(ids, n, error, message):
@@ -80,25 +80,25 @@ def test_counts(value):
 
 @pytest.mark.parametrize("value", [0, -1, np.int32(-5)])
 def test_counts_below_one(value):
-    with pytest.raises(ValueError, match=f"k is {value}; it must be at least 1"):
+    with pytest.raises(ValueError, match=f"k is {value}"):
         check_count(value, "k")
 
 
 @pytest.mark.parametrize("value", [1.0, "3", None, True, np.bool_(True), np.float32(2)])
 def test_counts_that_are_no_integers(value):
-    with pytest.raises(TypeError, match=r"k is .* it must be an integer"):
+    with pytest.raises(TypeError, match=r"k is .*integer"):
         check_count(value, "k")
 
 
 def test_choices():
     assert check_choice("b", {"a": 1, "b": 2}, "phi") == "b"
-    with pytest.raises(ValueError, match="phi is 'c'; choose one of 'a', 'b'"):
+    with pytest.raises(ValueError, match=r"phi is 'c'.*'a', 'b'"):
         check_choice("c", {"a": 1, "b": 2}, "phi")
-    with pytest.raises(ValueError, match=r"phi is \['a'\]; choose one of 'a', 'b'"):
+    with pytest.raises(ValueError, match=r"phi is \['a'\]"):
         check_choice(["a"], iter("ab"), "phi")
 
 
 @pytest.mark.parametrize("texts", [{"a": "text"}, {"a", "b"}, {"a": "b"}.keys()])
 def test_texts_without_an_order_of_their_own_are_refused(texts):
-    with pytest.raises(TypeError, match=r"pass a list of str, such as list\(texts.values\(\)\)"):
+    with pytest.raises(TypeError, match=r"list\(texts.values\(\)\)"):
         check_texts(texts)

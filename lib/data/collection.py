@@ -70,21 +70,16 @@ class Collection:
             object.__setattr__(self, f"{side}_ids", ids)
         self._check_qrels()
         if not (self.doc_ids and self.query_ids):
-            raise ValueError(
-                f"{self.full_name} holds {len(self.doc_ids)} documents and {len(self.query_ids)} judged queries; a "
-                "collection has at least one of each."
-            )
+            counts = f"{len(self.doc_ids)} documents and {len(self.query_ids)} judged queries"
+            raise ValueError(f"{self.full_name} holds {counts}; a collection has at least one of each.")
         object.__setattr__(self, "qrels", {query: dict(self.qrels[query]) for query in self.query_ids})
         if self.missing:
             known = set(self.doc_ids)
             first = next(f"{q!r} → {d!r}" for q, judged in self.qrels.items() for d in judged if d not in known)
-            message = (
-                f"{self.missing} of the {self._n_qrels} qrels of {self.full_name} judge a document that is not in "
-                f"doc_ids (first: {first})."
-            )
+            message = f"{self.missing} of the {self._n_qrels} qrels of {self.full_name} judge a document not in doc_ids"
             if self.missing == self._n_qrels:
-                raise ValueError(f"{message} Use the ids of doc_ids.")
-            warnings.warn(f"{message} They count as relevant and never found, as in trec_eval.", stacklevel=4)
+                raise ValueError(f"{message} (first: {first}). Use the ids of doc_ids.")
+            warnings.warn(f"{message} (first: {first}). They count as relevant and never found.", stacklevel=4)
 
     def _check_qrels(self) -> None:
         """Raise unless the judged queries are exactly `query_ids` and each judgement is an integer grade."""
@@ -179,8 +174,8 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     Only judged queries are kept, in file order. The judgements of "cranfield", from the mirror or ir_datasets, are made
     binary (above 0 becomes 1, the rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
 
-    Where ir_datasets knows the name, the number of documents must be the one that it states. The collections that
-    this project reports on are also compared with the identities they had then; what differs is a `UserWarning`.
+    Where ir_datasets knows the name, the number of documents must be the one that it states. A `UserWarning` says
+    where a collection differs from the edition that this project's results were measured on.
 
     Parameters
     ----------

@@ -131,10 +131,8 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         query, doc, grade = line.split("\t") if line.count("\t") == 2 else ("", "", "")
         if not (query and doc and grade.strip().removeprefix("-").isdecimal()):
             raise ValueError(f"{place} is {line!r}; it must be query id, document id and a whole number, tabs between.")
-        if qrels.setdefault(query, {}).setdefault(doc, int(grade)) != int(grade):
-            raise ValueError(
-                f"{place} is {line!r}, and the same pair has grade {qrels[query][doc]} above; keep one line."
-            )
+        if (earlier := qrels.setdefault(query, {}).setdefault(doc, int(grade))) != int(grade):
+            raise ValueError(f"{place} is {line!r}, and the same pair has grade {earlier} above; keep one line.")
     return qrels
 
 
@@ -148,14 +146,10 @@ def ir_dataset(id_: str):
         return None
 
 
-def _ir_ids() -> list[str]:
-    import ir_datasets
-
-    return list(ir_datasets.registry)
-
-
 def _find_ir_dataset(name: str, split: str | None) -> tuple[str, str, str]:
     """Find (ir_datasets id, name without split, split) of a set of judgements; an unknown name is a `ValueError`."""
+    import ir_datasets
+
     dataset, (parent, _, last) = ir_dataset(name), name.rpartition("/")
     parent_dataset = ir_dataset(parent) if parent else None
     if parent_dataset is not None and not parent_dataset.has_docs():
@@ -169,7 +163,7 @@ def _find_ir_dataset(name: str, split: str | None) -> tuple[str, str, str]:
         if split not in (None, only):
             raise ValueError(f"{name!r} has no split {split!r}; its judgements are {only!r}. Leave split out.")
         return name, name if parent_dataset is None else parent, only
-    below = [id_.removeprefix(f"{name}/") for id_ in _ir_ids() if id_.startswith(f"{name}/")]
+    below = [id_.removeprefix(f"{name}/") for id_ in ir_datasets.registry if id_.startswith(f"{name}/")]
     split = _chosen_split(split, (s for s in below if "/" not in s and ir_dataset(f"{name}/{s}").has_qrels()), name)
     return f"{name}/{split}", name, split
 
@@ -199,10 +193,12 @@ def _ir_text(record) -> str:
 
 
 def _unknown(name: str) -> ValueError:
+    import ir_datasets
+
     mirror = _mirror()
     folders = [path.parent.relative_to(mirror) for path in mirror.rglob("corpus.jsonl*")] if mirror else []
     names = ", ".join(sorted({path.as_posix() for path in folders})) or ("nothing" if mirror else "not set")
-    close = difflib.get_close_matches(name, _ir_ids(), n=5)
+    close = difflib.get_close_matches(name, list(ir_datasets.registry), n=5)
     lacking = " (a folder, but without corpus.jsonl)" if Path(name).is_dir() else ""
     return ValueError(
         f"Unknown collection {name!r}{lacking}. Built in: {', '.join(BUILT_IN)}. In the mirror ({MIRROR}): {names}. "

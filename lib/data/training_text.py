@@ -18,10 +18,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 def text_files(source: str | Path) -> list[Path]:
     """Return the text files directly in a folder, by name; or the one file that `source` is.
 
-    Raises
-    ------
-    ValueError
-        If there is no .txt (a paragraph a line) or .jsonl (an object with a "text" a line), plain or .gz.
+    A ValueError if there is no .txt (a paragraph a line) or .jsonl (an object with a "text" a line), plain or .gz.
     """
     source = Path(source).expanduser()
     candidates = [source] if source.is_file() else sorted(source.glob("*"))
@@ -34,12 +31,8 @@ def text_files(source: str | Path) -> list[Path]:
 def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
     """Yield the passages of the text files in `source`, file after file, line after line, each line cut by `split`.
 
-    180 English words are about 256 WordPiece tokens.
-
-    Raises
-    ------
-    ValueError
-        For a source without text, and for a line that is not UTF-8 or not JSON with a "text" (file and line named).
+    180 English words are about 256 WordPiece tokens. A ValueError for a source without text, and for a line that is not
+    UTF-8 or not JSON with a "text" (file and line are named).
     """
     check_count(max_words, "max_words")
     return (passage for path in text_files(source) for line in _lines(path) for passage in split(line, max_words))
@@ -97,11 +90,6 @@ class LocalText:
         Share of the passages to draw at random, in (0, 1].
     seed : int
         Seed of that draw.
-
-    Raises
-    ------
-    ValueError
-        For a source without text and a fraction outside (0, 1].
     """
 
     source: str | Path
@@ -163,10 +151,8 @@ class StreamedText:
 
     Raises
     ------
-    ImportError
-        On reading, if the package `datasets` is not installed.
-    ValueError
-        For a fraction outside (0, 1]; on reading, for a column that the dataset does not have.
+    ImportError, ValueError
+        On reading, if the package `datasets` is not installed, and for a column that the dataset does not have.
     """
 
     dataset: str = "HuggingFaceFW/fineweb-edu"

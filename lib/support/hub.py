@@ -47,12 +47,10 @@ def find_folder(
     ------
     FileNotFoundError
         If there is neither such a folder nor such a repository or revision, and for a repository without the manifest.
-    PermissionError
-        If the repository is gated or forbidden and the token does not open it.
+    PermissionError, ConnectionError
+        If the token does not open the repository; if the files are not on this machine and the hub cannot be reached.
     ValueError
         If a revision is given for a folder.
-    ConnectionError
-        If the hub cannot be reached, or HF_HUB_OFFLINE forbids it, and the files are not on this machine.
     """
     if Path(place).is_dir():
         if revision is not None:
@@ -64,15 +62,12 @@ def find_folder(
     try:
         folder = Path(huggingface_hub.snapshot_download(place, revision=revision, token=token, allow_patterns=PATTERNS))
     except GatedRepoError as error:
-        raise PermissionError(
-            f"{name} is gated on the hub; ask for access there and pass a token that has it."
-        ) from error
+        raise PermissionError(f"{name} is gated; ask for access on the hub and pass a token that has it.") from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"The hub has {place}, but no revision {revision!r}; look it up there.") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is neither a folder nor a hub repository {place} that this token may read; look the id up, or pass "
-            "the token of a private repository."
+            f"There is no folder {place}, nor a hub repository that this token may read; look it up, or pass a token."
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
@@ -80,8 +75,8 @@ def find_folder(
                 f"The hub refuses {name} with this token ({error}); pass one that may read."
             ) from error
         raise ConnectionError(
-            f"{name} is no folder, not on this machine, and the hub cannot be reached ({error}). Connect, unset "
-            "HF_HUB_OFFLINE, or copy the folder here and give its path."
+            f"{name} is not on this machine, and the hub cannot be reached ({error}). Connect, unset HF_HUB_OFFLINE or "
+            "copy the folder here and give its path."
         ) from error
     if not (folder / manifest_name).is_file():
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
@@ -122,10 +117,8 @@ def upload(
     ------
     ValueError
         For an id that is none, and for a model whose retriever is a folder of this machine, which others cannot read.
-    PermissionError
-        If the token is missing or may not write there.
-    ConnectionError
-        If the hub cannot be reached, or HF_HUB_OFFLINE forbids it.
+    PermissionError, ConnectionError
+        If the token is missing or may not write there; if the hub cannot be reached.
     """
     if not _may_be_id(repo_id):
         raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")
@@ -168,8 +161,8 @@ def _check_retriever(folder: Path) -> None:
     name = json.loads(manifest.read_text("utf-8"))["encoder"]["model"]
     if Path(name).is_absolute() or Path(name).is_dir():
         raise ValueError(
-            f"The retriever of this model is the folder {name}, which nobody else has; it must be a hub id. Upload it "
-            f"(SentenceTransformer({name!r}).push_to_hub('me/retriever')), load the model with "
+            f"The retriever is the folder {name}, which nobody else has; it must be a hub id. Upload it with "
+            f"SentenceTransformer({name!r}).push_to_hub('me/retriever'), load the model with "
             "encoder=TokenEncoder('me/retriever'), and push that."
         )
 

@@ -112,10 +112,9 @@ class _LoggedLines:
         elapsed = self._last_line - self._start
         rate = (self._done - self._initial) / elapsed
         of_total = time_left = ""
-        if self._total is not None:
-            of_total = f" of {self._total:,} ({self._done / self._total:.0%})" if self._total else " of 0"
+        if self._total:
+            of_total = f" of {self._total:,} ({self._done / self._total:.0%})"
             if rate:
-                left = timedelta(seconds=round(max(self._total - self._done, 0) / rate))
-                time_left = f", {left} left"
+                time_left = f", {timedelta(seconds=round(max(self._total - self._done, 0) / rate))} left"
         numbers = f"{self._done:,}{of_total} {self._unit}, {rate:,.4g} {self._unit}/s{time_left}"
         _logger.info("%s: %s%s", self._what, numbers, self._status)
