@@ -91,50 +91,39 @@ def writers(parts: list[tuple[Block, Rows]]) -> dict[str, Callable[[Path], None]
 def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[Block, Rows]]:
     """Return the blocks and rows in files that `writers` wrote; the large ones are memory-mapped.
 
-    Whatever the files hold, search reads nothing outside them: every pointer is looked at.
-
-    Raises
-    ------
-    ValueError
-        If the arrays do not belong together, or are not such arrays.
+    Every pointer is checked, so that search reads nothing outside the files; ValueError if something does not fit.
     """
     names = {f"{prefix}{field}.npy": _DTYPES[field] for _, prefix, field in _FILES}
     if missing := names.keys() - files.keys():
         raise ValueError(f"There is no {min(missing)}")
-    found = {name: read_part(files[name], dtype, mapped=name in LARGE) for name, dtype in names.items()}
+    arrays = {name: read_part(files[name], dtype, mapped=name in LARGE) for name, dtype in names.items()}
     sizes = block_sizes(n_docs)
-    indptr, docs, impacts = (found[f"{field}.npy"] for field in Block._fields)
+    indptr, docs, impacts = (arrays[f"{field}.npy"] for field in Block._fields)
     blocks = blocks_in(indptr, docs, impacts, width)
     if not len(blocks) == len(sizes) > 0:
         raise ValueError(f"There are {len(blocks)} blocks of postings for {n_docs} documents")
     n_frequent = len(frequent_latents(document_frequency(blocks), n_docs))
-    rows = _rows_in(Rows(*(found[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
+    rows = _rows_in(Rows(*(arrays[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
     return list(zip(blocks, rows, strict=True))
 
 
 def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
     """Return the rows of blocks of `sizes` documents, of which these are the parts end to end."""
     ends, n_impacts = np.cumsum(sizes), len(whole.impacts)
-    held = [len(part) for part in whole]
+    lengths = [len(part) for part in whole]
     expected = [n_frequent * ends[-1], n_frequent * len(sizes), ends[-1] + len(sizes), n_impacts, n_impacts]
-    if held != expected:
-        raise ValueError(f"The parts of the rows hold {held} numbers, not {list(map(int, expected))}")
+    if lengths != expected:
+        raise ValueError(f"The parts of the rows hold {lengths} numbers, not {list(map(int, expected))}")
     pointers = np.split(whole.indptr, ends[:-1] + np.arange(1, len(sizes)))
     check_pointers(pointers, n_impacts, "exact impacts")
-    made, start = [], 0
-    for number, (size, end, own) in enumerate(zip(sizes, ends, pointers, strict=True)):
-        stop = start + own[-1]
-        made.append(
-            Rows(
-                whole.rows[n_frequent * (end - size) : n_frequent * end].reshape(n_frequent, size),
-                whole.scales[n_frequent * number : n_frequent * (number + 1)],
-                own,
-                whole.numbers[start:stop],
-                whole.impacts[start:stop],
-            )
-        )
-        start = stop
-    return made
+    rows = np.split(whole.rows, n_frequent * ends[:-1])
+    scales = whole.scales.reshape(len(sizes), n_frequent)
+    cuts = np.cumsum([indptr[-1] for indptr in pointers])[:-1]
+    numbers, impacts = np.split(whole.numbers, cuts), np.split(whole.impacts, cuts)
+    return [
+        Rows(part.reshape(n_frequent, size), *others)
+        for size, part, *others in zip(sizes, rows, scales, pointers, numbers, impacts, strict=True)
+    ]
 
 
 @njit(cache=True, nogil=True, fastmath=True)

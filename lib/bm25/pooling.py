@@ -10,16 +10,10 @@ from lib.support.checks import check_choice
 
 
 class Cells(NamedTuple):
-    """Reduces activations [n] within each cell, the pair of a text and a latent that its tokens have.
+    """Reduces activations, sorted by cell, within each cell: the pair of a text and a latent that its tokens have.
 
-    `lib.interop.modules.token_pooling` has the same for torch tensors, with `xp = torch`.
-
-    Attributes
-    ----------
-    starts : np.ndarray, int64 [n_cells]
-        Where each cell begins among the activations, which are sorted by cell.
-    xp : module
-        The package whose functions apply to the activations.
+    `starts` is where each cell begins, `xp` the package whose functions apply to the activations.
+    `lib.interop.modules.token_pooling` has the same for torch.
     """
 
     starts: np.ndarray
@@ -30,7 +24,7 @@ class Cells(NamedTuple):
         return np.add.reduceat(z, self.starts)
 
     def max(self, z: np.ndarray) -> np.ndarray:
-        """Return the largest value of each cell, [n_cells]."""
+        """Return the largest activation of each cell, [n_cells]."""
         return np.maximum.reduceat(z, self.starts)
 
 
@@ -53,10 +47,7 @@ POOLINGS: dict[str, Callable[[Any, Any], Any]] = {"sum": pool_sum, "max": pool_m
 
 
 class Phi(NamedTuple):
-    """A function of term weights that is 0 at 0 and rises, and its inverse.
-
-    Both take an array and the package that it is of, `numpy` or `torch`.
-    """
+    """A rising function of weights, 0 at 0, and its inverse; both take an array and its package, numpy or torch."""
 
     apply: Callable[[Any, Any], Any]
     inverse: Callable[[Any, Any], Any]
@@ -72,8 +63,6 @@ PHIS = {
 def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: int, pooling: str = "sum") -> csr_array:
     """Pool token codes into one row of latent weights a text (Latent Terms, arXiv 2605.29384).
 
-    `POOLINGS` has the equations.
-
     Parameters
     ----------
     indices, values : np.ndarray, integer and float32 [n_tokens, k]
@@ -83,7 +72,7 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
     width : int
         Number of latents.
     pooling : {"sum", "max", "count"}
-        A name in `POOLINGS`.
+        A name in `POOLINGS`, which has the equations.
 
     Returns
     -------
@@ -93,8 +82,7 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
     Raises
     ------
     ValueError
-        For another pooling, offsets that do not end at the number of tokens, a latent outside 0..width-1 and an
-        activation that is NaN.
+        For another pooling, offsets that do not end at n_tokens, a latent outside 0..width-1 and an activation NaN.
     """
     check_choice(pooling, POOLINGS, "pooling")
     if offsets[-1] != len(indices):
@@ -119,12 +107,8 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
 def apply_phi(matrix: csr_array, phi: str = "sqrt") -> csr_array:
     """Return phi of every weight of a term matrix: sqrt (the paper's), log1p or identity.
 
-    Each is 0 at 0, so an absent latent stays absent.
-
-    Raises
-    ------
-    ValueError
-        For another phi, and for weights that are NaN, infinite or negative.
+    Each is 0 at 0, so an absent latent stays absent. Raises a ValueError for another phi, and errors as
+    `check_weights`.
     """
     check_choice(phi, PHIS, "phi")
     matrix = check_weights(matrix)

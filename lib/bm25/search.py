@@ -253,22 +253,9 @@ def search(
 ) -> list[Best]:
     """Return the k best documents of each query, exactly, best first; of equal scores the earlier document is better.
 
-    Threads share out the queries; where there are fewer queries than threads, the blocks of each query.
-
-    Parameters
-    ----------
-    blocks : sequence of (Block, Rows)
-        Of BLOCK_ROWS documents each, the last one of the rest.
-    n_docs : int
-        Number of documents.
-    queries : sequence of Query
-        What to search for.
-    k : int
-        At least 1; at most n_docs documents are returned.
-    allowed : np.ndarray, bool [n_docs], optional
-        Documents that may be returned; None is all.
-    threads : int
-        At least 1.
+    Blocks have BLOCK_ROWS documents each, the last one the rest. `allowed`, bool [n_docs], are the documents that may
+    be returned; None is all. Threads share out the queries; where there are fewer queries than threads, the blocks of
+    each query.
     """
     k = min(k, n_docs)
     n_parts = 1 if len(queries) >= threads else min(threads, len(blocks))

@@ -42,7 +42,7 @@ IDFS = {"lucene": idf_lucene, "robertson": idf_robertson, "robertson-clipped": i
 
 @dataclass(frozen=True)
 class BM25Constants:
-    """What BM25 is set to; by default as in Latent Terms (arXiv 2605.29384), which did not tune it.
+    """The constants of BM25; the defaults are those of Latent Terms (arXiv 2605.29384), which did not tune them.
 
     Parameters
     ----------
@@ -51,13 +51,12 @@ class BM25Constants:
     b : float
         From 0 to 1: how much a document's length counts.
     idf : {"lucene", "robertson", "robertson-clipped"}
+        A name in `IDFS`, which has the equations.
 
     Raises
     ------
-    TypeError
-        If k1 or b is not a number.
-    ValueError
-        For constants out of range and an unknown idf.
+    TypeError, ValueError
+        If k1 or b is not a number or is out of range, and for an unknown idf.
     """
 
     k1: float = 8.0
