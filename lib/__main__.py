@@ -1,11 +1,14 @@
 """`python -m lib train`: autoencoders, on text. `join`: one of several. `tune`: choose BM25's constants for a model."""
 
 import argparse
+import inspect
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import product
@@ -35,59 +38,72 @@ _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # bes
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib")
     commands = parser.add_subparsers(required=True)
-    shown = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. Killed or stopped, the "
-    about += "same command goes on where it was."
-    _add_train(commands.add_parser("train", help="train autoencoders on text", description=about, **shown))
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str, description: str):
+        shown = {"help": summary, "description": description, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+        added = commands.add_parser(name, **shown)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. After an interruption, "
+    about += "the same command continues."
+    _add_training_arguments(command("train", _train_all, "Train autoencoders on text.", about))
+
     about = "Make one model of several that differ in the seed: each token has latents of all of them, and a text the "
     about += "terms of all. Choose its constants with tune."
-    joined = commands.add_parser("join", help="join the latents of several models", description=about, **shown)
-    joined.add_argument("models", type=Path, nargs="+", help="folders of models of one retriever, trained alike")
-    joined.add_argument("out", type=Path, help="folder for the joined model")
-    joined.add_argument("--k", type=int, help="latents of a token, divided among the models; None: all that they have")
-    about = "leave the states of special tokens out of texts from now on, whatever the models were trained on"
-    joined.add_argument("--no-special-tokens", action="store_true", help=about)
-    joined.add_argument("--stored", default="float32", choices=STORED_DTYPES, help="dtype of the saved file")
-    joined.set_defaults(run=_join)
+    add = command("join", _join, "Join the latents of several models.", about)
+    add("models", type=Path, nargs="+", help="Folders of models of one retriever, trained alike.")
+    add("out", type=Path, help="Folder for the joined model.")
+    add("--k", type=int, help="Latents of a token, divided among the models; by default the sum of theirs.")
+    add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
+    add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
+
     about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
-    about += "Of several models, say which ranks these queries best."
-    tune = commands.add_parser("tune", help="choose BM25's constants for a model", description=about, **shown)
-    tune.add_argument("models", type=Path, nargs="+", help="folders of models of one retriever; they are changed")
+    about += "Of several models, print which ranks these queries best."
+    add = command("tune", _tune, "Choose BM25's constants for a model.", about)
+    add("models", type=Path, nargs="+", help="Folders of models of one retriever. They are changed.")
     collections = ["pydoc/train", "beir/scifact/train"]
-    tune.add_argument("--collections", nargs="+", default=collections, help="with training queries; each has one vote")
-    tune.set_defaults(run=_tune)
+    about = "Collections with training queries; each has the same weight."
+    add("--collections", nargs="+", default=collections, help=about)
     return parser
 
 
-def _add_train(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(run=_train_all)
-    add = command.add_argument
-    add("text", help="a file or folder of .txt or .jsonl (also .gz), a passage a line; or hf:DATASET[,CONFIGURATION]")
-    add("out", type=Path, help="folder for the trained model; of several, a folder each in it")
-    add("--model", help="retriever: a folder or hub id; None: the packaged all-MiniLM-L6-v2")
-    add("--layer", type=int, nargs="+", default=[-1], help="-1 final, 0 embeddings; several are cached in one pass")
-    add("--max-length", type=int, default=256, help="tokens read of a passage")
-    add("--no-special-tokens", action="store_true", help="leave the states of special tokens out, here and later")
-    add("--tokens", type=int, help="distinct token states to train on, at most: the first of the text; None: all")
-    add("--fraction", type=float, default=1.0, help="share of the passages to draw at random, from all files")
-    add("--revision", help="of a hub dataset")
-    add("--states", choices=["cache", "encode"], default="cache", help="keep them on disk, or encode in each epoch")
-    add("--cache", type=Path, default=_default_cache(), help="folder for the states")
-    add("--cache-dtype", choices=sorted(CACHE_DTYPES), default="bfloat16")
-    add("--device", help="to encode and train on: cpu, cuda, cuda:1; None: the GPU if there is one")
-    add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="between checkpoints")
-    add("--stored", default="float32", choices=STORED_DTYPES, help="dtype of the saved file")
+def _add_training_arguments(add: Callable) -> None:
+    text = "A file or folder of .txt or .jsonl files (also .gz) with a passage a line, or hf:DATASET[,CONFIGURATION]."
+    add("text", help=text)
+    add("out", type=Path, help="Folder for the trained model; several models get a folder each in it.")
+    add("--model", help="Folder or hub id of the retriever; by default the packaged all-MiniLM-L6-v2.")
+    layers = "Layers whose states are read: -1 is the final one, 0 the embeddings. Several are read in one pass."
+    add("--layer", type=int, nargs="+", default=[-1], help=layers)
+    add("--max-length", type=int, default=256, help="Tokens of a passage that are read, at most.")
+    add("--no-special-tokens", action="store_true", help="Do not train on the states of special tokens, nor pool them.")
+    add("--tokens", type=int, help="Train on the first token states of the text, this many; by default on all.")
+    add("--fraction", type=float, default=1.0, help="Share of the passages that is drawn at random.")
+    add("--revision", help="Branch, tag or commit of a hub dataset.")
+    add("--states", choices=["cache", "encode"], default="cache", help="Keep states on disk, or encode in each epoch.")
+    add("--cache", type=Path, default=_default_cache(), help="Folder for the states.")
+    add("--cache-dtype", choices=sorted(CACHE_DTYPES), default="bfloat16", help="Dtype of the states on disk.")
+    add("--device", help="Device that encodes and trains: cpu, cuda, cuda:1; by default the GPU if there is one.")
+    add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="Seconds between checkpoints.")
+    add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
+    documentation = _documentation(TrainingConfig)
     for field in fields(TrainingConfig):
-        several = field.name in SWEPT
-        kind = int if field.name == "budgets" else field.type
-        default = [field.default] if several else field.default
-        option, text = f"--{field.name.replace('_', '-')}", field.name.replace("_", " ")
+        option = f"--{field.name.replace('_', '-')}"
+        settings = {"type": field.type, "default": field.default, "help": documentation[field.name]}
         if field.type is bool:
-            add(option, action=argparse.BooleanOptionalAction, default=default, help=text)
-        elif several or field.name == "budgets":
-            add(option, type=kind, nargs="+" if several else "*", default=default, help=text)
-        else:
-            add(option, type=kind, default=default, help=text)
+            settings = settings | {"type": None, "action": argparse.BooleanOptionalAction}
+        elif field.name in SWEPT:
+            settings |= {"nargs": "+", "default": [field.default]}
+        elif field.name == "budgets":
+            settings |= {"type": int, "nargs": "*"}
+        add(option, **settings)
+
+
+def _documentation(config: type) -> dict[str, str]:
+    """Return what the docstring of a class says of each attribute."""
+    section = inspect.getdoc(config).split("Attributes\n----------\n")[1].split("\n\n")[0]
+    entries = re.findall(r"^(\S.*?) : .*\n((?:    .*\n?)+)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
 def _default_cache() -> Path:
@@ -95,34 +111,45 @@ def _default_cache() -> Path:
 
 
 def main() -> None:
-    """Do what the command line says; an error is one line on stderr."""
+    """Run the command line; an error about the input or the machine is one line on stderr, a bug has its traceback."""
     args = _parser().parse_args()
     log_to_stderr()
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if isinstance(error, ValueError) and not _raised_by_this_package(error):
+            raise
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def _raised_by_this_package(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith("lib.")
+
+
 def _train_all(args: argparse.Namespace) -> None:
-    given = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
-    given["budgets"] = tuple(given["budgets"])
-    swept = product(*(given.pop(name) for name in SWEPT))
+    settings = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
+    settings["budgets"] = tuple(settings["budgets"])
+    swept = product(*(settings.pop(name) for name in SWEPT))
     device = training_device(args.device)
-    configs = [TrainingConfig(**given, **dict(zip(SWEPT, values, strict=True))).resolved(device) for values in swept]
+    configs = [TrainingConfig(**settings, **dict(zip(SWEPT, values, strict=True))).resolved(device) for values in swept]
     if args.tokens is not None:
         check_count(args.tokens, "tokens")
     corpus = _corpus(args)
-    special = not args.no_special_tokens
-    settings = {"layer": args.layer[0], "max_length": args.max_length, "special_tokens": special}
-    encoder = TokenEncoder(args.model, **settings, device=args.device)
+    encoder = TokenEncoder(
+        args.model,
+        layer=args.layer[0],
+        max_length=args.max_length,
+        special_tokens=not args.no_special_tokens,
+        device=args.device,
+    )
     layers = [encoder.resolve_layer(layer) for layer in args.layer]
     pairs = list(product(layers, configs))
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
     for folder, (_, config) in zip(folders, pairs, strict=True):
-        if was := _finished(folder):  # what stands in the way is said now, not after hours
-            same = {"config": asdict(config), "stored": args.stored}
-            check_same({name: was[name] for name in same}, same, folder)
+        if trained := _finished(folder):  # an error now, not after hours
+            wanted = {"config": asdict(config), "stored": args.stored}
+            check_same({name: trained[name] for name in wanted}, wanted, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _check_writable(folder)
     sources = _sources(args, encoder, corpus, layers)
@@ -152,16 +179,16 @@ def _sources(
 
 
 def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: TrainingConfig, args) -> None:
-    """Train one autoencoder into `folder`, or go on with it; what is finished there is left as it is."""
-    with Checkpoints(folder / "checkpoints") as kept, _told_to_stop() as told:
-        if was := _finished(folder):
-            check_same(was, run_identity(source, config) | {"stored": args.stored}, folder)
+    """Train one autoencoder into `folder`, or continue; one that is finished stays as it is."""
+    with Checkpoints(folder / "checkpoints") as checkpoints, _stop_signals() as signals:
+        if trained := _finished(folder):
+            check_same(trained, run_identity(source, config) | {"stored": args.stored}, folder)
             print(f"{folder} holds it already, trained to the end.", flush=True)
-            kept.remove()
+            checkpoints.remove()
             return
         for name in _WRITTEN:
-            for left in folder.glob(f".{name}.????????.tmp"):  # by this command, killed while it saved
-                left.unlink(missing_ok=True)
+            for path in folder.glob(f".{name}.????????.tmp"):  # of this command, killed while it saved
+                path.unlink(missing_ok=True)
         print(f"{folder}: {source.n:,} token states of {encoder.name}, layer {encoder.layer}", flush=True)
         try:
             sae = train(
@@ -169,41 +196,42 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
                 config,
                 device=args.device,
                 log=_Log(folder / "training_log.jsonl"),
-                checkpoints=kept,
+                checkpoints=checkpoints,
                 every=args.checkpoint_every,
-                stopped=lambda: bool(told),
+                stopped=lambda: bool(signals),
             )
         except TrainingStopped as stopped:
             sys.exit(f"{stopped} The same command goes on from there.")
         LatentTerms(encoder, sae).save(folder, args.stored)
-        kept.remove()
-        if told:
+        checkpoints.remove()
+        if signals:
             sys.exit(f"Stopped; {folder} is trained to the end. The same command does what is left.")
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
-    """Give a list that SIGTERM and SIGINT (Ctrl-C) are added to; a second one ends the process as it always does."""
-    told: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield a list to which the first SIGTERM or SIGINT (Ctrl-C) is added; the next ends the process as usual."""
+    signals: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
     def note(number: int, _) -> None:
-        told.append(number)
-        for each, handler in zip(numbers, before, strict=True):
-            signal.signal(each, handler)
+        signals.append(number)
+        restore()
 
-    for number in numbers:
+    for number in handlers:
         signal.signal(number, note)
     try:
-        yield told
+        yield signals
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        restore()
 
 
 class _Log:
-    """Rows to a JSONL file, which the first row begins anew, and without the histogram to the screen."""
+    """Writes rows to a JSONL file, of which the first replaces an older one, and prints them without the histogram."""
 
     def __init__(self, path: Path):
         self._path, self._mode = path, "w"
@@ -216,7 +244,7 @@ class _Log:
 
 
 def _finished(folder: Path) -> dict | None:
-    """Return the identity of the run that `folder` holds the result of, and its `stored`; None if it holds none."""
+    """Return the identity of the run whose model `folder` holds, and its `stored`; None if it holds none."""
     if not (folder / "latent_terms.json").exists():
         return None
     manifest, files = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
