@@ -39,28 +39,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib")
     commands = parser.add_subparsers(required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str, description: str):
-        shown = {"help": summary, "description": description, "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-        added = commands.add_parser(name, **shown)
-        added.set_defaults(run=run)
-        return added.add_argument
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str):
+        settings = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+        parser = commands.add_parser(name, help=about.partition(".")[0] + ".", description=about, **settings)
+        parser.set_defaults(run=run)
+        return parser.add_argument
 
-    about = "Train autoencoders for a retriever and save each with it as a LatentTerms folder. After an interruption, "
-    about += "the same command continues."
-    _add_training_arguments(command("train", _train_all, "Train autoencoders on text.", about))
+    about = "Train autoencoders for a retriever on text. Each is saved with it as a LatentTerms folder. After an "
+    _add_training_arguments(command("train", _train_all, about + "interruption, the same command continues."))
 
-    about = "Make one model of several that differ in the seed: each token has latents of all of them, and a text the "
-    about += "terms of all. Choose its constants with tune."
-    add = command("join", _join, "Join the latents of several models.", about)
+    about = "Join the latents of several models that differ in the seed. Each token has latents of all of them, and a "
+    add = command("join", _join, about + "text the terms of all. Choose the constants of the joined model with tune.")
     add("models", type=Path, nargs="+", help="Folders of models of one retriever, trained alike.")
     add("out", type=Path, help="Folder for the joined model.")
     add("--k", type=int, help="Latents of a token, divided among the models; by default the sum of theirs.")
     add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
 
-    about = "Choose k1, b and idf on training queries and write them into the model, where model.index reads them. "
-    about += "Of several models, print which ranks these queries best."
-    add = command("tune", _tune, "Choose BM25's constants for a model.", about)
+    about = "Choose BM25's constants for a model. k1, b and idf are chosen on training queries and written into the "
+    about += "model, where model.index reads them. Of several models, print which ranks these queries best."
+    add = command("tune", _tune, about)
     add("models", type=Path, nargs="+", help="Folders of models of one retriever. They are changed.")
     collections = ["pydoc/train", "beir/scifact/train"]
     about = "Collections with training queries; each has the same weight."
@@ -136,13 +134,8 @@ def _train_all(args: argparse.Namespace) -> None:
     if args.tokens is not None:
         check_count(args.tokens, "tokens")
     corpus = _corpus(args)
-    encoder = TokenEncoder(
-        args.model,
-        layer=args.layer[0],
-        max_length=args.max_length,
-        special_tokens=not args.no_special_tokens,
-        device=args.device,
-    )
+    reading = {"max_length": args.max_length, "special_tokens": not args.no_special_tokens, "device": args.device}
+    encoder = TokenEncoder(args.model, layer=args.layer[0], **reading)
     layers = [encoder.resolve_layer(layer) for layer in args.layer]
     pairs = list(product(layers, configs))
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]

@@ -26,14 +26,8 @@ from lib.support.hub import find_folder, upload
 class EncodedTexts:
     """A few consecutive texts, encoded.
 
-    Attributes
-    ----------
-    terms : csr_array, float32 [n_texts, width]
-        Latent term weights, phi applied.
-    embeddings : np.ndarray, float32 [n_texts, d]
-        The retriever's own embeddings, from the same forward pass.
-    firings : np.ndarray, int64 [width]
-        In how many tokens of these texts each latent is active.
+    `terms`, float32 [n_texts, width], are latent term weights, phi applied; `embeddings`, float32 [n_texts, d], the
+    retriever's, from the same forward pass; `firings`, int64 [width], in how many tokens each latent is active.
     """
 
     terms: csr_array
@@ -47,13 +41,15 @@ class LatentTerms:
     Parameters
     ----------
     encoder : TokenEncoder
+        The retriever, read at one layer.
     sae : SparseAutoencoder
-        Trained on the states that `encoder` gives.
+        Trained on the states of that layer.
     pooling : {"sum", "max", "count"}
+        A name in `lib.bm25.pooling.POOLINGS`, which has the equations.
     phi : {"sqrt", "log1p", "identity"}
+        A name in `lib.bm25.pooling.PHIS`.
     bm25 : BM25Constants
-        What `index` sets BM25 to, recommended for this model; the paper's unless others were tuned
-        (`lib.evaluation.tuning`).
+        The constants of `index`; the paper's unless others were tuned (`lib.evaluation.tuning`).
 
     Raises
     ------
@@ -90,10 +86,8 @@ class LatentTerms:
             warnings.warn(difference, stacklevel=_outside())
 
     def __repr__(self) -> str:
-        return (
-            f"LatentTerms({self.encoder.name}, layer {self.encoder.layer}, {self.sae}, {self.pooling}, {self.phi}, "
-            f"{self.bm25})"
-        )
+        reader = f"{self.encoder.name}, layer {self.encoder.layer}, {self.sae}"
+        return f"LatentTerms({reader}, {self.pooling}, {self.phi}, {self.bm25})"
 
     def encode_documents(self, texts: Iterable[str], *, progress: bool = True) -> csr_array:
         """Return the term weights of documents, float32 [n_texts, width]; an empty text is an empty row.
@@ -129,73 +123,43 @@ class LatentTerms:
         return EncodedTexts(terms, block.pooled, firings)
 
     def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> BM25Index:
-        """Return `BM25Index.build(doc_terms, doc_ids)` with the constants recommended for this model, `bm25`.
+        """Return `BM25Index.build(doc_terms, doc_ids, self.bm25)`, with the errors of that.
 
         `doc_terms` is what `encode_documents` returns, or a stream of consecutive blocks of its rows:
         `model.index((block.terms for block in model.stream(texts)), doc_ids)`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `BM25Index.build`.
         """
         return BM25Index.build(doc_terms, doc_ids, self.bm25)
 
     def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":
-        """Return the same model with other constants for `index`; what a text encodes to stays the same."""
-        other = copy.copy(self)
-        other.bm25 = check_constants(bm25)
-        return other
+        """Return the same model with other constants for `index`."""
+        model = copy.copy(self)
+        model.bm25 = check_constants(bm25)
+        return model
 
     @property
     def config(self) -> dict:
         """Everything but the weights that makes this model what it is, JSON-able."""
-        return {
-            "encoder": self.encoder.config,
-            "sae": self.sae.config,
-            "pooling": self.pooling,
-            "phi": self.phi,
-            "bm25": asdict(self.bm25),
-        }
+        parts = {"encoder": self.encoder.config, "sae": self.sae.config}
+        return parts | {"pooling": self.pooling, "phi": self.phi, "bm25": asdict(self.bm25)}
 
     @cached_property
     def identity(self) -> dict:
         """Everything that decides what a text encodes to, the weights by their sha256, JSON-able; the store's key."""
-        return {
-            "encoder": self.encoder.identity,
-            "sae": self.sae.identity,
-            "pooling": self.pooling,
-            "phi": self.phi,
-        }
+        parts = {"encoder": self.encoder.identity, "sae": self.sae.identity}
+        return parts | {"pooling": self.pooling, "phi": self.phi}
 
     def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
 
-        The retriever's own weights are named, not copied. `dtype` is what the weights are stored in, as in
-        `SparseAutoencoder.save`, which says what it raises.
+        The retriever's own weights are named, not copied. `dtype`, and the errors, are those of
+        `SparseAutoencoder.save`.
         """
         writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
         save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        dtype: str = "float32",
-        revision: str | None = None,
-        token: str | None = None,
-        private: bool | None = None,
-    ) -> str:
-        """Upload what `save` writes to a repository on the Hugging Face hub; see `hub.upload`."""
-        message = "Save the model"
-        return upload(
-            lambda path: self.save(path, dtype),
-            repo_id,
-            revision=revision,
-            token=token,
-            private=private,
-            message=message,
-        )
+    def push_to_hub(self, repo_id: str, *, dtype: str = "float32", **settings) -> str:
+        """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""
+        return upload(lambda path: self.save(path, dtype), repo_id, message="Save the model", **settings)
 
     @classmethod
     def load(
@@ -210,28 +174,22 @@ class LatentTerms:
     ) -> "LatentTerms":
         """Load what `save` wrote; None is the packaged model (all-MiniLM-L6-v2, 39,936 latents).
 
-        A folder of a time before `bm25` was saved has the paper's constants.
-
         Parameters
         ----------
         folder : str or Path, optional
             Or the id of a repository on the hub, of which nothing is executed.
         encoder : TokenEncoder, optional
-            Used instead of the one that the folder names; that one is found in its folder or on the hub.
+            Used instead of the retriever that the folder names.
         dtype, device : str, optional
-            What the encoder computes in and where, as in `TokenEncoder`.
+            What that retriever computes in and where, as in `TokenEncoder`.
         revision, token : str, optional
-            Of this repository on the hub; a private retriever that it names is found with the token saved on this
-            machine, or given as `encoder`.
+            Branch, tag or commit of the repository on the hub, and an access token that may read it. A private
+            retriever is read with the token saved on this machine.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such folder or repository, or no such revision.
-        PermissionError
-            If the repository is private or gated and the token does not open it.
-        ConnectionError
-            If the hub cannot be reached.
+        FileNotFoundError, PermissionError, ConnectionError
+            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
         ValueError
             If a file is missing, truncated, altered or of a newer format, or if the encoder's hidden size does not
             fit.
@@ -243,17 +201,15 @@ class LatentTerms:
         """
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
-        found = find_folder(
-            MODEL_FOLDER if folder is None else folder, "latent_terms.json", revision=revision, token=token
-        )
-        manifest, files = load_folder(found, "latent_terms.json", FORMAT_VERSION)
+        place = MODEL_FOLDER if folder is None else folder
+        folder = find_folder(place, "latent_terms.json", revision=revision, token=token)
+        manifest, files = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
         sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
         if encoder is None:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}
             name = settings.pop("model")
             encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
-        bm25 = BM25Constants(**manifest["bm25"]) if "bm25" in manifest else PAPER
-        return cls(encoder, sae, manifest["pooling"], manifest["phi"], bm25)
+        return cls(encoder, sae, manifest["pooling"], manifest["phi"], BM25Constants(**manifest["bm25"]))
 
     from_pretrained = load
 
@@ -261,45 +217,36 @@ class LatentTerms:
 def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTerms:
     """Return one model with the latents of several: a text's terms are those of all, side by side (`sae.join`).
 
-    Parameters
-    ----------
-    models : sequence of LatentTerms
-        Of one retriever, pooling and phi, with autoencoders as `sae.join` takes them. The joined model has the paper's
-        constants: those of a part were chosen for fewer terms.
-    k : int, optional
-        Latents of a token, a multiple of the number of models, which have equal shares; None is the sum of theirs.
-
-    Raises
-    ------
-    ValueError
-        As `sae.join` and `SparseAutoencoder.with_k`, and for models of different retrievers, pooling or phi.
+    The models have one retriever, pooling and phi, and autoencoders as `sae.join` takes them (ValueError for others).
+    The joined model has the paper's constants: those of a part were chosen for fewer terms. `k` is the number of
+    latents of a token, of which each model has an equal share; None is the sum of theirs.
     """
     sae = join([model.sae for model in models])
     kinds = [(model.encoder.identity, model.pooling, model.phi) for model in models]
-    if any(kind != kinds[0] for kind in kinds):
+    if kinds.count(kinds[0]) < len(kinds):
         raise ValueError(f"The models differ in the retriever, pooling or phi: {list(models)}; join those that do not.")
     first = models[0]
     return LatentTerms(first.encoder, sae if k is None else sae.with_k(k), first.pooling, first.phi)
 
 
 def other_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> str | None:
-    """Return what to warn of if `encoder` does not give the states that `sae` says it was trained on, else None.
+    """Return what to warn of if `encoder` does not give the states that `sae` was trained on, by its metadata.
 
-    In another dtype weights differ, so there the names of the retrievers are compared.
+    Layers are compared, and the weights of the retrievers or, in another dtype, where weights differ, their names.
     """
     trained = sae.metadata.get("run", {}).get("states", {}).get("encoder")
     if trained is None:
         return None
-    by_weights = trained["dtype"] == encoder.dtype
-    kept = "weights" if by_weights else "model"
-    if (trained["layer"], trained[kept]) == (encoder.layer, encoder.identity[kept] if by_weights else encoder.name):
+    current = encoder.identity
+    compared = ("layer", "weights" if trained["dtype"] == encoder.dtype else "model")
+    if all(trained[name] == current[name] for name in compared):
         return None
-    was, now = (
-        f"layer {own['layer']} of {own['model']} (weights {own['weights'][:12]}, {own['dtype']})"
-        for own in (trained, encoder.identity)
+    before, now = (
+        f"layer {identity['layer']} of {identity['model']} (weights {identity['weights'][:12]}, {identity['dtype']})"
+        for identity in (trained, current)
     )
     return (
-        f"The autoencoder was trained on {was}; it is given {now}. Its latents mean something on the states that it "
+        f"The autoencoder was trained on {before}; it is given {now}. Its latents mean something on the states that it "
         "was trained on only."
     )
 

@@ -106,6 +106,21 @@ def test_peers_that_round_impacts_find_nearly_the_same(model, sentences, tmp_pat
         assert engine.bytes > 0
 
 
+def test_engines_are_left_out_by_the_names_in_the_table(model, sentences, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(search_peers, "find_spec", lambda name: name == "seismic")
+    monkeypatch.setattr(search_peers, "SeismicEngine", lambda *_, **__: built.append(1))
+    corpus, _ = grown_corpus(model, sentences, TEXT[:2], 30)
+    named = engines(corpus, tmp_path, True, without=["query_cut 10", "this", "bare", "scipy", "bm25"])
+    assert [name for name, _, _ in named] == [
+        "Seismic, query_cut 20",
+        "Seismic, query_cut 40",
+        "Seismic, query_cut all",
+    ]
+    assert built == [1]
+    assert not list(engines(corpus, tmp_path, True, without=["Seismic", "this", "bare", "scipy", "bm25"]))
+
+
 def list_of(found):
     return [(name, engine) for name, engine, _ in found]
 

@@ -69,8 +69,8 @@ def test_top_tokens_are_shares_of_a_latents_activation():
 
 
 def test_word_terms_count_documents_and_queries_over_the_documents_words():
-    docs, queries, words = word_terms([["b", "a", "b"], [], ["c"]], [["a", "x", "c", "a"]])
-    assert words == ["b", "a", "c"]
+    docs, queries = word_terms([["b", "a", "b"], [], ["c"]], [["a", "x", "c", "a"]])
+    # columns b, a, c
     assert docs.toarray().tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert queries.toarray().tolist() == [[0, 2, 1]]  # x is in no document
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 
 import pandas as pd
-from tqdm import tqdm
+
+from lib.support.progress import progress
 
 
 def measure(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -13,7 +14,7 @@ def measure(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     They take turns, so that whatever else the machine does slows all of them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in tqdm(range(repeats + 1), disable=None, desc="turns"):
+    for turn in progress(range(repeats + 1), what="measure", unit="turns", total=repeats + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step()

@@ -23,19 +23,14 @@ from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import largest_codes
 from lib.support.checks import check_count
+from lib.support.progress import log_to_stderr
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once
 
 
 def check_comparable(model: LatentTerms) -> LatentTerms:
-    """Return `model` if the usual parts make the same of a text.
-
-    Raises
-    ------
-    ValueError
-        If it does not read the final layer with its special tokens, or is not Top-K with sum and sqrt.
-    """
+    """Return `model` if the usual parts encode a text alike; ValueError if its layer, pooling and so on are others."""
     encoder = model.encoder
     for name, got, allowed in (
         ("layer", encoder.layer, encoder.n_layers),
@@ -71,13 +66,7 @@ def dense_codes(states: torch.Tensor, sae: SparseAutoencoder) -> torch.Tensor:
 
 
 class UsualParts:
-    """What somebody without this package would put together, in float32.
-
-    Parameters
-    ----------
-    model : LatentTerms
-        Whose retriever and autoencoder are taken.
-    """
+    """What somebody without this package would put together of a model's retriever and autoencoder, in float32."""
 
     def __init__(self, model: LatentTerms):
         self.sae = check_comparable(model).sae
@@ -111,7 +100,7 @@ def difference(ours: csr_array, peers: csr_array) -> float:
 def competitors(
     models: list[LatentTerms], peer: UsualParts, texts: list[str]
 ) -> dict[tuple[str, str, str], Callable[[], object]]:
-    """Return what is timed, by (what, who, dtype): the states alone, and all of the way to the matrix."""
+    """Return what is timed, by (what, who, dtype): the states alone, and all the steps to the matrix."""
     steps: dict[tuple[str, str, str], Callable[[], object]] = {}
     for model in models:
         encoder = model.encoder
@@ -127,13 +116,8 @@ def competitors(
 def table(models: list[LatentTerms], texts: list[str], repeats: int) -> pd.DataFrame:
     """Return a row for each thing timed: its tokens a second, times the peer's, and how far its matrix is from it.
 
-    Parameters
-    ----------
-    models : list of LatentTerms
-        The same model in one or several dtypes.
-    texts : list of str
-        None of them blank: the peer gives states of the special tokens of such a text, we give none.
-    repeats : int
+    `models` are one model in one or several dtypes. No text may be blank: the peer gives states of the special tokens
+    of such a text, this package none.
     """
     peer = UsualParts(models[0])
     n_tokens = sum(models[0].encoder.count_tokens(texts))
@@ -157,12 +141,14 @@ def table(models: list[LatentTerms], texts: list[str], repeats: int) -> pd.DataF
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.encoding", description=__doc__)
-    parser.add_argument("--model", help="a saved LatentTerms folder; without it, the packaged model")
-    parser.add_argument("--collection", default="pydoc", help="whose documents are encoded")
-    parser.add_argument("--texts", type=int, default=2_048, help="how many of its documents, evenly spaced")
-    parser.add_argument("--batch-tokens", type=int, help="budget of our forward passes, if not the encoder's own")
-    parser.add_argument("--repeats", type=int, default=5)
+    add = parser.add_argument
+    add("--model", help="Folder or hub id of a saved LatentTerms; by default the packaged model.")
+    add("--collection", default="pydoc", help="Collection whose documents are encoded.")
+    add("--texts", type=int, default=2_048, help="Number of its documents, evenly spaced.")
+    add("--batch-tokens", type=int, help="Tokens of a forward pass of this package; by default the encoder's.")
+    add("--repeats", type=int, default=5, help="Turns of each competitor that are measured.")
     args = parser.parse_args()
+    log_to_stderr()
     texts = spread(load_collection(args.collection).doc_texts, args.texts)
     models = [LatentTerms.load(args.model)]
     if models[0].encoder.dtype != "float32":

@@ -22,17 +22,10 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])|\n{2,}")
 
 
 class Sentences(NamedTuple):
-    """The sentences of a collection.
+    """The sentences of a collection, of which document i has `starts[i]:starts[i + 1]`, at least one.
 
-    Attributes
-    ----------
-    pooled : csr_array, float32 [n_sentences, width]
-        Summed activations, without phi.
-    embeddings : np.ndarray, float32 [n_sentences, d]
-    starts : np.ndarray, int64 [n_docs + 1]
-        Document i has the sentences `starts[i]:starts[i + 1]`, at least one.
-    phi : str
-        That of the model, which the weights of grown documents get.
+    `pooled`, float32 [n_sentences, width], are summed activations without the model's `phi`; `embeddings` are float32
+    [n_sentences, d].
     """
 
     pooled: csr_array
@@ -76,9 +69,9 @@ def draws(starts: np.ndarray, n_docs: int, seed: int = 0) -> Iterator[csr_array]
 
 def grow(sentences: Sentences, n_docs: int, seed: int = 0) -> Iterator[tuple[csr_array, np.ndarray]]:
     """Yield blocks of grown documents: term weights, float32 [rows, width], and embeddings of norm 1 [rows, d]."""
-    for picked in draws(sentences.starts, n_docs, seed):
-        summed = picked @ sentences.pooled
+    for counts in draws(sentences.starts, n_docs, seed):
+        summed = counts @ sentences.pooled
         summed.sort_indices()
-        embeddings = picked @ sentences.embeddings
+        embeddings = counts @ sentences.embeddings
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         yield apply_phi(summed, sentences.phi), embeddings

@@ -1,8 +1,7 @@
-"""Who takes part in `lib.benchmarks.training`: ours, the same densely by autograd, and other packages' autoencoders.
+"""The competitors of `lib.benchmarks.training`: this package, the same densely by autograd, and other packages.
 
-All start from the same weights, ours, and end each step with the same AdamW. What a package does otherwise by design
-is left as its trainer does it; so ours and the dense reference scale their gradients to norm 1, as
-`TrainingConfig.unit_gradient` asks, and SAELens clips its own.
+All start from the same weights and end each step with the same AdamW. What a package does otherwise by design stays as
+its trainer does it: this package and the dense reference scale their gradients to norm 1, SAELens clips its own.
 """
 
 from collections.abc import Callable
@@ -20,16 +19,7 @@ OURS, REFERENCE = "this package", "dense reference"
 
 
 class Competitor(NamedTuple):
-    """An autoencoder in training.
-
-    Attributes
-    ----------
-    step : callable
-        Makes a whole step, given states, float32 [n, d], and which latents AuxK is told are dead, bool [width].
-    reconstruct : callable
-        Gives the reconstruction of states [n, d].
-    optimizer : torch.optim.Optimizer
-    """
+    """An autoencoder in training: a step given states [n, d] and which latents AuxK counts as dead, bool [width]."""
 
     step: Callable[[torch.Tensor, torch.Tensor], object]
     reconstruct: Callable[[torch.Tensor], torch.Tensor]
@@ -49,9 +39,9 @@ def _reconstruct(model: TrainableAutoencoder) -> Callable[[torch.Tensor], torch.
 
 
 def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Competitor:
-    """Return this package's sparse step; `first` are states [n, d] whose mean is where b_pre starts.
+    """Return this package's sparse step; b_pre starts at the mean of the states `first` [n, d].
 
-    With `clip`, gradients are clipped as SAELens clips its own, in place of `config.unit_gradient`. They are those of
+    With `clip`, gradients are clipped as SAELens clips its own, instead of `config.unit_gradient`. They are those of
     the squared error of a token, which is the FVU times the variance of the states.
     """
     model = TrainableAutoencoder.initial(first, config)
@@ -144,10 +134,10 @@ def sae_lens(first: torch.Tensor, config: TrainingConfig, sparse: bool = False) 
 
 def competitors(first: torch.Tensor, config: TrainingConfig) -> dict[str, Competitor]:
     """Return each competitor that is installed by name; see `ours` for `first`."""
-    found = {OURS: ours(first, config), REFERENCE: reference(first, config)}
+    installed = {OURS: ours(first, config), REFERENCE: reference(first, config)}
     if find_spec("sparsify"):
-        found["sparsify"] = sparsify(first, config)
+        installed["sparsify"] = sparsify(first, config)
     if find_spec("sae_lens"):
-        found["SAELens"] = sae_lens(first, config)
-        found["SAELens, sparse"] = sae_lens(first, config, sparse=True)
-    return found
+        installed["SAELens"] = sae_lens(first, config)
+        installed["SAELens, sparse"] = sae_lens(first, config, sparse=True)
+    return installed

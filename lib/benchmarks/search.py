@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, vstack
-from tqdm import tqdm
 
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import Sentences, encode_sentences, grow
@@ -24,6 +23,7 @@ from lib.benchmarks.search_peers import EXACT, PRUNED, Corpus, Engine, engines
 from lib.data.collection import Collection, load_collection
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count
+from lib.support.progress import log_to_stderr, progress
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:
@@ -44,139 +44,122 @@ def _corpus(
     doc_ids: list[str],
     queries: list[str],
 ) -> tuple[Corpus, float]:
-    asked = list(model.stream(queries, "query"))
-    dense = np.concatenate([block.embeddings for block in asked])
-    embeddings = np.empty((len(doc_ids), dense.shape[1]), np.float32)
+    encoded = list(model.stream(queries, "query"))
+    query_embeddings = np.concatenate([block.embeddings for block in encoded])
+    embeddings = np.empty((len(doc_ids), query_embeddings.shape[1]), np.float32)
 
     def terms() -> Iterator[csr_array]:
         first = 0
-        for rows, own in blocks():
-            embeddings[first : first + len(own)] = own
-            first += len(own)
+        for rows, vectors in blocks():
+            embeddings[first : first + len(vectors)] = vectors
+            first += len(vectors)
             yield rows
 
     start = time.perf_counter()
     index = model.index(terms(), doc_ids)
     seconds = time.perf_counter() - start
-    rows = vstack([block.terms for block in asked], format="csr")
-    return Corpus(index, lambda: (own for own, _ in blocks()), embeddings, rows, dense), seconds
+    query_terms = vstack([block.terms for block in encoded], format="csr")
+    return Corpus(index, lambda: (rows for rows, _ in blocks()), embeddings, query_terms, query_embeddings), seconds
 
 
 def corpora(
-    model: LatentTerms, collection: str, n_texts: int, sizes: list[int], n_queries: int, real: bool = False
+    model: LatentTerms, name: str, n_texts: int, sizes: list[int], n_queries: int, real: bool = False
 ) -> Iterator[tuple[Corpus, float]]:
-    """Yield the collection itself if `real`, then corpora of `sizes` documents grown from `n_texts` of its own."""
-    own = load_collection(collection)
-    queries = own.query_texts[: check_count(n_queries, "n_queries")]
+    """Yield a collection itself if `real`, then corpora of `sizes` documents grown from `n_texts` of its documents."""
+    collection = load_collection(name)
+    queries = collection.query_texts[: check_count(n_queries, "n_queries")]
     if real:
-        yield real_corpus(model, own, queries)
+        yield real_corpus(model, collection, queries)
     if sizes:
-        sentences = encode_sentences(model, spread(own.doc_texts, n_texts))
+        sentences = encode_sentences(model, spread(collection.doc_texts, n_texts))
         yield from (grown_corpus(model, sentences, queries, size) for size in sizes)
 
 
-def latencies(taking_part: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
+def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
     """Return a row for each engine: median and 95th percentile of a query in ms, and the recall of what it should find.
 
-    After a turn that is not counted, every turn asks each engine all queries; those that take over half a second for
-    the first query are asked only five.
+    Engines take turns, after one that is not counted; one that takes over half a second for the first query gets only
+    five queries.
     """
-    times: dict[str, list[float]] = {name: [] for name in taking_part}
-    found: dict[str, list[list[str]]] = {}
-    asked = dict.fromkeys(taking_part, n_queries)
-    for turn in tqdm(range(repeats + 1), disable=None, desc=f"k = {k}"):
-        for name, engine in taking_part.items():
-            answers = []
+    times: dict[str, list[float]] = {name: [] for name in competitors}
+    answers: dict[str, list[list[str]]] = {}
+    n_asked = dict.fromkeys(competitors, n_queries)
+    for turn in progress(range(repeats + 1), what=f"k = {k}", unit="turns", total=repeats + 1):
+        for name, engine in competitors.items():
+            answers[name] = []
             for row in range(n_queries):
-                if row >= asked[name]:
+                if row >= n_asked[name]:
                     break
                 start = time.perf_counter()
-                answers.append(engine.find(row, k))
+                answers[name].append(engine.find(row, k))
                 seconds = time.perf_counter() - start
                 if turn:
                     times[name].append(seconds)
-                elif not row and seconds > 0.5:
-                    asked[name] = 5
-            found[name] = answers
+                elif row == 0 and seconds > 0.5:
+                    n_asked[name] = 5
     rows = []
-    for name, engine in taking_part.items():
-        milliseconds = 1e3 * np.array(times[name])
-        recall = np.nan
-        if engine.same_as in found:
-            pairs = zip(found[name], found[engine.same_as], strict=False)
-            recall = np.mean([len(set(ours) & set(theirs)) / len(theirs) for ours, theirs in pairs])
-        rows.append(
-            {
-                "engine": name,
-                "k": k,
-                "median_ms": np.median(milliseconds),
-                "p95_ms": np.quantile(milliseconds, 0.95),
-                "recall": recall,
-            }
-        )
+    for name, engine in competitors.items():
+        pairs = zip(answers[name], answers.get(engine.same_as, []), strict=False)
+        recalls = [len(set(answer) & set(exact)) / len(exact) for answer, exact in pairs]
+        median, p95 = np.quantile(1e3 * np.array(times[name]), [0.5, 0.95])
+        recall = np.mean(recalls) if recalls else np.nan
+        rows.append({"engine": name, "k": k, "median_ms": median, "p95_ms": p95, "recall": recall})
     return pd.DataFrame(rows)
 
 
 def table(
-    made: Iterable[tuple[Corpus, float]], ks: list[int], peers_to: int, repeats: int, without: Sequence[str] = ()
+    corpora: Iterable[tuple[Corpus, float]], ks: list[int], peers_to: int, repeats: int, without: Sequence[str] = ()
 ) -> Iterator[pd.DataFrame]:
     """Yield, corpus by corpus, a row for each k and engine: latency, recall, seconds to build, bytes a document.
 
     `peak_gib` is the most memory that the process had held when our index stood, before the peers were made; an
     earlier corpus with peers counts too. In a corpus of up to `peers_to` documents all engines take part, else only
-    this package.
+    this package; `without` is that of `engines`.
     """
-    for corpus, seconds in made:
+    for corpus, seconds in corpora:
         size, n_queries = len(corpus.index), corpus.queries.shape[0]
-        frames = []
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        postings = corpus.index.df[corpus.queries.indices].sum() / n_queries
+        facts = {"n_docs": size, "postings_per_query": postings, "peak_gib": peak}
         with tempfile.TemporaryDirectory() as folder:
-            built = list(engines(corpus, Path(folder), size <= peers_to, without))
-            shown = pd.DataFrame(
-                [
-                    {
-                        "engine": name,
-                        "build_s": seconds if name.startswith(EXACT) and name != PRUNED else own,
-                        "bytes_per_doc": np.nan if engine.bytes is None else engine.bytes / size,
-                    }
-                    for name, engine, own in built
-                ]
-            )
-            taking_part = {name: engine for name, engine, _ in built}
-            for k in ks:
-                frame = latencies(taking_part, n_queries, k, repeats).merge(shown, on="engine")
-                touched = corpus.index.df[corpus.queries.indices].sum() / n_queries
-                frames.append(frame.assign(n_docs=size, postings_per_query=touched, peak_gib=peak))
-        yield pd.concat(frames, ignore_index=True)
+            competitors, costs = {}, []
+            for name, engine, build_seconds in engines(corpus, Path(folder), size <= peers_to, without):
+                competitors[name] = engine
+                shares_index = name.startswith(EXACT) and name != PRUNED
+                bytes_per_doc = np.nan if engine.bytes is None else engine.bytes / size
+                build_s = seconds if shares_index else build_seconds
+                costs.append({"engine": name, "build_s": build_s, "bytes_per_doc": bytes_per_doc})
+            frames = [latencies(competitors, n_queries, k, repeats) for k in ks]
+        yield pd.concat(frames, ignore_index=True).merge(pd.DataFrame(costs), on="engine", how="left").assign(**facts)
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.search", description=__doc__)
-    parser.add_argument("--model", help="a saved LatentTerms folder; without it, the packaged model")
-    parser.add_argument("--collection", default="pydoc", help="whose sentences make the corpus, and whose queries ask")
-    parser.add_argument("--texts", type=int, default=2_000, help="how many of its documents, evenly spaced")
-    parser.add_argument("--real", action="store_true", help="search the collection's own documents too, first")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000], help="documents of grown corpora")
-    parser.add_argument("--k", type=int, nargs="+", default=[10, 100, 1_000])
-    parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--peers-to", type=int, default=100_000, help="largest size at which the peers take part")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--without", nargs="+", default=[], help='words in the names of engines to leave out: "Seismic"'
-    )
-    parser.add_argument("--out", type=Path, help="CSV file for the table")
+    add = parser.add_argument
+    add("--model", help="Folder or hub id of a saved LatentTerms; by default the packaged model.")
+    add("--collection", default="pydoc", help="Collection of the sentences and queries.")
+    add("--texts", type=int, default=2_000, help="Number of its documents to grow corpora from, evenly spaced.")
+    add("--real", action="store_true", help="Search the collection's own documents first.")
+    add("--sizes", type=int, nargs="*", default=[10_000, 100_000], help="Numbers of documents of grown corpora.")
+    add("--k", type=int, nargs="+", default=[10, 100, 1_000], help="Numbers of documents to retrieve.")
+    add("--queries", type=int, default=50, help="Number of queries.")
+    add("--peers-to", type=int, default=100_000, help="Largest corpus that other engines search.")
+    add("--repeats", type=int, default=3, help="Turns of each engine that are measured.")
+    add("--without", nargs="+", default=[], help='Parts of the names of engines to leave out, such as "Seismic".')
+    add("--out", type=Path, help="CSV file for the table.")
     args = parser.parse_args()
+    log_to_stderr()
     model = LatentTerms.load(args.model)
     load = os.getloadavg()[0]
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
-    made = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real)
-    done = []
-    for frame in table(made, args.k, args.peers_to, args.repeats, args.without):
+    measured = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real)
+    frames = []
+    for frame in table(measured, args.k, args.peers_to, args.repeats, args.without):
         print(frame.round(3).to_string(index=False, na_rep=""), flush=True)
-        done.append(frame)
-        if args.out:  # what is measured is kept, even if a larger size does not fit
-            pd.concat(done, ignore_index=True).to_csv(args.out, index=False)
+        frames.append(frame)
+        if args.out:  # after each corpus: a larger one may not fit in memory
+            pd.concat(frames, ignore_index=True).to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

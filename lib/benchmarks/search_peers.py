@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +24,9 @@ HEAP_FACTOR = 0.9
 
 
 class Corpus(NamedTuple):
-    """What is searched, and by what.
+    """A corpus and its queries; `terms()` yields blocks of the document-term matrix anew.
 
-    Attributes
-    ----------
-    index : BM25Index
-    terms : callable
-        Yields the documents anew, csr_array, float32 [rows, width]: who needs them all keeps them.
-    embeddings : np.ndarray, float32 [n_docs, d]
-    queries : csr_array, float32 [n_queries, width]
-    query_embeddings : np.ndarray, float32 [n_queries, d]
+    The query terms are float32 [n_queries, width], the embeddings of both float32 [n_texts, d].
     """
 
     index: BM25Index
@@ -43,16 +37,16 @@ class Corpus(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """Something that searches.
+    """A search engine.
 
     Attributes
     ----------
     find : callable
-        Gives the ids of the k best documents, given the number of a query and k.
+        Returns the ids of the k best documents, given the number of a query and k.
     bytes : int or None
-        What the engine keeps, where it says so.
+        Size of the engine's index, if known.
     same_as : str
-        The engine whose documents it should find; "" is none, where it ranks by something else.
+        The engine whose documents it should find; "" if it ranks by something else.
     """
 
     find: Callable[[int, int], list[str]]
@@ -63,10 +57,10 @@ class Engine(NamedTuple):
 @njit(cache=True, nogil=True, fastmath=True)
 def _sum(docs, impacts, start, stop):
     total_docs, total = np.uint64(0), np.float32(0)
-    for at in range(start, stop):
-        total_docs += docs[at]
-    for at in range(start, stop):
-        total += impacts[at]
+    for i in range(start, stop):
+        total_docs += docs[i]
+    for i in range(start, stop):
+        total += impacts[i]
     return total_docs + total
 
 
@@ -167,11 +161,11 @@ def rank_bm25(corpus: Corpus) -> Engine:
 
 def impact_index(corpus: Corpus, folder: Path, algorithm: str, bits: int | None) -> Engine:
     """Return impact-index's MaxScore or WAND: exact search, or that of impacts in blocks, of so many bits each."""
-    own = folder / f"{algorithm}-{bits}"
-    engine = ImpactIndexEngine(corpus.index, own, bits=bits)
+    place = folder / f"{algorithm}-{bits}"
+    engine = ImpactIndexEngine(corpus.index, place, bits=bits)
     rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    kept = (own / "blocks" if bits else own).rglob("*")
-    stored = sum(path.stat().st_size for path in kept if path.is_file())
+    paths = (place / "blocks" if bits else place).rglob("*")
+    stored = sum(path.stat().st_size for path in paths if path.is_file())
     return Engine(lambda row, k: engine.search(rows[row], ["q"], k, algorithm=algorithm).doc_ids[0], stored)
 
 
@@ -195,8 +189,8 @@ def faiss_dense(corpus: Corpus, hnsw: bool) -> Engine:
     doc_ids = np.array(corpus.index.doc_ids)
 
     def find(row: int, k: int) -> list[str]:
-        found = engine.search(corpus.query_embeddings[[row]], k)[1][0]
-        return doc_ids[found[found >= 0]].tolist()
+        positions = engine.search(corpus.query_embeddings[[row]], k)[1][0]
+        return doc_ids[positions[positions >= 0]].tolist()
 
     return Engine(find, len(faiss.serialize_index(engine)), FLAT)
 
@@ -204,39 +198,34 @@ def faiss_dense(corpus: Corpus, hnsw: bool) -> Engine:
 def engines(
     corpus: Corpus, folder: Path, peers: bool, without: Sequence[str] = ()
 ) -> Iterator[tuple[str, Engine, float]]:
-    """Yield name, engine, and the seconds that making it took, without those of the index that is there; one by one.
+    """Yield the name of each engine, the engine, and the seconds to make it, without those of `corpus.index`.
 
-    Left out are what is not installed, the peers unless `peers`, and what has a word of `without` in its name.
+    Left out are peers that are not installed, all peers unless `peers`, and names that contain a string of `without`.
     """
-    made: dict[str, Callable[[], Engine]] = {
+    makers: dict[str, Callable[[], Engine]] = {
         EXACT: lambda: ours(corpus, 1),
         f"{EXACT}, {os.cpu_count()} threads": lambda: ours(corpus, None),
         BARE: lambda: bare_read(corpus),
         PRUNED: lambda: ours_pruned(corpus),
     }
     if peers:
-        made |= {
+        makers |= {
             "scipy": lambda: scipy_product(corpus),
             "bm25s": lambda: bm25s_sums(corpus),
             "rank-bm25": lambda: rank_bm25(corpus),
         }
     if peers and find_spec("impact_index"):
-        for algorithm in ("maxscore", "wand"):
-            for bits, called in ((None, ""), (8, ", 8 bits in blocks")):
-                made[f"impact-index {algorithm}{called}"] = lambda algorithm=algorithm, bits=bits: impact_index(
-                    corpus, folder, algorithm, bits
-                )
+        for algorithm, (bits, suffix) in product(("maxscore", "wand"), ((None, ""), (8, ", 8 bits in blocks"))):
+            makers[f"impact-index {algorithm}{suffix}"] = partial(impact_index, corpus, folder, algorithm, bits)
     if peers and find_spec("faiss"):
-        made[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
-        made["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)
-    for name, make in made.items():
-        if not any(word in name for word in without):
+        makers[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
+        makers["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)
+    if peers and find_spec("seismic"):
+        index = cache(lambda: SeismicEngine(corpus.index, **SEISMIC))
+        for cut in (10, 20, 40, 0):
+            makers[f"Seismic, query_cut {cut or 'all'}"] = lambda cut=cut: seismic(index(), corpus, cut)
+    for name, make in makers.items():
+        if not any(part in name for part in without):
             start = time.perf_counter()
             engine = make()
             yield name, engine, time.perf_counter() - start
-    if peers and find_spec("seismic") and not any(word in "Seismic" for word in without):
-        start = time.perf_counter()
-        built = SeismicEngine(corpus.index, **SEISMIC)
-        seconds = time.perf_counter() - start
-        for cut in (10, 20, 40, 0):
-            yield f"Seismic, query_cut {cut or 'all'}", seismic(built, corpus, cut), seconds

@@ -18,7 +18,6 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from lib.benchmarks import measure
 from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
@@ -27,6 +26,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.sae.kernels import unexplained
 from lib.sae.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
 from lib.support.devices import DTYPES
+from lib.support.progress import log_to_stderr, progress
 
 PRODUCT = "bare product"
 HELD_OUT = 16_384  # token states that FVU is measured on
@@ -46,15 +46,9 @@ def _products(states: torch.Tensor, config: TrainingConfig) -> dict[str, Step]:
 
 
 def steps_to_time(d: int, config: TrainingConfig, share_dead: float) -> dict[str, Step]:
-    """Return, by name, the product alone and a step of each competitor on one and the same batch.
+    """Return, by name, the product alone and a step of each competitor on the same batch of random states [n, d].
 
-    Parameters
-    ----------
-    d : int
-        Of the states, which are random: only time is measured.
-    config : TrainingConfig
-    share_dead : float
-        Share of latents that AuxK is given as dead.
+    AuxK is given the share `share_dead` of the latents as dead.
     """
     config = config.resolved()
     generator = torch.Generator().manual_seed(0)
@@ -88,13 +82,7 @@ def speed_table(d: int, widths: list[int], config: TrainingConfig, share_dead: f
 
 
 def pydoc_states(encoder: TokenEncoder, n: int, seed: int) -> torch.Tensor:
-    """Return the first `n` token states of the standard library's docstrings in random order, float32 [n, d].
-
-    Raises
-    ------
-    ValueError
-        If the docstrings have fewer tokens.
-    """
+    """Return the first `n` token states of the standard library's docstrings in random order, float32 [n, d]."""
     texts = load_collection("pydoc").doc_texts
     texts = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
     available = sum(encoder.count_tokens(texts))
@@ -112,13 +100,8 @@ def pydoc_states(encoder: TokenEncoder, n: int, seed: int) -> torch.Tensor:
 def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -> dict[str, float]:
     """Train every competitor on states [n, d], once through, and return its FVU of the states held out [m, d].
 
-    Ours takes part with the product that selects the latents in each dtype, and with gradients clipped as SAELens' are:
-    what that trainer has over the others is this.
-
-    Raises
-    ------
-    ValueError
-        If the states are less than one batch.
+    Ours takes part with the product that selects the latents in each dtype, and with gradients clipped as SAELens' are,
+    which is where that trainer differs from the others.
     """
     if len(states) < config.batch_tokens:
         raise ValueError(
@@ -133,7 +116,8 @@ def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -
     n_steps = len(states) // config.batch_tokens
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(config.seed))
     batches = order[: n_steps * config.batch_tokens].split(config.batch_tokens)
-    for number, rows in enumerate(tqdm(batches, disable=None, desc=f"width {config.width}")):
+    shown = progress(batches, what=f"width {config.width}", unit="steps", total=n_steps)
+    for number, rows in enumerate(shown):
         for competitor in everyone.values():
             rate = config.learning_rate * learning_rate_factor(number, n_steps, config.warmup)
             competitor.optimizer.param_groups[0]["lr"] = rate
@@ -144,37 +128,34 @@ def fvus(states: torch.Tensor, held_out: torch.Tensor, config: TrainingConfig) -
 
 
 def fvu_table(states: torch.Tensor, widths: list[int], config: TrainingConfig) -> pd.DataFrame:
-    """Return a row for each width and competitor: its FVU of the last states, and by how much the reference's differs.
+    """Return a row for each width and competitor: its FVU, and by how much the reference's differs.
 
-    Parameters
-    ----------
-    states : torch.Tensor, float32 [n + HELD_OUT, d]
-        The last ones are not trained on.
-    widths : list of int
-    config : TrainingConfig
+    Of the states, float32 [n, d], the last `HELD_OUT` are not trained on, but measured.
     """
     rows = []
     for width in widths:
-        found = fvus(states[:-HELD_OUT], states[-HELD_OUT:], replace(config, width=width))
-        for name, fvu in found.items():
-            rows.append({"width": width, "who": name, "FVU": fvu, "beside the reference": fvu / found[REFERENCE] - 1})
+        values = fvus(states[:-HELD_OUT], states[-HELD_OUT:], replace(config, width=width))
+        for name, fvu in values.items():
+            rows.append({"width": width, "who": name, "FVU": fvu, "beside the reference": fvu / values[REFERENCE] - 1})
     return pd.DataFrame(rows)
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.training", description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=[8_192, 32_768])
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--batch-tokens", type=int, default=4_096)
-    parser.add_argument("--d", type=int, default=384, help="of the states that only time is measured with")
-    parser.add_argument("--share-dead", type=float, default=0.01, help="share of latents given to AuxK as dead")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--fvu-tokens", type=int, default=0, help="train on so many tokens and compare FVU, not time")
+    add = parser.add_argument
+    add("--widths", type=int, nargs="+", default=[8_192, 32_768], help="Numbers of latents.")
+    add("--k", type=int, default=16, help="Latents of a token.")
+    add("--batch-tokens", type=int, default=4_096, help="Token states of a step.")
+    add("--d", type=int, default=384, help="Size of the random states that time is measured on.")
+    add("--share-dead", type=float, default=0.01, help="Share of latents given to AuxK as dead.")
+    add("--repeats", type=int, default=7, help="Turns of each competitor that are measured.")
+    add("--fvu-tokens", type=int, default=0, help="Train on this many tokens and compare FVU instead of time.")
     args = parser.parse_args()
-    for name, module in (("sparsify", "sparsify"), ("SAELens", "sae_lens")):
+    log_to_stderr()
+    for module in ("sparsify", "sae_lens"):
         if not find_spec(module):
-            print(f"{name} is not installed; pip install -e '.[bench]' for it.")
+            print(f"{module} is not installed; pip install -e '.[bench]' for it.")
     config = TrainingConfig(width=max(args.widths), k=args.k, batch_tokens=args.batch_tokens)
     load = f"load average before {os.getloadavg()[0]:.1f}"
     if args.fvu_tokens:

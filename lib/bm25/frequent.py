@@ -25,16 +25,9 @@ _EPSILON = float(np.finfo(np.float32).eps)
 class Rows(NamedTuple):
     """The impacts of the frequent latents in the documents of one block.
 
-    Attributes
-    ----------
-    rows : np.ndarray, uint8 [n_frequent, n_docs of the block]
-        Impact / scale, rounded; 0 where a document lacks the latent.
-    scales : np.ndarray, float32 [n_frequent]
-    indptr : np.ndarray, int64 [n_docs + 1]
-        Document i has the exact impacts `indptr[i]:indptr[i + 1]`.
-    numbers : np.ndarray, uint16
-        Which row each of them is of, ascending within a document.
-    impacts : np.ndarray, float32
+    `rows`, uint8 [n_frequent, n_docs of the block], are impact / scale, rounded, 0 where a document lacks the latent;
+    `scales` are float32 [n_frequent]. Document i has the exact `impacts`, float32, of `indptr[i]:indptr[i + 1]`, int64,
+    and `numbers`, uint16, are the rows that they are of, ascending within a document.
     """
 
     rows: np.ndarray
@@ -58,7 +51,7 @@ LARGE = ("docs.npy", "impacts.npy", "frequent_rows.npy", "frequent_numbers.npy",
 
 def frequent_latents(df: np.ndarray, n_docs: int) -> np.ndarray:
     """Return the latents that have rows, int64, ascending, given in how many documents each occurs."""
-    return np.flatnonzero(df * SHARE >= max(n_docs, 1))[:MOST]
+    return np.flatnonzero(df * SHARE >= n_docs)[:MOST]
 
 
 def rows_of(block: Block, latents: np.ndarray, n_docs: int) -> Rows:

@@ -73,17 +73,9 @@ class BM25Index:
         avgdl, over all documents, empty ones too.
     """
 
-    def __init__(
-        self,
-        blocks: list[Block],
-        doc_ids: list[str],
-        lengths: np.ndarray,
-        average_length: float,
-        constants: BM25Constants,
-        rows: list[Rows] | None = None,
-    ):
+    def __init__(self, constants: BM25Constants, *documents):
         self.constants = constants
-        self._hold(blocks, doc_ids, lengths, average_length, rows)
+        self._hold(*documents)
 
     def _hold(
         self,
@@ -112,10 +104,8 @@ class BM25Index:
         return len(self.doc_ids)
 
     def __repr__(self) -> str:
-        return (
-            f"BM25Index({len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings, "
-            f"{self.constants})"
-        )
+        counts = f"{len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings"
+        return f"BM25Index({counts}, {self.constants})"
 
     @property
     def n_postings(self) -> int:
@@ -133,9 +123,7 @@ class BM25Index:
         b: float | None = None,
         idf: str | None = None,
     ) -> "BM25Index":
-        """Index a document-term matrix, or a stream of consecutive blocks of its rows.
-
-        From a stream, the corpus is never in memory but as the index itself.
+        """Index a document-term matrix, or a stream of blocks of its rows, of which only the index stays in memory.
 
         Parameters
         ----------
@@ -163,27 +151,20 @@ class BM25Index:
         check_ids(doc_ids, len(lengths), "doc_ids")
         average_length = float(lengths.mean())
         weigh(blocks, cut(saturation(lengths, average_length, constants.k1, constants.b)), constants.k1)
-        return cls(blocks, doc_ids, lengths.astype(np.float32), average_length, constants)
+        return cls(constants, blocks, doc_ids, lengths.astype(np.float32), average_length)
 
     def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
-        """Add documents behind those in the index, as if all had been indexed at once.
+        """Add documents behind those in the index, as if all had been indexed at once; arguments as in `build`.
 
-        N, df, idf, avgdl and with it every impact become those of all documents. So each call weighs the whole index
-        anew, however few documents are added: add many at once. Where avgdl changes, the impacts of the old documents
-        are computed from what they were, so they differ from those of an index built at once by about 1e-7 of their
-        size. Not for use while another thread searches.
-
-        Parameters
-        ----------
-        matrix : csr_array [n_new, width], or iterable of csr_array [any number of documents, width]
-            As in `build`, of the same width.
-        doc_ids : iterable of str
-            Unique, and not in the index.
+        N, df, idf, avgdl and with it every impact become those of all documents, so each call weighs the whole index
+        anew: add many documents at once. Where avgdl changes, the impacts of the old documents are computed from their
+        old impacts, so they differ from those of an index built at once by about 1e-7 of their size. Not for use while
+        another thread searches.
 
         Raises
         ------
         TypeError, ValueError
-            As `build`, and for ids that are in the index; after any error it stays as it was.
+            As `build`, for another width, and for ids that are in the index; after any error it stays as it was.
         """
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         if known := [doc_id for doc_id in doc_ids if doc_id in self._position]:
@@ -236,7 +217,7 @@ class BM25Index:
         query_ids : iterable of str
             Unique, one for each row.
         k : int
-            At least 1.
+            Number of documents, at least 1.
         allow, deny : iterable of str, optional
             Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
         threads : int, optional
@@ -306,10 +287,8 @@ class BM25Index:
     def _check_queries(self, queries: csr_array) -> csr_array:
         queries = check_weights(queries, "the query matrix")
         if queries.shape[1] != self.width:
-            raise ValueError(
-                f"the query matrix has {queries.shape[1]} latents, the index {self.width}; "
-                "encode queries with the model that encoded the documents."
-            )
+            remedy = "encode queries with the model that encoded the documents."
+            raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {self.width}; {remedy}")
         return queries
 
     def _check_query(self, query: csr_array, caller: str) -> csr_array:
@@ -321,12 +300,7 @@ class BM25Index:
     def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
         """Return what each latent that query and document share adds to the score, largest first.
 
-        Parameters
-        ----------
-        query : csr_array, float32 [1, width] or [width]
-            One row, such as `queries[[0]]` or `queries[0]`.
-        doc_id : str
-            The id of a document of the index.
+        `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
 
         Raises
         ------
@@ -348,12 +322,8 @@ class BM25Index:
 
     def save(self, folder: str | Path) -> None:
         """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
-        content = {
-            "bm25": asdict(self.constants),
-            "average_length": self.average_length,
-            "n_docs": len(self),
-            "width": self.width,
-        }
+        content = {"bm25": asdict(self.constants), "average_length": self.average_length}
+        content |= {"n_docs": len(self), "width": self.width}
         files = {
             "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
             "lengths.npy": lambda path: save_parts(path, [self.lengths]),
@@ -361,13 +331,11 @@ class BM25Index:
         }
         save_folder(folder, "index.json", FORMAT_VERSION, content, files)
 
-    def push_to_hub(
-        self, repo_id: str, *, revision: str | None = None, token: str | None = None, private: bool | None = None
-    ) -> str:
-        """Upload what `save` writes to a repository on the Hugging Face hub; see `lib.support.hub.upload`."""
+    def push_to_hub(self, repo_id: str, **settings) -> str:
+        """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""
         from lib.support.hub import upload  # here, since it is slow to import
 
-        return upload(self.save, repo_id, revision=revision, token=token, private=private, message="Save the index")
+        return upload(self.save, repo_id, message="Save the index", **settings)
 
     @classmethod
     def load(
@@ -406,4 +374,4 @@ class BM25Index:
         except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
             raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
         blocks, rows = map(list, zip(*parts, strict=True))
-        return cls(blocks, doc_ids, lengths, manifest["average_length"], constants, rows)
+        return cls(constants, blocks, doc_ids, lengths, manifest["average_length"], rows)

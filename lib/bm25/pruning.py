@@ -13,23 +13,9 @@ from lib.support.checks import check_count
 def keep_top(matrix: csr_array, n: int) -> csr_array:
     """Return the `n` largest weights of each row; of equal ones those of the smaller latents.
 
-    The Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents.
-
-    Parameters
-    ----------
-    matrix : csr_array, float32 [n_texts, width]
-        Term weights of documents or of queries.
-    n : int
-        At least 1; a row with fewer weights keeps all.
-
-    Returns
-    -------
-    csr_array, float32 [n_texts, width]
-
-    Raises
-    ------
-    TypeError, ValueError
-        For weights that are NaN, infinite or negative, and for another `n`.
+    The Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents. `matrix`, float32
+    [n_texts, width], are term weights. TypeError or ValueError for weights that are NaN, infinite or negative, and for
+    an `n` that is not an integer of at least 1.
     """
     check_count(n, "n")
     matrix = check_weights(matrix)
@@ -42,23 +28,8 @@ def keep_mass(matrix: csr_array, share: float) -> csr_array:
     """Return the fewest weights of each row that make up a share of its sum; of equal ones those of smaller latents.
 
     That is a share of term weight, not of what the weights add to a score; and the length |d| of a pruned document is
-    the sum of the weights that it keeps.
-
-    Parameters
-    ----------
-    matrix : csr_array, float32 [n_texts, width]
-        Term weights of documents or of queries.
-    share : float
-        Above 0 and at most 1.
-
-    Returns
-    -------
-    csr_array, float32 [n_texts, width]
-
-    Raises
-    ------
-    TypeError, ValueError
-        For weights that are NaN, infinite or negative, and for another `share`.
+    the sum of the weights that it keeps. `matrix`, float32 [n_texts, width], are term weights. TypeError or ValueError
+    for weights that are NaN, infinite or negative, and for a `share` that is not above 0 and at most 1.
     """
     _check_share(share)
     matrix = check_weights(matrix)
@@ -71,10 +42,7 @@ def keep_mass(matrix: csr_array, share: float) -> csr_array:
 def drop_frequent(matrix: csr_array, share: float) -> csr_array:
     """Return documents without the latents that more than a share of them has, float32 [n_docs, width].
 
-    Raises
-    ------
-    TypeError, ValueError
-        For weights that are NaN, infinite or negative, and for a `share` that is not above 0 and at most 1.
+    TypeError or ValueError as `keep_mass`.
     """
     _check_share(share)
     matrix = check_weights(matrix)

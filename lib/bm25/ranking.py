@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
@@ -14,25 +15,10 @@ from lib.support.folders import replacing
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions of the `k` best scores, by (score descending, position ascending); exact on ties.
+    """Return the positions of the `k` best scores, by (score descending, position ascending), int64 [min(k, n_docs)].
 
-    Parameters
-    ----------
-    scores : array (n_docs,), real, without NaN
-    k : int
-        At least 1; more than n_docs returns all n_docs positions.
-
-    Returns
-    -------
-    array (min(k, n_docs),) of int64
-        O(n_docs + k log k): the k-th best score is selected, not sorted for.
-
-    Raises
-    ------
-    TypeError
-        If `k` is not an integer.
-    ValueError
-        If `scores` is not one-dimensional or holds NaN, or `k` is below 1.
+    `scores` is real [n_docs]. Takes O(n_docs + k log k). TypeError or ValueError for scores that are not
+    one-dimensional or hold NaN, and a `k` that is not an integer of at least 1.
     """
     scores, k = np.asarray(scores), check_count(k, "k")
     if scores.ndim != 1:
@@ -119,12 +105,7 @@ class Ranking:
         `above(0)` of a BM25 ranking keeps the documents that share a term with the query; the others stand in it in
         the order of the collection, which means nothing to a fusion.
         """
-        kept = [scores > score for scores in self.scores]
-        docs = [
-            [doc for doc, keep in zip(row, mask, strict=True) if keep]
-            for row, mask in zip(self.doc_ids, kept, strict=True)
-        ]
-        return type(self)(self.query_ids, docs, [scores[mask] for scores, mask in zip(self.scores, kept, strict=True)])
+        return self._where([scores > score for scores in self.scores])
 
     def exclude(self, pairs: Mapping[str, str]) -> Self:
         """Return the ranking without the document that `pairs` names for a query, where it was retrieved.
@@ -135,18 +116,22 @@ class Ranking:
         """
         if not isinstance(pairs, Mapping):
             raise TypeError(f"pairs is a {type(pairs).__name__}; pass a dict from query id to document id.")
-        rows = zip(self.query_ids, self.doc_ids, self.scores, strict=True)
-        kept = [_without(docs, scores, pairs.get(query_id)) for query_id, docs, scores in rows]
-        return type(self)(self.query_ids, [docs for docs, _ in kept], [scores for _, scores in kept])
+        excluded = [pairs.get(query_id) for query_id in self.query_ids]
+        rows = zip(self.doc_ids, excluded, strict=True)
+        return self._where([np.array([doc != out for doc in docs], bool) for docs, out in rows])
+
+    def _where(self, masks: list[np.ndarray]) -> Self:
+        """Return the ranking of the documents of which a mask of their query, bool [n_retrieved], is true."""
+        docs = [list(compress(row, mask)) for row, mask in zip(self.doc_ids, masks, strict=True)]
+        return type(self)(self.query_ids, docs, [row[mask] for row, mask in zip(self.scores, masks, strict=True)])
 
     def write_trec(self, path: str | Path, tag: str = "latent-terms") -> None:
         """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic.
 
-        Whitespace and `%` in ids are percent-encoded (UTF-8), since the format separates by whitespace: the document
-        `Geneva Durben` becomes `Geneva%20Durben`; `read_trec` decodes. Scores carry 9 significant digits, enough for
-        float32 to be read back exactly. The format has no line for a query without documents; such a query is absent
-        when read back, which measures count as 0 as well. trec_eval ignores the ranks and re-sorts equal scores by
-        document id: use `lib.evaluation.measures`, which keeps our order.
+        Whitespace and `%` in ids are percent-encoded (UTF-8): the document `Geneva Durben` becomes `Geneva%20Durben`;
+        `read_trec` decodes. Scores have 9 digits, so float32 is read back exactly. A query without documents has no
+        line and is absent when read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts
+        equal scores by document id; `lib.evaluation.measures` keeps our order.
 
         Raises
         ------
@@ -208,13 +193,6 @@ def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[l
             "give documents best first, for example in the order of top_k."
         )
     return docs, scores
-
-
-def _without(docs: list[str], scores: np.ndarray, doc_id: str | None) -> tuple[list[str], np.ndarray]:
-    if doc_id not in docs:
-        return docs, scores
-    position = docs.index(doc_id)
-    return docs[:position] + docs[position + 1 :], np.delete(scores, position)
 
 
 def _escape(id_: str) -> str:

@@ -25,17 +25,10 @@ _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however dama
 
 
 class Query(NamedTuple):
-    """A query's latents, those without rows first.
+    """A query's latents, int64, and what each counts: its weight times idf, float32.
 
-    Attributes
-    ----------
-    latents : np.ndarray, int64 [n]
-    weights : np.ndarray, float32 [n]
-        What each latent counts: its weight times idf.
-    rows : np.ndarray, int64 [n_frequent]
-        The numbers of the rows of the frequent latents, which are the last n_frequent of `latents`.
-    most_of_rare : float
-        What the rare latents add to a score, at most.
+    Frequent latents stand behind the rare ones; `rows`, int64, are the numbers of theirs. The rare ones add at most
+    `most_of_rare` to a score.
     """
 
     latents: np.ndarray
@@ -100,15 +93,7 @@ def push(score, doc, scores, docs, count):  # scores before docs: LLVM makes cod
 
 
 class Likely(NamedTuple):
-    """Documents that may be among the best.
-
-    Attributes
-    ----------
-    docs : np.ndarray, int64
-        Positions.
-    sums, most : np.ndarray, float32
-        What the rare latents add up to, and the most that each document can score.
-    """
+    """Documents that may be among the best: positions, what the rare latents add, and the most they can score."""
 
     docs: np.ndarray
     sums: np.ndarray

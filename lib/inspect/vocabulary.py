@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -55,36 +56,19 @@ def word_counts(texts: Iterable[str]) -> Counter[str]:
 def latent_token_matrix(
     indices: np.ndarray, values: np.ndarray, token_ids: np.ndarray, width: int, n_tokens: int
 ) -> csr_array:
-    """Sum each latent's activations over the tokens that had it, by kind of token.
+    """Return each latent's summed activation by each token of the tokenizer, float32 [width, n_tokens].
 
-    Parameters
-    ----------
-    indices, values : np.ndarray, integer and float32 [n, k]
-        Codes of n tokens.
-    token_ids : np.ndarray, int64 [n]
-        The tokenizer's id of each.
-    width, n_tokens : int
-        Latents, and size of the tokenizer's vocabulary.
-
-    Returns
-    -------
-    csr_array, float32 [width, n_tokens]
+    `indices` and `values`, integer and float32 [n, k], are codes of n tokens, `token_ids`, int64 [n], their ids.
     """
     active = values > 0
-    owners = np.broadcast_to(token_ids[:, None], indices.shape)[active]
-    return coo_array((values[active], (indices[active], owners)), shape=(width, n_tokens)).tocsr()
+    ids = np.broadcast_to(token_ids[:, None], indices.shape)[active]
+    return coo_array((values[active], (indices[active], ids)), shape=(width, n_tokens)).tocsr()
 
 
 def top_tokens(matrix: csr_array, latent: int, vocabulary: Sequence[str], n: int = 5) -> list[tuple[str, float]]:
     """Return the `n` tokens that make up most of a latent's activation, with their shares of it, largest first.
 
-    Parameters
-    ----------
-    matrix : csr_array, float32 [width, n_tokens]
-        As `latent_token_matrix` gives it.
-    latent : int
-    vocabulary : sequence of str
-        The token of each id.
+    `matrix` is that of `latent_token_matrix`, `vocabulary` the token of each id.
     """
     check_count(n, "n")
     row = slice(matrix.indptr[latent], matrix.indptr[latent + 1])
@@ -93,27 +77,13 @@ def top_tokens(matrix: csr_array, latent: int, vocabulary: Sequence[str], n: int
     return [(vocabulary[tokens[i]], float(weights[i] / weights.sum())) for i in best]
 
 
-def word_terms(
-    documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]
-) -> tuple[csr_array, csr_array, list[str]]:
-    """Count the words of documents and queries; a word that no document has is left out.
+def word_terms(documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]) -> tuple[csr_array, csr_array]:
+    """Return how often each document and each query has each word that a document has, float32 [n_texts, n_words].
 
-    Parameters
-    ----------
-    documents, queries : list of list of str
-        The words of each text, as `baselines.analyze` gives them.
-
-    Returns
-    -------
-    csr_array, csr_array, float32 [n_documents, n_words] and [n_queries, n_words]
-    list of str
-        The words, in order of first appearance.
+    Each text is a list of words, as `baselines.analyze` returns it; columns are in order of first appearance.
     """
-    columns: dict[str, int] = {}
-    for words in documents:
-        for word in words:
-            columns.setdefault(word, len(columns))
-    return _count(documents, columns), _count(queries, columns), list(columns)
+    columns = {word: column for column, word in enumerate(dict.fromkeys(chain.from_iterable(documents)))}
+    return _count(documents, columns), _count(queries, columns)
 
 
 def _count(texts: Sequence[Sequence[str]], columns: dict[str, int]) -> csr_array:
@@ -138,12 +108,7 @@ def growth(df: np.ndarray, n_docs: int, sizes: Sequence[int]) -> np.ndarray:
     n_docs : int
         N.
     sizes : sequence of int
-        From 0 to N.
-
-    Raises
-    ------
-    ValueError
-        For a df or a size that is not from 0 to N.
+        From 0 to N; a ValueError for others, and for such a df.
     """
     df, sizes = np.asarray(df), np.asarray(sizes)
     for what, values in (("df", df), ("sizes", sizes)):
@@ -169,10 +134,9 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
     2009, section 3). alpha is found by maximum likelihood for integers (their eq. 3.5), and xmin, the least frequency
     that counts as the tail, where the Kolmogorov-Smirnov distance is smallest (3.3). The interval refits resampled
     terms, xmin included, and is widened to hold the exponent: where the tail is small, resamples end it elsewhere. p is
-    the share of synthetic vocabularies (a power law above xmin, the own terms below it) that lie farther from their own
-    fit than this one does (section 4). A p below 0.1 speaks against the power law, as
-    Clauset et al. put it; a large one does not prove it. The packages powerlaw and igraph find the same fit (tests),
-    but powerlaw has no p, and that of igraph differs from run to run whatever is seeded.
+    the share of synthetic vocabularies (a power law above xmin, the observed terms below it) that lie farther from
+    their fit than this one does (section 4). A p below 0.1 speaks against the power law; a large one does not prove it.
+    The packages powerlaw and igraph find the same fit (tests); powerlaw has no p, igraph's varies from run to run.
 
     At most 100 values of xmin are tried, evenly spaced in the logarithm of their rank, such that 50 terms are left.
 
@@ -181,8 +145,9 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
     frequencies : np.ndarray, integer [n_terms]
         How often each term occurs; 0 is left out.
     n_resamples : int
-        For the interval and for p, each; 250 make p exact to about 0.03.
+        Resamples for the interval, and synthetic vocabularies for p; 250 make p exact to about 0.03.
     seed : int
+        Seed of both.
 
     Returns
     -------
@@ -191,10 +156,8 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
 
     Raises
     ------
-    ValueError
-        For a negative frequency, fewer than 50 terms that occur, and frequencies that are all equal.
-    TypeError
-        If the frequencies are not integers.
+    TypeError, ValueError
+        For frequencies that are not integers, negative or all equal, and if fewer than 50 terms occur.
     """
     frequencies = np.asarray(frequencies)
     if not np.issubdtype(frequencies.dtype, np.integer):
@@ -207,17 +170,18 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
             f"{len(frequencies)} terms occur, with {len(np.unique(frequencies))} different frequencies; a fit takes "
             f"at least {LEAST_TAIL} terms that are not all equally frequent. Give a larger collection."
         )
-    rng, found, n = np.random.default_rng(seed), _fit_tail(frequencies), len(frequencies)
-    below = frequencies[frequencies < found.xmin]
+    rng, n = np.random.default_rng(seed), len(frequencies)
+    tail = _fit_tail(frequencies)
+    below = frequencies[frequencies < tail.xmin]
     alphas, n_farther = [], 0
     for _ in range(n_resamples):
         alphas.append(_fit_tail(rng.choice(frequencies, n)).alpha)
-        n_tail = rng.binomial(n, found.n_tail / n) if len(below) else n
-        drawn = [_draw(rng, n_tail, found), rng.choice(below, n - n_tail)] if n_tail < n else [_draw(rng, n, found)]
-        n_farther += _fit_tail(np.concatenate(drawn)).distance >= found.distance
-    exponent, refitted = 1 / (found.alpha - 1), 1 / (np.array(alphas) - 1)
+        n_tail = rng.binomial(n, tail.n_tail / n) if len(below) else n
+        drawn = [_draw(rng, n_tail, tail), rng.choice(below, n - n_tail)] if n_tail < n else [_draw(rng, n, tail)]
+        n_farther += _fit_tail(np.concatenate(drawn)).distance >= tail.distance
+    exponent, refitted = 1 / (tail.alpha - 1), 1 / (np.array(alphas) - 1)
     low, high = (float(end) for end in np.quantile(refitted, [0.025, 0.975]))
-    return ZipfFit(exponent, min(low, exponent), max(high, exponent), found.xmin, found.n_tail, n_farther / n_resamples)
+    return ZipfFit(exponent, min(low, exponent), max(high, exponent), tail.xmin, tail.n_tail, n_farther / n_resamples)
 
 
 def _fit_tail(frequencies: np.ndarray) -> _Tail:

@@ -202,18 +202,9 @@ class SparseAutoencoder:
             arrays[name] = array
         return lambda path: save_file(arrays, path)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        dtype: str = "float32",
-        revision: str | None = None,
-        token: str | None = None,
-        private: bool | None = None,
-    ) -> str:
-        """Upload what `save` writes to a repository on the Hugging Face hub; see `lib.support.hub.upload`."""
-        settings = {"revision": revision, "token": token, "private": private}
-        return upload(lambda folder: self.save(folder, dtype), repo_id, **settings, message="Save the autoencoder")
+    def push_to_hub(self, repo_id: str, *, dtype: str = "float32", **settings) -> str:
+        """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""
+        return upload(lambda folder: self.save(folder, dtype), repo_id, message="Save the autoencoder", **settings)
 
     @classmethod
     def load(cls, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> "SparseAutoencoder":

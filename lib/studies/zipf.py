@@ -72,7 +72,7 @@ def zipf_study(
 
 def vocabularies(collection: Collection, encoded: EncodedCollection) -> dict[str, Vocabulary]:
     """Return the collection in latents and in words."""
-    docs, queries, _ = word_terms(analyze(collection.doc_texts), analyze(collection.query_texts))
+    docs, queries = word_terms(analyze(collection.doc_texts), analyze(collection.query_texts))
     return {
         LATENTS: Vocabulary(encoded.firings, encoded.doc_terms, encoded.query_terms),
         WORDS: Vocabulary(docs.sum(axis=0, dtype=np.float64).astype(np.int64), docs, queries),

