@@ -194,7 +194,7 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
                 stopped=lambda: bool(signals),
             )
         except TrainingStopped as stopped:
-            sys.exit(f"{stopped} The same command goes on from there.")
+            sys.exit(f"{stopped} The same command continues from there.")
         LatentTerms(encoder, sae).save(folder, args.stored)
         checkpoints.remove()
         if signals:
@@ -272,15 +272,11 @@ def _tune(args: argparse.Namespace) -> None:
         print(summary.to_string(index=False))
         update_manifest(folder, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
         print(f"{constants} is written to {folder / 'latent_terms.json'}.", flush=True)
-        means.append({"model": folder, **_means(summary), **asdict(constants)})
+        mean = summary.groupby("system")[["mean", "baseline_mean"]].mean()  # over collections
+        row = {"tuned": mean["mean"]["tuned"], "paper": mean["baseline_mean"]["tuned"], "dense": mean["mean"]["dense"]}
+        means.append({"model": folder} | row | asdict(constants))
     if len(means) > 1:
         print(pd.DataFrame(means).sort_values("tuned", ascending=False, kind="stable").to_string(index=False))
-
-
-def _means(summary: pd.DataFrame) -> dict[str, float]:
-    """Return the mean over collections of each system's nDCG@10 on the training queries."""
-    means = summary.groupby("system")[["mean", "baseline_mean"]].mean()
-    return {"tuned": means["mean"]["tuned"], "paper": means["baseline_mean"]["tuned"], "dense": means["mean"]["dense"]}
 
 
 if __name__ == "__main__":

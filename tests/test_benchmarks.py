@@ -144,7 +144,7 @@ def test_after_the_same_tokens_all_leave_about_the_same_unexplained(nobody_else)
     assert found[f"{OURS}, int8 product"] == pytest.approx(found[REFERENCE], rel=0.1)
     # a tenth of the steps leaves more: the figure is that of the training, not of the start
     assert fvus(states[:256], states[-500:], CONFIG)[REFERENCE] > 1.5 * found[REFERENCE]
-    with pytest.raises(ValueError, match="63 tokens are less than one batch of 64"):
+    with pytest.raises(ValueError, match=r"63.* 64"):
         fvus(states[:63], states[-500:], CONFIG)
 
 
@@ -197,7 +197,7 @@ def test_the_command_for_fvu(monkeypatch, capsys, nobody_else, tiny_encoder):
     assert f"{OURS}, bfloat16 product" in printed
     assert "+0.00%" in printed  # the reference beside itself
     n = sum(tiny_encoder.count_tokens(TEXTS))
-    with pytest.raises(ValueError, match=f"The docstrings have {n} tokens, {n + 1} are needed"):
+    with pytest.raises(ValueError, match=f"{n} .*{n + 1}"):
         run_command(monkeypatch, training, SHARED | {"--fvu-tokens": n - 9})
 
 

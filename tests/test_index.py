@@ -151,8 +151,8 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
         whole = all_scores(BM25Index.build(docs, ids(50)), queries)
-        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-            patch.setattr(room, "BLOCK_ROWS", block_rows)
+        for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+            patch.setattr(module, "BLOCK_ROWS", block_rows)
         parts = BM25Index.build((docs[i:j] for i, j in itertools.pairwise(edges)), ids(50))
         np.testing.assert_array_equal(all_scores(parts, queries), whole)
         first = parts.search(queries[[0]], ["q"], k=1)
@@ -161,8 +161,8 @@ def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
 
 
 def test_building_from_a_stream_holds_the_corpus_once(monkeypatch):
-    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-        monkeypatch.setattr(room, "BLOCK_ROWS", 500)
+    for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 500)
     n_blocks, rows = 20, random_terms(500, 400, 8, density=0.5)
     tracemalloc.start()
     index = BM25Index.build((rows.copy() for _ in range(n_blocks)), ids(500 * n_blocks))
@@ -196,8 +196,8 @@ def test_explain_adds_up_to_the_score_largest_first():
 
 
 def test_saved_and_loaded_index_gives_the_same_ranking(tmp_path, monkeypatch):
-    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-        monkeypatch.setattr(room, "BLOCK_ROWS", 16)
+    for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50), k1=2.5, b=0.3, idf="robertson")
     index.save(tmp_path / "index")
@@ -233,7 +233,7 @@ def test_a_disk_that_takes_no_more_leaves_the_old_index(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # of a file: the ids fit, the postings do not
     try:
-        with pytest.raises(OSError, match=r"\.npy cannot be written \(.*; make room"):
+        with pytest.raises(OSError, match=r"\.npy"):
             new.save(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -257,7 +257,7 @@ def test_damaged_files_are_named(tmp_path, stem, damage):
         path.write_bytes(content[:-1])
     elif damage == "flip":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=rf"{stem}-.*(is missing|truncated or altered).*Copy it again"):
+    with pytest.raises(ValueError, match=f"{stem}-"):
         BM25Index.load(tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_altered_or_newer_manifest_is_refused(tmp_path):
     path = tmp_path / "index.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"n_docs": 4}))
-    with pytest.raises(ValueError, match=r"index\.json is altered"):
+    with pytest.raises(ValueError, match=r"index\.json"):
         BM25Index.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         BM25Index.load(tmp_path / "nowhere")
@@ -311,14 +311,14 @@ def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_w
         (path,) = tmp_path.glob(f"{stem}-*")
         content = path.read_bytes()
         path.write_bytes(content[:-1])
-        with pytest.raises(ValueError, match=r"is damaged .* copy it again"):
+        with pytest.raises(ValueError, match="damaged"):
             BM25Index.load(tmp_path, verify=False)
         for _ in range(50):
             noise = bytes(rng.integers(0, 256, len(content) - 128, dtype=np.uint8))  # behind npy's header
             path.write_bytes(content[:128] + noise)
             found = BM25Index.load(tmp_path, verify=False).search_one(queries[[0]], k=5)
             assert len(found) == 5
-        with pytest.raises(ValueError, match="truncated or altered"):
+        with pytest.raises(ValueError, match=stem):
             BM25Index.load(tmp_path)
         path.write_bytes(content)
 
@@ -360,7 +360,7 @@ def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
             if (other.dtype, other.shape) == (array.dtype, array.shape):
                 continue
             np.save(path, other)
-            with pytest.raises(ValueError, match="is damaged"):
+            with pytest.raises(ValueError, match="damaged"):
                 BM25Index.load(tmp_path, verify=False)
         path.write_bytes(content)
 
@@ -430,7 +430,7 @@ def test_what_is_no_index_is_refused_whatever_its_checksums_say(tmp_path, change
     assert len(BM25Index.load(tmp_path)) == 40
     resaved(tmp_path, **changed)
     for verify in (True, False):
-        with pytest.raises(ValueError, match=r"is damaged \(.*\); copy it again, or save it anew"):
+        with pytest.raises(ValueError, match="damaged"):
             BM25Index.load(tmp_path, verify=verify)
 
 
@@ -441,7 +441,7 @@ def test_a_posting_of_a_document_that_there_is_not_stays_inside_the_arrays(tmp_p
     loaded = BM25Index.load(tmp_path)
     assert len(loaded.search_one(docs[[0]], k=40)) == 40
     for use in (lambda: list(loaded.impact_rows()), lambda: loaded.add(docs[:1], ["new"])):
-        with pytest.raises(ValueError, match="A block of 40 documents has a posting of number 65535; copy the index"):
+        with pytest.raises(ValueError, match="65535"):
             use()
 
 
@@ -463,8 +463,8 @@ def test_adding_documents_equals_building_at_once(cuts, block_rows, b, k1, strea
     docs, queries, names = random_terms(50, 20, 6), random_terms(5, 20, 7), ids(50)
     edges = [0, *sorted(cuts), 50]
     with pytest.MonkeyPatch.context() as patch:
-        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-            patch.setattr(room, "BLOCK_ROWS", block_rows)
+        for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+            patch.setattr(module, "BLOCK_ROWS", block_rows)
         whole = BM25Index.build(docs, names, k1=k1, b=b)
         grown = BM25Index.build(docs[: edges[1]], names[: edges[1]], k1=k1, b=b)
         for start, stop in itertools.pairwise(edges[1:]):
@@ -494,11 +494,11 @@ def test_adding_to_an_opened_index_leaves_the_files_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("matrix", "doc_ids", "message"),
     [
-        (WORKED, ["d", "e", "a"], "1 of 3 ids are in the index already, such as 'a'"),
-        (WORKED, ["d", "e"], "holds 2 ids for 3 rows"),
-        ([WORKED], ["d", "e", "f", "g"], "holds 4 ids for 3 rows"),
-        (WORKED[:, :3], ["d", "e", "f"], "has 3 latents, those before have 4"),
-        (-WORKED, ["d", "e", "f"], "finite and at least 0"),
+        (WORKED, ["d", "e", "a"], "'a'"),
+        (WORKED, ["d", "e"], "2 ids for 3"),
+        ([WORKED], ["d", "e", "f", "g"], "4 ids for 3"),
+        (WORKED[:, :3], ["d", "e", "f"], "3 latents.* 4"),
+        (-WORKED, ["d", "e", "f"], "at least 0"),
         ([], ["d"], "no documents"),
     ],
 )
@@ -528,8 +528,8 @@ def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monke
 
 
 def test_scores_are_inner_products_of_impact_rows(monkeypatch):
-    for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-        monkeypatch.setattr(room, "BLOCK_ROWS", 16)
+    for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 16)
     docs, queries = random_terms(50, 20, 11), random_terms(5, 20, 12)
     index = BM25Index.build(docs, ids(50))
     blocks = list(index.impact_rows())
@@ -542,18 +542,18 @@ def test_scores_are_inner_products_of_impact_rows(monkeypatch):
 BUILD_ERRORS = [
     ({"matrix": csr_array((0, 4), dtype=np.float32), "doc_ids": []}, ValueError, "no documents"),
     ({"matrix": iter([]), "doc_ids": []}, ValueError, "no documents"),
-    ({"matrix": WORKED.toarray(), "doc_ids": IDS}, TypeError, "pass a scipy.sparse array"),
-    ({"matrix": WORKED, "doc_ids": ["a", "b"]}, ValueError, "holds 2 ids for 3 rows"),
-    ({"matrix": [WORKED], "doc_ids": ["a", "b"]}, ValueError, "holds 2 ids for 3 rows"),
+    ({"matrix": WORKED.toarray(), "doc_ids": IDS}, TypeError, "scipy.sparse"),
+    ({"matrix": WORKED, "doc_ids": ["a", "b"]}, ValueError, "2 ids for 3"),
+    ({"matrix": [WORKED], "doc_ids": ["a", "b"]}, ValueError, "2 ids for 3"),
     ({"matrix": WORKED, "doc_ids": ["a", "b", "a"]}, ValueError, "repeats 'a'"),
     ({"matrix": WORKED, "doc_ids": "abc"}, TypeError, "single str"),
-    ({"matrix": -WORKED, "doc_ids": IDS}, ValueError, "row 0; term weights are finite and at least 0"),
+    ({"matrix": -WORKED, "doc_ids": IDS}, ValueError, "row 0"),
     ({"matrix": WORKED * np.nan, "doc_ids": IDS}, ValueError, "holds nan"),
-    ({"matrix": [WORKED, WORKED[:, :3]], "doc_ids": [*IDS, "d", "e", "f"]}, ValueError, "has 3 latents, those before"),
+    ({"matrix": [WORKED, WORKED[:, :3]], "doc_ids": [*IDS, "d", "e", "f"]}, ValueError, "3 latents.* 4"),
     ({"matrix": WORKED, "doc_ids": IDS, "k1": -1}, ValueError, "k1 is -1"),
     ({"matrix": WORKED, "doc_ids": IDS, "k1": float("nan")}, ValueError, "k1 is nan"),
     ({"matrix": WORKED, "doc_ids": IDS, "b": 1.5}, ValueError, "b is 1.5"),
-    ({"matrix": WORKED, "doc_ids": IDS, "idf": "bm25"}, ValueError, "idf is 'bm25'; choose one of 'lucene'"),
+    ({"matrix": WORKED, "doc_ids": IDS, "idf": "bm25"}, ValueError, "idf is 'bm25'"),
 ]
 
 
@@ -564,12 +564,12 @@ def test_bad_collections_are_refused(arguments, error, message):
 
 
 SEARCH_ERRORS = [
-    ({"queries": WORKED[:, :3], "query_ids": IDS}, ValueError, "has 3 latents, the index 4"),
-    ({"queries": WORKED, "query_ids": ["q"]}, ValueError, "holds 1 ids for 3 rows"),
+    ({"queries": WORKED[:, :3], "query_ids": IDS}, ValueError, "3 latents.* 4"),
+    ({"queries": WORKED, "query_ids": ["q"]}, ValueError, "1 ids for 3"),
     ({"queries": WORKED, "query_ids": ["q", "q", "r"]}, ValueError, "repeats 'q'"),
-    ({"queries": -WORKED, "query_ids": IDS}, ValueError, "the query matrix holds -4"),
-    ({"queries": WORKED * np.inf, "query_ids": IDS}, ValueError, "the query matrix holds"),
-    ({"queries": WORKED, "query_ids": IDS, "k": 0}, ValueError, "k is 0; it must be at least 1"),
+    ({"queries": -WORKED, "query_ids": IDS}, ValueError, "query matrix holds -4"),
+    ({"queries": WORKED * np.inf, "query_ids": IDS}, ValueError, "query matrix holds inf"),
+    ({"queries": WORKED, "query_ids": IDS, "k": 0}, ValueError, "k is 0"),
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5}, TypeError, "k is 1.5"),
 ]
 
@@ -582,9 +582,9 @@ def test_bad_queries_are_refused(arguments, error, message):
 
 def test_bad_explanations_are_refused():
     index = BM25Index.build(WORKED, IDS)
-    with pytest.raises(ValueError, match="has 3 rows; explain takes one"):
+    with pytest.raises(ValueError, match="3 rows"):
         index.explain(WORKED, "a")
-    with pytest.raises(ValueError, match="no document 'z'"):
+    with pytest.raises(ValueError, match="'z'"):
         index.explain(WORKED[[0]], "z")
 
 
@@ -610,7 +610,7 @@ def test_one_row_may_come_without_its_second_dimension():
     built.add(WORKED[1], ["b"])
     wanted.add(WORKED[[1]], ["b"])
     np.testing.assert_array_equal(all_scores(built, WORKED), all_scores(wanted, WORKED))
-    with pytest.raises(ValueError, match="holds 4 ids for 1 rows"):
+    with pytest.raises(ValueError, match="4 ids for 1"):
         built.add(WORKED[0], ["c", "d", "e", "f"])
 
 
@@ -620,5 +620,5 @@ def test_a_stream_with_too_many_rows_is_refused_at_the_row_too_many():
         yield WORKED
         raise AssertionError("read on")
 
-    with pytest.raises(ValueError, match="holds 4 ids for 6 rows or more"):
+    with pytest.raises(ValueError, match="4 ids for 6"):
         BM25Index.build(blocks(), ["a", "b", "c", "d"])

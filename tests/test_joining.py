@@ -97,7 +97,7 @@ def test_parts_that_cannot_be_joined():
     scaled = SparseAutoencoder(**weights(), activation=FinishedTopK(3), centre=torch.zeros(5))
     jump = SparseAutoencoder(**weights(), activation=FinishedJumpReLU(3, torch.ones(12)))
     for parts in ([], [part], [part, part.with_k(2)], [scaled, scaled], [jump, jump], [join([part, part])] * 2):
-        with pytest.raises(ValueError, match=r"The parts are .*; give two or more topk autoencoders of equal d"):
+        with pytest.raises(ValueError, match="two or more"):
             join(parts)
     layers = [
         SparseAutoencoder(
@@ -105,7 +105,7 @@ def test_parts_that_cannot_be_joined():
         )
         for layer in (1, 2)
     ]
-    with pytest.raises(ValueError, match="trained on different retrievers or layers"):
+    with pytest.raises(ValueError, match="different retrievers"):
         join(layers)
     assert join([layers[0]] * 2).metadata["run"] == {"states": {"encoder": {"layer": 1}}}
 
@@ -132,7 +132,7 @@ def test_terms_are_those_of_the_parts_side_by_side(models):
 def test_models_that_cannot_be_joined(models, sentence_folder):
     other = LatentTerms(TokenEncoder(sentence_folder, layer=1, dtype="float32"), models[1].sae)
     for changed in (other, LatentTerms(models[1].encoder, models[1].sae, phi="log1p")):
-        with pytest.raises(ValueError, match="The models differ in the retriever, pooling or phi"):
+        with pytest.raises(ValueError, match="models differ"):
             join_models([models[0], changed])
 
 

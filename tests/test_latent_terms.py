@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from conftest import TEXTS
 
-import lib.latent_terms as room
+import lib.latent_terms
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import load_collection
@@ -265,7 +265,7 @@ def test_index_takes_a_stream_of_blocks(model):
     blocks = (docs[i : i + 2] for i in range(0, len(TEXTS), 2))
     streamed = tuned.index(blocks, iter(ids(len(TEXTS))))
     assert_same_search(streamed, tuned.index(docs, ids(len(TEXTS))), model.encode_queries(QUERIES))
-    with pytest.raises(ValueError, match=f"doc_ids holds 3 ids for {len(TEXTS)} rows"):
+    with pytest.raises(ValueError, match=f"3 ids for {len(TEXTS)}"):
         tuned.index(docs, ids(3))
 
 
@@ -310,9 +310,9 @@ def test_a_hidden_size_that_does_not_fit(request, tmp_path, model, tiny_sae, nam
 
 
 def test_unknown_pooling_and_phi(tiny_encoder, tiny_sae):
-    with pytest.raises(ValueError, match="pooling is 'mean'; choose one of 'sum', 'max', 'count'"):
+    with pytest.raises(ValueError, match=r"pooling is 'mean'.* 'count'"):
         LatentTerms(tiny_encoder, tiny_sae, pooling="mean")
-    with pytest.raises(ValueError, match="phi is 'square'; choose one of 'sqrt', 'log1p', 'identity'"):
+    with pytest.raises(ValueError, match=r"phi is 'square'.* 'log1p'"):
         LatentTerms(tiny_encoder, tiny_sae, phi="square")
 
 
@@ -348,27 +348,27 @@ def test_spoilt_folders(saved, tmp_path):
     data = weights.read_bytes()
     for spoilt in (data[:-7], data[:-1] + bytes([data[-1] ^ 8])):
         weights.write_bytes(spoilt)
-        with pytest.raises(ValueError, match=f"{weights.name} is truncated or altered"):
+        with pytest.raises(ValueError, match=weights.name):
             LatentTerms.load(saved)
     weights.unlink()
-    with pytest.raises(ValueError, match=f"{weights.name} is missing"):
+    with pytest.raises(ValueError, match=weights.name):
         LatentTerms.load(saved)
     manifest = saved / "latent_terms.json"
     manifest.write_text(manifest.read_text().replace('"phi": "sqrt"', '"phi": "log1p"'))
-    with pytest.raises(ValueError, match=r"latent_terms.json is altered"):
+    with pytest.raises(ValueError, match=r"latent_terms\.json"):
         LatentTerms.load(saved)
     manifest.unlink()
-    with pytest.raises(ValueError, match=r"has no latent_terms.json"):
+    with pytest.raises(ValueError, match=r"latent_terms\.json"):
         LatentTerms.load(saved)
 
 
 def test_a_newer_format_and_no_folder(tmp_path, model, monkeypatch):
     with monkeypatch.context() as future:
-        future.setattr(room, "FORMAT_VERSION", 9)
+        future.setattr(lib.latent_terms, "FORMAT_VERSION", 9)
         model.save(tmp_path / "new")
-    with pytest.raises(ValueError, match=r"latent_terms.json has format version 9; this package reads 1"):
+    with pytest.raises(ValueError, match="version 9"):
         LatentTerms.load(tmp_path / "new")
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*none"):
+    with pytest.raises(FileNotFoundError, match="none"):
         LatentTerms.load(tmp_path / "none")
 
 
@@ -424,15 +424,15 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
     LatentTerms.load(tmp_path / "model", encoder=tiny_encoder)
     LatentTerms.load(tmp_path / "model", dtype="bfloat16")  # the same weights, rounded
     assert not told()
-    with pytest.warns(UserWarning, match=r"trained on layer 3 of .* it is given layer 1 of "):
+    with pytest.warns(UserWarning, match="layer 3 .* layer 1 "):
         LatentTerms.load(tmp_path / "model", encoder=tiny_encoder.at(1))
     other = json.loads(json.dumps(metadata))
     other["run"]["states"]["encoder"]["weights"] = "0" * 64
     sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=other)
-    with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
+    with pytest.warns(UserWarning, match="000000000000"):
         model = LatentTerms(tiny_encoder, sae)
     model.save(tmp_path / "other")
-    with pytest.warns(UserWarning, match=r"\(weights 000000000000, float32\); it is given"):
+    with pytest.warns(UserWarning, match="000000000000"):
         LatentTerms.load(tmp_path / "other", dtype="float32")
 
 

@@ -126,12 +126,12 @@ def test_cells_beyond_32_bits():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"pooling": "mean"}, "pooling is 'mean'; choose one of 'sum', 'max', 'count'"),
-        ({"offsets": np.array([0, 2])}, "offsets end at 2, there are 3 tokens"),
-        ({"offsets": np.array([0, 4])}, "offsets end at 4, there are 3 tokens"),
-        ({"width": 4}, "indices run from 0 to 4; latents are 0 to 3"),
-        ({"indices": INDICES - 1}, "indices run from -1 to 3; latents are 0 to 4"),
-        ({"values": VALUES * np.float32("nan")}, "values hold NaN"),
+        ({"pooling": "mean"}, "pooling is 'mean'"),
+        ({"offsets": np.array([0, 2])}, "end at 2.* 3"),
+        ({"offsets": np.array([0, 4])}, "end at 4.* 3"),
+        ({"width": 4}, "0 to 4.* 0 to 3"),
+        ({"indices": INDICES - 1}, "-1 to 3.* 0 to 4"),
+        ({"values": VALUES * np.float32("nan")}, "NaN"),
     ],
 )
 def test_bad_codes(changed, message):
@@ -181,7 +181,7 @@ def test_a_new_pooling_is_one_function_and_one_entry(monkeypatch):
 
 
 def test_an_unknown_phi():
-    with pytest.raises(ValueError, match="phi is 'square'; choose one of 'sqrt', 'log1p', 'identity'"):
+    with pytest.raises(ValueError, match=r"phi is 'square'.* 'log1p'"):
         apply_phi(pool(INDICES, VALUES, OFFSETS, 5), "square")
 
 
@@ -191,13 +191,13 @@ def test_an_unknown_phi():
 def test_bad_weights_and_their_row(check, bad):
     # rows 0 and 2 are empty: the row is counted, not guessed from the position
     weights = sp.coo_array(([1.0, 2.0, bad], ([1, 1, 3], [0, 2, 1])), shape=(5, 3))
-    with pytest.raises(ValueError, match=r"the term matrix holds .* in row 3; term weights are finite and at least 0"):
+    with pytest.raises(ValueError, match="row 3"):
         check(weights)
 
 
 @pytest.mark.parametrize("wrong", [np.ones((2, 3)), [[1.0]], None, "matrix"])
 def test_what_is_no_sparse_matrix(wrong):
-    with pytest.raises(TypeError, match=rf"queries is a {type(wrong).__name__}; pass a scipy.sparse array"):
+    with pytest.raises(TypeError, match=f"queries is a {type(wrong).__name__}"):
         check_weights(wrong, "queries")
     with pytest.raises(TypeError, match="the term matrix is a"):
         apply_phi(wrong)

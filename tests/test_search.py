@@ -58,8 +58,8 @@ def test_search_equals_a_plain_loop_to_the_bit(n, block_rows, k, threads, n_quer
     with pytest.MonkeyPatch.context() as patch:
         if whole is not None:
             patch.setattr(lib.bm25.search, "reads_all", lambda *_: whole)
-        for room in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
-            patch.setattr(room, "BLOCK_ROWS", block_rows)
+        for module in (lib.bm25.index, lib.bm25.postings, lib.bm25.search):
+            patch.setattr(module, "BLOCK_ROWS", block_rows)
         index = BM25Index.build(terms(n, 6, seed, values), ids(n), idf=idf)
         queries = terms(n_queries, 6, seed + 1, values)
         allowed = np.random.default_rng(seed).integers(0, 2, n).astype(bool)
@@ -120,15 +120,11 @@ def index():
         ({"k": 0}, ValueError, "k is 0"),
         ({"k": 2.0}, TypeError, "k is 2.0"),
         ({"threads": 0}, ValueError, "threads is 0"),
-        (
-            {"allow": ["d1", "x"]},
-            ValueError,
-            r"1 of 2 ids are not in the index, such as 'x'; its ids start with \['d0'",
-        ),
-        ({"deny": ["x"]}, ValueError, "1 of 1 ids are not in the index"),
-        ({"allow": "d1"}, TypeError, "allow is a single str"),
+        ({"allow": ["d1", "x"]}, ValueError, "'x'.* 'd0'"),
+        ({"deny": ["x"]}, ValueError, "'x'"),
+        ({"allow": "d1"}, TypeError, "allow"),
         ({"deny": ["d1", "d1"]}, ValueError, "deny repeats 'd1'"),
-        ({"allow": ["d1"], "deny": ["d2"]}, ValueError, "both given; give one"),
+        ({"allow": ["d1"], "deny": ["d2"]}, ValueError, "both"),
     ],
 )
 def test_bad_settings(index, settings, error, message):
@@ -141,7 +137,7 @@ def test_bad_settings(index, settings, error, message):
 
 def test_search_one_takes_one_row(index):
     queries = terms(2, 6, 1, 4)
-    with pytest.raises(ValueError, match="has 2 rows; search_one takes one"):
+    with pytest.raises(ValueError, match="2 rows"):
         index.search_one(queries)
     assert index.search_one(queries[0], 3) == index.search_one(queries[[0]], 3)
 

@@ -85,7 +85,7 @@ def test_growth_is_the_mean_over_all_samples():
     np.testing.assert_allclose(growth(df, 6, range(1, 7)), counted)
     # the last document brings the terms that it alone has: V(N) - V(N - 1) = (terms in one document) / N
     assert np.diff(growth(df, 6, [5, 6]))[0] == pytest.approx((df == 1).sum() / 6)
-    with pytest.raises(ValueError, match="sizes runs from 1 to 7; with 6 documents"):
+    with pytest.raises(ValueError, match="1 to 7"):
         growth(df, 6, [1, 7])
 
 
@@ -152,5 +152,5 @@ def test_the_same_seed_gives_the_same_fit():
 def test_what_cannot_be_fitted_is_said(frequencies, message):
     with pytest.raises(ValueError, match=message):
         fit_zipf(frequencies)
-    with pytest.raises(TypeError, match="give integers"):
+    with pytest.raises(TypeError, match="integers"):
         fit_zipf(frequencies.astype(float))

@@ -3,7 +3,7 @@
 A grown document takes its number of sentences from a real one, and its sentences, each at random, from that document
 and one other. Its term weights are phi of the sums of its sentences' pooled activations, as they would be
 if the sentences had been encoded as one text, but for the context that they have of each other. Latents so keep their
-frequencies, and documents their lengths. Grown documents are for timing: nobody judged what they are relevant to.
+frequencies, and documents their lengths. Grown documents are for timing: they have no relevance judgements.
 """
 
 import re

@@ -37,16 +37,9 @@ class Corpus(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """A search engine.
+    """A search engine: `find(row, k)` returns the ids of the k best documents of a query.
 
-    Attributes
-    ----------
-    find : callable
-        Returns the ids of the k best documents, given the number of a query and k.
-    bytes : int or None
-        Size of the engine's index, if known.
-    same_as : str
-        The engine whose documents it should find; "" if it ranks by something else.
+    `bytes` is the size of its index, if known, `same_as` the engine whose documents it should find, "" for none.
     """
 
     find: Callable[[int, int], list[str]]

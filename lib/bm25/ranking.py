@@ -54,10 +54,8 @@ class Ranking:
 
     Raises
     ------
-    TypeError
-        For an id that is not a `str`.
-    ValueError
-        For numbers that do not match, ids that repeat, and scores that increase or are not finite.
+    TypeError, ValueError
+        For ids that are not `str` or repeat, numbers that do not match, and scores that increase or are not finite.
     """
 
     query_ids: list[str]
@@ -150,13 +148,8 @@ class Ranking:
     def read_trec(cls, path: str | Path) -> Self:
         """Read a TREC run file: queries in order of first appearance, documents by the rank column.
 
-        Percent-encoded sequences in ids are decoded (see `write_trec`).
-
-        Raises
-        ------
-        ValueError
-            Names the file and line of a malformed line or a rank given twice; names the file where a query repeats a
-            document or its scores rise along the ranks.
+        Percent-encoded sequences in ids are decoded (see `write_trec`). A ValueError names the file, and the line that
+        is malformed or gives a rank twice.
         """
         path = Path(path)
         runs: dict[str, dict[int, tuple[str, float]]] = {}
