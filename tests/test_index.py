@@ -281,7 +281,7 @@ def test_a_damaged_index_loads_equal_or_is_refused(tmp_path):
     paths = sorted(tmp_path.iterdir())
     contents = [path.read_bytes() for path in paths]
     refused = 0
-    for trial in range(2_000):
+    for trial in range(500):
         at = int(rng.integers(len(paths)))
         damaged = bytearray(contents[at])
         if trial % 3:
@@ -297,7 +297,7 @@ def test_a_damaged_index_loads_equal_or_is_refused(tmp_path):
         else:
             np.testing.assert_array_equal(all_scores(loaded, queries), whole)
         paths[at].write_bytes(contents[at])
-    assert refused > 1_900  # nearly all: white space in the manifest may change
+    assert refused > 475  # nearly all: white space in the manifest may change
 
 
 def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_worst(tmp_path):
@@ -335,7 +335,7 @@ def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
         (path,) = tmp_path.glob(f"{stem}-*")
         content, array = path.read_bytes(), np.load(next(tmp_path.glob(f"{stem}-*")), allow_pickle=False)
         refused = 0
-        for _ in range(200):
+        for _ in range(60):
             header = bytearray(content[:128])
             if rng.integers(4):
                 header[rng.integers(128)] = rng.integers(256)
@@ -349,7 +349,7 @@ def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
                 refused += 1
             else:  # another kind of white space at the end of the header
                 np.testing.assert_array_equal(all_scores(loaded, queries), whole)
-        assert refused > 150
+        assert refused > 40
         # whole files of other arrays, of as many bytes and of fewer
         size = array.itemsize
         others = [

@@ -403,6 +403,7 @@ def test_the_packaged_model():
     assert cosines[0, 2] > cosines[0, 3]  # what is like shares more terms than what is not
 
 
+@pytest.mark.slow  # loads the packaged model twice
 def test_what_the_dtype_does_to_the_packaged_model():
     summaries = load_collection("pydoc/train").query_texts[:40]
     rough, exact = LatentTerms.load(dtype="bfloat16"), LatentTerms.load(dtype="float32")

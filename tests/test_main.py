@@ -245,7 +245,7 @@ def test_constants_are_not_tuned_on_test_queries(tmp_path, text, sentence_folder
     run(monkeypatch, "train", text, tmp_path / "a", "--model", sentence_folder, *SMALL)
     before = bytes_of(tmp_path / "a")
     with pytest.raises(SystemExit, match="split 'test'"):
-        run(monkeypatch, "tune", tmp_path / "a", "--collections", "pydoc/test")
+        run(monkeypatch, "tune", tmp_path / "a", "--collections", "pydoc/1000/test")
     assert bytes_of(tmp_path / "a") == before
 
 
@@ -309,6 +309,7 @@ lib.__main__.main()
 MOMENTS = ["states", "states/*/*/*3.npy", "killed/checkpoints/*-1.json", "killed/*sae*"]
 
 
+@pytest.mark.slow  # six processes, each of which imports torch
 def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, text, sentence_folder, monkeypatch):
     # each a process of its own: a fork of one that has loaded a model has not its threads, and may wait for them
     settings = ["--model", sentence_folder, *SMALL, "--epochs", 1, "--checkpoint-every", 0, "--cache"]
