@@ -118,6 +118,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert not tmp_path.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     child = "import sys; from lib.sae.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
     with Checkpoints(tmp_path):

@@ -110,7 +110,7 @@ def test_encoded_states_are_those_of_the_text_in_its_order(encoder, limit):
         windows = list(source.windows(size, 0, 0))
         assert [len(window) for window in windows[:-1]] == [size] * (len(windows) - 1)
         torch.testing.assert_close(torch.cat(windows), expected, rtol=1e-4, atol=1e-4)  # other batches
-        for first in range(len(windows)):
+        for first in range(0, len(windows), max(1, len(windows) // 5)):
             later = list(source.windows(size, 0, 1, first))
             assert len(later) == len(windows) - first
             assert all(map(torch.equal, later, windows[first:]))  # to the bit: a run is resumed here

@@ -273,6 +273,7 @@ def newest_step(folder) -> int:
     return max(steps, default=0)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
     # a checkpoint follows every step, so most of the time one is being written
     folder = tmp_path / "checkpoints"
