@@ -162,8 +162,8 @@ def _judged_pairs(collection: Collection) -> tuple[Pairs, np.ndarray, Pairs]:
         if grade > 0 and doc in doc_position and own_document.get(query) != doc
     ]
     queries, docs, grades = np.array(relevant, np.int64).reshape(-1, 3).T
-    own = [(query_position[query], doc_position[doc]) for query, doc in own_document.items()]
-    return Pairs(queries, docs), grades, Pairs(*np.array(own, np.int64).reshape(-1, 2).T)
+    self_pairs = [(query_position[query], doc_position[doc]) for query, doc in own_document.items()]
+    return Pairs(queries, docs), grades, Pairs(*np.array(self_pairs, np.int64).reshape(-1, 2).T)
 
 
 def _best_dcg(grades: Iterable[int]) -> float:
