@@ -339,6 +339,7 @@ def test_study_of_layers(tiny_encoder, store):
     assert summary["exponent"].isna().all()  # 24 latents are too few for a fit
 
 
+@pytest.mark.slow  # a hundred resampled fits, twice
 def test_layers_have_the_exponent_of_their_firings(tiny_encoder, store):
     swept = layers_study(tiny_setting(tiny_encoder, width=96, layers=(1, 3)), store)
     for _, row in swept.summary.iterrows():
