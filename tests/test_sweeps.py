@@ -1,4 +1,4 @@
-"""Sweeps: one pass for all variants, nothing computed twice, and the same numbers as the plain road gives."""
+"""Sweeps: one pass for all variants, nothing computed twice, and the same numbers as `LatentTerms` gives."""
 
 import json
 from dataclasses import replace
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lib.studies.inputs
+import lib.studies.layers
 import lib.studies.sweeps
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import apply_phi
@@ -70,13 +71,13 @@ def forbid(monkeypatch, owner, name):
     monkeypatch.setattr(owner, name, refuse)
 
 
-def test_a_sweep_gives_what_the_plain_road_gives(recipe, tiny_encoder, store, monkeypatch):
+def test_a_sweep_gives_what_the_model_gives(recipe, tiny_encoder, store, monkeypatch):
     passes = []
-    whole = TokenEncoder.stream_layers
+    stream_layers = TokenEncoder.stream_layers
     monkeypatch.setattr(
         TokenEncoder,
         "stream_layers",
-        lambda self, texts, *rest, **kw: passes.append(1) or whole(self, texts, *rest, **kw),
+        lambda self, texts, *rest, **kw: passes.append(1) or stream_layers(self, texts, *rest, **kw),
     )
     first = replace(recipe, encoder=tiny_encoder.at(1))
     variants = {
@@ -118,27 +119,27 @@ def test_only_what_is_missing_or_damaged_is_read_again(recipe, store, monkeypatc
     before = [pooled.terms.toarray() for pooled in pooled_terms(readings, make_collection(), "document", store)]
     damaged, *_ = store.folder.glob("terms-*/data-*.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    made = []
-    whole = lib.studies.encoded.read_texts
-    monkeypatch.setattr(lib.studies.encoded, "read_texts", lambda r, *rest: made.append(len(r)) or whole(r, *rest))
+    read = []
+    read_texts = lib.studies.encoded.read_texts
+    monkeypatch.setattr(lib.studies.encoded, "read_texts", lambda r, *rest: read.append(len(r)) or read_texts(r, *rest))
     with pytest.warns(UserWarning, match="truncated or altered"):
         after = [pooled.terms.toarray() for pooled in pooled_terms(readings, make_collection(), "document", store)]
-    assert made == [1]
+    assert read == [1]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
     pooled_terms(readings, make_collection(), "query", store)
-    assert made == [1, 3]  # both poolings, and what the autoencoder leaves unexplained
+    assert read == [1, 3]  # both poolings, and what the autoencoder leaves unexplained
 
 
 def test_a_killed_sweep_keeps_what_it_trained(recipe, store, monkeypatch):
     recipes = [replace(recipe, config=replace(CONFIG, seed=seed)) for seed in (0, 1)]
-    whole, calls = lib.studies.sweeps.train, []
+    calls, train = [], lib.studies.sweeps.train
 
     def killed(source, config, **kw):
         calls.append(config.seed)
         if config.seed == 1 and len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(source, config, **kw)
+        return train(source, config, **kw)
 
     monkeypatch.setattr(lib.studies.sweeps, "train", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -198,9 +199,9 @@ def test_another_reader_shares_the_autoencoder(recipe, store):
 
 def test_sweep_refuses_before_it_computes(recipe, store, monkeypatch):
     forbid(monkeypatch, lib.studies.sweeps, "autoencoders")
-    with pytest.raises(ValueError, match=r"The baseline is 'b', the variants are \['a'\]"):
+    with pytest.raises(ValueError, match="baseline is 'b'"):
         sweep({"a": Variant(recipe)}, "b", [make_collection()], store)
-    with pytest.raises(ValueError, match="little/test has one judged query"):
+    with pytest.raises(ValueError, match="little/test"):
         sweep(dict.fromkeys("ab", Variant(recipe)), "a", [make_collection(queries=("cat",))], store)
 
 
@@ -260,7 +261,7 @@ def test_untrained_leaves_the_generator_alone(tiny_encoder, tmp_path):
 
 
 def test_a_plain_language_model_that_is_not_known(tiny_encoder):
-    with pytest.raises(ValueError, match=r"was trained from is not known; known are sentence-transformers/all-MiniLM"):
+    with pytest.raises(ValueError, match="all-MiniLM"):
         plain_language_model(tiny_encoder)
 
 
@@ -271,9 +272,9 @@ def test_rank_biased_overlap_by_hand():
     assert rank_biased_overlap("ab", "ba", 0.5) == pytest.approx(0.5)
     # agreement 1 and 1/2: .5 * .25 + (.5 * 1 + .25 * .5) = .75
     assert rank_biased_overlap("ab", "ac", 0.5) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="have 2 and 1 documents"):
+    with pytest.raises(ValueError, match="2 and 1"):
         rank_biased_overlap("ab", "a")
-    with pytest.raises(ValueError, match=r"p is 1\.0"):
+    with pytest.raises(ValueError, match=r"1\.0"):
         rank_biased_overlap("ab", "ab", 1.0)
 
 
@@ -284,14 +285,14 @@ def test_ranking_agreement_is_a_mean_over_pairs_and_queries():
     runs = [run("ab", "ab"), run("ab", "xy"), run("ab", "ab")]
     # q0: 1, 1, 1; q1: 0, 1, 0
     assert ranking_agreement(runs)["mean"] == pytest.approx((1 + 1 / 3) / 2)
-    with pytest.raises(ValueError, match="at least two runs"):
+    with pytest.raises(ValueError, match="two runs"):
         ranking_agreement(runs[:1])
 
 
 def test_best_cosines():
     cosines = best_cosines(np.array([[2, 0], [1, 1]], np.float32), np.array([[0, 5], [3, 0]], np.float32))
     np.testing.assert_allclose(cosines, [1, np.sqrt(0.5)], rtol=1e-6)
-    with pytest.raises(ValueError, match="Row 1 of the directions is 0"):
+    with pytest.raises(ValueError, match="Row 1"):
         best_cosines(np.array([[1, 0], [0, 0]], np.float32), np.eye(2, dtype=np.float32))
 
 
@@ -339,15 +340,15 @@ def test_study_of_layers(tiny_encoder, store):
     assert summary["exponent"].isna().all()  # 24 latents are too few for a fit
 
 
-@pytest.mark.slow  # a hundred resampled fits, twice
-def test_layers_have_the_exponent_of_their_firings(tiny_encoder, store):
+def test_layers_have_the_exponent_of_their_firings(tiny_encoder, store, monkeypatch):
+    monkeypatch.setattr(lib.studies.layers, "N_REFITS", 3)
     swept = layers_study(tiny_setting(tiny_encoder, width=96, layers=(1, 3)), store)
     for _, row in swept.summary.iterrows():
-        fit = fit_zipf(swept.documents[row["collection"], row["variant"]].firings, 100)
+        fit = fit_zipf(swept.documents[row["collection"], row["variant"]].firings, 3)
         assert (row["exponent"], row["exponent_low"], row["exponent_high"]) == fit[:3]
 
 
-def test_study_of_width_k_study(tiny_encoder, store):
+def test_study_of_widths_and_ks(tiny_encoder, store):
     swept, trend = width_k_study(tiny_setting(tiny_encoder), store)
     of_one = swept.summary[swept.summary["collection"] == "little/test"]
     assert set(zip(of_one["width"], of_one["k"], strict=True)) == {(24, 4), (12, 4), (24, 2)}
@@ -358,6 +359,7 @@ def test_study_of_width_k_study(tiny_encoder, store):
     assert rows.loc["k", "slope"] == pytest.approx(means[24, 4] - means[24, 2])
 
 
+@pytest.mark.slow
 def test_study_of_ablations(tiny_encoder, store, monkeypatch):
     monkeypatch.delenv(lib.studies.inputs.TEXT, raising=False)
     setting = tiny_setting(tiny_encoder, n_ablated=1)

@@ -78,31 +78,18 @@ def _without_split(name: str) -> str:
     return re.sub(r"/(train|dev|test)$", "", name)
 
 
-def on_each(results: Results) -> list[Measured]:
-    """Return latent terms less dense search where they do worst: the difference whose interval reaches lowest."""
-    rows = _widened(_ndcg(results, names.LATENT))
-    return [_single(rows, rows["low"].idxmin(), "lowest")]
+def extreme(results: Results, lowest: bool) -> list[Measured]:
+    """Return latent terms less dense search where the interval reaches lowest, else where it begins highest.
 
-
-def at_best(results: Results) -> list[Measured]:
-    """Return latent terms less dense search where they do best: the difference whose interval begins highest."""
-    rows = _widened(_ndcg(results, names.LATENT))
-    return [_single(rows, rows["low"].idxmax(), "clearest")]
-
-
-def _widened(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with intervals (low, high) that are widened for their number (Bonferroni)."""
+    Since the collection is chosen by its interval, the intervals are widened for their number (Bonferroni).
+    """
+    rows = _ndcg(results, names.LATENT)
     factor = stats.norm.ppf(1 - 0.025 / len(rows)) / NORMAL
     centre = rows["difference"]
-    return rows.assign(
-        low=centre + factor * (rows["difference_low"] - centre),
-        high=centre + factor * (rows["difference_high"] - centre),
-    )
-
-
-def _single(rows: pd.DataFrame, label: int, word: str) -> Measured:
-    row = rows.loc[label]
-    return Measured(row["difference"], row["low"], row["high"], f"{row['collection']}, the {word} of {len(rows)}")
+    low, high = (centre + factor * (rows[end] - centre) for end in DIFFERENCE[1:])
+    row = low.idxmin() if lowest else low.idxmax()
+    on = f"{rows.loc[row, 'collection']}, the {'lowest' if lowest else 'clearest'} of {len(rows)}"
+    return [Measured(centre[row], low[row], high[row], on)]
 
 
 def against_late(results: Results) -> list[Measured]:

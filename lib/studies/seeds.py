@@ -32,16 +32,10 @@ _CHUNK = 2**25  # cosines held at once: 128 MB of float32
 class SeedsStudy(NamedTuple):
     """The tables of the study.
 
-    Attributes
-    ----------
-    swept : Swept
-        The baseline is seed 0. The summary also has the columns seed, and joined for variants that divide the k
-        latents of a token among the first so many seeds.
-    recurring, matched : DataFrame
-        As `recurrence` and `matches` return them, for the latents that fire in the documents of all collections.
-    agreement : DataFrame
-        One row per collection and pair of rankings: two seeds, and seed 0 and lexical BM25 for scale; mean, low, high
-        as `ranking_agreement` returns them, for the ten best documents.
+    The baseline is seed 0; the summary also has the columns seed, and joined for variants that divide the k latents
+    of a token among the first so many seeds. `recurring` and `matched` are those of `recurrence` and `matches`, for
+    latents that fire in the documents. `agreement` has one row per collection and pair of rankings: two seeds, and
+    seed 0 and lexical BM25 for scale; mean, low, high as `ranking_agreement` returns them.
     """
 
     swept: Swept
@@ -73,17 +67,9 @@ def seeds_study(setting: Setting, store: Store | None = None) -> SeedsStudy:
 
 
 def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosine of each direction with the most similar one of others, float32 [width].
+    """Return the cosine of each direction [width, d] with the most similar of others [n, d], float32 [width].
 
-    Parameters
-    ----------
-    directions, others : np.ndarray, float32 [width, d] and [other_width, d]
-        Rows of decoders, none of them 0.
-
-    Raises
-    ------
-    ValueError
-        If the two differ in d, or a row is 0.
+    Raises ValueError if the two differ in d, and for a row that is 0, which has no cosine.
     """
     unit, other_unit = _unit_rows(directions, others)
     size = max(1, _CHUNK // len(others))
@@ -92,25 +78,10 @@ def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def matched_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Match two sets of directions one to one so that the sum of cosines is largest (the Hungarian algorithm).
+    """Match directions [width, d] and others [n, d] one to one so that the sum of cosines is largest; return them.
 
-    It takes time that grows with the cube of the width and 12 bytes of memory per pair of directions: seconds at 2,048
-    latents, 13 GB at 32,768.
-
-    Parameters
-    ----------
-    directions, others : np.ndarray, float32 [width, d] and [other_width, d]
-        Rows of decoders, none of them 0.
-
-    Returns
-    -------
-    np.ndarray, float32 [min(width, other_width)]
-        The cosine of each pair.
-
-    Raises
-    ------
-    ValueError
-        If the two differ in d, or a row is 0.
+    The Hungarian algorithm takes 12 bytes per pair of directions and time by the cube of the width: seconds at 2,048
+    latents, 13 GB at 32,768. It returns float32 [min(width, n)], and raises as `best_cosines`.
     """
     unit, other_unit = _unit_rows(directions, others)
     cosines = unit @ other_unit.T
@@ -135,16 +106,8 @@ def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd
     2505.20254), here of signed cosines: latents are not negative, so opposite directions are two meanings. Paulo and
     Belrose (arXiv 2501.16615) count the pairs of at least SAME, and ask the same of the encoders.
 
-    Parameters
-    ----------
-    decoders, firings : sequence of np.ndarray
-        As in `recurrence`.
-
-    Returns
-    -------
-    DataFrame
-        One row per pair of runs: first, second (their positions), width (latents of the first that fire), pairs, mean
-        (of the matched cosines) and share (of pairs with a cosine of at least SAME).
+    Parameters are those of `recurrence`. The table has one row per pair of runs: first, second (their positions), width
+    (latents of the first that fire), pairs, mean (of the matched cosines) and share (of pairs of at least SAME).
     """
     living = [decoder[fired > 0] for decoder, fired in zip(decoders, firings, strict=True)]
     rows = []
@@ -162,21 +125,14 @@ def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], se
     similarity: Sharkey, Braun and Millidge 2022); `matches` is one to one. Latents that never fire have no meaning and
     are left out of the run whose share it is.
 
-    Parameters
-    ----------
-    decoders : sequence of np.ndarray, float32 [width, d]
-        The decoder of each run, at least two.
-    firings : sequence of np.ndarray, int64 [width]
-        For each run, in how many tokens each latent is active.
-    seed : int
-        Seed of the random directions that stand for chance.
+    A run has a decoder, float32 [width, d], and the number of tokens in which each latent is active, int64 [width].
 
     Returns
     -------
     DataFrame
         kind, cosine (the threshold, 0 to 1), share (mean over the ordered pairs of runs), lowest, highest (of a pair).
         The kinds: "latents" counts each latent once, "firings" as often as it fires, "every run" counts latents that
-        recur in all other runs, "chance" is the share where the other run is as many random directions.
+        recur in all other runs, "chance" is the share where the other run is as many random directions by `seed`.
     """
     thresholds = np.linspace(0, 1, 101)
     rng = np.random.default_rng(seed)
@@ -216,10 +172,7 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     have in common (Webber, Moffat and Zobel, TOIS 2010, for lists of equal length): what is below rank k is taken to
     agree as far as the first k do.
 
-    Raises
-    ------
-    ValueError
-        For rankings that are empty or of different lengths, and p not between 0 and 1.
+    Raises ValueError for rankings that are empty or of different lengths, and for p not between 0 and 1.
     """
     k = len(first)
     if not k or len(second) != k:
@@ -231,25 +184,11 @@ def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 
     return float(agreement[-1] * p**k + (1 - p) / p * (weights * agreement).sum())
 
 
-def ranking_agreement(runs: Sequence[Ranking], seed: int = 0) -> dict[str, float]:
-    """Return the rank-biased overlap of the runs: mean over pairs and queries, and its interval over queries.
+def ranking_agreement(runs: Sequence[Ranking]) -> dict[str, float]:
+    """Return the rank-biased overlap of at least two runs over the same queries in the same order.
 
-    Parameters
-    ----------
-    runs : sequence of Ranking
-        At least two, over the same queries in the same order, each with equally many documents.
-    seed : int
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    dict
-        mean, low, high (95 % bootstrap over queries, each query's value being its mean over the pairs of runs).
-
-    Raises
-    ------
-    ValueError
-        For fewer than two runs, and for runs of other queries.
+    A query's value is its mean over the pairs of runs; mean, low and high are those of the queries, with the 95 %
+    bootstrap interval. Raises ValueError for fewer than two runs, and for runs of different queries.
     """
     if len(runs) < 2 or any(run.query_ids != runs[0].query_ids for run in runs):
         raise ValueError("Agreement takes at least two runs over the same queries in the same order.")
@@ -258,5 +197,5 @@ def ranking_agreement(runs: Sequence[Ranking], seed: int = 0) -> dict[str, float
         [rank_biased_overlap(a.doc_ids[i], b.doc_ids[i]) for a, b in pairs] for i in range(len(runs[0].query_ids))
     ]
     values = np.mean(overlaps, axis=1)
-    low, high = bootstrap_interval(values, seed=seed)
+    low, high = bootstrap_interval(values)
     return {"mean": float(values.mean()), "low": low, "high": high}

@@ -26,6 +26,7 @@ from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
+from lib.studies.comparison import check_collections, columns_first
 from lib.studies.encoded import Pooled, Terms, any_layer, grouped, pooled_terms
 from lib.studies.inputs import Setting
 from lib.studies.names import LEXICAL, MEASURE
@@ -43,18 +44,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an autoencoder is trained.
+    """An autoencoder trained with `config` on the first `tokens` states of a text, at the layer of its encoder.
 
-    Attributes
-    ----------
-    encoder : TokenEncoder
-        Retriever that reads the text, at its layer and in the machine's own dtype; the states are kept in bfloat16.
-    corpus : LocalText, StreamedText or GivenText
-        Training text; any iterable of str that can be read again and has an `identity`.
-    tokens : int
-        Number of distinct token states to train on, the first of the text; all if there are fewer.
-    config : TrainingConfig
-        How it is trained on them.
+    The text is any iterable of str that can be read again and has an `identity`. The encoder reads it in the machine's
+    own dtype, and the states are kept in bfloat16.
     """
 
     encoder: TokenEncoder
@@ -75,20 +68,9 @@ class Variant:
     """One way to search: w(text) = phi(pool_t z_t), ranked by BM25 or by the inner product of documents and queries.
 
     Latent Terms (arXiv 2605.29384) is sum, sqrt and BM25; SPLARE (arXiv 2603.13277) is max, log1p and no BM25, since
-    log(1 + max_t z_t) = max_t log(1 + z_t).
-
-    Attributes
-    ----------
-    recipe : Recipe
-        How its autoencoder is trained.
-    joined : tuple of Recipe
-        Recipes of autoencoders whose latents stand beside those of the first (`autoencoder.join`), which share its k.
-    pooling, phi : str
-        As in `lib.bm25.pooling`.
-    scoring : BM25Constants, optional
-        The constants of BM25; None is the inner product.
-    reader : TokenEncoder, optional
-        Encoder that reads the collection instead of the recipe's, such as the same one in another dtype.
+    log(1 + max_t z_t) = max_t log(1 + z_t). Without `scoring` it is the inner product. Latents of recipes in `joined`
+    stand beside those of the first (`autoencoder.join`) and share its k. `reader`, such as the same encoder in another
+    dtype, reads the collection instead of the recipe's encoder.
     """
 
     recipe: Recipe
@@ -100,23 +82,13 @@ class Variant:
 
 
 class Swept(NamedTuple):
-    """The results of a sweep.
+    """The results of a sweep: a summary, nDCG@10 of each query, and by variant or (collection, variant) what led there.
 
-    Attributes
-    ----------
-    summary : DataFrame
-        One row per collection and variant: n_docs, n_queries; nDCG@10 as mean, with its 95 % bootstrap interval over
-        queries (low, high); against the baseline difference, difference_low, difference_high, p (two-sided paired
-        randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu, latents_per_doc,
-        used (share of the latents that occur).
-    values : DataFrame
-        nDCG@10 of each query: collection, query_id, and one column per variant.
-    rankings : dict
-        The ten best documents of each query, by (collection, variant).
-    autoencoders : dict
-        The autoencoder of each variant.
-    documents, queries : dict
-        The pooled codes of either side, by (collection, variant).
+    The summary has one row per collection and variant: n_docs, n_queries; nDCG@10 as mean, with its 95 % bootstrap
+    interval over queries (low, high); against the baseline difference, difference_low, difference_high, p (two-sided
+    paired randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu, latents_per_doc,
+    used (share of the latents that occur). `values` has the columns collection and query_id and one per variant;
+    `rankings` are the ten best documents of each query; `documents` and `queries` are pooled codes.
     """
 
     summary: pd.DataFrame
@@ -136,33 +108,15 @@ def sweep(
 ) -> Swept:
     """Train what is not trained yet, read each collection once for all variants of a retriever, rank and compare.
 
-    Parameters
-    ----------
-    variants : mapping of str to Variant
-        The variants by name.
-    baseline : str
-        Name of the variant that the others are compared with.
-    collections : iterable of Collection
-        What they rank, each with at least two judged queries.
-    store : Store, optional
-        Where autoencoders, states and pooled codes are kept.
-    words : bool
-        Whether lexical BM25 is compared as well; it has no autoencoder.
-
-    Raises
-    ------
-    ValueError
-        Before anything is computed: for a baseline that is not among the variants or is the only one, and for a
-        collection with a single query.
+    The others are compared with the variant called `baseline`, with `words` lexical BM25 as well. Raises ValueError,
+    before anything is computed, for a baseline that is not among the variants or is the only one, and for a collection
+    with a single query.
     """
-    store, collections = store or Store(), list(collections)
+    store, collections = store or Store(), check_collections(list(collections))
     if baseline not in variants or len(variants) < 2:
         raise ValueError(
             f"The baseline is {baseline!r}, the variants are {list(variants)}; name one of at least two of them."
         )
-    for collection in collections:
-        if len(collection.query_ids) < 2:
-            raise ValueError(f"{collection.full_name} has one judged query; comparing variants takes at least two.")
     saes = _autoencoders_of(variants, store)
     readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
     summary, values, rankings, documents, queries = [], [], {}, {}, {}
@@ -186,10 +140,9 @@ def sweep(
         rankings |= {(name, variant): ranking for variant, ranking in ranked.items()}
         documents |= {(name, variant): codes for variant, codes in doc_side.items()}
         queries |= {(name, variant): codes for variant, codes in query_side.items()}
-    table = pd.concat(summary, ignore_index=True)
-    first = ["collection", "n_docs", "n_queries", "variant"]
+    table = columns_first(pd.concat(summary, ignore_index=True), "collection", "n_docs", "n_queries", "variant")
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
-    return Swept(table[[*first, *table.columns.drop(first)]], wide.reset_index(), rankings, saes, documents, queries)
+    return Swept(table, wide.reset_index(), rankings, saes, documents, queries)
 
 
 def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **changes) -> Recipe:
@@ -254,7 +207,6 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
 
 
 def _first_states(states: StoredStates, n: int) -> StoredStates:
-    """Return the first `n` of these states, or all if there are fewer; nothing is copied."""
     n = min(n, states.n)
     return StoredStates(states.read(0, n), {**states.identity, "tokens": n})
 
