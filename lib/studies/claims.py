@@ -128,7 +128,6 @@ def _gain(retriever: str) -> np.ndarray:
 VECTORS = np.concatenate([_gain("Contriever"), _gain("Nomic")])  # the published retrievers of one vector a text
 LIMIT = PUBLISHED_LIMIT.set_index(PUBLISHED_LIMIT.columns[0])
 _LIMIT_GAIN = LIMIT.loc["Contriever + latent terms"] - LIMIT.loc["Contriever"]
-KEPT = ("kept", "kept_low", "kept_high")
 MORE, LESS = (0.0, inf), (-inf, 0.0)
 
 
@@ -149,14 +148,17 @@ CLAIMS = tuple(Claim(*fields) for fields in (
     ("late", "latent terms rank below late interaction", names.LATENT_TERMS, "nDCG@10 less MaxSim",
         LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
     ("limit-r10", "on LIMIT latent terms find far more than dense search", names.LATENT_TERMS, "R@10 less dense",
-        MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@10")),
+        MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit",
+        partial(ours.limit, measure="R@10", system=names.LATENT, columns=ours.DIFFERENCE)),
     ("limit-r100", "on LIMIT they find far more down to rank 100, too", names.LATENT_TERMS, "R@100 less dense",
-        MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit", partial(ours.limit_gain, measure="R@100")),
+        MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit",
+        partial(ours.limit, measure="R@100", system=names.LATENT, columns=ours.DIFFERENCE)),
     ("limit-dense", "on LIMIT dense search finds next to nothing", names.LATENT_TERMS, "R@10 of dense",
-        (-inf, NEAR_ZERO), LIMIT.loc["Contriever", "R@10"], ".3f", "21_limit", ours.limit_dense),
+        (-inf, NEAR_ZERO), LIMIT.loc["Contriever", "R@10"], ".3f", "21_limit",
+        partial(ours.limit, measure="R@10", system=names.DENSE, columns=ours.MEAN)),
     ("limit-words", "on LIMIT latent terms find less than words do", names.LATENT_TERMS, "R@10 less lexical BM25",
         LESS, LIMIT.loc["Contriever + latent terms", "R@10"] - LIMIT.loc["BM25", "R@10"], "+.3f", "21_limit",
-        partial(ours.limit_less, system=names.LEXICAL)),
+        partial(ours.limit_less, system=names.LEXICAL, columns=ours.MEAN)),
     ("zipf", "Zipf's exponent of the latents is near 1", names.LATENT_TERMS, "exponent",
         (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
     ("power-law", "frequencies of latents follow a power law", names.LATENT_TERMS, "collections that do not reject it",
@@ -220,7 +222,7 @@ CLAIMS = tuple(Claim(*fields) for fields in (
         (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.LATENT)),
     ("decay", "on LIMIT latent terms keep more of their recall than dense", names.OURS,
         "share of R@10 kept, less dense",
-        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=names.DENSE, columns=KEPT)),
+        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=names.DENSE, columns=ours.KEPT)),
     ("dense-tuned", "tuned latent terms rank better than dense search", names.OURS,
         "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
     ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", names.OURS, "nDCG@10 less k1 = 8, b = 0.7",

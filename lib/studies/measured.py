@@ -16,6 +16,7 @@ NORMAL = stats.norm.ppf(0.975)  # half the width of a 95 % interval in standard 
 EXACT_ENOUGH = 0.97  # recall of an approximate search that is compared with an exact one
 PER_TOKEN = "normalisation: per-token"
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
+MEAN, KEPT = ["mean", "low", "high"], ["kept", "kept_low", "kept_high"]
 
 
 class Measured(NamedTuple):
@@ -118,21 +119,13 @@ def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
     return rows, f"{n_docs:,} documents"
 
 
-def limit_gain(results: Results, measure: str) -> list[Measured]:
-    """Return recall of latent terms less that of dense search on the largest LIMIT."""
+def limit(results: Results, measure: str, system: str, columns: list[str]) -> list[Measured]:
+    """Return three columns, a value and its interval, of a system on the largest LIMIT."""
     rows, size = _largest(results, measure)
-    return [Measured(*rows.loc[names.LATENT, DIFFERENCE], size)]
+    return [Measured(*rows.loc[system, columns], size)]
 
 
-def limit_dense(results: Results) -> list[Measured]:
-    """Return R@10 of dense search on the largest LIMIT."""
-    rows, size = _largest(results, names.RECALL)
-    return [Measured(*rows.loc[names.DENSE, ["mean", "low", "high"]], size)]
-
-
-def limit_less(
-    results: Results, system: str, columns: tuple[str, str, str] = ("mean", "low", "high")
-) -> list[Measured]:
+def limit_less(results: Results, system: str, columns: list[str]) -> list[Measured]:
     """Return a column of latent terms less that of another system, R@10 on the largest LIMIT.
 
     The table has no interval of the difference: it is from the lowest less the highest to the highest less the lowest,
