@@ -49,7 +49,7 @@ MORE = (0.0, inf)
         (0.00, 0.10, (-inf, 0.0), (-inf, -0.1), (FAILS, CONTRADICTED)),
         # no gain, within a margin
         (-0.01, 0.01, (-inf, 0.02), (-inf, 0.02), (HOLDS, UNSIZED)),
-        (0.005, 0.01, (-inf, 0.02), (-inf, 0.02), (HOLDS, UNSIZED)),  # a gain that is told, but within the margin
+        (0.005, 0.01, (-inf, 0.02), (-inf, 0.02), (HOLDS, UNSIZED)),  # a significant gain, but within the margin
         (-0.03, 0.03, (-inf, 0.02), (-inf, 0.02), (FAILS, UNDECIDED)),  # a wide interval is no proof of nothing
         (0.03, 0.04, (-inf, 0.02), (-inf, 0.02), (FAILS, CONTRADICTED)),
         # a number, 1.0 give or take 0.2

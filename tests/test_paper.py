@@ -24,9 +24,9 @@ AGAIN = "`python -m lib.report.paper` makes it again"
 
 
 def test_the_papers_tables_are_those_of_the_committed_results():
-    made = tables(FOLDER)
-    assert {path.stem for path in (PAPER / "tables").glob("*.tex")} == set(made)
-    for name, text in made.items():
+    texts = tables(FOLDER)
+    assert {path.stem for path in (PAPER / "tables").glob("*.tex")} == set(texts)
+    for name, text in texts.items():
         assert (PAPER / "tables" / f"{name}.tex").read_text("utf-8") == text, f"tables/{name}.tex: {AGAIN}"
 
 
@@ -41,8 +41,8 @@ def test_the_paper_has_no_number_that_is_not_made():
     text = re.sub(r"\\begin\{[^}]*\}(\[[^]]*\])?", "", text)
     known = ["nDCG@10", "R@100", "R@10", "BM25", "all-MiniLM-L6-v2", r"95\,\%", r"SPLARE's 5\,ms"]
     known += [r"\log(1 + z_t)", r"$k_1 = 8$ and $b = 0.7$", "$p < 0.05$"]
-    for own in known:
-        text = text.replace(own, "")
+    for value in known:
+        text = text.replace(value, "")
     assert "$k_1 = $, $b = $" in text  # what is made is gone, what is around it is not
     assert not re.findall(r"^.*(?<!k_)[0-9].*$", text, re.MULTILINE)
 
@@ -182,9 +182,9 @@ def write_the_others(folder) -> None:
     table["level"] = table["variant"].str.split(": ").str[-1]
     ends = {"difference_low": table["difference"] - 0.02, "difference_high": table["difference"] + 0.02}
     write("ablations", table.assign(**ends))
-    own = {"collection": ["one/test", "two/test"], "system": "latent terms", "measure": "nDCG@10", "seeds": [5.0, 5.0]}
+    rows = {"collection": ["one/test", "two/test"], "system": "latent terms", "measure": "nDCG@10", "seeds": [5.0, 5.0]}
     spread = {"difference": [0.02, -0.01], "difference_low": [0.01, -0.05], "difference_high": [0.05, -0.005]}
-    means = pd.DataFrame(own | spread | {"p_holm": [0.01, 0.02], "seed_sd": [0.004, 0.0061]})
+    means = pd.DataFrame(rows | spread | {"p_holm": [0.01, 0.02], "seed_sd": [0.004, 0.0061]})
     write("backbones", pd.concat([means, means.assign(measure="R@100", difference=0.5)]))
     claims_study(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
 
@@ -247,10 +247,10 @@ def test_a_heading_of_several_words_stands_in_two_lines():
 
 
 def test_a_table_without_results_says_so(folder):
-    made = tables(folder)
-    assert "one/test & 1,200 & 30 & 0.4000 & 0.5000" in made["retrieval"]
-    assert made["limit"] == made["claims"] == "\\emph{This table is not there yet.}\n"
-    assert "Contriever + latent terms & 0.713" in made["published"]
+    texts = tables(folder)
+    assert "one/test & 1,200 & 30 & 0.4000 & 0.5000" in texts["retrieval"]
+    assert texts["limit"] == texts["claims"] == "\\emph{This table is not there yet.}\n"
+    assert "Contriever + latent terms & 0.713" in texts["published"]
 
 
 def test_figures_that_are_not_of_their_tables_are_found_and_drawn_again(folder, monkeypatch):

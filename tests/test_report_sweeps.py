@@ -85,9 +85,9 @@ def test_widths_and_ks():
     )
     trend = pd.DataFrame(
         [
-            (name, field, at, low, high, slope, slope - 0.05, slope + 0.05)
+            (name, field, fixed, low, high, slope, slope - 0.05, slope + 0.05)
             for name in NAMES
-            for field, at, low, high, slope in (("width", 4, 32, 128, 0.1), ("k", 64, 4, 8, 0.0))
+            for field, fixed, low, high, slope in (("width", 4, 32, 128, 0.1), ("k", 64, 4, 8, 0.0))
         ],
         columns=["collection", "field", "at", "smallest", "largest", "slope", "low", "high"],
     )

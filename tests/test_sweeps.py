@@ -311,13 +311,13 @@ def test_recurrence_of_latents():
     a = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
     b = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]], np.float32)
     table = recurrence([a, b], [np.array([6, 1, 1, 0]), np.array([1, 1, 2])])
-    at = table[np.isclose(table["cosine"], 0.7)].set_index("kind")
+    shares = table[np.isclose(table["cosine"], 0.7)].set_index("kind")
     # a: 2 of 3 (7 of 8 firings); b: 2 of 3 (2 of 4 firings)
-    assert at.loc["latents", "share"] == pytest.approx(2 / 3)
-    assert at.loc["firings", ["share", "lowest", "highest"]].tolist() == pytest.approx(
+    assert shares.loc["latents", "share"] == pytest.approx(2 / 3)
+    assert shares.loc["firings", ["share", "lowest", "highest"]].tolist() == pytest.approx(
         [(7 / 8 + 1 / 2) / 2, 1 / 2, 7 / 8]
     )
-    assert at.loc["every run", "share"] == pytest.approx(2 / 3)
+    assert shares.loc["every run", "share"] == pytest.approx(2 / 3)
     assert (table[table["cosine"] == 0].groupby("kind")["share"].max() > 0.6).all()
 
 
