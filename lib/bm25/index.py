@@ -142,9 +142,8 @@ class BM25Index:
             For a collection without documents, blocks of different widths, weights that are NaN, infinite or
             negative, ids that repeat or do not match in number, and constants out of range.
         """
-        changes: dict[str, Any] = {
-            name: value for name, value in {"k1": k1, "b": b, "idf": idf}.items() if value is not None
-        }
+        given: dict[str, Any] = {"k1": k1, "b": b, "idf": idf}
+        changes = {name: value for name, value in given.items() if value is not None}
         constants = replace(check_constants(constants), **changes)
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         blocks, lengths = post(matrix, len(doc_ids))

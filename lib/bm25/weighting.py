@@ -82,9 +82,7 @@ PAPER = BM25Constants()
 def check_constants(constants: BM25Constants) -> BM25Constants:
     """Return `constants` if they are a `BM25Constants`, and raise a TypeError if not."""
     if not isinstance(constants, BM25Constants):
-        raise TypeError(
-            f"The constants are {constants!r} ({type(constants).__name__}); pass BM25Constants(k1=8.0, b=0.7)."
-        )
+        raise TypeError(f"The constants are {constants!r}; pass BM25Constants(k1=8.0, b=0.7) or the like.")
     return constants
 
 
