@@ -202,11 +202,11 @@ def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
 
 def test_what_is_refused(profile):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
-    with pytest.raises(ValueError, match="Two collections are called 'little/test'"):
+    with pytest.raises(ValueError, match="little/test"):
         backbone_table(paper, replace(table, collections=table.collections * 2), profile)
     qrels = Path(table.collections[0]) / "qrels" / "test.tsv"
     qrels.write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
-    with pytest.raises(ValueError, match="little/test has one judged query; comparing systems takes at least two"):
+    with pytest.raises(ValueError, match="little/test has one"):
         backbone_table(paper, table, profile)
 
 
