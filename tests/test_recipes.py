@@ -1,0 +1,97 @@
+"""The recipes of CONTRIBUTING.md: the code of each is run as it stands and does what the recipe says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.bm25.index import BM25Index
+from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool, undo_phi
+from lib.bm25.ranking import Ranking
+from lib.evaluation.fusion import FUSIONS, fuse
+from lib.interop.conversion import to_sparse_encoder
+from lib.interop.engines import ENGINES
+from lib.latent_terms import LatentTerms
+
+TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
+RECIPES = {
+    title: re.findall(r"```python\n(.*?)```", body, re.DOTALL)
+    for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+}
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """Give every registry back as it was."""
+    for registry in (POOLINGS, PHIS, FUSIONS, ENGINES):
+        for name in registry:
+            monkeypatch.setitem(registry, name, registry[name])
+    before = [dict(registry) for registry in (POOLINGS, PHIS, FUSIONS, ENGINES)]
+    yield
+    for registry, content in zip((POOLINGS, PHIS, FUSIONS, ENGINES), before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+def follow(title: str) -> dict:
+    """Run the code of a recipe; return what it defines."""
+    names: dict = {"__name__": "recipe"}
+    for block in RECIPES[title]:
+        exec(block, names)
+    return names
+
+
+def test_every_recipe_is_short():
+    wanted = {"An activation", "A pooling, or a φ", "A baseline system", "A fusion", "A study with its figure", "An engine", "A loss"}
+    assert wanted <= set(RECIPES)
+    for title in wanted:
+        lines = sum(block.count("\n") for block in RECIPES[title])
+        assert 0 < lines <= 60, title
+
+
+def test_a_pooling_and_a_phi(tiny_encoder, tiny_sae):
+    follow("A pooling, or a φ")
+    indices, values = np.array([[0, 1], [0, 2]]), np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
+    matrix = pool(indices, values, np.array([0, 2]), 4, "energy")
+    assert matrix.toarray().tolist() == [[10.0, 4.0, 0.0, 0.0]]  # 1 + 9, 4
+    np.testing.assert_allclose(undo_phi(apply_phi(matrix, "cbrt"), "cbrt").toarray(), matrix.toarray(), rtol=1e-5)
+    model = LatentTerms(tiny_encoder, tiny_sae, pooling="energy", phi="cbrt")
+    texts = ["the old cat sat", "a bird sang in the tree"]
+    rows = model.encode_documents(texts).toarray()
+    summed = LatentTerms(tiny_encoder, tiny_sae, phi="identity").encode_documents(texts).toarray()
+    assert ((rows > 0) == (summed > 0)).all()
+    encoder = to_sparse_encoder(model)
+    np.testing.assert_allclose(encoder.encode_document(texts).to_dense().numpy(), rows, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fusion():
+    follow("A fusion")
+    first = Ranking(["q"], [["a", "b", "c"]], [np.array([3.0, 2.0, 1.0])])
+    second = Ranking(["q"], [["b", "c"]], [np.array([9.0, 1.0])])
+    assert fuse([first, second], "borda counts")["q"] == [("b", 4.0), ("a", 3.0), ("c", 2.0)]  # 2 + 2, 3, 1 + 1
+
+
+def test_an_engine():
+    follow("An engine")
+    rng = np.random.default_rng(0)
+    from scipy.sparse import csr_array
+
+    docs = csr_array(rng.random((20, 12), np.float32) * (rng.random((20, 12)) < 0.4))
+    queries = csr_array(rng.random((3, 12), np.float32) * (rng.random((3, 12)) < 0.4))
+    index = BM25Index.build(docs, [f"d{i}" for i in range(20)])
+    query_ids = ["q0", "q1", "q2"]
+    ranking, exact = ENGINES["dictionary"](index).search(queries, query_ids, 5), index.search(queries, query_ids, 5)
+    for query_id in query_ids:
+        assert [doc for doc, _ in ranking[query_id]] == [doc for doc, _ in exact[query_id]]
+        np.testing.assert_allclose([s for _, s in ranking[query_id]], [s for _, s in exact[query_id]], rtol=1e-5)
+
+
+def test_a_loss(tiny_encoder, tiny_sae):
+    loss_of = follow("A loss")["ActivityLoss"]
+    encoder = to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae))
+    features = encoder.preprocess(["the old cat", "dog"])
+    loss = loss_of(encoder, 0.5)([features])["activity"]
+    rows = encoder.encode_document(["the old cat", "dog"]).to_dense()
+    torch.testing.assert_close(loss, 0.5 * rows.sum(dim=1).mean(), rtol=1e-4, atol=1e-5)
