@@ -10,10 +10,16 @@ import torch
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool, undo_phi
 from lib.bm25.ranking import Ranking
+from lib.encode.states import StoredStates
 from lib.evaluation.fusion import FUSIONS, fuse
 from lib.interop.conversion import to_sparse_encoder
 from lib.interop.engines import ENGINES
 from lib.latent_terms import LatentTerms
+from lib.sae.activations import ACTIVATIONS, activation_of
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.kernels import Weights, loss_and_gradients, reference_loss
+from lib.sae.trainer import train
+from lib.sae.training import TrainingConfig
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 RECIPES = {
@@ -22,15 +28,15 @@ RECIPES = {
 }
 
 
+REGISTRIES = (ACTIVATIONS, POOLINGS, PHIS, FUSIONS, ENGINES)
+
+
 @pytest.fixture(autouse=True)
-def registries(monkeypatch):
+def registries():
     """Give every registry back as it was."""
-    for registry in (POOLINGS, PHIS, FUSIONS, ENGINES):
-        for name in registry:
-            monkeypatch.setitem(registry, name, registry[name])
-    before = [dict(registry) for registry in (POOLINGS, PHIS, FUSIONS, ENGINES)]
+    before = [dict(registry) for registry in REGISTRIES]
     yield
-    for registry, content in zip((POOLINGS, PHIS, FUSIONS, ENGINES), before, strict=True):
+    for registry, content in zip(REGISTRIES, before, strict=True):
         registry.clear()
         registry.update(content)
 
@@ -44,11 +50,45 @@ def follow(title: str) -> dict:
 
 
 def test_every_recipe_is_short():
-    wanted = {"An activation", "A pooling, or a φ", "A baseline system", "A fusion", "A study with its figure", "An engine", "A loss"}
+    wanted = {
+        "An activation",
+        "A pooling, or a φ",
+        "A baseline system",
+        "A fusion",
+        "A study with its figure",
+        "An engine",
+        "A loss",
+    }
     assert wanted <= set(RECIPES)
     for title in wanted:
         lines = sum(block.count("\n") for block in RECIPES[title])
         assert 0 < lines <= 60, title
+
+
+def test_an_activation(tmp_path):
+    follow("An activation")
+    activation = activation_of("peaks", 12)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(64, 8, generator=generator, dtype=torch.float64)
+    shapes = {"W_enc": (24, 8), "b_enc": (24,), "W_dec": (24, 8), "b_pre": (8,)}
+    weights = Weights(
+        **{name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    )
+    dead = torch.zeros(24, dtype=torch.bool)
+    step = loss_and_gradients(states, weights, activation, states.mean(dim=0), dead, 0.0, torch.float64)
+    leaves = Weights(*(tensor.clone().requires_grad_() for tensor in weights[:4]))
+    reference_loss(states, leaves, activation, states.mean(dim=0), dead, 0.0).backward()
+    for sparse, leaf in zip(step.gradients[:4], leaves[:4], strict=True):
+        torch.testing.assert_close(sparse, leaf.grad)
+    config = TrainingConfig(24, 12, epochs=1, batch_tokens=64, activation="peaks", dead_tokens=1_000)
+    sae = train(StoredStates([torch.randn(256, 8, generator=generator)]), config)
+    sae.save(tmp_path)
+    fresh = torch.randn(20, 8, generator=generator)
+    codes, loaded = sae.encode(fresh), SparseAutoencoder.load(tmp_path).encode(fresh)
+    assert torch.equal(codes.values, loaded.values)
+    share = codes.values / codes.values.amax(dim=1, keepdim=True)
+    assert ((share >= 0.25) | (share == 0)).all()
+    assert (codes.values == 0).any()
 
 
 def test_a_pooling_and_a_phi(tiny_encoder, tiny_sae):
