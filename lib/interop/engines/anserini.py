@@ -9,8 +9,8 @@ Counts are impacts times a scale, rounded, so scores are ours times the scale. W
     for scale in (10, 100, 1_000):
         print(scale, rounding_loss(index, queries, scale, k=100))
 
-Pyserini's `LuceneImpactSearcher` hands {term: weight} to Lucene. Older releases keep the float; newer ones
-(`JInt(weight)`) cut it to an integer: multiply the weights by a constant, such as 1,000, before.
+Pyserini's `LuceneImpactSearcher` hands {term: weight} to Lucene. Some versions keep the float, others (`JInt(weight)`)
+cut it to an integer: look at yours, and multiply the weights by a constant, such as 1,000, before where it does.
 
 The Common Index File Format (CIFF) is not written: ciff-toolkit 0.2.2, the writer for Python, needs protobuf below 5,
 and pymilvus 3 needs one above.
