@@ -1,6 +1,8 @@
 """The recipes of CONTRIBUTING.md: the code of each is run as it stands and does what the recipe says."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,16 @@ from lib.evaluation.fusion import FUSIONS, fuse
 from lib.interop.conversion import to_sparse_encoder
 from lib.interop.engines import ENGINES
 from lib.latent_terms import LatentTerms
+from lib.report.common import COLOURS
+from lib.report.retrieval import retrieval_figure
 from lib.sae.activations import ACTIVATIONS, activation_of
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.kernels import Weights, loss_and_gradients, reference_loss
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
+from lib.studies import profiles
+from lib.studies.retrieval import SYSTEMS, retrieval_table
+from lib.support.store import Store
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 RECIPES = {
@@ -28,7 +35,7 @@ RECIPES = {
 }
 
 
-REGISTRIES = (ACTIVATIONS, POOLINGS, PHIS, FUSIONS, ENGINES)
+REGISTRIES = (ACTIVATIONS, POOLINGS, PHIS, FUSIONS, ENGINES, SYSTEMS, COLOURS)
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +142,44 @@ def test_a_loss(tiny_encoder, tiny_sae):
     loss = loss_of(encoder, 0.5)([features])["activity"]
     rows = encoder.encode_document(["the old cat", "dog"]).to_dense()
     torch.testing.assert_close(loss, 0.5 * rows.sum(dim=1).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def beir_folder(tmp_path):
+    """A collection of three documents and two queries on disk."""
+    folder = tmp_path / "animals"
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"a": "the old cat sat on a mat", "b": "a bird sang in the tree", "c": "the dog ran"}
+    queries = {"q1": "cat on the mat", "q2": "bird in a tree"}
+    for name, rows in (("corpus", texts), ("queries", queries)):
+        lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, text in rows.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\t1\nq2\tb\t1\n")
+    return str(folder)
+
+
+def test_a_baseline_system(tiny_encoder, tiny_sae, beir_folder, tmp_path):
+    follow("A baseline system")
+    model = LatentTerms(tiny_encoder, tiny_sae)
+    summary, values, _ = retrieval_table(model, [beir_folder], store=Store(tmp_path / "store"))
+    rows = summary[summary["system"] == "shared words"].set_index("measure")
+    assert rows.loc["nDCG@10", "mean"] == 1.0  # three of the words of q1 are in a, all four of q2 in b
+    assert (values["shared words"] == 1.0).all()
+    legend = retrieval_figure(summary).legends[0]
+    assert "shared words" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_study_with_its_figure(tiny_encoder, tiny_sae, beir_folder, tmp_path, monkeypatch):
+    model = LatentTerms(tiny_encoder, tiny_sae)
+    monkeypatch.setattr(LatentTerms, "load", lambda dtype: model)
+    monkeypatch.setattr(profiles, "start", lambda _: replace(profiles.SMOKE, model_collections=(beir_folder,)))
+    monkeypatch.setattr(profiles.Profile, "figures_folder", tmp_path / "figures")
+    monkeypatch.setenv("LATENT_TERMS_CACHE", str(tmp_path / "store"))
+    table = follow("A study with its figure")["table"]
+    counts = np.diff(
+        model.encode_documents(["the old cat sat on a mat", "a bird sang in the tree", "the dog ran"]).indptr
+    )
+    assert table["median"].tolist() == [np.median(counts)]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"lengths.{end}" for end in ("csv", "json", "png", "pdf")
+    }
