@@ -38,6 +38,9 @@ class EncodedTexts:
 class LatentTerms:
     """Latent Terms (arXiv 2605.29384): w(text) = phi(sum_t z_t), z_t the sparse code of the text's t-th token state.
 
+    Raises TypeError if `bm25` is not a `BM25Constants`; ValueError if the encoder's hidden size is not the
+    autoencoder's d, and for an unknown pooling or phi.
+
     Parameters
     ----------
     encoder : TokenEncoder
@@ -50,13 +53,6 @@ class LatentTerms:
         A name in `lib.bm25.pooling.PHIS`.
     bm25 : BM25Constants
         The constants of `index`; the paper's unless others were tuned (`lib.evaluation.tuning`).
-
-    Raises
-    ------
-    TypeError
-        If `bm25` is not a `BM25Constants`.
-    ValueError
-        If the encoder's hidden size is not the autoencoder's d, and for an unknown pooling or phi.
 
     Warns
     -----
@@ -95,10 +91,7 @@ class LatentTerms:
         A row depends on its own text only, but for rounding: among other texts, rows differ by 2e-7 of their norm in
         float32 and by 6 % in bfloat16, where rounding decides which of two nearly equal latents is active.
 
-        Raises
-        ------
-        TypeError
-            For a single `str` and for an element that is not one (its position is named).
+        Raises TypeError for a single `str` and for an element that is not one (its position is named).
         """
         return self._encode(texts, "document", progress)
 

@@ -125,6 +125,9 @@ class BM25Index:
     ) -> "BM25Index":
         """Index a document-term matrix, or a stream of blocks of its rows, of which only the index stays in memory.
 
+        Raises TypeError or ValueError for a collection without documents, blocks of different widths, weights that are
+        NaN, infinite or negative, ids that repeat or do not match in number, and constants out of range.
+
         Parameters
         ----------
         matrix : csr_array [n_docs, width], or iterable of csr_array [any number of documents, width]
@@ -135,12 +138,6 @@ class BM25Index:
             The default is the paper's; `model.index` gives those that are recommended for a model.
         k1, b, idf : optional
             What to replace of `constants`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a collection without documents, blocks of different widths, weights that are NaN, infinite or
-            negative, ids that repeat or do not match in number, and constants out of range.
         """
         given: dict[str, Any] = {"k1": k1, "b": b, "idf": idf}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -160,10 +157,8 @@ class BM25Index:
         old impacts, so they differ from those of an index built at once by about 1e-7 of their size. Not for use while
         another thread searches.
 
-        Raises
-        ------
-        TypeError, ValueError
-            As `build`, for another width, and for ids that are in the index; after any error it stays as it was.
+        Raises TypeError or ValueError as `build`, for another width, and for ids that are in the index; after any error
+        it stays as it was.
         """
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
         if known := [doc_id for doc_id in doc_ids if doc_id in self._position]:
@@ -301,10 +296,8 @@ class BM25Index:
 
         `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
 
-        Raises
-        ------
-        TypeError, ValueError
-            For more than one row, another width, weights out of range, and an id that is not in the index.
+        Raises TypeError or ValueError for more than one row, another width, weights out of range, and an id that is not
+        in the index.
         """
         query = self._check_query(query, "explain")
         if doc_id not in self._position:
@@ -342,6 +335,9 @@ class BM25Index:
     ) -> "BM25Index":
         """Open what `save` wrote; the postings are memory-mapped, so they are shared and read as needed.
 
+        Raises FileNotFoundError or PermissionError or ConnectionError if there is no such folder, and for the hub as
+        `lib.support.hub.find_folder`; ValueError if a file is missing, truncated, altered, or of a newer format.
+
         Parameters
         ----------
         folder : str or Path
@@ -351,13 +347,6 @@ class BM25Index:
         verify : bool
             Whether to read the postings once to compare their checksums. Without, a large index opens at once; then
             postings altered on disk are not noticed and give wrong scores.
-
-        Raises
-        ------
-        FileNotFoundError, PermissionError, ConnectionError
-            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
-        ValueError
-            If a file is missing, truncated, altered, or of a newer format.
         """
         from lib.support.hub import find_folder  # here, since it is slow to import
 

@@ -63,6 +63,9 @@ PHIS = {
 def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: int, pooling: str = "sum") -> csr_array:
     """Pool token codes into one row of latent weights a text (Latent Terms, arXiv 2605.29384).
 
+    Raises ValueError for another pooling, offsets that do not end at n_tokens, a latent outside 0..width-1 and an
+    activation NaN.
+
     Parameters
     ----------
     indices, values : np.ndarray, integer and float32 [n_tokens, k]
@@ -78,11 +81,6 @@ def pool(indices: np.ndarray, values: np.ndarray, offsets: np.ndarray, width: in
     -------
     csr_array, float32 [n_texts, width]
         Latents ascending within a row, no stored zeros.
-
-    Raises
-    ------
-    ValueError
-        For another pooling, offsets that do not end at n_tokens, a latent outside 0..width-1 and an activation NaN.
     """
     check_choice(pooling, POOLINGS, "pooling")
     if offsets[-1] != len(indices):
@@ -130,12 +128,8 @@ def with_data(matrix: csr_array, data: np.ndarray) -> csr_array:
 def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array:
     """Return `matrix` as a float32 `csr_array` of term weights: latents ascending in a row, no stored zeros.
 
-    Raises
-    ------
-    TypeError
-        If it is not a scipy sparse matrix or array.
-    ValueError
-        If a weight is NaN, infinite or negative (its row is named).
+    Raises TypeError if it is not a scipy sparse matrix or array; ValueError if a weight is NaN, infinite or negative
+    (its row is named).
     """
     if not hasattr(matrix, "tocsr"):
         raise TypeError(

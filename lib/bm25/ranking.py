@@ -42,6 +42,9 @@ def _descending(scores: np.ndarray) -> np.ndarray:
 class Ranking:
     """For each query the retrieved documents, best first.
 
+    Raises TypeError or ValueError for ids that are not `str` or repeat, numbers that do not match, and scores that
+    increase or are not finite.
+
     Parameters
     ----------
     query_ids : list of str
@@ -51,11 +54,6 @@ class Ranking:
     scores : list of array (n_retrieved,) float32
         One array per query, finite and non-increasing; other real arrays are converted. The order of `doc_ids` is the
         ranking: documents of equal score stay in the order in which they are given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For ids that are not `str` or repeat, numbers that do not match, and scores that increase or are not finite.
     """
 
     query_ids: list[str]
@@ -131,10 +129,7 @@ class Ranking:
         line and is absent when read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts
         equal scores by document id; `lib.evaluation.measures` keeps our order.
 
-        Raises
-        ------
-        ValueError
-            If an id is empty, or the tag is empty or holds whitespace.
+        Raises ValueError if an id is empty, or the tag is empty or holds whitespace.
         """
         if not re.fullmatch(r"\S+", tag):
             raise ValueError(f"tag is {tag!r}; it must be one word without whitespace, for example 'latent-terms'.")

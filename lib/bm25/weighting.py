@@ -44,6 +44,8 @@ IDFS = {"lucene": idf_lucene, "robertson": idf_robertson, "robertson-clipped": i
 class BM25Constants:
     """The constants of BM25; the defaults are those of Latent Terms (arXiv 2605.29384), which did not tune them.
 
+    Raises TypeError or ValueError if k1 or b is not a number or is out of range, and for an unknown idf.
+
     Parameters
     ----------
     k1 : float
@@ -52,11 +54,6 @@ class BM25Constants:
         From 0 to 1: how much a document's length counts.
     idf : {"lucene", "robertson", "robertson-clipped"}
         A name in `IDFS`, which has the equations.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If k1 or b is not a number or is out of range, and for an unknown idf.
     """
 
     k1: float = 8.0

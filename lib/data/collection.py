@@ -31,6 +31,8 @@ class Collection:
     the collection lacks (some official ones lack a few) stay in `qrels`: trec_eval, and so published figures, count
     them as relevant and never found. `missing` counts them, and a `UserWarning` names the first.
 
+    Raises TypeError or ValueError for columns that do not fit together; the offending id or position is named.
+
     Parameters
     ----------
     name : str
@@ -45,11 +47,6 @@ class Collection:
         Query id → document id → grade (int).
     source : str
         "built-in", "mirror", "ir_datasets" or "folder".
-
-    Raises
-    ------
-    TypeError, ValueError
-        For columns that do not fit together; the offending id or position is named.
     """
 
     name: str

@@ -34,6 +34,8 @@ def build(n_documents: int = N_DOCUMENTS, n_queries: int = N_QUERIES, seed: int 
     30 % of the things have two words ("Linden Trees"), the rest one (official: 34 % two, 8 % more); 75 % of all words
     in the things are distinct (official: 80 %).
 
+    Raises TypeError or ValueError for an argument that is not an integer, or out of range.
+
     Parameters
     ----------
     n_documents : int
@@ -48,11 +50,6 @@ def build(n_documents: int = N_DOCUMENTS, n_queries: int = N_QUERIES, seed: int 
     dict
         The fields of a `Collection`: ``Collection(**build(46))``. Its name holds every argument that is not the
         default's: "limit", "limit/46", "limit/46/100/7" (documents, queries, seed), and `load_collection` takes it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an argument that is not an integer, or out of range.
     """
     _check_range(n_documents, N_QUERIED, MAX_DOCUMENTS, "n_documents")
     _check_range(n_queries, 1, MAX_QUERIES, "n_queries")

@@ -38,11 +38,8 @@ def load(folder: str, device: str | None):
     Late-interaction folders are those of sentence-transformers' `MultiVectorEncoder`, of PyLate and of Stanford's
     ColBERT. No code in a folder is executed.
 
-    Raises
-    ------
-    ValueError
-        If the first module is not a Transformer, if the model merges tokens, and if it tokenizes otherwise than
-        `Reader`.
+    Raises ValueError if the first module is not a Transformer, if the model merges tokens, and if it tokenizes
+    otherwise than `Reader`.
     """
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer  # slow to import
     from sentence_transformers.base.modules import Transformer
@@ -128,6 +125,8 @@ def reading_settings(model) -> dict:
 class Reader:
     """Texts of one kind to passages: prompt, tokenizer, query expansion, and the choice of states to give out.
 
+    Raises ValueError if prompt and special tokens would fill a whole chunk.
+
     Parameters
     ----------
     model : SentenceTransformer or MultiVectorEncoder
@@ -137,11 +136,6 @@ class Reader:
         Largest number of tokens of a passage before query expansion; a lower limit of the model takes precedence.
     special_tokens, include_prompt, long_texts
         As in `TokenEncoder`.
-
-    Raises
-    ------
-    ValueError
-        If prompt and special tokens would fill a whole chunk.
     """
 
     def __init__(

@@ -225,6 +225,8 @@ class TokenEncoder:
 
         Memory is bounded by a window of about 32 forward passes, or one text if that is longer.
 
+        Raises TypeError for a single `str` and for an element that is not one (its position is named).
+
         Parameters
         ----------
         texts : iterable of str
@@ -233,11 +235,6 @@ class TokenEncoder:
             Which prompt is put before each text.
         progress : bool
             Whether progress is shown: a bar in a terminal or a notebook, a logged line every 30 s elsewhere.
-
-        Raises
-        ------
-        TypeError
-            For a single `str` and for an element that is not one (its position is named).
         """
         return (block[self.layer] for block in self.stream_layers(texts, [self.layer], kind, progress=progress))
 
@@ -246,19 +243,15 @@ class TokenEncoder:
     ) -> Iterator[dict[int, TokenStates]]:
         """Yield the token states of `texts` by layer, all from one forward pass; otherwise as `stream`.
 
+        Raises TypeError as in `stream`, and if `layers` is a single int; ValueError if `layers` is empty or holds one
+        that the model does not have.
+
         Parameters
         ----------
         layers : iterable of int
             Layers as in the constructor; the key of -1 is `n_layers`.
         texts, kind, progress
             As in `stream`.
-
-        Raises
-        ------
-        TypeError
-            As in `stream`, and if `layers` is a single int.
-        ValueError
-            If `layers` is empty or holds one that the model does not have.
         """
         check_choice(kind, self.prompts, "kind")
         if isinstance(layers, int):

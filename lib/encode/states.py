@@ -121,6 +121,8 @@ def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
 class TrainingText:
     """A corpus of passages as one encoder reads it, with the number of its tokens, counted before any is encoded.
 
+    Raises ValueError if the corpus holds no token.
+
     Parameters
     ----------
     encoder : TokenEncoder
@@ -130,11 +132,6 @@ class TrainingText:
     plan : Path, optional
         File for the counts, which take a pass of the tokenizer; it is read if it exists. A damaged one is written
         again, with a warning.
-
-    Raises
-    ------
-    ValueError
-        If the corpus holds no token.
     """
 
     def __init__(self, encoder: "TokenEncoder", corpus, max_tokens: int | None = None, plan: Path | None = None):
@@ -165,10 +162,7 @@ class TrainingText:
 
         A chunk is encoded by itself, so that it comes out the same whether or not the ones before it were.
 
-        Raises
-        ------
-        ValueError
-            If a chunk has another number of tokens than were counted, or is not there any more.
+        Raises ValueError if a chunk has another number of tokens than were counted, or is not there any more.
         """
         chunks = _chunks(islice(self.corpus, first * CHUNK, None))
         for number in range(first, len(self.ends)):
@@ -248,6 +242,9 @@ def cache_states(
     Every chunk of 512 passages is a file that is written atomically; a run that was killed continues after the last
     complete file. Several processes may write the same cache. Incomplete files are removed an hour later.
 
+    Raises OSError if the disk lacks the space, before anything is encoded; ValueError if the corpus holds no token or
+    changes while it is read, and if a state is too large for float16.
+
     Parameters
     ----------
     folder : str or Path
@@ -265,13 +262,6 @@ def cache_states(
     -------
     dict of int to StoredStates
         By layer, resolved (6, not -1); memory-mapped.
-
-    Raises
-    ------
-    OSError
-        If the disk lacks the space, before anything is encoded.
-    ValueError
-        If the corpus holds no token or changes while it is read, and if a state is too large for float16.
     """
     check_choice(dtype, CACHE_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})

@@ -43,6 +43,9 @@ class LexicalBM25:
     Kamphuis et al., "Which BM25 Do You Mean?", ECIR 2020, variant "Lucene (accurate)", without the constant factor
     (k1 + 1); bm25s: Lu, arXiv 2407.03618. The words are those of `analyze`, and `|d|` is their number.
 
+    Raises TypeError or ValueError for an empty collection, bad texts or ids (see `search`), and parameters outside
+    their range.
+
     Parameters
     ----------
     doc_texts, doc_ids : list of str
@@ -51,11 +54,6 @@ class LexicalBM25:
         Saturation of the frequency of a word, above 0.
     b : float
         Share of the normalisation by length, between 0 and 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an empty collection, bad texts or ids (see `search`), and parameters outside their range.
     """
 
     def __init__(self, doc_texts: Iterable[str], doc_ids: Iterable[str], k1: float = 1.2, b: float = 0.75) -> None:
@@ -78,10 +76,8 @@ class LexicalBM25:
         Documents that share no word with the query score 0 and fill the ranking in document order; a word that a query
         repeats counts as often as it occurs.
 
-        Raises
-        ------
-        TypeError, ValueError
-            For texts that are not a list of str, ids that repeat or do not match in number, and a `k` below 1.
+        Raises TypeError or ValueError for texts that are not a list of str, ids that repeat or do not match in number,
+        and a `k` below 1.
         """
         texts = list(check_texts(query_texts, "query_texts"))
         query_ids, k = check_ids(query_ids, len(texts), "query_ids"), check_count(k, "k")

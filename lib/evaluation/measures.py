@@ -33,6 +33,9 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
     documents has value 0. Ranked queries without judgements are ignored. Documents of equal score keep the ranking's
     order: ir_measures is given values derived from the ranks, since it would re-sort equal scores by document id.
 
+    Raises TypeError or ValueError for no measure, an unknown measure (named), empty qrels or none of the form, and a
+    grade that is no integer.
+
     Parameters
     ----------
     ranking : Ranking
@@ -41,11 +44,6 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
         Query id → document id → integer grade; above 0 is relevant.
     measures : list of str
         Names in the notation of ir_measures (https://ir-measur.es).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For no measure, an unknown measure (named), empty qrels or none of the form, and a grade that is no integer.
     """
     parsed, qrels = _parse(measures), _check_qrels(qrels)
     run = {
@@ -137,6 +135,9 @@ def compare(
     The test is the two-sided randomisation test of the mean difference under random signs (Smucker, Allan and
     Carterette, CIKM 2007), exact when 2**n_queries <= n_resamples.
 
+    Raises ValueError for an unknown baseline or measure, no other system, fewer than two queries, a query given twice,
+    values that are not finite, and systems that do not share the same queries.
+
     Parameters
     ----------
     frames : dict of str to DataFrame
@@ -155,12 +156,6 @@ def compare(
     DataFrame
         One row per other system: system, mean, baseline_mean, difference (system - baseline), low, high (95 %
         bootstrap interval of the difference), p, p_holm. A system identical to the baseline has p = 1.
-
-    Raises
-    ------
-    ValueError
-        For an unknown baseline or measure, no other system, fewer than two queries, a query given twice, values
-        that are not finite, and systems that do not share the same queries.
     """
     check_choice(baseline, frames, "baseline")
     n_resamples = check_count(n_resamples, "n_resamples")

@@ -21,15 +21,13 @@ class Splade:
     A word's weight is max_t log(1 + ReLU(logit_t)) over the tokens t of a text (Formal et al., arXiv 2109.10086), as
     `sentence_transformers.SparseEncoder` computes it.
 
+    Raises OSError or ValueError if the model cannot be loaded (the hub is out of reach or asks for a licence), or is of
+    another kind.
+
     Parameters
     ----------
     name : str or Path
         A folder with the model, or its hub id, such as "naver/splade-v3".
-
-    Raises
-    ------
-    OSError, ValueError
-        If the model cannot be loaded (the hub is out of reach or asks for a licence), or is of another kind.
     """
 
     def __init__(self, name: str | Path):

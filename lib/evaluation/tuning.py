@@ -62,6 +62,9 @@ def tune_bm25(
     Each collection has one vote, whatever the number of its queries. The values are those that `evaluate` gives for a
     search with `BM25Index`, a query's own document (ArguAna) left out.
 
+    Raises TypeError or ValueError as `check_training`; for an empty grid, and for matrices that are not sparse or do
+    not fit the collection.
+
     Parameters
     ----------
     encoded : iterable of (collection, doc_terms, query_terms)
@@ -77,11 +80,6 @@ def tune_bm25(
     DataFrame
         One row a point of the grid, in its order: k1, b, idf, nDCG@10 on each collection under its full name, and
         their mean. The best of many points is overestimated on the queries that chose it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `check_training`; for an empty grid, and for matrices that are not sparse or do not fit the collection.
     """
     encoded, grid = list(encoded), list(grid)
     check_training(collection for collection, _, _ in encoded)

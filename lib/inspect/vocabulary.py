@@ -140,6 +140,9 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
 
     At most 100 values of xmin are tried, evenly spaced in the logarithm of their rank, such that 50 terms are left.
 
+    Raises TypeError or ValueError for frequencies that are not integers, negative or all equal, and if fewer than 50
+    terms occur.
+
     Parameters
     ----------
     frequencies : np.ndarray, integer [n_terms]
@@ -153,11 +156,6 @@ def fit_zipf(frequencies: np.ndarray, n_resamples: int = 250, seed: int = 0) -> 
     -------
     ZipfFit
         exponent s with its 95 % interval (low, high), xmin, the number of terms in the tail, and p.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For frequencies that are not integers, negative or all equal, and if fewer than 50 terms occur.
     """
     frequencies = np.asarray(frequencies)
     if not np.issubdtype(frequencies.dtype, np.integer):

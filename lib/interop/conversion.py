@@ -32,10 +32,7 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # Frobenius norm of the differe
 def term_matrix(embeddings: torch.Tensor) -> csr_array:
     """Return what `SparseEncoder.encode` gives, a tensor [n_texts, width], as `BM25Index.build` takes it, float32.
 
-    Raises
-    ------
-    TypeError
-        If it is not a tensor, such as the list that `convert_to_tensor=False` gives.
+    Raises TypeError if it is not a tensor, such as the list that `convert_to_tensor=False` gives.
     """
     if not isinstance(embeddings, torch.Tensor):
         raise TypeError(f"embeddings are a {type(embeddings).__name__}; encode with convert_to_tensor=True.")
@@ -55,6 +52,9 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     it has terms if the tokenizer makes tokens of blanks. The autoencoder's `trained_on` is this retriever unless its
     metadata name another layer or model. A few texts are encoded by both, to compare the rows.
 
+    Raises ValueError for chunks of long texts, late-interaction models, a k with a Top-K autoencoder, and rows that
+    would differ.
+
     Parameters
     ----------
     model : LatentTerms
@@ -63,11 +63,6 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         which rows would differ. Of a Top-K autoencoder it is `model.sae.k`.
     sparse_rows : bool
         As in `SparseTokenPooling`.
-
-    Raises
-    ------
-    ValueError
-        For chunks of long texts, late-interaction models, a k with a Top-K autoencoder, and rows that would differ.
     """
     encoder, sae = model.encoder, model.sae
     if encoder.late_interaction:

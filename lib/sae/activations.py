@@ -122,17 +122,14 @@ class JumpReLU(Activation):
     of the states does not matter, and the penalty aims at a number of active latents: coefficient (L0 / k - 1)^2,
     L0 = sum H(pre - theta) / n the mean number of the batch, as in Gemma Scope 2.
 
+    Raises ValueError if one of the two is out of range.
+
     Attributes
     ----------
     bandwidth : float
         epsilon / theta, above 0 and below 2.
     coefficient : float
         Of the penalty, at least 0.
-
-    Raises
-    ------
-    ValueError
-        If one of the two is out of range.
     """
 
     finished_form = FinishedJumpReLU
@@ -179,10 +176,7 @@ class JumpReLU(Activation):
     def initial_threshold(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor:
         """Return log theta for which k latents of a token are active on average, the same for all: [width].
 
-        Raises
-        ------
-        ValueError
-            If no pre-activation of the batch, `centred` [n, d], is above 0.
+        Raises ValueError if no pre-activation of the batch, `centred` [n, d], is above 0.
         """
         _, pre, mask = _batch_top(centred, W_enc, b_enc, self.k, centred.dtype)
         if not mask.any():
@@ -266,6 +260,9 @@ ACTIVATIONS: dict[str, type[Activation]] = {
 def activation_of(name: str, k: int, budgets: Sequence[int] = ()) -> Activation:
     """Return the activation of that name.
 
+    Raises ValueError for an unknown name, k below 1, and budgets that the activation does not have or that are not as
+    it asks; TypeError if k or a budget is not an integer.
+
     Parameters
     ----------
     name : {"topk", "batchtopk", "jumprelu", "abstopk"}
@@ -274,13 +271,6 @@ def activation_of(name: str, k: int, budgets: Sequence[int] = ()) -> Activation:
         Latents a token has ("topk", "abstopk"), or has on average ("batchtopk", and "jumprelu" aims at it).
     budgets : sequence of int
         Of an activation that has budgets, see `TopK`; () is none.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, k below 1, and budgets that the activation does not have or that are not as it asks.
-    TypeError
-        If k or a budget is not an integer.
     """
     kind = ACTIVATIONS[check_choice(name, ACTIVATIONS, "activation")]
     if not budgets:

@@ -32,6 +32,9 @@ class SparseAutoencoder:
     x is the token state h itself or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of
     sentence-transformers scale it. No code is ever negative, so that a later square root is never NaN.
 
+    Raises TypeError if `activation` is no `FinishedActivation`; ValueError for shapes that do not fit each other, a
+    weight that is not finite, and an activation that the width does not fit.
+
     Parameters
     ----------
     W_enc : torch.Tensor, float32 [width, d]
@@ -46,14 +49,6 @@ class SparseAutoencoder:
     centre : torch.Tensor, float32 [d], optional
         What is taken off each state before it is scaled to norm sqrt(d), zeros for nothing; None is to read states as
         they are.
-
-    Raises
-    ------
-    TypeError
-        If `activation` is no `FinishedActivation`.
-    ValueError
-        For shapes that do not fit each other, a weight that is not finite, and an activation that the width does not
-        fit.
     """
 
     def __init__(
@@ -109,10 +104,8 @@ class SparseAutoencoder:
     def with_k(self, k: int) -> "SparseAutoencoder":
         """Return the same weights with another k, such as a budget that it was trained for.
 
-        Raises
-        ------
-        ValueError
-            For k outside 1..width or no multiple of the groups, and if thresholds decide which latents are active.
+        Raises ValueError for k outside 1..width or no multiple of the groups, and if thresholds decide which latents
+        are active.
         """
         return self._with(self.activation.with_k(k))
 
@@ -128,10 +121,7 @@ class SparseAutoencoder:
     def normalize(self, states: torch.Tensor) -> torch.Tensor:
         """Return what is encoded and reconstructed of token states, x, float32 [n, d]; without a centre, themselves.
 
-        Raises
-        ------
-        ValueError
-            If `states` is not [n, d] with this autoencoder's d.
+        Raises ValueError if `states` is not [n, d] with this autoencoder's d.
         """
         if states.ndim != 2 or states.shape[1] != self.d:
             raise ValueError(
@@ -145,10 +135,7 @@ class SparseAutoencoder:
     def encode(self, states: torch.Tensor) -> Codes:
         """Return the codes of token states [n, d]; a token's codes never depend on the other tokens.
 
-        Raises
-        ------
-        ValueError
-            If `states` is not [n, d] with this autoencoder's d.
+        Raises ValueError if `states` is not [n, d] with this autoencoder's d.
         """
         return self.activation.encode(self.normalize(states) - self.b_pre, self.W_enc, self.b_enc)
 
@@ -172,6 +159,8 @@ class SparseAutoencoder:
     def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
 
+        Raises ValueError for another dtype, and for weights that float16 cannot hold.
+
         Parameters
         ----------
         folder : str or Path
@@ -179,11 +168,6 @@ class SparseAutoencoder:
             What the weights are stored in, but for thresholds and centre, which stay float32; they are always computed
             with in float32. In int8 each row of encoder and decoder has a float32 scale, its largest magnitude / 127,
             so that no weight is off by more than half of that (a row below 1e-36 becomes zeros); biases stay float32.
-
-        Raises
-        ------
-        ValueError
-            For another dtype, and for weights that float16 cannot hold.
         """
         save_folder(folder, "sae.json", FORMAT_VERSION, self.config, {"sae.safetensors": self.weight_writer(dtype)})
 
@@ -210,19 +194,15 @@ class SparseAutoencoder:
     def load(cls, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> "SparseAutoencoder":
         """Load what `save` wrote.
 
+        Raises FileNotFoundError or PermissionError or ConnectionError if there is no such folder, and for the hub as
+        `lib.support.hub.find_folder`; ValueError if a file is missing, truncated, altered, or of a newer format.
+
         Parameters
         ----------
         folder : str or Path
             Or the id of a repository on the hub, of which nothing is executed.
         revision, token : str, optional
             Branch, tag or commit of the repository on the hub, and an access token that may read it.
-
-        Raises
-        ------
-        FileNotFoundError, PermissionError, ConnectionError
-            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
-        ValueError
-            If a file is missing, truncated, altered, or of a newer format.
         """
         folder = find_folder(folder, "sae.json", revision=revision, token=token)
         manifest, files = load_folder(folder, "sae.json", FORMAT_VERSION)
@@ -232,10 +212,8 @@ class SparseAutoencoder:
     def from_weights(cls, weights: Path, config: Mapping) -> "SparseAutoencoder":
         """Make an autoencoder of a safetensors file with its weights and the `config` saved beside it.
 
-        Raises
-        ------
-        ValueError
-            For an unknown activation, for tensors that are not those of the activation, and as the constructor.
+        Raises ValueError for an unknown activation, for tensors that are not those of the activation, and as the
+        constructor.
         """
         forms = {kind.finished_form.name: kind.finished_form for kind in ACTIVATIONS.values()}
         form = forms[check_choice(config["activation"], forms, "activation")]
@@ -264,15 +242,12 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     up to rounding. Autoencoders with other seeds find other latents; on ensembles of them: Gadgil, Lin and Lee, arXiv
     2505.16077.
 
+    Raises ValueError for other parts.
+
     Parameters
     ----------
     parts : sequence of SparseAutoencoder
         At least two, topk, of equal d, width and k, without a centre, and trained on the states of one retriever.
-
-    Raises
-    ------
-    ValueError
-        For other parts.
     """
     forms = [repr(part) for part in parts]
     plain = [isinstance(part.activation, FinishedTopK) and part.activation.groups == 1 for part in parts]

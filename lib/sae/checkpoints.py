@@ -95,10 +95,7 @@ class Checkpoints:
     def load(self) -> Checkpoint | None:
         """Return the newest whole checkpoint, None if there is none yet; a warning names a damaged one.
 
-        Raises
-        ------
-        ValueError
-            If there are checkpoints and all are damaged.
+        Raises ValueError if there are checkpoints and all are damaged.
         """
         checkpoints, errors = {}, []
         for slot in self._slots():

@@ -227,10 +227,7 @@ def token_autoencoder(
 
     `tensors` are W_enc [d, width], b_enc, b_pre, W_dec [width, d], and theta and data_mean if there are such.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `FinishedTopK` and `FinishedJumpReLU`, and for groups with thresholds.
+    Raises TypeError or ValueError as `FinishedTopK` and `FinishedJumpReLU`, and for groups with thresholds.
     """
     tensors = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}
     if "theta" not in tensors:
@@ -250,6 +247,8 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     Top-K is written as architecture topk, thresholds as jumprelu. SAELens has no k there, so it goes into its metadata.
     `cfg.json` comes last: a folder without it is not finished.
 
+    Raises FileExistsError if there is an SAE in the folder; ValueError if it scales states or has groups.
+
     Parameters
     ----------
     sae : SparseAutoencoder
@@ -257,13 +256,6 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
         Made if it does not exist; without an SAE in it.
     metadata : mapping, optional
         What SAELens is to know of it, JSON-able, such as `model_name` and `hook_name`.
-
-    Raises
-    ------
-    FileExistsError
-        If there is an SAE in the folder.
-    ValueError
-        If it scales states or has groups.
     """
     top_k = isinstance(sae.activation, FinishedTopK)
     if sae.scales or (top_k and sae.activation.groups > 1):

@@ -85,10 +85,7 @@ class Run:
     def advance(self, batch: torch.Tensor) -> None:
         """Make one step on a batch of states [batch_tokens, d].
 
-        Raises
-        ------
-        FloatingPointError
-            If the loss is not finite; the weights are as they were before.
+        Raises FloatingPointError if the loss is not finite; the weights are as they were before.
         """
         config, n_before = self.config, self.step
         result = self.model.backward(self.normalise(batch), self._dead())
@@ -145,10 +142,7 @@ class Run:
     def state(self) -> tuple[dict[str, torch.Tensor], dict]:
         """Return all that the next steps depend on: tensors by name, on the CPU, and JSON-able facts.
 
-        Raises
-        ------
-        FloatingPointError
-            If a weight is not finite: such a state is of no use.
+        Raises FloatingPointError if a weight is not finite: such a state is of no use.
         """
         tensors = {"silent": self.silent, "fired": self.fired, "shift": self.normalise.shift}
         for name, tensor in self.model.state_dict().items():

@@ -21,6 +21,8 @@ NORMALISATIONS = ("none", "centred", "scaled", "per-token")
 class TrainingConfig:
     """How a Top-K autoencoder is trained; the defaults are the recipe of Latent Terms (arXiv 2605.29384).
 
+    Raises ValueError if a field is out of range, or `k` is more than `width`.
+
     Attributes
     ----------
     width, k : int
@@ -63,11 +65,6 @@ class TrainingConfig:
         the FVU is always shorter than 1.
     seed : int
         Seed of the initial weights and of the order of the states.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range, or `k` is more than `width`.
     """
 
     width: int = 32_768
@@ -106,10 +103,7 @@ class TrainingConfig:
     def resolved(self, device: torch.device = CPU) -> "TrainingConfig":
         """Return the same with the `select_dtype` that "native" stands for on `device`.
 
-        Raises
-        ------
-        ValueError
-            For "int8" on a GPU.
+        Raises ValueError for "int8" on a GPU.
         """
         if self.select_dtype == "int8" and device.type != "cpu":
             raise ValueError(f"select_dtype is 'int8', which is for processors; on {device} choose 'native'.")

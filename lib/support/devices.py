@@ -23,10 +23,7 @@ def native_dtype(device: torch.device) -> str:
 def training_device(name: str | None = None) -> torch.device:
     """Return the device to train on: "cpu", "cuda" or "cuda:1"; None is the GPU if there is one.
 
-    Raises
-    ------
-    ValueError
-        For another device, and for a GPU that is not there.
+    Raises ValueError for another device, and for a GPU that is not there.
     """
     n_gpus = torch.cuda.device_count()
     if name is None:

@@ -193,13 +193,8 @@ def load_folder(
 
     The files whose logical names are in `unread` need only exist.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    ValueError
-        If the manifest or a file is missing, truncated or altered (the file is named), or if the format is newer
-        than `version`.
+    Raises FileNotFoundError if the folder does not exist; ValueError if the manifest or a file is missing, truncated or
+    altered (the file is named), or if the format is newer than `version`.
     """
     folder = Path(folder)
     if not folder.is_dir():

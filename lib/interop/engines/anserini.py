@@ -78,6 +78,9 @@ def rounding_loss(index: BM25Index, queries: csr_array, scale: float = SCALE, k:
 
     All documents are scored, a block at a time; memory holds a few arrays [n_queries, 16,384].
 
+    Raises TypeError or ValueError for a scale that is not above 0, as `BM25Index.search`, and if no query shares a
+    latent with a document.
+
     Parameters
     ----------
     index : BM25Index
@@ -86,11 +89,6 @@ def rounding_loss(index: BM25Index, queries: csr_array, scale: float = SCALE, k:
         The count that an impact of 1 becomes, above 0.
     k : int
         Depth of the two rankings that are compared.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a scale that is not above 0, as `BM25Index.search`, and if no query shares a latent with a document.
     """
     scale, k = _check_scale(scale), check_count(k, "k")
     vectors = query_vectors(index, queries)

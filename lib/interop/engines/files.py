@@ -87,6 +87,9 @@ def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None
     - vespa: `latent_terms.sd`, the schema; `feed.jsonl`, for `vespa feed`.
     - anserini: `impacts.jsonl`. Index the folder with `-collection JsonVectorCollection -impact -pretokenized`.
 
+    Raises TypeError or ValueError for an unknown target or setting, and an impact or id that the target cannot hold;
+    the old files stay.
+
     Parameters
     ----------
     index : BM25Index
@@ -96,11 +99,6 @@ def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None
         A key of `TARGETS`.
     **settings
         Of anserini, `scale`: the count that an impact of 1 becomes, 100 by default (`rounding_loss`). Others have none.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown target or setting, and an impact or id that the target cannot hold; the old files stay.
     """
     entry = TARGETS[check_choice(target, TARGETS, "target")]
     pieces = entry.pieces(documents(index, target), **settings)
@@ -125,6 +123,9 @@ def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> di
       query profile sets `maxHits`.
     - anserini: `query`, the weights by term for a query encoder of Pyserini's `LuceneImpactSearcher`, and `k`.
 
+    Raises TypeError or ValueError for an unknown target, more than one row, weights that the engine does not take or
+    none, and k below 1.
+
     Parameters
     ----------
     index : BM25Index
@@ -133,11 +134,6 @@ def request(index: BM25Index, query: csr_array, target: str, k: int = 100) -> di
     target : str
         A key of `TARGETS`.
     k : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown target, more than one row, weights that the engine does not take or none, and k below 1.
     """
     entry = TARGETS[check_choice(target, TARGETS, "target")]
     rows = list(each_query(index, query, target, (FLOAT32[0], entry.max_weight)))

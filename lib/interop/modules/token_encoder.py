@@ -45,6 +45,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     in training mode, if there is a decoder, `sae_input_normalized` x and `sae_output_decoded` x_hat, both [N, D] with
     the padding, for a loss (`lib.interop.losses`).
 
+    Raises TypeError or ValueError for settings that are not as above.
+
     Parameters
     ----------
     input_dim, hidden_dim : int
@@ -85,11 +87,6 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     theta : torch.nn.Parameter [width] or None
     data_mean : torch.Tensor [D] or None
         A buffer; assign the mean of the token embeddings to subtract it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For settings that are not as above.
     """
 
     config_keys = [  # noqa: RUF012

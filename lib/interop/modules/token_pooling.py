@@ -54,6 +54,9 @@ class SparseTokenPooling(LatentModule):
     token counts), or packed with `cu_seq_lens_q` [B + 1], [N, k] or [1, N, k]; and `prompt_length`. Writes
     `sentence_embedding` [B, width], float32 where the codes have half precision.
 
+    Raises TypeError or ValueError for a width below 1, an unknown strategy and numbers of special tokens that are not
+    two of at least 0.
+
     Parameters
     ----------
     embedding_dimension : int
@@ -72,11 +75,6 @@ class SparseTokenPooling(LatentModule):
     include_special : bool
         Whether special tokens count. This and the two before it, which the pull request does not have, are saved only
         where they are not the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a width below 1, an unknown strategy and numbers of special tokens that are not two of at least 0.
     """
 
     config_keys = ["embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"]  # noqa: RUF012
