@@ -161,7 +161,7 @@ def _write_named_by_digest(path: Path, write: Callable[[Path], None]) -> dict:
         try:
             write(temporary)
         except (OSError, SafetensorError) as error:  # safetensors' own is no OSError
-            raise OSError(f"{path} cannot be written ({error}); free the disk, or mend what it says.") from error
+            raise OSError(f"{path} cannot be written ({error}); free space on the disk or mend the cause.") from error
         temporary.chmod(mode)
         to_disk(temporary)
         digest = digest_file(temporary)
