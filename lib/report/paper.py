@@ -50,16 +50,7 @@ def _figure(draw: Callable[..., Figure], *tables: str) -> Callable[[Results], Fi
 
 def _of_first(draw: Callable[..., Figure], *tables: str) -> Callable[[Results], Figure]:
     """Return the figure of the first collection of the first table."""
-
-    def first(results: Results) -> Figure:
-        frames = [results[table] for table in tables]
-        return draw(*frames, frames[0]["collection"].iloc[0])
-
-    return first
-
-
-def _latency(results: Results) -> Figure:
-    return latency_figure(results["latency"], results.origin("latency")["config"]["n_docs"])
+    return _figure(lambda *frames: draw(*frames, frames[0]["collection"].iloc[0]), *tables)
 
 
 # Every figure that a table is enough for. That of a training run needs the histogram in the run's log as well.
@@ -73,7 +64,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "layers": _figure(layers_figure, "layers"),
     "width_k": _figure(width_k_figure, "width_k"),
     "pruning": _of_first(pruning_figure, "pruning", "posting_lengths"),
-    "latency": _latency,
+    "latency": lambda results: latency_figure(results["latency"], results.origin("latency")["config"]["n_docs"]),
     "ablations": _figure(ablations_figure, "ablations"),
     "ablations_k1_b": _figure(surface_figure, "ablations_k1_b"),
     "retrieval_training": _figure(retrieval_training_figure, "retrieval_training"),
@@ -86,8 +77,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 def redraw(folder: Path) -> list[str]:
     """Draw the figures again, and return the names of those that are not as they were.
 
-    Where another version of matplotlib drew one, which places text a little differently, it is left as it is unless its
-    tables or its files are not those of `drawn.json`.
+    One drawn by another matplotlib, which places text a little differently, is left unless it has `changed`.
     """
     path = folder / DRAWN
     record = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -101,7 +91,7 @@ def redraw(folder: Path) -> list[str]:
             figure = draw(results)
         except FileNotFoundError:
             continue
-        stale = before is None or changed(folder, name, before)
+        stale = not before or changed(folder, name, before)
         save_figure(figure, folder, name)
         plt.close(figure)
         tables = {f"{table}.csv": digest_file(folder / f"{table}.csv") for table in sorted(results.used)}
@@ -119,11 +109,6 @@ def changed(folder: Path, name: str, entry: dict) -> list[str]:
     """Return the files, of a figure and of the tables behind it, that are not those that `drawn.json` names."""
     expected = entry["tables"] | entry["files"]
     return [file for file, sha in expected.items() if not (folder / file).exists() or digest_file(folder / file) != sha]
-
-
-def _published_table(_: Results) -> str:
-    table = PUBLISHED.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.3f}")
-    return latex_table(table)
 
 
 def _limit_table(results: Results) -> str:
@@ -146,8 +131,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def _beyond_table(results: Results) -> str:
-    table = results["beyond"]
-    rows = table[(table["collection"] == names.MEAN) & table["difference"].notna()]
+    rows = results["beyond"].query("collection == @names.MEAN and difference.notna()")
     change = [_interval(*row) for row in rows[["difference", "difference_low", "difference_high"]].to_numpy()]
     return latex_table(pd.DataFrame({"changed": rows["system"], "mean change in nDCG@10": change}))
 
@@ -175,7 +159,7 @@ def _verdict(row) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "retrieval": lambda results: latex_table(wide_table(results["retrieval"], names.MEASURE)),
     "recall": lambda results: latex_table(wide_table(results["retrieval"], "R@100")),
-    "published": _published_table,
+    "published": lambda _: latex_table(PUBLISHED.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")),
     "limit": _limit_table,
     "latency": _latency_table,
     "beyond": _beyond_table,
@@ -185,11 +169,16 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 def tables(folder: Path) -> dict[str, str]:
     """Return the text of each of the paper's tables; one whose results are not there says so."""
-    texts = dict.fromkeys(TABLES, "\\emph{This table is not there yet.}\n")
-    for name, table in TABLES.items():
+    return _of_each(TABLES, folder, "\\emph{This table is not there yet.}\n")
+
+
+def _of_each(functions: dict[str, Callable], folder: Path, missing: str | None) -> dict:
+    """Return what each function makes of the results, `missing` where they are not there."""
+    values = dict.fromkeys(functions, missing)
+    for name, function in functions.items():
         with contextlib.suppress(FileNotFoundError):
-            texts[name] = table(Results(folder))
-    return texts
+            values[name] = function(Results(folder))
+    return values
 
 
 def _verdicts(rows: pd.DataFrame) -> dict[str, str]:
@@ -199,12 +188,15 @@ def _verdicts(rows: pd.DataFrame) -> dict[str, str]:
     return {name: str(count) for name, count in counts.items()}
 
 
+def _by_row(table: pd.DataFrame, name: str, value: str) -> dict[str, str]:
+    """Return a number for each row; both templates may use its columns."""
+    return {name.format(**row): value.format(**row) for row in table.to_dict("records")}
+
+
 def _retrieval_numbers(results: Results) -> dict[str, str]:
     table, origin = results["retrieval"], results.origin("retrieval")
-    numbers = {}
-    for row in table.itertuples():
-        short = row.collection.removeprefix("beir/").removesuffix("/test")
-        numbers[f"{short}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
+    short = table["collection"].str.removeprefix("beir/").str.removesuffix("/test")
+    numbers = _by_row(table.assign(short=short), "{short}/{system}/{measure}", "{mean:.3f}")
     ndcg = without_limit(table[table["measure"] == names.MEASURE])
     for system, rows in ndcg.groupby("system"):
         numbers |= {f"{name}/{system}": count for name, count in _verdicts(rows).items()}
@@ -224,12 +216,11 @@ def _backbone_numbers(results: Results) -> dict[str, str]:
 
 def _limit_numbers(results: Results) -> dict[str, str]:
     table = results["limit"]
-    sizes = {"largest": table["n_docs"].max(), "smallest": table["n_docs"].min()}
-    numbers = {name: f"{n:,}" for name, n in sizes.items()}
-    for name, n in sizes.items():
-        for row in table[table["n_docs"] == n].itertuples():
-            numbers[f"{name}/{row.system}/{row.measure}"] = f"{row.mean:.3f}"
-            numbers[f"{name}/{row.system}/{row.measure}/kept"] = f"{row.kept:.0%}"
+    numbers = {}
+    for name, n in {"largest": table["n_docs"].max(), "smallest": table["n_docs"].min()}.items():
+        rows, numbers[name] = table[table["n_docs"] == n], f"{n:,}"
+        numbers |= _by_row(rows, f"{name}/{{system}}/{{measure}}", "{mean:.3f}")
+        numbers |= _by_row(rows, f"{name}/{{system}}/{{measure}}/kept", "{kept:.0%}")
     return numbers
 
 
@@ -245,9 +236,9 @@ def _zipf_numbers(results: Results) -> dict[str, str]:
 
 def _latency_numbers(results: Results) -> dict[str, str]:
     table, facts = results["latency"].set_index("kind"), results.origin("latency")["config"]
-    singles = table[~table.index.duplicated(keep=False)]
-    numbers = {f"ms/{kind}": f"{row['median_ms']:.2f}" for kind, row in singles.iterrows()}
-    numbers |= {f"{names.MEASURE}/{kind}": f"{row[names.MEASURE]:.3f}" for kind, row in singles.iterrows()}
+    singles = table[~table.index.duplicated(keep=False)].reset_index()
+    numbers = _by_row(singles, "ms/{kind}", "{median_ms:.2f}")
+    numbers |= _by_row(singles, f"{names.MEASURE}/{{kind}}", f"{{{names.MEASURE}:.3f}}")
     return numbers | {
         "documents": f"{facts['n_docs']:,}",
         "a document": f"{facts['postings_per_document']:,.0f}",
@@ -266,18 +257,17 @@ def _sweep_numbers(results: Results) -> dict[str, str]:
     size = origin["size"]
     numbers = {name: f"{size[name]:,}" for name in ("width", "k", "tokens", "epochs", "n_seeds")}
     text = origin["training_text"]
-    if "fraction" in text:
-        files = ", ".join(name.split(".")[0] for name in text["files"])
-        return numbers | {"text": f"a random {text['fraction']:.2%} of English text ({files})"}
-    return numbers | {"text": text["what"]}
+    if "fraction" not in text:
+        return numbers | {"text": text["what"]}
+    files = ", ".join(name.split(".")[0] for name in text["files"])
+    return numbers | {"text": f"a random {text['fraction']:.2%} of English text ({files})"}
 
 
 def _ablation_numbers(results: Results) -> dict[str, str]:
-    numbers = {}
-    for row in results["ablations_latents"].itertuples():
-        name = row.variant.removeprefix("activation: ")
-        numbers |= {f"median/{name}": f"{row.median:.0f}", f"high/{name}": f"{row.high:.0f}"}
-        numbers[f"correlation/{name}"] = f"{row.correlation:.2f}"
+    counted, numbers = results["ablations_latents"], {}
+    counted["name"] = counted["variant"].str.removeprefix("activation: ")
+    for column, form in (("median", ".0f"), ("high", ".0f"), ("correlation", ".2f")):
+        numbers |= _by_row(counted, f"{column}/{{name}}", f"{{{column}:{form}}}")
     table = without_limit(results["ablations"])
     most = table[table["factor"] == "tokens"].iloc[-1]
     for name, variant in (("per-token", "normalisation: per-token"), ("most", most["variant"])):
@@ -312,17 +302,12 @@ def _claim_numbers(results: Results) -> dict[str, str]:
     return numbers
 
 
-def _family_numbers(results: Results) -> dict[str, str]:
-    table = results["families"]
-    return {"kappa": f"{table['kappa'].min():.2f} to {table['kappa'].max():.2f}"}
-
-
 NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "retrieval": _retrieval_numbers,
     "backbones": _backbone_numbers,
     "limit": _limit_numbers,
     "zipf": _zipf_numbers,
-    "families": _family_numbers,
+    "families": lambda results: {"kappa": "{min:.2f} to {max:.2f}".format(**results["families"]["kappa"].describe())},
     "latency": _latency_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,
@@ -340,29 +325,19 @@ def macros(text: str, folder: Path) -> str:
     ValueError
         For a result that no function here reads, and for a name that it does not give.
     """
-    wanted = [" ".join(key.split()) for key in VAL.findall(text)]
-    wanted += [f"claims/{key}" for key in CLAIM.findall(text)]
-    results, lines = {}, []
-    for key in sorted(set(wanted)):
+    wanted = {" ".join(key.split()) for key in VAL.findall(text)}
+    wanted |= {f"claims/{key}" for key in CLAIM.findall(text)}
+    results, lines = _of_each(NUMBERS, folder, None), []
+    for key in sorted(wanted):
         result, _, name = key.partition("/")
         if result not in NUMBERS:
             raise ValueError(f"\\val{{{key}}}: {result!r} is no result; use one of {', '.join(NUMBERS)}.")
-        if result not in results:
-            results[result] = _numbers(result, folder)
         known = results[result]
         if known is not None and name not in known:
             raise ValueError(f"\\val{{{key}}}: {result!r} has no {name!r}; it has {', '.join(sorted(known))}.")
         value = MISSING if known is None else escaped(known[name])
         lines.append(rf"\expandafter\def\csname val@{key}\endcsname{{{value}}}")
     return "\n".join(["% Written by `python -m lib.report.paper` out of the tables in figures/.", *lines, ""])
-
-
-def _numbers(result: str, folder: Path) -> dict[str, str] | None:
-    """Return the numbers of a result by name, None if it is not there."""
-    try:
-        return NUMBERS[result](Results(folder))
-    except FileNotFoundError:
-        return None
 
 
 def main(folder: Path = Path("figures"), paper: Path = Path("paper")) -> None:
