@@ -15,13 +15,7 @@ VERDICT_COLOURS = dict(zip(VERDICTS, ("#009E73", "#E69F00", "#D55E00", "#777777"
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
-    """Draw each claim on a scale of its own: what agrees is shaded, what is published dotted.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The table of `claims_study`.
-    """
+    """Draw each claim of `claims_study`'s table on a scale of its own: shaded what agrees, dotted what is published."""
     sources = list(dict.fromkeys(table["source"]))
     places = np.arange(len(table)) + 1 + table["source"].map(sources.index)  # a line is left for each heading
     with plt.rc_context(STYLE):

@@ -320,10 +320,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
 def macros(text: str, folder: Path) -> str:
     r"""Return the macros that a LaTeX text uses: definitions for each `\val{result/name}` and `\claim{key}` in it.
 
-    Raises
-    ------
-    ValueError
-        For a result that no function here reads, and for a name that it does not give.
+    Raises ValueError for a result that no function here reads, and for a name that it does not give.
     """
     wanted = {" ".join(key.split()) for key in VAL.findall(text)}
     wanted |= {f"claims/{key}" for key in CLAIM.findall(text)}

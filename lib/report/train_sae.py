@@ -14,15 +14,7 @@ from lib.report.common import COLOURS, STYLE
 def plot_training(log: str | Path | list[dict]) -> Figure:
     """Draw a training run: FVU, dead latents, and at its end how many latents are active in which share of the tokens.
 
-    Parameters
-    ----------
-    log : str, Path or list of dict
-        A `training_log.jsonl`, or the rows that `trainer.train` gives to its `log`.
-
-    Raises
-    ------
-    ValueError
-        If there is no row.
+    `log` is a `training_log.jsonl`, or the rows that `trainer.train` gives to its `log`. Without a row, ValueError.
     """
     if not isinstance(log, list):
         log = [json.loads(line) for line in Path(log).read_text("utf-8").splitlines()]

@@ -55,36 +55,18 @@ Bounds = tuple[float, float]
 class Claim:
     """What somebody claims, and where our figure for it comes from.
 
-    Attributes
-    ----------
-    key, text, source : str
-        A short name, the claim, and whose claim it is.
-    quantity : str
-        The quantity that is measured.
-    agrees : (float, float)
-        The values between which the claim is true, ends excluded.
-    published : float, optional
-        The published figure, one of these values or at their end; None if none is known.
-    form : str
-        How values are written, a format specification.
-    notebook : str
-        The notebook that writes the results.
-    read : callable
-        Function of `Results` that returns a list of `Measured`. It raises FileNotFoundError for a missing table and
-        `NotMeasured` for what a table lacks.
-
     Raises ValueError for values that agree with nothing between them, and for a published figure that does not agree.
     """
 
     key: str
     text: str
-    source: str
+    source: str  # whose claim it is
     quantity: str
-    agrees: Bounds
-    published: float | None
-    form: str
-    notebook: str
-    read: Callable[[Results], list[Measured]]
+    agrees: Bounds  # values between which the claim is true, ends excluded
+    published: float | None  # one of these values or at their end; None if none is known
+    form: str  # how values are written, a format specification
+    notebook: str  # writes the results
+    read: Callable[[Results], list[Measured]]  # raises FileNotFoundError for a table, NotMeasured for what it lacks
 
     def __post_init__(self):
         low, high = self.agrees
@@ -136,112 +118,104 @@ def _share(published: float) -> Bounds:
 
 
 # fmt: off
-CLAIMS = tuple(Claim(*fields) for fields in (
-    # key, claim, whose, quantity,
+CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
+    # key, claim, quantity,
     #     values that agree, published, how it is written, notebook, where our figure is read
-    ("dense", "latent terms rank better than dense search", names.LATENT_TERMS, "nDCG@10 less dense",
-        MORE, VECTORS.mean(), "+.3f", "20_retrieval", ours.against_dense),
-    ("each", "on no collection do latent terms rank much worse", names.LATENT_TERMS, "nDCG@10 less dense",
-        (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=True)),
-    ("best", "latent terms rank far better on some collections", names.LATENT_TERMS, "nDCG@10 less dense",
-        MORE, VECTORS.max(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=False)),
-    ("late", "latent terms rank below late interaction", names.LATENT_TERMS, "nDCG@10 less MaxSim",
-        LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
-    ("limit-r10", "on LIMIT latent terms find far more than dense search", names.LATENT_TERMS, "R@10 less dense",
-        MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit",
-        partial(ours.limit, measure="R@10", system=names.LATENT, columns=ours.DIFFERENCE)),
-    ("limit-r100", "on LIMIT they find far more down to rank 100, too", names.LATENT_TERMS, "R@100 less dense",
-        MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit",
-        partial(ours.limit, measure="R@100", system=names.LATENT, columns=ours.DIFFERENCE)),
-    ("limit-dense", "on LIMIT dense search finds next to nothing", names.LATENT_TERMS, "R@10 of dense",
-        (-inf, NEAR_ZERO), LIMIT.loc["Contriever", "R@10"], ".3f", "21_limit",
-        partial(ours.limit, measure="R@10", system=names.DENSE, columns=ours.MEAN)),
-    ("limit-words", "on LIMIT latent terms find less than words do", names.LATENT_TERMS, "R@10 less lexical BM25",
-        LESS, LIMIT.loc["Contriever + latent terms", "R@10"] - LIMIT.loc["BM25", "R@10"], "+.3f", "21_limit",
-        partial(ours.limit_less, system=names.LEXICAL, columns=ours.MEAN)),
-    ("zipf", "Zipf's exponent of the latents is near 1", names.LATENT_TERMS, "exponent",
-        (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
-    ("power-law", "frequencies of latents follow a power law", names.LATENT_TERMS, "collections that do not reject it",
-        (0.5, inf), None, ".0%", "30_zipf", ours.power_law),
-    ("lexical", "a third of the latents are lexical", names.LATENT_TERMS, "share of the latents",
-        _share(0.33), 0.33, ".0%", "31_features", partial(ours.family, name="lexical")),
-    ("narrow", "a tenth of the latents are narrow", names.LATENT_TERMS, "share of the latents",
-        _share(0.10), 0.10, ".0%", "31_features", partial(ours.family, name="narrow")),
-    ("broad", "the rest of the latents are broad", names.LATENT_TERMS, "share of the latents",
-        _share(0.57), 0.57, ".0%", "31_features", partial(ours.family, name="broad")),
-    ("max", "pooling by maximum is slightly worse than by sum", names.LATENT_TERMS, "nDCG@10 less sum",
-        (-SLIGHT, 0.0), None, "+.3f", "50_ablations", partial(ours.change, table="ablations", variant="pooling: max")),
-    ("batchtopk", "BatchTopK gives no gain", names.LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
-        "50_ablations", partial(ours.activation, name="BatchTopK")),
-    ("jumprelu", "JumpReLU gives no gain", names.LATENT_TERMS, "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
-        "50_ablations", partial(ours.activation, name="JumpReLU")),
-    ("width", "retrieval is robust to the width", names.LATENT_TERMS, "nDCG@10 a doubling",
-        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
-    ("k", "retrieval is robust to k", names.LATENT_TERMS, "nDCG@10 a doubling",
-        (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="k")),
-    ("plain", "a plain language model gives worse terms", names.LATENT_TERMS, "nDCG@10 lost",
-        MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=names.PLAIN)),
-    ("peak", "the best layer is near two thirds of the depth", names.SPLARE, "its depth, read by maximum and log",
-        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.SPLADE_STYLE)),
-    ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", names.SPLARE, "nDCG@10 a doubling",
-        MORE, None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
-    ("pruned", "100 latents a document cost about 2 %", names.SPLARE, "relative nDCG@10",
-        (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
-    ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", names.OTHERS,
-        "nDCG@10 less dense", LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
-    ("shared", "seeds share under half of their latents (Paulo and Belrose)", names.OTHERS,
-        "share matched at a cosine of 0.7",
-        (-inf, 0.5), SHARED, ".0%", "52_seeds", partial(ours.matched, column="share")),
-    ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", names.OTHERS,
-        "mean cosine of matched latents (PW-MCC)",
-        (PW_MCC - TENTH, inf), PW_MCC, ".2f", "52_seeds", partial(ours.matched, column="mean")),
-    ("seismic", "Seismic is 10 times as fast as other indices (Bruch et al.)", names.OTHERS,
-        "time of our exact search / Seismic's", (1.0, inf), SEISMIC_SPEEDUP, ".2f", "43_latency", ours.speedup),
-    ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", names.OTHERS, "FVU less Top-K",
-        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="BatchTopK")),
-    ("jumprelu-fvu", "JumpReLU reconstructs better than Top-K (Rajamanoharan et al.)", names.OTHERS, "FVU less Top-K",
-        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="JumpReLU")),
-    ("abstopk-fvu", "AbsTopK reconstructs better than Top-K (Zhu et al.)", names.OTHERS, "FVU less Top-K",
-        LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="AbsTopK")),
-    ("untrained", "an untrained model gives worse terms", names.OURS, "nDCG@10 lost",
-        MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=names.UNTRAINED)),
-    ("embeddings", "token embeddings give worse terms", names.OURS, "nDCG@10 lost",
-        MORE, None, "+.3f", "51_retrieval_training",
-        partial(ours.lost, table="retrieval_training", variant=names.TOKEN_EMBEDDINGS)),
-    ("abstopk", "AbsTopK gives no gain", names.OURS, "nDCG@10 less Top-K",
-        (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations",
-        partial(ours.change, table="ablations", variant="activation: AbsTopK", trained=True)),
-    ("seeds", "seeds agree in quality", names.OURS, "nDCG@10, standard deviation",
-        (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
-    ("joined", "two seeds joined, half of k each, rank better than one", names.OURS, "nDCG@10 less seed 0",
-        MORE, None, "+.3f", "52_seeds", partial(ours.change, table="seeds", variant="2 seeds joined", trained=True)),
-    ("peak-terms", "the best layer for latent terms is near two thirds, too", names.OURS,
-        "its depth, read by sum and BM25",
-        (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.LATENT)),
-    ("decay", "on LIMIT latent terms keep more of their recall than dense", names.OURS,
-        "share of R@10 kept, less dense",
-        MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=names.DENSE, columns=ours.KEPT)),
-    ("dense-tuned", "tuned latent terms rank better than dense search", names.OURS,
-        "nDCG@10 less dense", MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
-    ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", names.OURS, "nDCG@10 less k1 = 8, b = 0.7",
-        MORE, None, "+.3f", "60_beyond", ours.tuned),
-))
+    names.LATENT_TERMS: (
+        ("dense", "latent terms rank better than dense search", "nDCG@10 less dense",
+            MORE, VECTORS.mean(), "+.3f", "20_retrieval", ours.against_dense),
+        ("each", "on no collection do latent terms rank much worse", "nDCG@10 less dense",
+            (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=True)),
+        ("best", "latent terms rank far better on some collections", "nDCG@10 less dense",
+            MORE, VECTORS.max(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=False)),
+        ("late", "latent terms rank below late interaction", "nDCG@10 less MaxSim",
+            LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
+        ("limit-r10", "on LIMIT latent terms find far more than dense search", "R@10 less dense",
+            MORE, _LIMIT_GAIN["R@10"], "+.3f", "21_limit", partial(ours.limit, measure="R@10")),
+        ("limit-r100", "on LIMIT they find far more down to rank 100, too", "R@100 less dense",
+            MORE, _LIMIT_GAIN["R@100"], "+.3f", "21_limit", partial(ours.limit, measure="R@100")),
+        ("limit-dense", "on LIMIT dense search finds next to nothing", "R@10 of dense", (-inf, NEAR_ZERO),
+            LIMIT["R@10"]["Contriever"], ".3f", "21_limit", partial(ours.limit, system=names.DENSE, columns=ours.MEAN)),
+        ("limit-words", "on LIMIT latent terms find less than words do", "R@10 less lexical BM25",
+            LESS, LIMIT["R@10"]["Contriever + latent terms"] - LIMIT["R@10"]["BM25"], "+.3f", "21_limit",
+            partial(ours.limit_less, system=names.LEXICAL, columns=ours.MEAN)),
+        ("zipf", "Zipf's exponent of the latents is near 1", "exponent",
+            (1 - FIFTH, 1 + FIFTH), None, ".2f", "30_zipf", ours.zipf),
+        ("power-law", "frequencies of latents follow a power law", "collections that do not reject it",
+            (0.5, inf), None, ".0%", "30_zipf", ours.power_law),
+        ("lexical", "a third of the latents are lexical", "share of the latents",
+            _share(0.33), 0.33, ".0%", "31_features", partial(ours.family, name="lexical")),
+        ("narrow", "a tenth of the latents are narrow", "share of the latents",
+            _share(0.10), 0.10, ".0%", "31_features", partial(ours.family, name="narrow")),
+        ("broad", "the rest of the latents are broad", "share of the latents",
+            _share(0.57), 0.57, ".0%", "31_features", partial(ours.family, name="broad")),
+        ("max", "pooling by maximum is slightly worse than by sum", "nDCG@10 less sum", (-SLIGHT, 0.0), None, "+.3f",
+            "50_ablations", partial(ours.change, table="ablations", variant="pooling: max")),
+        ("batchtopk", "BatchTopK gives no gain", "nDCG@10 less Top-K",
+            (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations", partial(ours.activation, name="BatchTopK")),
+        ("jumprelu", "JumpReLU gives no gain", "nDCG@10 less Top-K",
+            (-inf, NEGLIGIBLE), None, "+.3f", "50_ablations", partial(ours.activation, name="JumpReLU")),
+        ("width", "retrieval is robust to the width", "nDCG@10 a doubling",
+            (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
+        ("k", "retrieval is robust to k", "nDCG@10 a doubling",
+            (-A_DOUBLING, A_DOUBLING), None, "+.4f", "41_width_k", partial(ours.trend, field="k")),
+        ("plain", "a plain language model gives worse terms", "nDCG@10 lost",
+            MORE, None, "+.3f", "51_retrieval_training", partial(ours.lost, variant=names.PLAIN)),
+    ),
+    names.SPLARE: (
+        ("peak", "the best layer is near two thirds of the depth", "its depth, read by maximum and log",
+            (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.SPLADE_STYLE)),
+        ("log-width", "quality rises with the logarithm of the width (there 16k to 1M)", "nDCG@10 a doubling",
+            MORE, None, "+.4f", "41_width_k", partial(ours.trend, field="width")),
+        ("pruned", "100 latents a document cost about 2 %", "relative nDCG@10",
+            (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
+    ),
+    names.OTHERS: (
+        ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", "nDCG@10 less dense",
+            LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
+        ("shared", "seeds share under half of their latents (Paulo and Belrose)", "share matched at a cosine of 0.7",
+            (-inf, 0.5), SHARED, ".0%", "52_seeds", partial(ours.matched, column="share")),
+        ("pw-mcc", "dictionaries of two Top-K seeds agree (Song et al.)", "mean cosine of matched latents (PW-MCC)",
+            (PW_MCC - TENTH, inf), PW_MCC, ".2f", "52_seeds", partial(ours.matched, column="mean")),
+        ("seismic", "Seismic is 10 times as fast as other indices (Bruch et al.)",
+            "time of our exact search / Seismic's", (1.0, inf), SEISMIC_SPEEDUP, ".2f", "43_latency", ours.speedup),
+        ("batchtopk-fvu", "BatchTopK reconstructs better than Top-K (Bussmann et al.)", "FVU less Top-K",
+            LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="BatchTopK")),
+        ("jumprelu-fvu", "JumpReLU reconstructs better than Top-K (Rajamanoharan et al.)", "FVU less Top-K",
+            LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="JumpReLU")),
+        ("abstopk-fvu", "AbsTopK reconstructs better than Top-K (Zhu et al.)", "FVU less Top-K",
+            LESS, None, "+.3f", "50_ablations", partial(ours.reconstruction, name="AbsTopK")),
+    ),
+    names.OURS: (
+        ("untrained", "an untrained model gives worse terms", "nDCG@10 lost",
+            MORE, None, "+.3f", "51_retrieval_training", partial(ours.lost, variant=names.UNTRAINED)),
+        ("embeddings", "token embeddings give worse terms", "nDCG@10 lost",
+            MORE, None, "+.3f", "51_retrieval_training", partial(ours.lost, variant=names.TOKEN_EMBEDDINGS)),
+        ("abstopk", "AbsTopK gives no gain", "nDCG@10 less Top-K", (-inf, NEGLIGIBLE), None, "+.3f",
+            "50_ablations", partial(ours.change, table="ablations", variant="activation: AbsTopK", trained=True)),
+        ("seeds", "seeds agree in quality", "nDCG@10, standard deviation",
+            (-inf, NEGLIGIBLE / 2), None, ".4f", "52_seeds", ours.seeds),
+        ("joined", "two seeds joined, half of k each, rank better than one", "nDCG@10 less seed 0", MORE, None, "+.3f",
+            "52_seeds", partial(ours.change, table="seeds", variant="2 seeds joined", trained=True)),
+        ("peak-terms", "the best layer for latent terms is near two thirds, too", "its depth, read by sum and BM25",
+            (0.49, 0.84), 2 / 3, ".2f", "40_layers", partial(ours.peak, readout=names.LATENT)),
+        ("decay", "on LIMIT latent terms keep more of their recall than dense", "share of R@10 kept, less dense",
+            MORE, None, "+.2f", "21_limit", partial(ours.limit_less, system=names.DENSE, columns=ours.KEPT)),
+        ("dense-tuned", "tuned latent terms rank better than dense search", "nDCG@10 less dense",
+            MORE, None, "+.3f", "20_retrieval", ours.tuned_against_dense),
+        ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", "nDCG@10 less k1 = 8, b = 0.7",
+            MORE, None, "+.3f", "60_beyond", ours.tuned),
+    ),
+}.items() for key, text, *fields in claims)
 # fmt: on
 
 
 def claims_study(folder: str | Path) -> tuple[pd.DataFrame, dict]:
     """Judge every claim by the tables in a folder; a claim whose table is missing is not tested.
 
-    Returns
-    -------
-    DataFrame
-        One row per figure of ours: key, claim, source, tested_with, quantity, on, published and ours (as text),
-        verdict, why, notebook; and the numbers behind them: value, low, high, agrees_low, agrees_high, size_low,
-        size_high.
-    dict
-        What its provenance should state: the sha256 of each table that was read.
+    The table has one row per figure of ours: key, claim, source, tested_with, quantity, on, published and ours (as
+    text), verdict, why, notebook; and the numbers behind them: value, low, high, agrees_low, agrees_high, size_low,
+    size_high. With it come the sha256 of the tables that were read, for its provenance.
     """
     results = Results(folder)
     rows = [row for claim in CLAIMS for row in _rows(claim, results)]
@@ -250,37 +224,25 @@ def claims_study(folder: str | Path) -> tuple[pd.DataFrame, dict]:
 
 
 def _rows(claim: Claim, results: Results) -> list[dict]:
-    missing = ""
+    untested = Measured(nan, nan, nan, "")
     try:
-        figures = claim.read(results)
+        return [_row(claim, figure) for figure in claim.read(results)]
     except FileNotFoundError:
-        missing = f"run {claim.notebook}"
+        return [_row(claim, untested, f"run {claim.notebook}")]
     except NotMeasured as error:
-        missing = str(error)
-    if missing:
-        figures = [Measured(nan, nan, nan, "")]
-    return [_row(claim, figure, missing) for figure in figures]
+        return [_row(claim, untested, str(error))]
 
 
-def _row(claim: Claim, figure: Measured, missing: str) -> dict:
-    verdict, why = judge(figure.low, figure.high, claim.agrees, claim.size)
-    text = "–" if isnan(figure.value) else format(figure.value, claim.form)
+def _row(claim: Claim, figure: Measured, missing: str = "") -> dict:
+    value, low, high, on = figure
+    verdict, why = judge(low, high, claim.agrees, claim.size)
+    text = "–" if isnan(value) else format(value, claim.form)
     if verdict != names.UNTESTED:
-        text += f" [{figure.low:{claim.form}}, {figure.high:{claim.form}}]"
-    return {
-        "key": claim.key,
-        "claim": claim.text,
-        "source": claim.source,
-        "tested_with": TESTED[claim.source],
-        "quantity": claim.quantity,
-        "on": figure.on,
-        "published": "–" if claim.published is None else format(claim.published, claim.form),
-        "ours": text,
-        "verdict": verdict,
-        "why": missing or why,
-        "notebook": claim.notebook,
-        "value": figure.value,
-        "low": figure.low,
-        "high": figure.high,
-        **dict(zip(("agrees_low", "agrees_high", "size_low", "size_high"), (*claim.agrees, *claim.size), strict=True)),
-    }
+        text += f" [{low:{claim.form}}, {high:{claim.form}}]"
+    row = {"key": claim.key, "claim": claim.text, "source": claim.source, "tested_with": TESTED[claim.source]}
+    row |= {"quantity": claim.quantity, "on": on}
+    row |= {"published": "–" if claim.published is None else format(claim.published, claim.form), "ours": text}
+    row |= {"verdict": verdict, "why": missing or why, "notebook": claim.notebook}
+    row |= {"value": value, "low": low, "high": high}
+    ends = ("agrees_low", "agrees_high", "size_low", "size_high")
+    return row | dict(zip(ends, (*claim.agrees, *claim.size), strict=True))

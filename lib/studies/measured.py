@@ -52,7 +52,7 @@ def against_dense(results: Results) -> list[Measured]:
 
 
 def tuned_against_dense(results: Results) -> list[Measured]:
-    """Return latent terms with tuned constants less dense search, as `tuned` does."""
+    """Return latent terms with tuned constants less dense search, on the two groups of collections of `tuned`."""
     return _by_tuning(results, _ndcg(results, names.TUNED))
 
 
@@ -104,22 +104,20 @@ def against_late(results: Results) -> list[Measured]:
 
 def _paired(values: pd.DataFrame, column: str, reference: str) -> Measured:
     """Return one column of the values of queries less another, a mean over collections."""
-    rows = []
-    for name, queries in values.groupby("collection", sort=False):
-        differences = (queries[column] - queries[reference]).to_numpy()
-        rows.append((name, differences.mean(), *bootstrap_interval(differences)))
+    differences = (values[column] - values[reference]).groupby(values["collection"], sort=False)
+    rows = [(name, group.mean(), *bootstrap_interval(group.to_numpy())) for name, group in differences]
     return _mean(pd.DataFrame(rows, columns=["collection", *DIFFERENCE]))
 
 
 def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
     """Return the rows of the largest LIMIT by system, and its size in words."""
-    table = results["limit"]
-    n_docs = table["n_docs"].max()
-    rows = table[(table["n_docs"] == n_docs) & (table["measure"] == measure)].set_index("system")
-    return rows, f"{n_docs:,} documents"
+    rows = results["limit"].query("n_docs == n_docs.max() and measure == @measure").set_index("system")
+    return rows, f"{rows['n_docs'].iloc[0]:,} documents"
 
 
-def limit(results: Results, measure: str, system: str, columns: list[str]) -> list[Measured]:
+def limit(
+    results: Results, measure: str = names.RECALL, system: str = names.LATENT, columns: list[str] = DIFFERENCE
+) -> list[Measured]:
     """Return three columns, a value and its interval, of a system on the largest LIMIT."""
     rows, size = _largest(results, measure)
     return [Measured(*rows.loc[system, columns], size)]
@@ -160,15 +158,11 @@ def family(results: Results, name: str) -> list[Measured]:
     The interval holds the Wilson intervals of both rules at each of the limits: the published rule is not known.
     """
     table = results["families"]
-    ends = [
-        wilson_interval(round(row["n_latents"] * row[f"{name}_{rule}"]), row["n_latents"])
-        for row in table.to_dict("records")
-        for rule in ("first", "second")
-    ]
-    middle = table[np.isclose(table["half"], 0.5)].iloc[0]
-    limits = f"two rules, limits {table['half'].min():g} to {table['half'].max():g}"
-    on = f"{int(middle['n_latents']):,} latents, {limits}"
-    return [Measured(middle[f"{name}_first"], np.min(ends), np.max(ends), on)]
+    shares, n_latents = table[[f"{name}_first", f"{name}_second"]].to_numpy(), table["n_latents"].iloc[0]
+    ends = [wilson_interval(round(n_latents * share), n_latents) for share in shares.ravel()]
+    middle = shares[np.isclose(table["half"], 0.5)][0, 0]
+    on = f"{n_latents:,} latents, two rules, limits {table['half'].min():g} to {table['half'].max():g}"
+    return [Measured(middle, np.min(ends), np.max(ends), on)]
 
 
 def change(results: Results, table: str, variant: str, trained: bool = False) -> list[Measured]:
@@ -184,17 +178,17 @@ def change(results: Results, table: str, variant: str, trained: bool = False) ->
     return [_trained_once(results, figure) if trained else figure]
 
 
-def lost(results: Results, table: str, variant: str) -> list[Measured]:
-    """Return by how much the nDCG@10 of a variant, trained once, is below that of its study's baseline."""
-    return [_negated(figure) for figure in change(results, table, variant, trained=True)]
+def lost(results: Results, variant: str) -> list[Measured]:
+    """Return by how much the nDCG@10 of a model that was not trained to retrieve is below the retriever's."""
+    return [_negated(figure) for figure in change(results, "retrieval_training", variant, trained=True)]
 
 
 def _trained_once(results: Results, figure: Measured, column: str = "mean") -> Measured:
     """Widen the interval of a difference between two that were trained once, by what two seeds differ by."""
     reach = NORMAL * np.sqrt(2) * _by_seed(results, column).std()
     value, low, high, on = figure
-    low, high = value - np.hypot(value - low, reach), value + np.hypot(high - value, reach)
-    return Measured(value, low, high, f"{on}, one run each")
+    below, above = np.hypot(value - low, reach), np.hypot(high - value, reach)
+    return Measured(value, value - below, value + above, f"{on}, one run each")
 
 
 def _by_seed(results: Results, column: str) -> pd.Series:
@@ -224,16 +218,11 @@ def reconstruction(results: Results, name: str) -> list[Measured]:
     """
     table = without_limit(results["ablations"])
     unexplained = table.pivot(index="collection", columns="variant", values="fvu")
-    pairs = {
-        f"activation: {name}, per-token": (PER_TOKEN, ", states of one norm"),
-        f"activation: {name}": (names.BASELINE, ""),
-    }
-    figures = []
-    for variant, (reference, note) in pairs.items():
-        if variant in unexplained:
-            value = (unexplained[variant] - unexplained[reference]).mean()
-            figure = Measured(value, value, value, f"{_where(table)}{note}")
-            figures.append(_trained_once(results, figure, "fvu"))
+    figures, variant = [], f"activation: {name}"
+    for suffix, reference, note in ((", per-token", PER_TOKEN, ", states of one norm"), ("", names.BASELINE, "")):
+        if variant + suffix in unexplained:
+            value = (unexplained[variant + suffix] - unexplained[reference]).mean()
+            figures.append(_trained_once(results, Measured(value, value, value, _where(table) + note), "fvu"))
     if not figures:
         raise NotMeasured(f"no 'activation: {name}' in ablations.csv")
     return figures
@@ -302,9 +291,7 @@ def speedup(results: Results) -> list[Measured]:
     rows = table[(table["kind"] == names.SEISMIC) & (table["recall"] >= EXACT_ENOUGH)].sort_values("median_ms")
     if rows.empty:
         raise NotMeasured(f"no {names.SEISMIC} with a recall of {EXACT_ENOUGH} in latency.csv")
-    exact, seismic = table[table["kind"] == names.EXACT].iloc[0], rows.iloc[0]
-    low = high = nan
-    if {"ms_low", "ms_high"} <= set(table):
-        low, high = exact["ms_low"] / seismic["ms_high"], exact["ms_high"] / seismic["ms_low"]
-    on = f"{n_docs:,} documents, recall {seismic['recall']:.2f}"
-    return [Measured(exact["median_ms"] / seismic["median_ms"], low, high, on)]
+    columns = ["median_ms", "ms_low", "ms_high"]  # the last two are missing in tables that have no interval
+    exact, seismic = (frame.reindex(columns=columns).iloc[0] for frame in (table[table["kind"] == names.EXACT], rows))
+    ratios = exact.to_numpy() / seismic[["median_ms", "ms_high", "ms_low"]].to_numpy()
+    return [Measured(*ratios, f"{n_docs:,} documents, recall {rows['recall'].iloc[0]:.2f}")]

@@ -14,12 +14,9 @@ class NotMeasured(LookupError):
 
 
 class Results:
-    """The tables of a folder by name: `results["limit"]` is limit.csv. `used` holds the names of those read so far.
+    """The tables of a folder by name: `results["limit"]` is limit.csv, and FileNotFoundError where it is not there.
 
-    Raises
-    ------
-    FileNotFoundError
-        Where a table is asked for that is not there.
+    `used` holds the names of those read so far.
     """
 
     def __init__(self, folder: str | Path):
@@ -37,13 +34,7 @@ class Results:
 
 
 def without_limit(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of all collections but `limit`, which is made for one question and has claims of its own.
-
-    Raises
-    ------
-    NotMeasured
-        If there is none.
-    """
+    """Return the rows of all collections but `limit`, which has claims of its own; NotMeasured if there is none."""
     rows = table[~table["collection"].map(is_limit)]
     if rows.empty:
         raise NotMeasured("no such row of a collection other than limit")
