@@ -10,12 +10,12 @@ from lib.sae.activations import JumpReLU, activation_of
 from lib.sae.kernels import (
     Activation,
     Choice,
-    Transpose,
     Weights,
     aux_shape,
     decode,
     loss_and_gradients,
     reference_loss,
+    transposed,
 )
 from lib.sae.selection import Pairs, dots
 
@@ -203,7 +203,7 @@ def test_blocks_of_tokens_change_nothing(monkeypatch):
         torch.testing.assert_close(part, gradient, rtol=1e-12, atol=1e-12)
 
 
-def test_dots_decode_and_sums():
+def test_dots_decode_and_transposed():
     generator = torch.Generator().manual_seed(4)
     rows, table = (torch.randn(m, 5, generator=generator, dtype=FLOAT64) for m in (4, 11))
     # rows with 3, 0, 1 and 4 latents, in no order, some of them twice
@@ -213,7 +213,8 @@ def test_dots_decode_and_sums():
     torch.testing.assert_close(dots(rows, table, pairs), (rows[row_of] * table[pairs.indices]).sum(dim=1))
     dense = torch.zeros(4, 11, dtype=FLOAT64).index_put_((row_of, pairs.indices), values, accumulate=True)
     torch.testing.assert_close(decode(pairs, values, table), dense @ table)
-    torch.testing.assert_close(Transpose(pairs, 11).sums(values, rows), dense.T @ rows)
+    by_latent, order = transposed(pairs, 11)
+    torch.testing.assert_close(decode(by_latent, values[order], rows), dense.T @ rows)
 
 
 def test_the_pairs_of_a_choice():

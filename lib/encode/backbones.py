@@ -117,11 +117,6 @@ def token_limits(model) -> dict[str, int]:
     return {"query": query, "document": transformer.document_length or limit}
 
 
-def reading_settings(model) -> dict:
-    """Return what decides, besides the tokenizer, how the model reads a text, JSON-able."""
-    return {"limits": token_limits(model), "query_expansion": model[0].query_expansion}
-
-
 class Reader:
     """Texts of one kind to passages: prompt, tokenizer, query expansion, and the choice of states to give out.
 
@@ -159,10 +154,8 @@ class Reader:
         self.prompt_length = self._count_prompt() if prompt else 0
         self._n_skipped = 0 if include_prompt else self.prompt_length
         if self._chunks and self._limit <= self._tokenizer.num_special_tokens_to_add() + len(self._prompt_ids):
-            raise ValueError(
-                f"A {kind} has at most {self._limit} tokens, which its special tokens and its prompt {prompt!r} fill; "
-                "raise max_length or shorten the prompt."
-            )
+            limits = f"{self._limit} tokens are all that a {kind} has, special ones and the prompt {prompt!r} included"
+            raise ValueError(f"{limits}; raise max_length or shorten the prompt.")
 
     def _count_prompt(self) -> int:
         """Count the prompt's tokens as sentence-transformers does: with special ones before it, without one after."""
@@ -201,13 +194,11 @@ class Reader:
         size = self._limit - len(before) - len(after) - n_prompt
         pieces = np.array_split(content[n_prompt:], -(-(len(content) - n_prompt) // size))
         openings = [content[:n_prompt]] + [self._prompt_ids] * (len(pieces) - 1)
-        return [
-            (
-                np.concatenate([before, opening, piece, after]),
-                np.repeat([True, False, True], [len(before), n_prompt + len(piece), len(after)]),
-            )
-            for opening, piece in zip(openings, pieces, strict=True)
-        ]
+        chunks = []
+        for opening, piece in zip(openings, pieces, strict=True):
+            special = np.repeat([True, False, True], [len(before), n_prompt + len(piece), len(after)])
+            chunks.append((np.concatenate([before, opening, piece, after]), special))
+        return chunks
 
     def _passage(self, ids: np.ndarray, special: np.ndarray, blank: bool) -> Passage:
         attended = np.ones(len(ids), dtype=bool)
@@ -248,7 +239,6 @@ def check_reading(model) -> None:
         passage = next(reader.read([_PROBE]))[0]
         if passage.ids.tolist() != ids.tolist() or passage.attended.tolist() != attended.tolist():
             raise ValueError(
-                f"Of the {kind} {_PROBE!r} the model makes the tokens {ids.tolist()}, TokenEncoder "
-                f"{passage.ids.tolist()}. It uses no chat template, and nothing else that the tokenizer does not do; "
-                'save the model with the modality "text" only, and with padding on the right.'
+                f"Of the {kind} {_PROBE!r} the model makes tokens {ids.tolist()}, TokenEncoder {passage.ids.tolist()}, "
+                'without a chat template; save it with the modality "text" only, and with padding on the right.'
             )

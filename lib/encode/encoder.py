@@ -9,18 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.encode.backbones import (
-    LONG_TEXTS,
-    Passage,
-    Reader,
-    configured_prompts,
-    embedding_modules,
-    gives_unit_vectors,
-    is_late_interaction,
-    load,
-    reading_settings,
-    token_limits,
-)
+from lib.encode import backbones
+from lib.encode.backbones import LONG_TEXTS, Passage, Reader
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.devices import DTYPES, native_dtype
@@ -66,6 +56,9 @@ class TokenEncoder:
     in bfloat16 (at most 2.5 %). Fixed shapes would not change that in float32; in bfloat16 they would give the same
     bits, but documents would take 17 % longer and a single query three times as long.
 
+    Raises TypeError or ValueError for a layer that the model does not have, a dtype, length or number of tokens that is
+    not allowed, and a model that is not a Transformer, merges tokens, or tokenizes by other means than its tokenizer.
+
     Parameters
     ----------
     model : str or Path, optional
@@ -94,12 +87,6 @@ class TokenEncoder:
         A torch device; None is the GPU if there is one.
     batch_tokens : int
         Largest number of tokens of a forward pass, padding included; one longer text is still read whole.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a layer that the model does not have, for a dtype, length or number of tokens that is not allowed, and for
-        a model that is not a Transformer, merges tokens, or tokenizes by other means than its tokenizer.
     """
 
     def __init__(
@@ -130,38 +117,33 @@ class TokenEncoder:
         else:
             path = Path(model).expanduser()
             self.name = folder = str(path.resolve()) if path.is_dir() else str(model)
-        self._model = load(folder, device)
+        self._model = backbones.load(folder, device)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
         self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
-        self._embedding_modules = embedding_modules(self._model)
-        self.late_interaction = is_late_interaction(self._model)
+        self._embedding_modules = backbones.embedding_modules(self._model)
+        self.late_interaction = backbones.is_late_interaction(self._model)
         self.tokenizer = self._model.tokenizer
         shape = self._backbone.config.get_text_config()
         self._n_blocks, self._hidden_size = int(shape.num_hidden_layers), int(shape.hidden_size)
         self.n_layers = self._n_blocks + self.late_interaction
         self.layer = self.resolve_layer(layer)
         self.special_tokens, self.include_prompt = bool(special_tokens), bool(include_prompt)
-        defaults = configured_prompts(self._model)
+        defaults = backbones.configured_prompts(self._model)
         self.prompts = {kind: defaults[kind] if prompt is None else prompt for kind, prompt in prompts.items()}
-        limit = max(token_limits(self._model).values())
-        self.max_length = limit if max_length is None else min(self._check_max_length(max_length), limit)
+        limit = max(backbones.token_limits(self._model).values())
+        n_special = self.tokenizer.num_special_tokens_to_add()
+        if max_length is not None and check_count(max_length, "max_length") <= n_special:  # no text would be truncated
+            raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
+        self.max_length = limit if max_length is None else min(max_length, limit)
         settings = (self.max_length, self.special_tokens, self.include_prompt, self.long_texts)
         self._readers = {kind: Reader(self._model, kind, prompt, *settings) for kind, prompt in self.prompts.items()}
         self._digests: dict[str, str] = {}  # shared by the encoders of other layers
 
-    def _check_max_length(self, max_length: int) -> int:
-        n_special = self.tokenizer.num_special_tokens_to_add()
-        if check_count(max_length, "max_length") <= n_special:  # the tokenizer would then not truncate at all
-            raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
-        return max_length
-
     def resolve_layer(self, layer: int) -> int:
         """Return the number of a layer, 0 (embeddings) to `n_layers`; -1 is the final one. ValueError for others."""
         if not isinstance(layer, int) or isinstance(layer, bool) or not -1 <= layer <= self.n_layers:
-            raise ValueError(
-                f"layer is {layer!r}; {self.name} has layers 0 (embeddings) to {self.n_layers}, and -1 for the final."
-            )
+            raise ValueError(f"layer is {layer!r}; {self.name} has 0 (embeddings) to {self.n_layers}, and -1 (final).")
         return layer % (self.n_layers + 1)
 
     @property
@@ -211,12 +193,12 @@ class TokenEncoder:
         the Transformer.
         """
         if not self._digests:
-            weights = {
-                name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in self._model.state_dict().items()
-            }
+            tensors = self._model.state_dict()
+            weights = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in tensors.items()}
             tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
             tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
-            parts = [tokenizer, *map(repr, list(self._model)[1:]), reading_settings(self._model)]
+            reading = {"limits": backbones.token_limits(self._model), "query_expansion": self._model[0].query_expansion}
+            parts = [tokenizer, *map(repr, list(self._model)[1:]), reading]
             self._digests |= {"weights": digest_arrays(weights), "tokenizer_and_head": digest_json(parts)}
         return self.config | self._digests
 
@@ -243,15 +225,8 @@ class TokenEncoder:
     ) -> Iterator[dict[int, TokenStates]]:
         """Yield the token states of `texts` by layer, all from one forward pass; otherwise as `stream`.
 
-        Raises TypeError as in `stream`, and if `layers` is a single int; ValueError if `layers` is empty or holds one
-        that the model does not have.
-
-        Parameters
-        ----------
-        layers : iterable of int
-            Layers as in the constructor; the key of -1 is `n_layers`.
-        texts, kind, progress
-            As in `stream`.
+        Layers are as in the constructor; the key of -1 is `n_layers`. Raises TypeError as in `stream`, and if `layers`
+        is a single int; ValueError if `layers` is empty or holds one that the model does not have.
         """
         check_choice(kind, self.prompts, "kind")
         if isinstance(layers, int):
@@ -260,14 +235,9 @@ class TokenEncoder:
         if not numbers:
             raise ValueError("layers is empty; name at least one, such as -1 for the final states.")
         texts, reader = check_texts(texts), self._readers[kind]
-        windows = show_progress(
-            self._windows(reader.read(texts)),
-            what="encode",
-            unit="texts",
-            total=len(texts) if isinstance(texts, list) else None,
-            count=len,
-            show=progress,
-        )
+        windows = self._windows(reader.read(texts))
+        total = len(texts) if isinstance(texts, list) else None
+        windows = show_progress(windows, what="encode", unit="texts", total=total, count=len, show=progress)
         return (self._encode_window(window, numbers, reader.prompt_length) for window in windows)
 
     def count_tokens(self, texts: Iterable[str], kind: str = "document") -> Iterator[int]:
@@ -306,13 +276,11 @@ class TokenEncoder:
         for batch in self._batches(passages):
             batch_states, embeddings = self._forward([passages[i] for i in batch], layers, prompt_length)
             length = batch_states[layers[0]].shape[1]
-            source = torch.from_numpy(
-                np.concatenate([row * length + passages[i].positions for row, i in enumerate(batch)])
-            )
-            target = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch]))
+            sources = [row * length + passages[i].positions for row, i in enumerate(batch)]
+            targets = [np.arange(starts[i], starts[i + 1]) for i in batch]
+            source, target = (torch.from_numpy(np.concatenate(rows)).to(self.device) for rows in (sources, targets))
             for layer, rows in batch_states.items():
-                rows = rows.flatten(0, 1)[source.to(self.device)]
-                states[layer].index_copy_(0, target.to(self.device), rows.float())
+                states[layer].index_copy_(0, target, rows.flatten(0, 1)[source].float())
             for i, embedding in zip(batch, embeddings, strict=True):
                 pooled[i] = embedding
         shared = {
@@ -327,7 +295,7 @@ class TokenEncoder:
         if len(chunks) == 1:
             return embeddings[0]
         mean = np.average(embeddings, axis=0, weights=[len(chunk.ids) for chunk in chunks]).astype(np.float32)
-        return mean / np.linalg.norm(mean) if gives_unit_vectors(self._model) else mean
+        return mean / np.linalg.norm(mean) if backbones.gives_unit_vectors(self._model) else mean
 
     def _batches(self, passages: list[Passage]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -364,7 +332,5 @@ class TokenEncoder:
         if self.late_interaction:
             return states, np.empty((len(passages), 0), dtype=np.float32)
         if "sentence_embedding" not in features:
-            raise ValueError(
-                f"{self.name} has no pooling, so no embedding of a text; add a sentence-transformers Pooling module."
-            )
+            raise ValueError(f"{self.name} has no pooling, so no embedding of a text; add a Pooling module.")
         return states, features["sentence_embedding"].float().cpu().numpy()

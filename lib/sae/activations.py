@@ -122,14 +122,12 @@ class JumpReLU(Activation):
     of the states does not matter, and the penalty aims at a number of active latents: coefficient (L0 / k - 1)^2,
     L0 = sum H(pre - theta) / n the mean number of the batch, as in Gemma Scope 2.
 
-    Raises ValueError if one of the two is out of range.
-
     Attributes
     ----------
     bandwidth : float
-        epsilon / theta, above 0 and below 2.
+        epsilon / theta, above 0 and below 2, or a ValueError.
     coefficient : float
-        Of the penalty, at least 0.
+        Coefficient of the penalty, at least 0, or a ValueError.
     """
 
     finished_form = FinishedJumpReLU
@@ -139,9 +137,7 @@ class JumpReLU(Activation):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.bandwidth < 2:
-            raise ValueError(
-                f"bandwidth is {self.bandwidth!r}; it is a share of theta above 0 and below 2, such as 0.1."
-            )
+            raise ValueError(f"bandwidth is {self.bandwidth!r}; it must be above 0 and below 2, such as 0.1.")
         if not self.coefficient >= 0:
             raise ValueError(f"coefficient is {self.coefficient!r}; it must be at least 0, such as 1.0.")
 
@@ -149,11 +145,8 @@ class JumpReLU(Activation):
         """See `Activation`. What is not active but near its threshold takes part, too."""
         theta = weights.threshold.exp()
         lower = theta * (1 - self.bandwidth / 2)
-
-        def near_or_active(indices: torch.Tensor, pre: torch.Tensor) -> torch.Tensor:
-            return pre > lower[indices]
-
-        indices, pre, mask = _all_that(near_or_active, centred, weights.W_enc, weights.b_enc, lower, 2 * self.k, dtype)
+        search = (centred, weights.W_enc, weights.b_enc, lower, 2 * self.k, dtype)
+        indices, pre, mask = _all_that(lambda indices, pre: pre > lower[indices], *search)
         return Choice(indices, pre, torch.where(pre > theta[indices], pre, 0), mask)
 
     def penalise(
@@ -174,16 +167,10 @@ class JumpReLU(Activation):
         return [z], self.coefficient * (active.sum() / len(pre) / self.k - 1) ** 2
 
     def initial_threshold(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor:
-        """Return log theta for which k latents of a token are active on average, the same for all: [width].
-
-        Raises ValueError if no pre-activation of the batch, `centred` [n, d], is above 0.
-        """
+        """Return log theta [width], one for all, for k active latents a token; ValueError if no pre is above 0."""
         _, pre, mask = _batch_top(centred, W_enc, b_enc, self.k, centred.dtype)
         if not mask.any():
-            raise ValueError(
-                "No pre-activation of the first batch is above 0, so there is nothing to set JumpReLU's thresholds "
-                "by; look for states that are all alike, or start from a larger b_enc."
-            )
+            raise ValueError("No pre-activation of the first batch is above 0, as JumpReLU needs; use other states.")
         return torch.full_like(b_enc, pre[mask].min().log().item())
 
     def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:

@@ -124,19 +124,16 @@ class SparseAutoencoder:
         Raises ValueError if `states` is not [n, d] with this autoencoder's d.
         """
         if states.ndim != 2 or states.shape[1] != self.d:
+            shape = tuple(states.shape)
             raise ValueError(
-                f"states have shape {tuple(states.shape)}; this autoencoder reads [n, {self.d}]. "
-                "Use the encoder and layer that it was trained on."
+                f"states have shape {shape}, not [n, {self.d}]; use the encoder and layer of its training."
             )
         states = states.to(torch.float32)
         return states if self.centre is None else to_norm(states - self.centre)
 
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:
-        """Return the codes of token states [n, d]; a token's codes never depend on the other tokens.
-
-        Raises ValueError if `states` is not [n, d] with this autoencoder's d.
-        """
+        """Return the codes of token states [n, d], errors as `normalize`; they never depend on the other tokens."""
         return self.activation.encode(self.normalize(states) - self.b_pre, self.W_enc, self.b_enc)
 
     @torch.no_grad()
@@ -194,8 +191,8 @@ class SparseAutoencoder:
     def load(cls, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> "SparseAutoencoder":
         """Load what `save` wrote.
 
-        Raises FileNotFoundError or PermissionError or ConnectionError if there is no such folder, and for the hub as
-        `lib.support.hub.find_folder`; ValueError if a file is missing, truncated, altered, or of a newer format.
+        Raises FileNotFoundError, PermissionError or ConnectionError as `lib.support.hub.find_folder`; ValueError if a
+        file is missing, truncated, altered, or of a newer format.
 
         Parameters
         ----------
@@ -225,10 +222,9 @@ class SparseAutoencoder:
         tensor_names, setting_names = form.names()
         expected = {*_WEIGHTS, *tensor_names}
         if tensors.keys() - {"centre"} != expected:
-            raise ValueError(
-                f"{weights.name} holds {', '.join(sorted(tensors))}; a {form.name} autoencoder has "
-                f"{', '.join(sorted(expected))}. Take weights and configuration from the same save."
-            )
+            stored, allowed = (", ".join(sorted(names)) for names in (tensors, expected))
+            message = f"{weights.name} holds {stored}, a {form.name} autoencoder {allowed}; take both from one save."
+            raise ValueError(message)
         settings = {name: config[name] for name in setting_names if name in config}
         activation = form(**settings, **{name: tensors.pop(name) for name in tensor_names})
         return cls(**tensors, activation=activation, metadata=config["metadata"])

@@ -36,17 +36,12 @@ class Checkpoints:
 
     They take turns in two manifests, each replaced in one step, so that at least one is whole at any moment. As a
     context it locks the folder (not on Windows) until it is left or the process ends, and removes incomplete files of
-    a process that was killed.
+    a process that was killed; a ValueError if another process has locked it.
 
     Parameters
     ----------
     folder : str or Path
         Created if it does not exist.
-
-    Raises
-    ------
-    ValueError
-        On entering the context, if another process has locked the folder.
     """
 
     def __init__(self, folder: str | Path):
@@ -76,9 +71,7 @@ class Checkpoints:
             return False
         except BlockingIOError as error:
             self._lock.close()
-            raise ValueError(
-                f"Another process trains in {self.folder}; wait for it, or name another folder."
-            ) from error
+            raise ValueError(f"Another process trains in {self.folder}; wait, or name another folder.") from error
 
     def __exit__(self, *_) -> None:
         self._lock.close()

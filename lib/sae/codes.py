@@ -30,10 +30,7 @@ class Codes(NamedTuple):
 
 
 def largest_codes(pre: torch.Tensor, k: int, groups: int = 1) -> Codes:
-    """Return ReLU(TopK_{k / groups}(pre)) of each of `groups` equal parts of pre-activations [n, width], m = k.
-
-    Gradients pass through the values.
-    """
+    """Return ReLU(TopK_{k / groups}(pre)) of `groups` equal parts of [n, width], m = k; gradients pass the values."""
     size = pre.shape[1] // groups
     values, indices = pre.unflatten(1, (groups, size)).topk(k // groups, dim=2)
     first = torch.arange(0, pre.shape[1], size, device=pre.device)  # latent of each group
@@ -147,15 +144,11 @@ class FinishedJumpReLU(FinishedActivation):
         """See `FinishedActivation`."""
         super().check(width)
         if (self.threshold < 0).any():
-            raise ValueError(
-                f"threshold holds {self.threshold.min().item()}; below 0 codes could be negative. Train again or clip."
-            )
+            raise ValueError(f"threshold holds {self.threshold.min().item()}; it must be at least 0, so clip it.")
 
     def with_k(self, k: int) -> Self:
         """Raise a ValueError."""
-        raise ValueError(
-            "Thresholds decide which latents are active, k does not; train a topk autoencoder with budgets to choose k."
-        )
+        raise ValueError(f"Thresholds decide what is active, not k, {k}; train a topk autoencoder with budgets for it.")
 
     def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
         """See `FinishedActivation`."""

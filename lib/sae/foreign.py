@@ -55,34 +55,25 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
 
     Architectures topk (also with `rescale_acts_by_decoder_norm`, whose norms are folded into the weights), jumprelu,
     batchtopk (a training checkpoint, whose one threshold becomes that of each latent, as SAELens itself saves it), and
-    standard (ReLU, so thresholds of 0). Codes are computed in float32, whatever the weights are stored in.
+    standard (ReLU, so thresholds of 0). Codes are computed in float32, whatever the weights are stored in. Its
+    `metadata["saelens"]` is the whole `cfg.json`; of a folder that `write_saelens` made, metadata is as it was.
+
+    Raises FileNotFoundError if one of the two files is missing; ValueError for files that are not JSON or safetensors,
+    an SAE of before SAELens 6, an architecture or setting that has no exact counterpart here, tensors that are missing
+    or unknown, and a k that is missing or not needed.
 
     Parameters
     ----------
     folder : str or Path
     k : int, optional
         Number of latents of a token on average. Needed with thresholds where the folder has no k; not for topk.
-
-    Returns
-    -------
-    SparseAutoencoder
-        `metadata["saelens"]` is the whole `cfg.json`; of a folder that `write_saelens` made, metadata is as it was.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of the two files is missing.
-    ValueError
-        For files that are not JSON or safetensors, an SAE of before SAELens 6, an architecture or setting that has no
-        exact counterpart here, tensors that are missing or unknown, and a k that is missing or not needed.
     """
     path, config = _read_config(folder)
     facts = _entry(path, config, "metadata")
     version = str(facts.get("sae_lens_version"))
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 6:
         raise ValueError(
-            f"{path} was saved by SAELens {version}; its layout is read from version 6 on. Load it with SAELens 6 "
-            "(SAE.load_from_disk) and save it again (save_model)."
+            f"{path} was saved by SAELens {version}; 6 and later are read. Save it again (save_model) with SAELens 6."
         )
     architecture = check_choice(_entry(path, config, "architecture"), _SAELENS_TENSORS, f"{path}: architecture")
     for key in _SAELENS_SETTINGS:
@@ -108,25 +99,12 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
 def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     """Read a folder that EleutherAI's sparsify saved for one hookpoint: `cfg.json` and `sae.safetensors`.
 
-    Codes are computed in float32, whatever the weights are stored in.
+    `folder` is such as `checkpoints/run/layers.5`, not that of the run. Codes are computed in float32, whatever the
+    weights are stored in. `metadata["sparsify"]` is the whole `cfg.json`.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Such as `checkpoints/run/layers.5`, not the folder of the run.
-
-    Returns
-    -------
-    SparseAutoencoder
-        `metadata["sparsify"]` is the whole `cfg.json`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of the two files is missing.
-    ValueError
-        For files that are not JSON or safetensors, groupmax, signed codes, transcoders and skip connections, tensors
-        that are missing or unknown, and sizes that `cfg.json` contradicts.
+    Raises FileNotFoundError if one of the two files is missing; ValueError for files that are not JSON or safetensors,
+    groupmax, signed codes, transcoders and skip connections, tensors that are missing or unknown, and sizes that
+    `cfg.json` contradicts.
     """
     path, config = _read_config(folder)
     _check_settings(path, config, _SPARSIFY_SETTINGS)
@@ -146,7 +124,11 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     configuration is JSON under the key "config" of the file's metadata, or a `config.json` beside it. Codes are
     computed in float32, whatever the weights are stored in. Unless `normalize_input` (a setting of this package) is
     false, each state is scaled by its norm: the mean that is taken off, or zeros, becomes the `centre`, and an
-    `rms_scale` has no effect.
+    `rms_scale` has no effect. `metadata["checkpoint"]` is the whole configuration.
+
+    Raises FileNotFoundError if the file is missing; ValueError for a file that is not safetensors, a configuration that
+    is no JSON object or of a newer format, tensors that are missing or unknown, sizes that the configuration
+    contradicts, an `rms_scale` that is not a number above 0, and a k that is missing or not needed.
 
     Parameters
     ----------
@@ -155,20 +137,6 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     k : int, optional
         Number of latents of a token. With theta it is the mean and always needed, as the k of such a file is a limit
         that `SparseAutoencoder` does not have. Without theta it is needed only where the file has no k.
-
-    Returns
-    -------
-    SparseAutoencoder
-        `metadata["checkpoint"]` is the whole configuration.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file is missing.
-    ValueError
-        For a file that is not safetensors, a configuration that is no JSON object or of a newer format, tensors that
-        are missing or unknown, sizes that the configuration contradicts, an `rms_scale` that is not a number above 0,
-        and a k that is missing or not needed.
     """
     path, tensors, config = read_checkpoint_file(path)
     check_checkpoint_version(config.get("checkpoint_format_version", CHECKPOINT_VERSION), str(path))
@@ -203,8 +171,7 @@ def check_checkpoint_version(version: object, source: str) -> int:
     """Return the version of a checkpoint's format; a ValueError for one that this package does not read."""
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= CHECKPOINT_VERSION:
         raise ValueError(
-            f"{source} has checkpoint_format_version {version!r}; this package reads {CHECKPOINT_VERSION}. Upgrade "
-            "latent-terms, or save it again."
+            f"{source} has checkpoint_format_version {version!r}; {CHECKPOINT_VERSION} is read. Upgrade latent-terms."
         )
     return version
 
@@ -317,8 +284,7 @@ def json_object(text: str, source: str) -> dict:
 def _entry(path: Path, config: Mapping, key: str):
     if key not in config:
         raise ValueError(
-            f"{path} has no entry {key} (its entries are {', '.join(config)}). Load it with the newest version of the "
-            "library that wrote it, and save it again."
+            f"{path} has no entry {key}, only {', '.join(config)}; save it again with its library's newest version."
         )
     return config[key]
 
@@ -338,19 +304,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); a pickle is not read. Copy or download it again."
-        ) from error
+        message = f"{path} is not a whole safetensors file ({error}); a pickle is not read. Download it again."
+        raise ValueError(message) from error
 
 
 def _only(path: Path, names: set[str], tensors: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """Return the tensors of a file in float32; a ValueError unless they are `names`."""
     tensors = read_safetensors(path)[0] if tensors is None else tensors
     if set(tensors) != names:
-        raise ValueError(
-            f"{path} holds the tensors {', '.join(sorted(tensors))}; they must be {', '.join(sorted(names))}, as its "
-            "configuration says. Save it again with the library that made it."
-        )
+        names_found, names_allowed = (", ".join(sorted(group)) for group in (tensors, names))
+        raise ValueError(f"{path} holds {names_found}; it must be {names_allowed}. Save it again with its library.")
     return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
@@ -361,10 +324,7 @@ def _saelens_k(path: Path, config: Mapping, facts: Mapping, architecture: str, k
         return _entry(path, config, "k")
     k_of_file = config.get("k", (facts.get("training_architecture_details") or {}).get("k"))
     if k is None and k_of_file is None:
-        raise ValueError(
-            f"{path} is of a {architecture} SAE, without the number of latents that a token has on average; measure "
-            "it, or look it up where it was published, and give it as k."
-        )
+        raise ValueError(f"{path}, a {architecture} SAE, has no mean number of latents a token; measure it, give k.")
     return max(1, round(k_of_file)) if k is None else k
 
 
@@ -380,9 +340,6 @@ def _naming(source: Path) -> Iterator[None]:
 def _checked(sae: SparseAutoencoder, path: Path, **sizes: int) -> SparseAutoencoder:
     """Return the autoencoder; a ValueError if its configuration has other sizes, d and width, than its weights."""
     if (*sizes.values(),) != (sae.d, sae.width):
-        names = " and ".join(sizes)
-        raise ValueError(
-            f"The configuration of {path} has {names} {(*sizes.values(),)}, the weights {(sae.d, sae.width)}; take "
-            "both from the same save."
-        )
+        stated = f"{' and '.join(sizes)} {(*sizes.values(),)}"
+        raise ValueError(f"{path} states {stated}, its weights have {(sae.d, sae.width)}; take both from one save.")
     return sae

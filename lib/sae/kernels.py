@@ -168,34 +168,23 @@ def unexplained(states: torch.Tensor, reconstruction: torch.Tensor, mean: torch.
     return (states - reconstruction).square().sum() / (states - mean).square().sum()
 
 
-def decode(pairs: Pairs, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
-    """Return the sum of each row's decoder rows, times their `values` [p]: [n, d], without b_pre."""
-    return embedding_bag(
-        pairs.indices, W_dec, pairs.starts, per_sample_weights=values, mode="sum", include_last_offset=True
-    )
+def decode(pairs: Pairs, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return, of each row of the pairs, the sum of the paired rows of `table` [m, d] times `values` [p]: [n, d]."""
+    indices, starts = pairs
+    return embedding_bag(indices, table, starts, per_sample_weights=values, mode="sum", include_last_offset=True)
 
 
-class Transpose:
-    """The pairs in the order of their latents, those of a latent by row: by a counting sort, or by the GPU's sort."""
-
-    def __init__(self, pairs: Pairs, width: int):
-        if on_gpu(pairs.indices):
-            latents, self.order = pairs.indices.sort(stable=True)
-            self.rows = pairs.rows()[self.order]
-            self.starts = torch.searchsorted(latents, torch.arange(width + 1, device=latents.device))
-            return
-        order = np.arange(len(pairs.indices), dtype=np.int32)
-        indices, starts = (part.numpy().astype(np.int32) for part in pairs)
-        by_latent = csr_array((order, indices, starts), shape=(len(starts) - 1, width)).tocsc()
-        self.order, self.rows, self.starts = (
-            torch.from_numpy(part) for part in (by_latent.data, by_latent.indices, by_latent.indptr)
-        )
-
-    def sums(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return, for each latent, the sum of the rows [n, d] paired with it, times its `values` [p]: [width, d]."""
-        return embedding_bag(
-            self.rows, rows, self.starts, per_sample_weights=values[self.order], mode="sum", include_last_offset=True
-        )
+def transposed(pairs: Pairs, width: int) -> tuple[Pairs, torch.Tensor]:
+    """Return the pairs (latent, row), sorted by counting or by the GPU's sort, and where each is in `pairs`, [p]."""
+    if on_gpu(pairs.indices):
+        latents, order = pairs.indices.sort(stable=True)
+        starts = torch.searchsorted(latents, torch.arange(width + 1, device=latents.device))
+        return Pairs(pairs.rows()[order], starts), order
+    indices, starts = (part.numpy().astype(np.int32) for part in pairs)
+    positions = np.arange(len(indices), dtype=np.int32)
+    matrix = csr_array((positions, indices, starts), shape=(len(starts) - 1, width)).tocsc()
+    order, rows, starts = (torch.from_numpy(part) for part in (matrix.data, matrix.indices, matrix.indptr))
+    return Pairs(rows, starts), order
 
 
 @torch.no_grad()
@@ -249,12 +238,12 @@ def loss_and_gradients(
     penalty, d_threshold = activation.penalise(pairs.indices, choice.flat(choice.pre), passed, threshold, n)
     active = values != 0
     passed *= active  # a
-    by_latent = Transpose(pairs, width)
+    by_latent, order = transposed(pairs, width)
     d_b_enc = add_at(pairs.indices, passed, width)
     gradients = Weights(
-        W_enc=by_latent.sums(passed, centred.expand_as(error).reshape(-1, d)),
+        W_enc=decode(by_latent, passed[order], centred.expand_as(error).reshape(-1, d)),
         b_enc=d_b_enc,
-        W_dec=by_latent.sums(values, rows),
+        W_dec=decode(by_latent, values[order], rows),
         b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
         threshold=d_threshold,
     )
@@ -310,12 +299,7 @@ def _auxk(centred: torch.Tensor, residual: torch.Tensor, dead: Weights, signed: 
 
 
 def reference_loss(
-    states: torch.Tensor,
-    weights: Weights,
-    activation: Activation,
-    mean: torch.Tensor,
-    dead: torch.Tensor,
-    auxk: float,
+    states: torch.Tensor, weights: Weights, activation: Activation, mean: torch.Tensor, dead: torch.Tensor, auxk: float
 ) -> torch.Tensor:
     """Return the loss of `loss_and_gradients`, a scalar for autograd, as a dense autoencoder computes it."""
     pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc

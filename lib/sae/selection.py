@@ -189,13 +189,9 @@ def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         return torch.cat([(rows[row] * table[latent]).sum(dim=1) for row, latent in zip(*parts, strict=True)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            pairs.starts,
-            pairs.indices,
-            rows.new_zeros(len(pairs.indices)),
-            size=(len(rows), len(table)),
-            check_invariants=False,
-        )
+        zeros = rows.new_zeros(len(pairs.indices))
+        size = (len(rows), len(table))
+        pattern = torch.sparse_csr_tensor(pairs.starts, pairs.indices, zeros, size=size, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values()
 
 

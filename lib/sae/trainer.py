@@ -42,10 +42,13 @@ class Run:
         The log so far, see `train`.
     """
 
-    def __init__(self, model: TrainableAutoencoder, normalise: Normalisation, n_steps: int):
-        self.model, self.normalise, self.n_steps = model, normalise, n_steps
-        self.config = model.config
-        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=True)
+    def __init__(self, model: TrainableAutoencoder, normalise: Normalisation, source: StateSource):
+        self.model, self.normalise, self.config = model, normalise, model.config
+        self.n_steps = self.config.epochs * (source.n // self.config.batch_tokens)
+        groups = [{"params": [weight for weight in model.parameters() if weight is not model.threshold], "faster": 1}]
+        if model.threshold is not None:
+            groups.append({"params": [model.threshold], "faster": _THRESHOLD_RATE})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.step = 0
         self.silent = torch.zeros_like(model.b_enc, dtype=torch.int64)
         self.fired = torch.zeros_like(self.silent)  # since the last row, as the two below
@@ -59,7 +62,7 @@ class Run:
         """Return the run before its first step: normalisation and initial weights come from the first window."""
         first = next(source.windows(config.batch_tokens * config.buffer_batches, config.seed, 0)).to(device)
         normalise = Normalisation.of(first.float(), config.normalisation)
-        return cls(TrainableAutoencoder.initial(normalise(first), config), normalise, _n_steps(source, config))
+        return cls(TrainableAutoencoder.initial(normalise(first), config), normalise, source)
 
     @classmethod
     def resume(cls, checkpoint: Checkpoint, source: StateSource, config: TrainingConfig, device: torch.device) -> "Run":
@@ -67,20 +70,13 @@ class Run:
         tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
         facts, weights = checkpoint.facts, _part(tensors, "model.")
         model = TrainableAutoencoder(mean=weights.pop("mean"), weights=Weights(**weights), config=config)
-        run = cls(model, Normalisation(tensors["shift"], facts["scale"]), _n_steps(source, config))
+        run = cls(model, Normalisation(tensors["shift"], facts["scale"]), source)
         for name, parameter in model.named_parameters():
             run.optimizer.state[parameter] = _part(tensors, f"optimizer.{name}.")
         run.step, run.silent, run.fired = checkpoint.step, tensors["silent"], tensors["fired"]
         for name in ("fvus", "n_active", "smallest", "rows"):
             setattr(run, name, facts[name])
         return run
-
-    def _groups(self) -> list[dict]:
-        """Return the weights, and JumpReLU's thresholds if there are any, each with how much faster it learns."""
-        threshold = self.model.threshold
-        weights = [parameter for parameter in self.model.parameters() if parameter is not threshold]
-        groups = [{"params": weights, "faster": 1}]
-        return groups if threshold is None else [*groups, {"params": [threshold], "faster": _THRESHOLD_RATE}]
 
     def advance(self, batch: torch.Tensor) -> None:
         """Make one step on a batch of states [batch_tokens, d].
@@ -90,10 +86,8 @@ class Run:
         config, n_before = self.config, self.step
         result = self.model.backward(self.normalise(batch), self._dead())
         if not math.isfinite(result.fvu.item()):
-            raise FloatingPointError(
-                f"The loss is {result.fvu.item()} at step {n_before + 1}; lower the learning rate "
-                f"({config.learning_rate}), or look for states that are NaN or all alike."
-            )
+            remedy = f"lower the learning rate ({config.learning_rate}), or look for states that are NaN or all alike"
+            raise FloatingPointError(f"The loss is {result.fvu.item()} at step {n_before + 1}; {remedy}.")
         if config.unit_gradient:
             self.model.scale_gradient()
         rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
@@ -147,10 +141,8 @@ class Run:
         tensors = {"silent": self.silent, "fired": self.fired, "shift": self.normalise.shift}
         for name, tensor in self.model.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.step}; lower the learning rate "
-                    f"({self.config.learning_rate})."
-                )
+                remedy = f"lower the learning rate ({self.config.learning_rate})"
+                raise FloatingPointError(f"{name} is not finite after step {self.step}; {remedy}.")
             tensors[f"model.{name}"] = tensor
         for name, parameter in self.model.named_parameters():
             for key, tensor in self.optimizer.state[parameter].items():
@@ -162,10 +154,6 @@ class Run:
     def status(self) -> str:
         """Return loss and dead latents of the last row of the log, as shown beside the progress."""
         return f"fvu {self.rows[-1]['fvu']:.3f}, dead {self.rows[-1]['dead']:.1%}" if self.rows else ""
-
-
-def _n_steps(source: StateSource, config: TrainingConfig) -> int:
-    return config.epochs * (source.n // config.batch_tokens)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -246,10 +234,8 @@ def train(
     config = config.resolved(torch_device)
     source = StoredStates([states]) if isinstance(states, torch.Tensor) else states
     if source.n < config.batch_tokens:
-        raise ValueError(
-            f"There are {source.n} states; training needs at least one batch of {config.batch_tokens}. "
-            "Give more text or a smaller batch_tokens."
-        )
+        size = config.batch_tokens
+        raise ValueError(f"There are {source.n} states, not a batch of {size}; give more or a smaller batch_tokens.")
     identity = run_identity(source, config)
     entered = checkpoints is None or isinstance(checkpoints, Checkpoints)
     with nullcontext(checkpoints) if entered else Checkpoints(checkpoints) as folder:
@@ -276,10 +262,8 @@ def run_identity(source: StateSource, config: TrainingConfig) -> dict:
 def check_same(old: dict, new: dict, folder: Path) -> None:
     """Raise a ValueError that names the fields in which the run of `folder`, `old`, differs from `new`."""
     if fields := differing(old, new):
-        raise ValueError(
-            f"{folder} holds a run with other settings: {'; '.join(fields)}. Give the settings of that run or another "
-            "folder, or delete that one to start again."
-        )
+        remedy = "give the settings of that run or another folder, or delete that one to start again"
+        raise ValueError(f"{folder} holds a run with other settings ({'; '.join(fields)}); {remedy}.")
 
 
 def _machine(device: torch.device) -> dict:
@@ -304,14 +288,10 @@ def _loop(
     last = f"The checkpoint of step {run.step} is whole." if run.step else "No checkpoint was written yet."
     written_at = time.monotonic()
     size, device = run.config.batch_tokens, run.silent.device
+    steps = batches(source, run.config, run.step, device)
+    total, initial = run.n_steps * size, run.step * size
     for batch in progress(
-        batches(source, run.config, run.step, device),
-        what="train",
-        unit="tokens",
-        total=run.n_steps * size,
-        initial=run.step * size,
-        count=len,
-        status=run.status,
+        steps, what="train", unit="tokens", total=total, initial=initial, count=len, status=run.status
     ):
         n_rows = len(run.rows)
         try:

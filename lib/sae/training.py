@@ -165,14 +165,8 @@ class TrainableAutoencoder(torch.nn.Module):
 
         The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are
         [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU's thresholds start where
-        `config.k` latents of an average token of the first batch are active.
-
-        Parameters
-        ----------
-        first : torch.Tensor, float32 [n, d]
-            The first states of the run, normalised, on the device where the weights shall be. The weights do not
-            depend on the device.
-        config : TrainingConfig
+        `config.k` latents of an average token of the first batch are active. `first`, float32 [n, d], are the first
+        states of the run, normalised, on the device where the weights shall be, on which their values do not depend.
         """
         W_dec = torch.empty(config.width, first.shape[1])
         torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
