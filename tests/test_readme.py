@@ -13,13 +13,7 @@ from lib.__main__ import _parser
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
-README = [
-    ROOT / "README.md",
-    *ROOT.glob("[a-z]*/README.md"),
-    ROOT / "lib/benchmarks/README.md",
-    ROOT / "CONTRIBUTING.md",
-]
-README = sorted(path for path in README if path.exists())
+READMES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md"), ROOT / "lib/benchmarks/README.md"])
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -31,12 +25,12 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if shlex.split(line, comments=True)]
 
 
-WITH_PYTHON = [path for path in README if blocks(path, "python")]
-COMMANDS = sorted({command for path in README for command in commands(path)})
+# test_recipes.py runs the recipes of CONTRIBUTING.md
+WITH_PYTHON = [path for path in READMES if blocks(path, "python") and path.name != "CONTRIBUTING.md"]
+COMMANDS = sorted({command for path in READMES for command in commands(path)})
 
 
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-@pytest.mark.xfail(strict=False, reason="README.md is being rewritten")
 def test_the_python_of_a_readme_runs(path, tmp_path, monkeypatch, sentence_folder, tiny_encoder, tiny_sae):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sentence_folder, "my-retriever")
