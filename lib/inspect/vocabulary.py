@@ -110,14 +110,14 @@ def growth(df: np.ndarray, n_docs: int, sizes: Sequence[int]) -> np.ndarray:
     sizes : sequence of int
         From 0 to N; a ValueError for others, and for such a df.
     """
-    df, sizes = np.asarray(df), np.asarray(sizes)
-    for what, values in (("df", df), ("sizes", sizes)):
+    samples = np.asarray(sizes)
+    for what, values in (("df", np.asarray(df)), ("sizes", samples)):
         if len(values) and not 0 <= values.min() <= values.max() <= n_docs:
             raise ValueError(f"{what} runs from {values.min()} to {values.max()}; with {n_docs} documents, 0 to that.")
     df, n_terms = np.unique(df, return_counts=True)
-    left = np.subtract.outer(n_docs - df, sizes)  # documents without the term and outside the sample
+    left = np.subtract.outer(n_docs - df, samples)  # documents without the term and outside the sample
     log_absent = gammaln(n_docs - df + 1)[:, None] - gammaln(np.maximum(left, 0) + 1)
-    log_absent += gammaln(n_docs - sizes + 1) - gammaln(n_docs + 1)
+    log_absent += gammaln(n_docs - samples + 1) - gammaln(n_docs + 1)
     return n_terms @ np.where(left < 0, 1.0, -np.expm1(np.minimum(log_absent, 0)))
 
 
@@ -187,7 +187,7 @@ def _fit_tail(frequencies: np.ndarray) -> _Tail:
     values, counts = np.unique(frequencies, return_counts=True)
     tails = np.cumsum(counts[::-1])[::-1]  # terms as frequent as each value, or more so
     log_sums = np.cumsum((counts * np.log(values))[::-1])[::-1]
-    starts = spaced_ranks(max(1, np.count_nonzero(tails[:-1] >= LEAST_TAIL)), _CANDIDATES) - 1
+    starts = spaced_ranks(max(1, int(np.count_nonzero(tails[:-1] >= LEAST_TAIL))), _CANDIDATES) - 1
     alphas = _likeliest(log_sums[starts] / tails[starts], values[starts])
     best = _Tail(0.0, 0, 0, np.inf)
     for start, alpha in zip(starts, alphas, strict=True):
