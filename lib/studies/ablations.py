@@ -13,7 +13,7 @@ from lib.evaluation.measures import bootstrap_interval
 from lib.evaluation.tuning import B_GRID, K1_GRID, ndcg_on_grid
 from lib.studies.inputs import Setting, count_tokens, shuffled, training_text
 from lib.studies.names import BASELINE
-from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
+from lib.studies.sweeps import Swept, Variant, study_recipe, sweep
 from lib.support.store import Store
 
 N_READ = 500  # documents in which the latents of each token are counted
@@ -22,11 +22,10 @@ N_READ = 500  # documents in which the latents of each token are counted
 def ablations_study(setting: Setting, store: Store | None = None) -> Swept:
     """Change one thing at a time. The summary also has the columns factor and level."""
     store = store or Store()
-    arms = {("", BASELINE): Variant(study_recipe(setting))} | _scoring_arms(setting) | _training_arms(setting, store)
-    names = {arm: ": ".join(filter(None, arm)) for arm in arms}
-    variants = {names[arm]: variant for arm, variant in arms.items()}
-    labels = {names[factor, level]: {"factor": factor, "level": level} for factor, level in arms}
-    return with_labels(sweep(variants, BASELINE, setting.ablated, store), labels)
+    variants = {BASELINE: Variant(study_recipe(setting), labels={"factor": "", "level": BASELINE})}
+    for (factor, level), arm in (_scoring_arms(setting) | _training_arms(setting, store)).items():
+        variants[f"{factor}: {level}"] = replace(arm, labels={"factor": factor, "level": level})
+    return sweep(variants, BASELINE, setting.ablated, store)
 
 
 def _scoring_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
@@ -34,12 +33,9 @@ def _scoring_arms(setting: Setting) -> dict[tuple[str, str], Variant]:
     base, encoder = study_recipe(setting), setting.encoder
     dtype = "bfloat16" if encoder.dtype == "float32" else "float32"
     return {
-        ("pooling", "max"): Variant(base, pooling="max"),
-        ("pooling", "count"): Variant(base, pooling="count"),
-        ("φ", "log1p"): Variant(base, phi="log1p"),
-        ("φ", "identity"): Variant(base, phi="identity"),
-        ("idf", "robertson"): Variant(base, scoring=replace(PAPER, idf="robertson")),
-        ("idf", "robertson-clipped"): Variant(base, scoring=replace(PAPER, idf="robertson-clipped")),
+        **{("pooling", pooling): Variant(base, pooling=pooling) for pooling in ("max", "count")},
+        **{("φ", phi): Variant(base, phi=phi) for phi in ("log1p", "identity")},
+        **{("idf", idf): Variant(base, scoring=replace(PAPER, idf=idf)) for idf in ("robertson", "robertson-clipped")},
         ("scoring", "inner product"): Variant(base, scoring=None),
         ("dtype of search", dtype): Variant(base, reader=encoder.replace(dtype=dtype)),
     }
@@ -76,12 +72,9 @@ def _training_arms(setting: Setting, store: Store) -> dict[tuple[str, str], Vari
 def latents_a_token(setting: Setting, swept: Swept) -> pd.DataFrame:
     """Count the latents of each token in the first documents of a collection, for every activation and normalisation.
 
-    Returns
-    -------
-    DataFrame
-        variant, collection, n_tokens; the mean, 5 % quantile (low), median and 95 % quantile (high) of the number of
-        active latents of a token; and its correlation (Pearson) with the distance of the token's state from the mean
-        state, empty where all tokens have equally many.
+    The table has variant, collection, n_tokens; the mean, 5 % quantile (low), median and 95 % quantile (high) of the
+    number of active latents of a token; and its correlation (Pearson) with the distance of the token's state from the
+    mean state, empty where all tokens have equally many.
     """
     collection = setting.ablated[0]
     states = torch.cat([block.states.cpu() for block in setting.encoder.stream(collection.doc_texts[:N_READ])])
@@ -101,12 +94,8 @@ def latents_a_token(setting: Setting, swept: Swept) -> pd.DataFrame:
 def bm25_surface(setting: Setting, swept: Swept) -> pd.DataFrame:
     """Return nDCG@10 of the ablations' baseline for every k1 and b of `lib.evaluation.tuning`'s grid.
 
-    It describes how much depends on the constants, on the queries that are measured; nothing is chosen by it.
-
-    Returns
-    -------
-    DataFrame
-        collection, k1, b, mean; and against the paper's constants difference, low, high (95 % bootstrap over queries).
+    It describes how much depends on the constants, on the queries that are measured; nothing is chosen by it. Columns:
+    collection, k1, b, mean; against the paper's constants difference, low, high (95 % bootstrap over queries).
     """
     grid = [PAPER, *(BM25Constants(k1, b) for k1, b in product(K1_GRID, B_GRID))]
     rows = []
@@ -117,6 +106,5 @@ def bm25_surface(setting: Setting, swept: Swept) -> pd.DataFrame:
         for constants, ndcg in zip(grid[1:], values[1:], strict=True):
             difference = ndcg - values[0]
             interval = bootstrap_interval(difference, n_resamples=2_000)
-            row = collection.full_name, constants.k1, constants.b, ndcg.mean(), difference.mean(), *interval
-            rows.append(row)
+            rows.append((key[0], constants.k1, constants.b, ndcg.mean(), difference.mean(), *interval))
     return pd.DataFrame(rows, columns=["collection", "k1", "b", "mean", "difference", "low", "high"])

@@ -5,7 +5,7 @@ import numpy as np
 from lib.inspect.vocabulary import LEAST_TAIL
 from lib.studies.inputs import Setting
 from lib.studies.names import LATENT, SPLADE_STYLE
-from lib.studies.sweeps import SPLARE, Swept, Variant, study_recipe, sweep, with_labels
+from lib.studies.sweeps import SPLARE, Swept, Variant, study_recipe, sweep
 from lib.studies.zipf import stored_fit
 from lib.support.store import Store
 
@@ -19,28 +19,23 @@ def layers_study(setting: Setting, store: Store | None = None) -> Swept:
     exponent of how often latents fire in the documents, with its 95 % interval: exponent, exponent_low, exponent_high,
     empty where too few latents occur for `fit_zipf`.
     """
-    variants, labels = {}, {}
+    variants = {}
     for layer in setting.size.layers:
         recipe = study_recipe(setting, setting.encoder.at(layer))
         for readout, fields in ((LATENT, {}), (SPLADE_STYLE, SPLARE)):
-            name = f"{readout}, layer {layer}"
-            variants[name] = Variant(recipe, **fields)
-            labels[name] = {"layer": layer, "readout": readout}
-    baseline = f"{LATENT}, layer {setting.encoder.layer}"
-    swept = with_labels(sweep(variants, baseline, setting.collections, store), labels)
+            labels = {"layer": layer, "readout": readout}
+            variants[f"{readout}, layer {layer}"] = Variant(recipe, **fields, labels=labels)
+    swept = sweep(variants, f"{LATENT}, layer {setting.encoder.layer}", setting.collections, store)
     return swept._replace(summary=swept.summary.assign(**_exponents(swept, store or Store())))
 
 
 def _exponents(swept: Swept, store: Store) -> dict[str, np.ndarray]:
     """Return the columns of exponents; both readouts of a layer fire alike, so they share a fit."""
-    fits: dict[tuple[str, int], tuple[float, float, float]] = {}
-    rows = []
-    for row in swept.summary.itertuples():
-        key = row.collection, row.layer
-        if key not in fits:
-            firings = swept.documents[row.collection, row.variant].firings
-            occurring = firings[firings > 0]
-            enough = len(occurring) >= LEAST_TAIL and len(np.unique(occurring)) > 1
-            fits[key] = stored_fit(firings, N_REFITS, store)[:3] if enough else (np.nan,) * 3
-        rows.append(fits[key])
+    fits, keys = {}, ["collection", "layer"]
+    for row in swept.summary.drop_duplicates(keys).itertuples():
+        firings = swept.documents[row.collection, row.variant].firings
+        occurring = firings[firings > 0]
+        enough = len(occurring) >= LEAST_TAIL and len(np.unique(occurring)) > 1
+        fits[row.collection, row.layer] = stored_fit(firings, N_REFITS, store)[:3] if enough else (np.nan,) * 3
+    rows = [fits[key] for key in swept.summary[keys].itertuples(index=False, name=None)]
     return dict(zip(("exponent", "exponent_low", "exponent_high"), np.transpose(rows), strict=True))

@@ -9,13 +9,8 @@ from lib.support.store import Store
 def retrieval_training_study(setting: Setting, store: Store | None = None) -> tuple[Swept, str]:
     """Compare the retriever with itself untrained, with its token embeddings, and with the language model it was.
 
-    The baseline is the retriever. Lexical BM25 is compared with it as well: it knows words by their identity only.
-
-    Returns
-    -------
-    Swept
-    str
-        The name of the plain language model, or why it is left out.
+    The baseline is the retriever. Lexical BM25 is compared with it as well: it knows words by their identity only. The
+    second value names the plain language model, or says why it is left out.
     """
     store, encoder = store or Store(), setting.encoder
     encoders = {RETRIEVER: encoder, TOKEN_EMBEDDINGS: encoder.at(0), UNTRAINED: untrained(encoder, store)}

@@ -10,18 +10,9 @@ from scipy.optimize import linear_sum_assignment
 
 from lib.bm25.ranking import Ranking
 from lib.evaluation.measures import bootstrap_interval
+from lib.studies import names
 from lib.studies.inputs import Setting
-from lib.studies.names import (
-    BY_CHANCE,
-    IN_EVERY_RUN,
-    LEXICAL,
-    SAME,
-    SEED_AND_WORDS,
-    SHARE_OF_FIRINGS,
-    SHARE_OF_LATENTS,
-    TWO_SEEDS,
-)
-from lib.studies.sweeps import Swept, Variant, study_recipe, sweep, with_labels
+from lib.studies.sweeps import Swept, Variant, study_recipe, sweep
 from lib.support.store import Store
 
 JOINED = (2, 4)  # numbers of seeds that are joined, as far as there are so many and they divide k
@@ -48,22 +39,24 @@ def seeds_study(setting: Setting, store: Store | None = None) -> SeedsStudy:
     """Train an autoencoder from other random weights, in another order of the states; and join several of them."""
     numbers = range(setting.size.n_seeds)
     recipes = [study_recipe(setting, seed=seed) for seed in numbers]
-    runs = {f"seed {seed}": Variant(recipe) for seed, recipe in zip(numbers, recipes, strict=True)}
-    labels: dict[str, dict] = {f"seed {seed}": {"seed": seed} for seed in numbers}
-    joined = [n for n in JOINED if n <= len(recipes) and setting.size.k % n == 0]
-    labels |= {f"{n} seeds joined": {"joined": n} for n in joined}
-    variants = runs | {f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n])) for n in joined}
-    swept = sweep(variants, "seed 0", setting.collections, store, words=True)
-    names = [collection.full_name for collection in setting.collections]
+    runs = {f"seed {seed}": Variant(recipes[seed], labels={"seed": seed}) for seed in numbers}
+    joined = {
+        f"{n} seeds joined": Variant(recipes[0], tuple(recipes[1:n]), labels={"joined": n})
+        for n in JOINED
+        if n <= len(recipes) and setting.size.k % n == 0
+    }
+    swept = sweep(runs | joined, "seed 0", setting.collections, store, words=True)
+    collections = [collection.full_name for collection in setting.collections]
     decoders = [swept.autoencoders[run].W_dec.numpy() for run in runs]
-    firings = [sum(swept.documents[name, run].firings for name in names) for run in runs]
+    firings = [sum(swept.documents[name, run].firings for name in collections) for run in runs]
     rows = []
-    for name in names:
+    for name in collections:
         rankings = [swept.rankings[name, run] for run in runs]
-        for pair, compared in ((TWO_SEEDS, rankings), (SEED_AND_WORDS, [rankings[0], swept.rankings[name, LEXICAL]])):
+        seed_and_words = rankings[0], swept.rankings[name, names.LEXICAL]
+        for pair, compared in ((names.TWO_SEEDS, rankings), (names.SEED_AND_WORDS, seed_and_words)):
             rows.append({"collection": name, "pair": pair, **ranking_agreement(compared)})
     recurring, matched = recurrence(decoders, firings), matches(decoders, firings)
-    return SeedsStudy(with_labels(swept, labels), recurring, matched, pd.DataFrame(rows))
+    return SeedsStudy(swept, recurring, matched, pd.DataFrame(rows))
 
 
 def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -113,7 +106,7 @@ def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd
     rows = []
     for first, second in combinations(range(len(living)), 2):
         cosines = matched_cosines(living[first], living[second])
-        shared = (cosines >= SAME).mean()
+        shared = (cosines >= names.SAME).mean()
         rows.append((first, second, len(living[first]), len(cosines), cosines.mean(), shared))
     return pd.DataFrame(rows, columns=["first", "second", "width", "pairs", "mean", "share"])
 
@@ -125,37 +118,31 @@ def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], se
     similarity: Sharkey, Braun and Millidge 2022); `matches` is one to one. Latents that never fire have no meaning and
     are left out of the run whose share it is.
 
-    A run has a decoder, float32 [width, d], and the number of tokens in which each latent is active, int64 [width].
-
-    Returns
-    -------
-    DataFrame
-        kind, cosine (the threshold, 0 to 1), share (mean over the ordered pairs of runs), lowest, highest (of a pair).
-        The kinds: "latents" counts each latent once, "firings" as often as it fires, "every run" counts latents that
-        recur in all other runs, "chance" is the share where the other run is as many random directions by `seed`.
+    A run has a decoder, float32 [width, d], and the number of tokens in which each latent is active, int64 [width]. The
+    table has kind, cosine (the threshold, 0 to 1), share (mean over the ordered pairs of runs), lowest, highest (of a
+    pair). The kinds: "latents" counts each latent once, "firings" as often as it fires, "every run" counts latents that
+    recur in all other runs, "chance" is the share where the other run is as many random directions by `seed`.
     """
     thresholds = np.linspace(0, 1, 101)
     rng = np.random.default_rng(seed)
     alive = [fired > 0 for fired in firings]
     best = {(a, b): best_cosines(decoders[a][alive[a]], decoders[b]) for a, b in permutations(range(len(decoders)), 2)}
     random = [rng.standard_normal(decoder.shape, np.float32) for decoder in decoders]
+    runs = range(len(decoders))
+    least = [np.min([best[run, other] for other in runs if other != run], axis=0) for run in runs]
+    chance = [best_cosines(decoders[run][alive[run]], random[run]) for run in runs]
     by_kind = {
-        SHARE_OF_LATENTS: [_shares(cosines, thresholds) for cosines in best.values()],
-        SHARE_OF_FIRINGS: [_shares(cosines, thresholds, firings[a][alive[a]]) for (a, _), cosines in best.items()],
-        IN_EVERY_RUN: [
-            _shares(np.min([cosines for (first, _), cosines in best.items() if first == run], axis=0), thresholds)
-            for run in range(len(decoders))
+        names.SHARE_OF_LATENTS: [_shares(cosines, thresholds) for cosines in best.values()],
+        names.SHARE_OF_FIRINGS: [
+            _shares(cosines, thresholds, firings[a][alive[a]]) for (a, _), cosines in best.items()
         ],
-        BY_CHANCE: [
-            _shares(best_cosines(decoder[living], directions), thresholds)
-            for decoder, living, directions in zip(decoders, alive, random, strict=True)
-        ],
+        names.IN_EVERY_RUN: [_shares(cosines, thresholds) for cosines in least],
+        names.BY_CHANCE: [_shares(cosines, thresholds) for cosines in chance],
     }
-    ends = {"share": np.mean, "lowest": np.min, "highest": np.max}
-    parts = [
-        pd.DataFrame({"kind": kind, "cosine": thresholds} | {end: f(shares, axis=0) for end, f in ends.items()})
-        for kind, shares in by_kind.items()
-    ]
+    parts = []
+    for kind, shares in by_kind.items():
+        ends = {"share": np.mean(shares, axis=0), "lowest": np.min(shares, axis=0), "highest": np.max(shares, axis=0)}
+        parts.append(pd.DataFrame({"kind": kind, "cosine": thresholds} | ends))
     return pd.concat(parts, ignore_index=True)
 
 

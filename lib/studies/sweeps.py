@@ -6,7 +6,7 @@ variants have in common is computed once and kept in the store under a key of ev
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ class Variant:
     Latent Terms (arXiv 2605.29384) is sum, sqrt and BM25; SPLARE (arXiv 2603.13277) is max, log1p and no BM25, since
     log(1 + max_t z_t) = max_t log(1 + z_t). Without `scoring` it is the inner product. Latents of recipes in `joined`
     stand beside those of the first (`autoencoder.join`) and share its k. `reader`, such as the same encoder in another
-    dtype, reads the collection instead of the recipe's encoder.
+    dtype, reads the collection instead of the recipe's encoder. `labels` are columns of the summary.
     """
 
     recipe: Recipe
@@ -79,16 +79,17 @@ class Variant:
     phi: str = "sqrt"
     scoring: BM25Constants | None = PAPER
     reader: TokenEncoder | None = None
+    labels: dict = field(default_factory=dict)
 
 
 class Swept(NamedTuple):
     """The results of a sweep: a summary, nDCG@10 of each query, and by variant or (collection, variant) what led there.
 
-    The summary has one row per collection and variant: n_docs, n_queries; nDCG@10 as mean, with its 95 % bootstrap
-    interval over queries (low, high); against the baseline difference, difference_low, difference_high, p (two-sided
-    paired randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu, latents_per_doc,
-    used (share of the latents that occur). `values` has the columns collection and query_id and one per variant;
-    `rankings` are the ten best documents of each query; `documents` and `queries` are pooled codes.
+    The summary has one row per collection and variant: n_docs, n_queries; its labels; nDCG@10 as mean, with its 95 %
+    bootstrap interval over queries (low, high); against the baseline difference, difference_low, difference_high, p
+    (two-sided paired randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu,
+    latents_per_doc, used (share of the latents that occur). `values` has the columns collection and query_id and one
+    per variant; `rankings` are the ten best documents of each query; `documents` and `queries` are pooled codes.
     """
 
     summary: pd.DataFrame
@@ -109,16 +110,14 @@ def sweep(
     """Train what is not trained yet, read each collection once for all variants of a retriever, rank and compare.
 
     The others are compared with the variant called `baseline`, with `words` lexical BM25 as well. Raises ValueError,
-    before anything is computed, for a baseline that is not among the variants or is the only one, and for a collection
-    with a single query.
+    before anything is computed, for a baseline that is not one of several variants, and as `check_collections`.
     """
     store, collections = store or Store(), check_collections(list(collections))
     if baseline not in variants or len(variants) < 2:
-        raise ValueError(
-            f"The baseline is {baseline!r}, the variants are {list(variants)}; name one of at least two of them."
-        )
+        raise ValueError(f"The baseline is {baseline!r}, the variants are {list(variants)}; name one of at least two.")
     saes = _autoencoders_of(variants, store)
     readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
+    labels = pd.DataFrame.from_dict({name: variant.labels for name, variant in variants.items()}, orient="index")
     summary, values, rankings, documents, queries = [], [], {}, {}, {}
     for collection in collections:
         name = collection.full_name
@@ -131,16 +130,18 @@ def sweep(
             for variant, settings in variants.items()
         }
         if words:
-            ranked[LEXICAL] = _rank_by_words(collection)
+            index = LexicalBM25(collection.doc_texts, collection.doc_ids)
+            ranked[LEXICAL] = _best(index.search(collection.query_texts, collection.query_ids, CUTOFF + 1), collection)
         frames = {variant: per_query(ranking, collection.qrels, [MEASURE]) for variant, ranking in ranked.items()}
         counts = {"collection": name, "n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
         compared = summarise(frames, baseline, MEASURE).rename(columns={"system": "variant"})
-        summary.append(compared.join(_facts(doc_side), on="variant").assign(**counts))
+        summary.append(compared.join(_facts(doc_side), on="variant").join(labels, on="variant").assign(**counts))
         values += [frame.assign(variant=variant, collection=name) for variant, frame in frames.items()]
         rankings |= {(name, variant): ranking for variant, ranking in ranked.items()}
         documents |= {(name, variant): codes for variant, codes in doc_side.items()}
         queries |= {(name, variant): codes for variant, codes in query_side.items()}
-    table = columns_first(pd.concat(summary, ignore_index=True), "collection", "n_docs", "n_queries", "variant")
+    first = ("collection", "n_docs", "n_queries", "variant", *labels.columns)
+    table = columns_first(pd.concat(summary, ignore_index=True), *first)
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
     return Swept(table, wide.reset_index(), rankings, saes, documents, queries)
 
@@ -149,15 +150,6 @@ def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **change
     """Return the recipe that a study varies; `changes` are fields of its `TrainingConfig`."""
     config = replace(setting.config, **changes)
     return Recipe(encoder or setting.encoder, setting.corpus, setting.size.tokens, config)
-
-
-def with_labels(swept: Swept, labels: dict[str, dict]) -> Swept:
-    """Add what each variant is to the summary, as columns behind its name."""
-    frame = pd.DataFrame.from_dict(labels, orient="index")
-    summary = swept.summary.join(frame, on="variant")
-    columns = list(swept.summary.columns)
-    position = columns.index("variant") + 1
-    return swept._replace(summary=summary[[*columns[:position], *frame.columns, *columns[position:]]])
 
 
 def _autoencoders_of(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
@@ -198,17 +190,13 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     states = cache_states(store.folder, encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
-        source = _first_states(states[layer], recipe.tokens)
+        n = min(recipe.tokens, states[layer].n)
+        source = StoredStates(states[layer].read(0, n), {**states[layer].identity, "tokens": n})
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
         log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
         with Checkpoints(folder / "checkpoints") as checkpoints:
             train(source, config, checkpoints=checkpoints).save(folder)
             checkpoints.remove()
-
-
-def _first_states(states: StoredStates, n: int) -> StoredStates:
-    n = min(n, states.n)
-    return StoredStates(states.read(0, n), {**states.identity, "tokens": n})
 
 
 def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:
@@ -221,11 +209,6 @@ def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, 
     return _best(ranking, collection)
 
 
-def _rank_by_words(collection: Collection) -> Ranking:
-    index = LexicalBM25(collection.doc_texts, collection.doc_ids)
-    return _best(index.search(collection.query_texts, collection.query_ids, CUTOFF + 1), collection)
-
-
 def _best(ranking: Ranking, collection: Collection) -> Ranking:
     """Return the ten best documents of each query without the query's own document (ArguAna)."""
     return ranking.exclude(collection.self_matches).top(CUTOFF)
@@ -234,11 +217,7 @@ def _best(ranking: Ranking, collection: Collection) -> Ranking:
 def _facts(documents: dict[str, Pooled]) -> pd.DataFrame:
     """Return what the summary says about the documents' codes, by variant."""
     rows = {
-        name: {
-            "fvu": pooled.fvu,
-            "latents_per_doc": pooled.terms.nnz / pooled.terms.shape[0],
-            "used": float((pooled.firings > 0).mean()),
-        }
+        name: (pooled.fvu, pooled.terms.nnz / pooled.terms.shape[0], (pooled.firings > 0).mean())
         for name, pooled in documents.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["fvu", "latents_per_doc", "used"])
