@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.common import STYLE, change, collections_of, significant
-from lib.report.sweeps import comparison, estimate, forest
+from lib.report.common import STYLE, change, collections_of, interval, significant
+from lib.report.sweeps import comparison, forest
 
 FAR = 0.2  # a larger difference is not drawn to scale
 
@@ -23,11 +23,9 @@ def ablations_figure(summary: pd.DataFrame) -> Figure:
     for axes in figure.axes:
         written = changed[far & (changed["collection"] == axes.get_title())]
         for variant, difference in zip(written["variant"], written["difference"], strict=True):
-            text, x, side = (
-                (f"← {difference:+.2f}", 0.02, "left") if difference < 0 else (f"{difference:+.2f} →", 0.98, "right")
-            )
+            form, x, side = ("← {:+.2f}", 0.02, "left") if difference < 0 else ("{:+.2f} →", 0.98, "right")
             style = {"transform": axes.get_yaxis_transform(), "ha": side, "va": "center", "fontsize": 7.5}
-            axes.text(x, variants.index(variant), text, **style)
+            axes.text(x, variants.index(variant), form.format(difference), **style)
     return figure
 
 
@@ -73,7 +71,7 @@ def ablations_in_words(summary: pd.DataFrame, surface: pd.DataFrame) -> str:
         gain = f"{best['difference']:+.3f} ({best['low']:+.3f} to {best['high']:+.3f})"
         lines.append(
             f"{name}: {len(differing)} of {len(changed)} changes differ significantly from the baseline, "
-            f"{estimate(rows[rows['difference'].isna()].iloc[0])}. Worse: {', '.join(worse) or 'none'}. Better: "
+            f"{interval(rows[rows['difference'].isna()].iloc[0])}. Worse: {', '.join(worse) or 'none'}. Better: "
             f"{', '.join(better) or 'none'}. {without}Another seed alone: {change(changed.loc['seed: 1'])}. Over k1 "
             f"and b nDCG@10 is {grid['mean'].iloc[0]:.3f} to {best['mean']:.3f}; the best of the {len(grid)} points, "
             f"k1 = {best['k1']:g}, b = {best['b']:g}, is {gain} from the paper's, but it was chosen on these queries."
@@ -97,9 +95,8 @@ def tokens_in_words(summary: pd.DataFrame) -> str:
 
 def latents_a_token_in_words(counted: pd.DataFrame) -> str:
     """Say how unevenly the latents of each activation are spread over tokens, and whether long states have more."""
-    lines = [
-        f"Of the {counted['n_tokens'].iloc[0]:,} tokens of the first documents of {counted['collection'].iloc[0]}:"
-    ]
+    first = counted.iloc[0]
+    lines = [f"Of the {first['n_tokens']:,} tokens of the first documents of {first['collection']}:"]
     for row in counted.itertuples():
         if np.isnan(row.correlation):
             lines.append(f"{row.variant}: {row.mean:.1f} latents each.")

@@ -132,7 +132,7 @@ def save_study(
         save_figure(figure, folder, name)
 
 
-def interval(row: pd.Series, mean: str, low: str, high: str, digits: int = 3) -> str:
+def interval(row: pd.Series, mean: str = "mean", low: str = "low", high: str = "high", digits: int = 3) -> str:
     """Return a row's value and its interval, whose columns are named, as text: "0.500 (0.450 to 0.550)"."""
     return f"{row[mean]:.{digits}f} ({row[low]:.{digits}f} to {row[high]:.{digits}f})"
 

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, STYLE, collections_of, colours_of, interval
-from lib.report.sweeps import band, comparison, comparisons, estimate, label_ends
+from lib.report.sweeps import comparison, comparisons, draw_lines, label_ends
 from lib.studies.names import DENSE, LATENT, SPLADE_STYLE
 
 READOUTS = {SPLADE_STYLE: COLOURS[DENSE], LATENT: COLOURS[LATENT]}
@@ -19,25 +19,17 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
         above, below = figure.subfigures(2, 1)
         ranked = above.subplots(1, len(colours), sharey=True, squeeze=False)[0]
         for axes, name in zip(ranked, colours, strict=True):
-            rows = summary[summary["collection"] == name]
-            ends = [
-                (band(axes, rows[rows["readout"] == readout], "layer", colour), readout, colour)
-                for readout, colour in READOUTS.items()
-            ]
+            ends = draw_lines(axes, summary[summary["collection"] == name], "readout", READOUTS, "layer")
             axes.set_title(name)
         ranked[0].set(ylabel="nDCG@10, 95 % interval", ylim=(0, None))
         label_ends(ranked[-1], ends)
         latent = summary[summary["readout"] == LATENT]
         reconstruction, zipf = below.subplots(1, 2)
-        for axes, column in ((reconstruction, "fvu"), (zipf, "exponent")):
-            ends = []
-            for name, colour in colours.items():
-                rows = latent[latent["collection"] == name]
-                axes.plot(rows["layer"], rows[column], marker=".", color=colour)
-                if column == "exponent":
-                    low, high = rows["exponent_low"], rows["exponent_high"]
-                    axes.fill_between(rows["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
-                ends.append((rows[column].iloc[-1], name, colour))
+        for axes, column, band in (
+            (reconstruction, "fvu", None),
+            (zipf, "exponent", ("exponent_low", "exponent_high")),
+        ):
+            ends = draw_lines(axes, latent, "collection", colours, "layer", column, band)
             axes.set(xlabel="layer", ylim=(0, None))
             label_ends(axes, ends)
         reconstruction.set(title="reconstruction", ylabel="FVU of the documents")
@@ -56,9 +48,9 @@ def layers_in_words(summary: pd.DataFrame) -> str:
         latent, splade = (rows[rows["readout"] == readout].set_index("layer") for readout in (LATENT, SPLADE_STYLE))
         best, best_splade = latent["mean"].idxmax(), splade["mean"].idxmax()
         lines.append(
-            f"{name}: latent terms of the final layer ({final['layer']}) have nDCG@10 {estimate(final)}. The best "
-            f"layer is {best} with {estimate(latent.loc[best])}. {comparisons(latent, 'Layers')} "
-            f"Read as SPLARE does, the best layer is {best_splade} with {estimate(splade.loc[best_splade])}, and the "
+            f"{name}: latent terms of the final layer ({final['layer']}) have nDCG@10 {interval(final)}. The best "
+            f"layer is {best} with {interval(latent.loc[best])}. {comparisons(latent, 'Layers')} "
+            f"Read as SPLARE does, the best layer is {best_splade} with {interval(splade.loc[best_splade])}, and the "
             f"final layer is {comparison(splade.loc[final['layer']])}. The lowest FVU has layer "
             f"{latent['fvu'].idxmin()}. Zipf's exponent is {latent['exponent'].min():.2f} to "
             f"{latent['exponent'].max():.2f} over the layers, "

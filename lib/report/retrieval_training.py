@@ -3,7 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.sweeps import comparison, estimate, forest
+from lib.report.common import interval
+from lib.report.sweeps import comparison, forest
 from lib.studies.names import RETRIEVER
 
 
@@ -18,6 +19,6 @@ def retrieval_training_in_words(summary: pd.DataFrame) -> str:
     for name, rows in summary.groupby("collection", sort=False):
         rows = rows.set_index("variant")
         compared = rows.drop(index=RETRIEVER).iterrows()
-        parts = [f"{variant} {estimate(row)}, {comparison(row)}" for variant, row in compared]
-        lines.append(f"{name}: the retriever has nDCG@10 {estimate(rows.loc[RETRIEVER])}; {'; '.join(parts)}.")
+        parts = [f"{variant} {interval(row)}, {comparison(row)}" for variant, row in compared]
+        lines.append(f"{name}: the retriever has nDCG@10 {interval(rows.loc[RETRIEVER])}; {'; '.join(parts)}.")
     return "\n".join(lines)

@@ -11,19 +11,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import SIGNIFICANT, STYLE, change, collections_of, colours_of, interval, significant
+from lib.report.common import SIGNIFICANT, STYLE, change, collections_of, colours_of, significant
+
+LOW_HIGH = ("low", "high")
 
 
 def forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str, str], title: str) -> Figure:
     """Draw one row per variant and one panel per collection, all on one scale."""
     colours = colours_of(collections_of(table))
-    places = dict(zip(variants, range(len(variants)), strict=True))
     with plt.rc_context(STYLE):
         size = (1.7 + 2.0 * len(colours), 0.9 + 0.2 * len(variants))
         figure, panels = plt.subplots(1, len(colours), figsize=size, sharex=True, sharey=True, squeeze=False)
         for axes, (name, colour) in zip(panels[0], colours.items(), strict=True):
             rows = table[table["collection"] == name]
-            y = rows["variant"].map(places)
+            y = rows["variant"].map(variants.index)
             faces = [colour if filled else "white" for filled in significant(rows)]
             axes.hlines(y, rows[ends[0]], rows[ends[1]], color=colour, linewidth=1.2)
             axes.scatter(rows[value], y, s=22, color=faces, edgecolor=colour, zorder=3)
@@ -40,11 +41,18 @@ def forest(table: pd.DataFrame, variants: list[str], value: str, ends: tuple[str
     return figure
 
 
-def band(axes: Axes, rows: pd.DataFrame, field: str, colour: str) -> float:
-    """Draw means against `field` with their intervals as a band; return the last mean."""
-    axes.plot(rows[field], rows["mean"], marker=".", color=colour)
-    axes.fill_between(rows[field], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
-    return rows["mean"].iloc[-1]
+def draw_lines(
+    axes: Axes, table: pd.DataFrame, by: str, colours: dict[str, str], field: str, value: str = "mean", ends=LOW_HIGH
+) -> list[tuple[float, str, str]]:
+    """Draw a line of `value` against `field` for each colour, with any interval as a band; return the lines' ends."""
+    lines = []
+    for name, colour in colours.items():
+        rows = table[table[by] == name]
+        axes.plot(rows[field], rows[value], marker=".", color=colour)
+        if ends:
+            axes.fill_between(rows[field], rows[ends[0]], rows[ends[1]], color=colour, alpha=0.15, linewidth=0)
+        lines.append((rows[value].iloc[-1], name, colour))
+    return lines
 
 
 def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
@@ -61,20 +69,12 @@ def comparisons(rows: pd.DataFrame, noun: str) -> str:
     """Name the rows, by their index, that are worse or better than the baseline, or not significantly different."""
     compared = rows[rows["difference"].notna()].sort_index()
     differs, worse = significant(compared), compared["difference"] < 0
-    groups = {
-        "worse than the baseline": compared[differs & worse],
-        "better than the baseline": compared[differs & ~worse],
-        "not significantly different": compared[~differs],
-    }
+    groups = {"worse than the baseline": differs & worse, "better than the baseline": differs & ~worse}
+    groups |= {"not significantly different": ~differs}
     parts = [
-        f"{verdict}: {', '.join(f'{x:,}' for x in group.index)}" for verdict, group in groups.items() if len(group)
+        f"{text}: {', '.join(map('{:,}'.format, mask[mask].index))}" for text, mask in groups.items() if mask.any()
     ]
     return f"{noun} {'; '.join(parts)}."
-
-
-def estimate(row: pd.Series) -> str:
-    """Return a row's nDCG@10 with its interval."""
-    return interval(row, "mean", "low", "high")
 
 
 def comparison(row: pd.Series) -> str:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lib.report.common import STYLE, collections_of, colours_of
-from lib.report.sweeps import band, comparisons, estimate, label_ends
+from lib.report.common import STYLE, collections_of, colours_of, interval
+from lib.report.sweeps import comparisons, draw_lines, label_ends
 
 FIELDS = (("width", "k"), ("k", "width"))  # what varies, and what is fixed
 
@@ -23,11 +23,8 @@ def width_k_figure(summary: pd.DataFrame) -> Figure:
         for column, (field, fixed) in enumerate(FIELDS):
             above, below = panels[:, column]
             rows = summary[summary[fixed] == baseline[fixed]].sort_values(field)
-            ends = []
-            for name, colour in colours.items():
-                line = rows[rows["collection"] == name]
-                ends.append((band(above, line, field, colour), name, colour))
-                below.plot(line[field], line["fvu"], marker=".", color=colour)
+            ends = draw_lines(above, rows, "collection", colours, field)
+            draw_lines(below, rows, "collection", colours, field, "fvu", None)
             _log2_ticks(below, rows[field])
             if column:
                 label_ends(above, ends)
@@ -44,7 +41,7 @@ def width_k_in_words(summary: pd.DataFrame, trend: pd.DataFrame) -> str:
     lines = []
     for name, rows in summary.groupby("collection", sort=False):
         baseline = rows[rows["difference"].isna()].iloc[0]
-        parts = [f"{name}: nDCG@10 is {estimate(baseline)} at width {baseline['width']:,}, k {baseline['k']}."]
+        parts = [f"{name}: nDCG@10 is {interval(baseline)} at width {baseline['width']:,}, k {baseline['k']}."]
         for field, fixed in FIELDS:
             slope = trend[(trend["collection"] == name) & (trend["field"] == field)].iloc[0]
             verdict = "no significant trend" if slope["low"] <= 0 <= slope["high"] else "a trend"

@@ -1,7 +1,5 @@
 """Our figures for the claims of `90_claims`, each a value with its interval, out of the tables that studies wrote."""
 
-import re
-from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +40,7 @@ def _negated(figure: Measured) -> Measured:
 
 
 def _ndcg(results: Results, system: str) -> pd.DataFrame:
-    table = results["retrieval"]
-    return without_limit(table[(table["measure"] == names.MEASURE) & (table["system"] == system)])
+    return without_limit(results["retrieval"].query("measure == @names.MEASURE and system == @system"))
 
 
 def against_dense(results: Results) -> list[Measured]:
@@ -61,22 +58,15 @@ def tuned(results: Results) -> list[Measured]:
 
     First on collections that nothing was tuned on, then on those whose other queries were tuned on.
     """
-    table = results["beyond"]
-    rows = without_limit(table[(table["system"] == names.PAPERS) & table["p"].notna()])  # rows of means have no test
+    rows = without_limit(results["beyond"].query("system == @names.PAPERS and p.notna()"))  # rows of means have no test
     return [_negated(figure) for figure in _by_tuning(results, rows)]
 
 
 def _by_tuning(results: Results, rows: pd.DataFrame) -> list[Measured]:
-    training = results.origin("beyond")["config"]["training"]
-    sources = {_without_split(f"{part['name']}/{part['split']}") for part in training}
-    tuned_on = rows["collection"].map(_without_split).isin(sources)
+    sources = [part["name"] for part in results.origin("beyond")["config"]["training"]]
+    tuned_on = rows["collection"].str.replace(r"/(train|dev|test)$", "", regex=True).isin(sources)
     parts = ((rows[~tuned_on], "not tuned on"), (rows[tuned_on], "tuned on, by other queries"))
     return [_mean(part)._replace(on=f"{_where(part)} {note}") for part, note in parts if len(part)]
-
-
-def _without_split(name: str) -> str:
-    """Return a full name without its split: "beir/scifact" of "beir/scifact/test"."""
-    return re.sub(r"/(train|dev|test)$", "", name)
 
 
 def extreme(results: Results, lowest: bool) -> list[Measured]:
@@ -109,18 +99,12 @@ def _paired(values: pd.DataFrame, column: str, reference: str) -> Measured:
     return _mean(pd.DataFrame(rows, columns=["collection", *DIFFERENCE]))
 
 
-def _largest(results: Results, measure: str) -> tuple[pd.DataFrame, str]:
-    """Return the rows of the largest LIMIT by system, and its size in words."""
-    rows = results["limit"].query("n_docs == n_docs.max() and measure == @measure").set_index("system")
-    return rows, f"{rows['n_docs'].iloc[0]:,} documents"
-
-
 def limit(
     results: Results, measure: str = names.RECALL, system: str = names.LATENT, columns: list[str] = DIFFERENCE
 ) -> list[Measured]:
     """Return three columns, a value and its interval, of a system on the largest LIMIT."""
-    rows, size = _largest(results, measure)
-    return [Measured(*rows.loc[system, columns], size)]
+    rows = results["limit"].query("n_docs == n_docs.max() and measure == @measure").set_index("system")
+    return [Measured(*rows.loc[system, columns], f"{rows['n_docs'].iloc[0]:,} documents")]
 
 
 def limit_less(results: Results, system: str, columns: list[str]) -> list[Measured]:
@@ -129,27 +113,20 @@ def limit_less(results: Results, system: str, columns: list[str]) -> list[Measur
     The table has no interval of the difference: it is from the lowest less the highest to the highest less the lowest,
     which is wider.
     """
-    rows, size = _largest(results, names.RECALL)
-    value, low, high = columns
-    ours, theirs = rows.loc[names.LATENT], rows.loc[system]
-    return [Measured(ours[value] - theirs[value], ours[low] - theirs[high], ours[high] - theirs[low], size)]
+    ours, theirs = (limit(results, system=name, columns=columns)[0] for name in (names.LATENT, system))
+    return [Measured(ours.value - theirs.value, ours.low - theirs.high, ours.high - theirs.low, ours.on)]
 
 
 def zipf(results: Results) -> list[Measured]:
     """Return the median exponent of the latents; the interval holds those of all collections."""
-    rows = _exponents(results)
+    rows = without_limit(results["zipf"].query("vocabulary == @names.LATENTS"))
     return [Measured(rows["exponent"].median(), rows["low"].min(), rows["high"].max(), f"{len(rows)} collections")]
 
 
 def power_law(results: Results) -> list[Measured]:
     """Return the share of collections in which a power law is not rejected, with its Wilson interval."""
-    passed = _exponents(results)["p"] >= names.PLAUSIBLE
+    passed = without_limit(results["zipf"].query("vocabulary == @names.LATENTS"))["p"] >= names.PLAUSIBLE
     return [Measured(passed.mean(), *wilson_interval(passed.sum(), len(passed)), f"{len(passed)} collections")]
-
-
-def _exponents(results: Results) -> pd.DataFrame:
-    table = results["zipf"]
-    return without_limit(table[table["vocabulary"] == names.LATENTS])
 
 
 def family(results: Results, name: str) -> list[Measured]:
@@ -170,8 +147,7 @@ def change(results: Results, table: str, variant: str, trained: bool = False) ->
 
     Of a variant that was `trained` once, as the baseline was, the interval also holds what two seeds differ by.
     """
-    rows = results[table]
-    rows = rows[rows["variant"] == variant]
+    rows = results[table].query("variant == @variant")
     if rows.empty:
         raise NotMeasured(f"no {variant!r} in {table}.csv")
     figure = _mean(without_limit(rows))
@@ -230,8 +206,8 @@ def reconstruction(results: Results, name: str) -> list[Measured]:
 
 def trend(results: Results, field: str) -> list[Measured]:
     """Return what a doubling of "width" or "k" changes."""
-    table = results["width_k_trend"]
-    figure = _mean(rows := without_limit(table[table["field"] == field]), "slope", "low", "high")
+    rows = without_limit(results["width_k_trend"].query("field == @field"))
+    figure = _mean(rows, "slope", "low", "high")
     sizes = f"{rows['smallest'].min():,} to {rows['largest'].max():,}"
     return [figure._replace(on=f"{figure.on}, {sizes}, one run each")]
 
@@ -251,12 +227,10 @@ def matched(results: Results, column: str) -> list[Measured]:
     table = results["seeds_matched"]
     runs = sorted({*table["first"], *table["second"]})
     value, n = table[column].mean(), len(runs)
-    low = high = nan
-    if n > 2:
-        without = [table.loc[(table["first"] != run) & (table["second"] != run), column].mean() for run in runs]
-        half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(without))
-        low, high = value - half, value + half
-    return [Measured(value, low, high, f"{len(table)} pairs of {n} seeds, {table['width'].max():,} latents")]
+    without = [table.loc[(table["first"] != run) & (table["second"] != run), column].mean() for run in runs]
+    half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(without))  # nan for two runs
+    on = f"{len(table)} pairs of {n} seeds, {table['width'].max():,} latents"
+    return [Measured(value, value - half, value + half, on)]
 
 
 def peak(results: Results, readout: str) -> list[Measured]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import combinations, permutations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,23 +19,14 @@ PERSISTENCE = 0.9  # of rank-biased overlap: the first ten ranks have 86 % of it
 _CHUNK = 2**25  # cosines held at once: 128 MB of float32
 
 
-class SeedsStudy(NamedTuple):
-    """The tables of the study.
+def seeds_study(setting: Setting, store: Store | None = None) -> tuple[Swept, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Train an autoencoder from other random weights, in another order of the states; and join several of them.
 
-    The baseline is seed 0; the summary also has the columns seed, and joined for variants that divide the k latents
-    of a token among the first so many seeds. `recurring` and `matched` are those of `recurrence` and `matches`, for
-    latents that fire in the documents. `agreement` has one row per collection and pair of rankings: two seeds, and
-    seed 0 and lexical BM25 for scale; mean, low, high as `ranking_agreement` returns them.
+    The baseline is seed 0; the summary also has the columns seed, and joined for variants that divide the k latents of
+    a token among the first so many seeds. The second and third table are those of `recurrence` and `matches`, for
+    latents that fire in the documents. The last has one row per collection and pair of rankings: two seeds, and seed 0
+    and lexical BM25 for scale; mean, low, high as `ranking_agreement` returns them.
     """
-
-    swept: Swept
-    recurring: pd.DataFrame
-    matched: pd.DataFrame
-    agreement: pd.DataFrame
-
-
-def seeds_study(setting: Setting, store: Store | None = None) -> SeedsStudy:
-    """Train an autoencoder from other random weights, in another order of the states; and join several of them."""
     numbers = range(setting.size.n_seeds)
     recipes = [study_recipe(setting, seed=seed) for seed in numbers]
     runs = {f"seed {seed}": Variant(recipes[seed], labels={"seed": seed}) for seed in numbers}
@@ -55,8 +45,7 @@ def seeds_study(setting: Setting, store: Store | None = None) -> SeedsStudy:
         seed_and_words = rankings[0], swept.rankings[name, names.LEXICAL]
         for pair, compared in ((names.TWO_SEEDS, rankings), (names.SEED_AND_WORDS, seed_and_words)):
             rows.append({"collection": name, "pair": pair, **ranking_agreement(compared)})
-    recurring, matched = recurrence(decoders, firings), matches(decoders, firings)
-    return SeedsStudy(swept, recurring, matched, pd.DataFrame(rows))
+    return swept, recurrence(decoders, firings), matches(decoders, firings), pd.DataFrame(rows)
 
 
 def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -68,17 +57,6 @@ def best_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
     size = max(1, _CHUNK // len(others))
     chunks = (unit[start : start + size] @ other_unit.T for start in range(0, len(unit), size))
     return np.concatenate([chunk.max(axis=1) for chunk in chunks])
-
-
-def matched_cosines(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Match directions [width, d] and others [n, d] one to one so that the sum of cosines is largest; return them.
-
-    The Hungarian algorithm takes 12 bytes per pair of directions and time by the cube of the width: seconds at 2,048
-    latents, 13 GB at 32,768. It returns float32 [min(width, n)], and raises as `best_cosines`.
-    """
-    unit, other_unit = _unit_rows(directions, others)
-    cosines = unit @ other_unit.T
-    return cosines[linear_sum_assignment(cosines, maximize=True)]
 
 
 def _unit_rows(*matrices: np.ndarray) -> list[np.ndarray]:
@@ -97,7 +75,9 @@ def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd
 
     The mean of the matched cosines is the pairwise dictionary mean correlation coefficient (PW-MCC, Song et al., arXiv
     2505.20254), here of signed cosines: latents are not negative, so opposite directions are two meanings. Paulo and
-    Belrose (arXiv 2501.16615) count the pairs of at least SAME, and ask the same of the encoders.
+    Belrose (arXiv 2501.16615) count the pairs of at least SAME, and ask the same of the encoders. The Hungarian
+    algorithm takes 12 bytes per pair of latents and time by the cube of the width: seconds at 2,048 latents, 13 GB at
+    32,768.
 
     Parameters are those of `recurrence`. The table has one row per pair of runs: first, second (their positions), width
     (latents of the first that fire), pairs, mean (of the matched cosines) and share (of pairs of at least SAME).
@@ -105,9 +85,11 @@ def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd
     living = [decoder[fired > 0] for decoder, fired in zip(decoders, firings, strict=True)]
     rows = []
     for first, second in combinations(range(len(living)), 2):
-        cosines = matched_cosines(living[first], living[second])
-        shared = (cosines >= names.SAME).mean()
-        rows.append((first, second, len(living[first]), len(cosines), cosines.mean(), shared))
+        unit, other_unit = _unit_rows(living[first], living[second])
+        cosines = unit @ other_unit.T
+        matched = cosines[linear_sum_assignment(cosines, maximize=True)]
+        shared = (matched >= names.SAME).mean()
+        rows.append((first, second, len(unit), len(matched), matched.mean(), shared))
     return pd.DataFrame(rows, columns=["first", "second", "width", "pairs", "mean", "share"])
 
 
