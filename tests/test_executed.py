@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import jupytext
 import pytest
 
 from lib.report import executed
@@ -76,8 +77,6 @@ def test_copies_come_from_the_laptop_profile_only(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 def test_a_committed_copy_has_the_code_of_its_source(path):
-    jupytext = pytest.importorskip("jupytext")
-
     def code(name: Path) -> list[str]:
         return [cell.source for cell in jupytext.read(name).cells if cell.cell_type == "code"]
 
