@@ -1,1 +1,1 @@
-"""Results to figures, tables and sentences. These rooms read what the studies wrote and never import torch."""
+"""Results to figures, tables and sentences. They read what the studies wrote, compute nothing and never import torch."""
