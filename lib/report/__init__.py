@@ -1,1 +1,1 @@
-"""Results to figures, tables and sentences. They read what the studies wrote, compute nothing and never import torch."""
+"""Results to figures, tables and sentences; these modules compute nothing and never import torch."""
