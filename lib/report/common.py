@@ -41,20 +41,15 @@ _ESCAPES = str.maketrans(
 
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each name: a system's own, for other names the next of `PALETTE`.
-
-    Raises
-    ------
-    ValueError
-        If there are more names than colours.
-    """
+    """Return a colour for each name: a system's own, else the next of `PALETTE`; ValueError if there are too few."""
     names = list(dict.fromkeys(names))
     used = {COLOURS[name] for name in names if name in COLOURS}
-    others, free = [name for name in names if name not in COLOURS], [c for c in PALETTE if c not in used]
+    others = [name for name in names if name not in COLOURS]
+    free = [colour for colour in PALETTE if colour not in used]
     if len(others) > len(free):
         raise ValueError(f"There are {len(free)} colours for {others}; draw fewer at once, or extend PALETTE.")
-    given = dict(zip(others, free, strict=False))
-    return {name: COLOURS.get(name) or given[name] for name in names}
+    colours = COLOURS | dict(zip(others, free, strict=False))
+    return {name: colours[name] for name in names}
 
 
 def collections_of(table: pd.DataFrame) -> list[str]:
@@ -119,10 +114,7 @@ def save_study(
     figures: Mapping[str, Figure] | None = None,
     by_query: pd.DataFrame | None = None,
 ) -> None:
-    """Write a study: NAME.csv and NAME.json of each table, NAME.png and NAME.pdf of each figure.
-
-    `by_query`, the values of single queries, stands beside the first table as NAME_per_query.csv.
-    """
+    """Write a study's tables and figures; the values of single queries beside the first table as NAME_per_query.csv."""
     for name, table in tables.items():
         save_results(table, folder, name, origin)
     if by_query is not None:

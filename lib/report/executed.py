@@ -22,10 +22,7 @@ METADATA = {
 def clean(notebook: dict, root: Path) -> dict:
     """Return an executed notebook (nbformat 4, as parsed JSON) without what holds for one run or one machine only.
 
-    Raises
-    ------
-    ValueError
-        If a code cell was not executed or ended with an error.
+    ValueError if a code cell was not executed or ended with an error.
     """
     cells = []
     for number, cell in enumerate(notebook["cells"]):

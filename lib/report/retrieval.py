@@ -19,8 +19,7 @@ BEGIN, END = "<!-- results, written by `make figures` -->", "<!-- end of results
 
 def systems_of(summary: pd.DataFrame) -> dict[str, str]:
     """Return the systems of a table with their colours; those of `COLOURS` first, in its order."""
-    present = set(summary["system"])
-    return colours_of([*(system for system in COLOURS if system in present), *summary["system"]])
+    return colours_of(sorted(summary["system"].unique(), key=[*COLOURS, *summary["system"]].index))
 
 
 def retrieval_figure(summary: pd.DataFrame, measure: str = MEASURE) -> Figure:
@@ -39,8 +38,7 @@ def retrieval_figure(summary: pd.DataFrame, measure: str = MEASURE) -> Figure:
         labels = [f"{name}\n{counts.n_docs[name]:,} docs\n{counts.n_queries[name]:,} queries" for name in names]
         axes.set_xticks(np.arange(len(names)), labels, fontsize=7.5)
         axes.tick_params(axis="x", length=0)
-        axes.set_ylabel(f"{measure}, with 95 % interval")
-        axes.set_ylim(0, min(1.0, 1.05 * table["high"].max()))
+        axes.set(ylabel=f"{measure}, with 95 % interval", ylim=(0, min(1.0, 1.05 * table["high"].max())))
         figure.legend(loc="outside upper center", ncols=3 if len(names) < 4 else 4, fontsize=8)
     return figure
 

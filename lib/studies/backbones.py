@@ -21,19 +21,8 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER, LexicalBM25
 from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
+from lib.studies import encoded
 from lib.studies.comparison import check_collections, columns_first, summary_of, values_of
-from lib.studies.encoded import (
-    Embeddings,
-    Late,
-    Terms,
-    best_columns,
-    keep,
-    load,
-    merged_ranking,
-    ranking_of,
-    shards,
-    term_blocks,
-)
 from lib.studies.inputs import Setting
 from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, MEASURE, SPLADE, is_limit
 from lib.studies.profiles import Backbone, BackboneTable
@@ -66,28 +55,18 @@ def backbone_table(
 ) -> tuple[pd.DataFrame, list[str], dict]:
     """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms (the paper's BM25).
 
-    Returns
-    -------
-    DataFrame
-        One row a collection, measure, backbone and system ("lexical BM25", "SPLADE" if it can be loaded, the
-        retriever's own "dense" or "late interaction", "latent terms"): n_docs and n_queries; mean with its 95 %
-        bootstrap interval over queries (low, high); against the retriever's own ranking difference, difference_low,
-        difference_high, p and p_holm as in `measures.summarise`. A query's value of latent terms is its mean over the
-        seeds; seeds is their number, seed_sd the standard deviation of their means.
-    list of str
-        What is left out, and why.
-    dict
-        What the provenance states.
+    Return a row a collection, measure, backbone and system ("lexical BM25", "SPLADE" if it can be loaded, the
+    retriever's own "dense" or "late interaction", "latent terms"), with n_docs, n_queries and `measures.summarise`
+    against the retriever's own ranking; what is left out, and why; and what the provenance states. A query's value of
+    latent terms is its mean over the seeds; seeds is their number, seed_sd the standard deviation of their means.
 
     ValueError as `comparison.load_collections`, before anything is computed.
     """
     store = store or Store()
     named = [load_collection(name) for name in table.collections]
     collections = check_collections(named or list(setting.collections))
-    others = {collection.full_name: {} for collection in collections}
     notes, origins, parts = [], {}, []
-    for collection in collections:
-        others[collection.full_name][LEXICAL] = _values([_lexical(collection, store)], collection)
+    others = {c.full_name: {LEXICAL: _values([_lexical(c, store)], c)} for c in collections}
     if table.splade is not None:
         try:
             splade = Splade(table.splade)
@@ -154,7 +133,7 @@ def _stored(collection: Collection, key: dict, rank: Callable[[], Ranking], stor
         docs = [[position[doc] for doc in row] for row in ranking.doc_ids]
         return {"docs": np.array(docs), "scores": np.array(ranking.scores)}
 
-    return ranking_of(collection, store.get("ranked", key, make))
+    return encoded.ranking_of(collection, store.get("ranked", key, make))
 
 
 def _lexical(collection: Collection, store: Store) -> Ranking:
@@ -171,10 +150,12 @@ def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:
     queries = cache(lambda: model.encode_queries(collection.query_texts))
 
     def best(texts: list[str]) -> dict[str, np.ndarray]:
-        return best_columns((queries() @ model.encode_documents(texts).T).toarray(), k)
+        return encoded.best_columns((queries() @ model.encode_documents(texts).T).toarray(), k)
 
-    parts = [store.get("ranked", key | {"first": first}, partial(best, texts)) for first, texts in shards(collection)]
-    return merged_ranking(collection, parts, k)
+    parts = [
+        store.get("ranked", key | {"first": first}, partial(best, texts)) for first, texts in encoded.shards(collection)
+    ]
+    return encoded.merged_ranking(collection, parts, k)
 
 
 def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) -> tuple[str, Ranking, list[Ranking]]:
@@ -184,29 +165,29 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
     """
     encoder, k = trained[0].encoder, _depth(collection)
     name = LATE if encoder.late_interaction else DENSE
-    own = Late(encoder, collection, k) if encoder.late_interaction else Embeddings(encoder)
+    own = encoded.Late(encoder, collection, k) if encoder.late_interaction else encoded.Embeddings(encoder)
     key = _key(collection, encoder=encoder.identity, system=name)
-    terms = [Terms(model.encoder, model.sae, model.pooling) for model in trained]
+    terms = [encoded.terms_of(model) for model in trained]
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
-    large = len(list(shards(collection))) > 1
+    large = len(list(encoded.shards(collection))) > 1
     passing = Store(store.folder / f"reading-{digest_json([key, keys])[:16]}") if large else store
 
     def rank_own() -> Ranking:
-        parts = load(own, collection, "document", passing)
-        if isinstance(own, Embeddings):
-            (queries,) = load(own, collection, "query", store)
-            parts = (best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
-        return merged_ranking(collection, parts, k)
+        parts = encoded.load(own, collection, "document", passing)
+        if isinstance(own, encoded.Embeddings):
+            (queries,) = encoded.load(own, collection, "query", store)
+            parts = (encoded.best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
+        return encoded.merged_ranking(collection, parts, k)
 
-    def rank_latent(reading: Terms, phi: str) -> Ranking:
-        index = BM25Index.build(term_blocks(reading, phi, collection, "document", passing), collection.doc_ids)
-        (queries,) = term_blocks(reading, phi, collection, "query", store)
+    def rank_latent(reading: encoded.Terms, phi: str) -> Ranking:
+        index = BM25Index.build(encoded.term_blocks(reading, phi, collection, "document", passing), collection.doc_ids)
+        (queries,) = encoded.term_blocks(reading, phi, collection, "query", store)
         return index.search(queries, collection.query_ids, k)
 
     pairs = zip((own, *terms), (key, *keys), strict=True)
     needed = [reading for reading, each in pairs if not store.has("ranked", each)]
-    keep(needed, collection, "document", passing)
-    keep([reading for reading in needed if not isinstance(reading, Late)], collection, "query", store)
+    encoded.keep(needed, collection, "document", passing)
+    encoded.keep([reading for reading in needed if not isinstance(reading, encoded.Late)], collection, "query", store)
     ranking = _stored(collection, key, rank_own, store)
     latent = [
         _stored(collection, each, partial(rank_latent, reading, model.phi), store)

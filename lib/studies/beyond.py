@@ -1,7 +1,7 @@
 """What the paper leaves open: settings of the ranking, each chosen on training queries and frozen before the test."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from lib.evaluation.baselines import ANALYZER, LexicalBM25
 from lib.evaluation.fusion import fuse
 from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
-from lib.studies.comparison import averages_of, columns_first, origin_of, summary_of, values_of
+from lib.studies.comparison import averages_of, columns_first, origin_of, summary_of, values_of, with_queries
 from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.studies.names import AS_TUNED, MEAN, MEASURE, PAPERS, TOGETHER, WITH_WORDS, is_limit
 from lib.support.store import Store
@@ -47,10 +47,9 @@ def ideas(base: Setting, scale: Mapping[str, float]) -> dict[str, list[dict]]:
 
     `scale` is the mean weight under each phi relative to the base's; k1 is tried around the base's times that.
     """
-    others = [phi for phi in scale if phi != base.phi]
-    k1s = [(phi, round(base.k1 * scale[phi] * factor, 3)) for phi in others for factor in (0.5, 1, 2)]
+    k1s = {phi: [round(base.k1 * scale[phi] * factor, 3) for factor in (0.5, 1, 2)] for phi in scale if phi != base.phi}
     return {
-        "another phi": [{"phi": phi, "k1": k1} for phi, k1 in k1s],
+        "another phi": [{"phi": phi, "k1": k1} for phi in k1s for k1 in k1s[phi]],
         "another idf": [{"idf": form} for form in ("robertson", "robertson-clipped") if form != base.idf],
         "idf to a power": [{"idf_power": power} for power in (0.5, 1.5, 2.0)],
         "query weights to a power": [{"query_power": power} for power in (0.5, 1.5, 2.0)],
@@ -119,13 +118,9 @@ class _Bench:
 def choose_settings(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str, Setting], pd.DataFrame]:
     """Choose a setting for each idea, and one for all ideas in turn, by nDCG@10 averaged over training collections.
 
-    Returns
-    -------
-    dict of str to Setting
-        The base under "as tuned", each idea's best if it is better than the base, and "all together", where each idea
-        in turn changes what those before it left, if that is better. On a tie the setting stays as it was.
-    DataFrame
-        One row a setting tried: idea, the setting's fields, nDCG@10 on each training collection, and their mean.
+    Return the base under "as tuned", each idea's best if it is better than the base, and "all together", where each
+    idea in turn changes what those before it left, if that is better (on a tie the setting stays as it was); and a row
+    for each setting tried: idea, its fields, nDCG@10 on each training collection, and their mean.
     """
     rows, names = [], [bench.collection.full_name for bench in benches]
 
@@ -142,8 +137,7 @@ def choose_settings(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str,
         if scores[best] > base_score:
             chosen[idea] = best
         if joint != base:
-            settings = [joint._replace(**change) for change in changes]
-            scores = {setting: score(TOGETHER, setting) for setting in settings}
+            scores = {setting: score(TOGETHER, setting) for setting in (joint._replace(**change) for change in changes)}
             best = max(scores, key=scores.__getitem__)
         if scores[best] > joint_score:
             joint, joint_score = best, scores[best]
@@ -166,16 +160,9 @@ def beyond_study(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Choose settings on at most `n_queries` of each `training` collection, then measure each once on the others.
 
-    Returns
-    -------
-    DataFrame
-        One row a collection and system: nDCG@10 as `measures.summarise` gives it against the model's own constants; the
-        last rows, `MEAN`, are of all collections but `limit`; they have intervals of queries resampled within each and
-        no test.
-    DataFrame
-        What was tried on the training queries, as `choose_settings`, and whether it was `chosen`.
-    dict
-        What the provenance of the two states, the chosen settings among it.
+    Return a row a collection and system: nDCG@10 as `measures.summarise` gives it against the model's own constants,
+    the last rows, `MEAN`, as `averages_of` all collections but `limit`; what was tried on the training queries, as
+    `choose_settings`, and whether it was `chosen`; and what the provenance of the two states.
 
     ValueError as `tuning.check_training`, and for a collection that is both chosen and measured on.
     """
@@ -186,33 +173,22 @@ def beyond_study(
     splits = {None, *(collection.split for collection in train)}
     for collection in tests:
         if collection.name in trained_on and collection.split in splits:
-            raise ValueError(
-                f"{collection.full_name} has queries that were chosen on; measure on others, such as /test."
-            )
+            raise ValueError(f"{collection.full_name} has queries that were chosen on; measure on others, as of /test.")
     base = Setting(**asdict(model.bm25), phi=model.phi)
-    benches = [_Bench(model, _first_queries(collection, n_queries), store) for collection in train]
+    samples = [with_queries(collection, range(len(collection.query_ids))[:n_queries]) for collection in train]
+    benches = [_Bench(model, sample, store) for sample in samples]
     chosen, tried = choose_settings(benches, base)
-    fields = list(Setting._fields)
-    tried["chosen"] = [Setting(*row) in chosen.values() for row in tried[fields].itertuples(index=False)]
+    settings = tried[list(Setting._fields)].itertuples(index=False)
+    tried["chosen"] = [Setting(*row) in chosen.values() for row in settings]
     systems = chosen | {PAPERS: base._replace(**asdict(PAPER))}
     tables, values = [], {}
     for collection in tests:
         bench = _Bench(model, collection, store)
-        of_system = {system: bench.values(setting) for system, setting in systems.items()}
-        values[collection.full_name] = of_system
-        tables.append(summary_of(of_system, AS_TUNED).assign(collection=collection.full_name))
+        name = collection.full_name
+        values[name] = {system: bench.values(setting) for system, setting in systems.items()}
+        tables.append(summary_of(values[name], AS_TUNED).assign(collection=name))
     averaged = [of_system for name, of_system in values.items() if not is_limit(name)] or list(values.values())
     tables.append(averages_of(averaged, AS_TUNED).assign(collection=MEAN))
-    settings = {system: setting._asdict() for system, setting in systems.items()}
-    identities = [collection.identity for collection in train]
-    origin = origin_of(model, tests, training=identities, settings=settings, n_queries=n_queries)
+    origin = origin_of(model, tests, training=[collection.identity for collection in train])
+    origin |= {"settings": {system: setting._asdict() for system, setting in systems.items()}, "n_queries": n_queries}
     return columns_first(pd.concat(tables, ignore_index=True), "collection"), tried, origin
-
-
-def _first_queries(collection: Collection, n: int | None) -> Collection:
-    """Return the collection with its first `n` queries."""
-    if n is None or n >= len(collection.query_ids):
-        return collection
-    ids = collection.query_ids[:n]
-    qrels = {query: collection.qrels[query] for query in ids}
-    return replace(collection, query_ids=ids, query_texts=collection.query_texts[:n], qrels=qrels)

@@ -1,7 +1,7 @@
 """What the studies share: collections that can be compared on, values by query, and differences from a baseline."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,14 @@ def averages_of(values: Sequence[Mapping[str, np.ndarray]], baseline: str) -> pd
             row["difference_low"], row["difference_high"] = np.quantile(draws[system] - draws[baseline], [0.025, 0.975])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def with_queries(collection: Collection, rows: Iterable[int]) -> Collection:
+    """Return the collection with the queries of these rows only."""
+    ids, texts = ([column[row] for row in rows] for column in (collection.query_ids, collection.query_texts))
+    return replace(
+        collection, query_ids=ids, query_texts=texts, qrels={query: collection.qrels[query] for query in ids}
+    )
 
 
 def columns_first(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (what `key`, `read` and `join` are is said once, by `Reading`)
 """Collections that are encoded once: what is read of their texts is kept in the store, shard by shard.
 
 A *reading* is anything computed from token states: pooled terms, embeddings, the best documents by late interaction.
@@ -51,17 +52,19 @@ class Block:
 
 
 class Reading(Protocol):
-    """Something that is computed from token states, and the store's key of it but for the texts."""
+    """Something that is computed from token states.
+
+    `key` is the store's, but for the texts. `read` returns a block's part, `join` the arrays of a shard out of the
+    parts of its blocks.
+    """
 
     encoder: TokenEncoder
     stage: str
     key: dict
 
-    def read(self, block: Block):
-        """Return a block's part."""
+    def read(self, block: Block): ...
 
-    def join(self, parts: list) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard, of which `parts` were taken block by block."""
+    def join(self, parts: list) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,21 +81,23 @@ class Terms:
 
     @cached_property
     def key(self) -> dict:
-        """The encoder, the autoencoder and what else decides the arrays."""
         return {"encoder": self.encoder.identity, "sae": self.sae.identity, "pooling": self.pooling}
 
     def read(self, block: Block) -> tuple[csr_array, np.ndarray]:
-        """Return a block's part."""
         codes = block.codes(self.sae)
         indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
         return pool(indices, values, block.states.offsets, self.sae.width, self.pooling), firings
 
     def join(self, parts: list[tuple[csr_array, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard."""
         terms = vstack([terms for terms, _ in parts], format="csr")
         arrays = {"data": terms.data, "indices": terms.indices, "indptr": terms.indptr}
         return arrays | {"firings": np.sum([firings for _, firings in parts], axis=0)}
+
+
+def terms_of(model: LatentTerms) -> Terms:
+    """Return the reading of a model's terms."""
+    return Terms(model.encoder, model.sae, model.pooling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +110,14 @@ class Unexplained:
 
     @cached_property
     def key(self) -> dict:
-        """The encoder, the autoencoder and what else decides the arrays."""
         return {"encoder": self.encoder.identity, "sae": self.sae.identity}
 
     def read(self, block: Block) -> tuple[float, int, np.ndarray, float]:
-        """Return a block's part."""
         residual = self.sae.normalize(block.states.states) - self.sae.decode(block.codes(self.sae))
         n, total, square = block.moments(self.sae)
         return residual.square().sum(dtype=torch.float64).item(), n, total.cpu().numpy(), square
 
     def join(self, parts: list[tuple[float, int, np.ndarray, float]]) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard."""
         error, n, total, square = (sum(column) for column in zip(*parts, strict=True))
         return {"error": np.array(error), "n": np.array(n), "total": total, "square": np.array(square)}
 
@@ -129,15 +131,12 @@ class Embeddings:
 
     @cached_property
     def key(self) -> dict:
-        """The encoder, the autoencoder and what else decides the arrays."""
         return {"encoder": any_layer(self.encoder)}
 
     def read(self, block: Block) -> np.ndarray:
-        """Return a block's part."""
         return block.states.pooled
 
     def join(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard."""
         return {"embeddings": np.concatenate(parts)}
 
 
@@ -155,12 +154,10 @@ class Late:
 
     @cached_property
     def key(self) -> dict:
-        """The encoder, the autoencoder and what else decides the arrays."""
         return {"encoder": self.encoder.identity, "queries": self.collection.identity["queries_sha256"], "k": self.k}
 
     @cached_property
     def queries(self) -> list[TokenStates]:
-        """The token states of the queries."""
         return list(self.encoder.stream(self.collection.query_texts, "query"))
 
     def read(self, block: Block) -> tuple[int, dict[str, np.ndarray]]:
@@ -170,7 +167,6 @@ class Late:
         return len(block.states.offsets) - 1, {"docs": best.docs, "scores": best.scores}
 
     def join(self, parts: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-        """Return the arrays of a shard."""
         counts, best = zip(*parts, strict=True)
         return best_of(best, np.cumsum([0, *counts[:-1]]), self.k)
 
@@ -199,11 +195,8 @@ def keep(readings: Iterable[Reading], collection: Collection, kind: str, store: 
     """
     readings = list(readings)
     for first, texts in shards(collection, kind):
-        missing = {}
-        for reading in readings:
-            key = _key(reading, collection, kind, first)
-            if not store.has(reading.stage, key):
-                missing[digest_json([reading.stage, key])] = reading, key
+        keys = [(reading, _key(reading, collection, kind, first)) for reading in readings]
+        missing = {digest_json([r.stage, key]): (r, key) for r, key in keys if not store.has(r.stage, key)}
         for group in grouped(missing.values(), lambda pair: any_layer(pair[0].encoder)):
             for (reading, key), arrays in zip(group, read_texts([r for r, _ in group], texts, kind), strict=True):
                 store.get(reading.stage, key, lambda arrays=arrays: arrays)
@@ -274,19 +267,18 @@ def encode_collection(
     With `late`, so many documents are ranked for each query by late interaction, in the same pass over the documents.
     """
     store = store or Store()
-    terms, embeddings = Terms(model.encoder, model.sae, model.pooling), Embeddings(model.encoder)
+    terms, embeddings = terms_of(model), Embeddings(model.encoder)
     best = None if late is None else Late(model.encoder, collection, max(late, LATE_DEPTH))
     keep([terms, embeddings, *([best] if best else [])], collection, "document", store)
     keep([terms, embeddings], collection, "query", store)
-    docs, queries = (list(load(terms, collection, kind, store)) for kind in ("document", "query"))
-    doc_terms, query_terms = (apply_phi(_stacked(parts, model.sae.width), model.phi) for parts in (docs, queries))
-    doc_embeddings, query_embeddings = (
+    parts = [list(load(terms, collection, kind, store)) for kind in ("document", "query")]
+    matrices = [apply_phi(_stacked(shard_parts, model.sae.width), model.phi) for shard_parts in parts]
+    vectors = [
         np.concatenate([part["embeddings"] for part in load(embeddings, collection, kind, store)])
         for kind in ("document", "query")
-    )
-    firings = sum(part["firings"] for part in docs)
+    ]
     ranking = merged_ranking(collection, load(best, collection, "document", store), late) if best else None
-    return EncodedCollection(doc_terms, query_terms, doc_embeddings, query_embeddings, firings, ranking)
+    return EncodedCollection(*matrices, *vectors, sum(part["firings"] for part in parts[0]), ranking)
 
 
 def merged_ranking(collection: Collection, parts: Iterable[dict[str, np.ndarray]], k: int) -> Ranking:
@@ -306,22 +298,16 @@ def encode_together(models: Sequence[LatentTerms], collection: Collection, store
     if len({digest_json(model.encoder.identity) for model in models}) != 1:
         names = [f"{model.encoder.name}, layer {model.encoder.layer}" for model in models]
         raise ValueError(f"The models must have one retriever; these have {names}. Call once for each retriever.")
-    readings: list[Reading] = [Terms(model.encoder, model.sae, model.pooling) for model in models]
-    readings.append(Embeddings(models[0].encoder))
     for kind in ("query", "document"):
-        keep(readings, collection, kind, store or Store())
+        keep([*map(terms_of, models), Embeddings(models[0].encoder)], collection, kind, store or Store())
 
 
 class Pooled(NamedTuple):
-    """The documents or queries of a collection, pooled.
-
-    FVU, the fraction of the variance of the token states x that the autoencoder leaves unexplained, is
-    sum |x - x_hat|^2 / sum |x - mean x|^2 over all tokens; NaN if all states are equal.
-    """
+    """The documents or queries of a collection, pooled."""
 
     terms: csr_array  # float32 [n_texts, width], without phi
     firings: np.ndarray  # int64 [width], in how many tokens each latent is active
-    fvu: float
+    fvu: float  # fraction of the variance of the token states that the autoencoder leaves unexplained
 
 
 def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, store: Store) -> list[Pooled]:
@@ -339,6 +325,7 @@ def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, stor
 
 
 def _fvu(parts: Iterable[dict[str, np.ndarray]]) -> float:
+    """Return sum |x - x_hat|^2 / sum |x - mean x|^2 over all token states x; NaN if all are equal."""
     parts = list(parts)
     error, n, total, square = (sum(part[name] for part in parts) for name in ("error", "n", "total", "square"))
     variance = square - np.square(total).sum() / max(n, 1)
@@ -352,12 +339,8 @@ def term_blocks(reading: Terms, phi: str, collection: Collection, kind: str, sto
 
 
 def _stacked(parts: list[dict[str, np.ndarray]], n_columns: int) -> csr_array:
-    return vstack([_csr(part, n_columns) for part in parts], format="csr")
-
-
-def _csr(arrays: dict[str, np.ndarray], n_columns: int) -> csr_array:
-    shape = len(arrays["indptr"]) - 1, n_columns
-    return csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+    arrays = [(part["data"], part["indices"], part["indptr"]) for part in parts]
+    return vstack([csr_array(each, shape=(len(each[2]) - 1, n_columns)) for each in arrays], format="csr")
 
 
 def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = None) -> csr_array:
@@ -375,4 +358,4 @@ def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = No
         return {"data": total.data, "indices": total.indices, "indptr": total.indptr}
 
     key = {"model": model.identity, "texts": digest_json(texts)}
-    return _csr((store or Store()).get("latent-tokens", key, make), n_tokens)
+    return _stacked([(store or Store()).get("latent-tokens", key, make)], n_tokens)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import Stemmer
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 
 from lib.data.collection import Collection, load_collection
 from lib.latent_terms import LatentTerms
@@ -96,15 +96,14 @@ def kappa(first: np.ndarray, second: np.ndarray, n_resamples: int = 2000, seed: 
     labels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
     size = len(labels)
     table = np.bincount(codes[: len(first)] * size + codes[len(first) :], minlength=size**2)
-    draws = np.random.default_rng(seed).multinomial(
-        len(first), table / len(first), check_count(n_resamples, "n_resamples")
-    )
+    n_resamples = check_count(n_resamples, "n_resamples")
+    draws = np.random.default_rng(seed).multinomial(len(first), table / len(first), n_resamples)
     low, high = np.quantile(_kappa(draws.reshape(-1, size, size)), [0.025, 0.975])
     return float(_kappa(table.reshape(1, size, size))[0]), float(low), float(high)
 
 
 def _kappa(tables: np.ndarray) -> np.ndarray:
-    """Return kappa of each contingency table, [n, size, size]; 1 where all labels are one and the same."""
+    """Return kappa of each contingency table, [n, size, size]; 1 where all labels are equal."""
     shares = tables / tables.sum(axis=(1, 2), keepdims=True)
     observed = np.trace(shares, axis1=1, axis2=2)
     chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
@@ -116,46 +115,36 @@ def strongest_contexts(
 ) -> dict[str, np.ndarray]:
     """Return where in `texts` each latent is strongest, once a text and in at most `n` texts.
 
-    Returns
-    -------
-    dict of np.ndarray
-        latents, texts, positions and values [n_places]: the latents ascending, each one's places from strong to weak,
-        a place's position among all tokens. token_ids [n_tokens] and offsets [n_texts + 1]: the tokens, end to end.
+    latents, texts, positions and values [n_places]: the latents ascending, each one's places from strong to weak, a
+    place's position among all tokens. token_ids [n_tokens] and offsets [n_texts + 1]: the tokens, end to end.
     """
 
     def make() -> dict[str, np.ndarray]:
-        blocks, token_ids, lengths, n_tokens = [], [], [], 0
+        names, blocks, token_ids, lengths, n_tokens = ("latents", "texts", "positions", "values"), [], [], [], 0
         for block in model.encoder.stream(texts):
             indices, values = (tensor.cpu().numpy() for tensor in model.sae.encode(block.states))
             token, column = np.nonzero(values > 0)
             text = np.repeat(np.arange(len(block.offsets) - 1), np.diff(block.offsets)) + len(lengths)
-            blocks.append(
-                _strongest_of(indices[token, column], text[token], token + n_tokens, values[token, column], n)
-            )
+            columns = indices[token, column], text[token], token + n_tokens, values[token, column]
+            rows = strongest(columns[0], columns[1], columns[3], n)
+            blocks.append([column[rows] for column in columns])
             token_ids.append(block.token_ids)
             lengths += np.diff(block.offsets).tolist()
             n_tokens += len(block.token_ids)
-        columns = _strongest_of(*map(np.concatenate, zip(*blocks, strict=True)), n)
-        arrays = dict(zip(("latents", "texts", "positions", "values"), columns, strict=True))
+        columns = dict(zip(names, map(np.concatenate, zip(*blocks, strict=True)), strict=True))
+        rows = strongest(columns["latents"], columns["texts"], columns["values"], n)
+        arrays = {name: column[rows] for name, column in columns.items()}
         return arrays | {"token_ids": np.concatenate(token_ids), "offsets": np.cumsum([0, *lengths])}
 
     key = {"model": model.identity, "texts": digest_json(texts), "n": n}
     return (store or Store()).get("strongest-contexts", key, make)
 
 
-def _strongest_of(
-    latents: np.ndarray, texts: np.ndarray, positions: np.ndarray, values: np.ndarray, n: int
-) -> list[np.ndarray]:
-    """Return the four columns of the occurrences that `strongest` chooses."""
-    rows = strongest(latents, texts, values, n)
-    return [column[rows] for column in (latents, texts, positions, values)]
-
-
 def place_counts(contexts: Mapping[str, np.ndarray], width: int, n_tokens: int) -> csr_array:
     """Count at which tokens each latent is strongest, float32 [width, n_tokens], of `strongest_contexts`."""
     tokens = contexts["token_ids"][contexts["positions"]]
     ones = np.ones(len(tokens), np.float32)
-    return coo_array((ones, (contexts["latents"], tokens)), shape=(width, n_tokens)).tocsr()
+    return csr_array((ones, (contexts["latents"], tokens)), shape=(width, n_tokens))
 
 
 def contexts_of(
@@ -178,16 +167,10 @@ def family_agreement(mass: csr_array, places: csr_array) -> tuple[pd.DataFrame, 
     """Sort the latents by two rules, and measure how far the rules agree.
 
     `mass`, float32 [width, n_words], is each latent's activation on each word; `places` counts at how many of its
-    strongest places, in other texts, each word stands.
-
-    Returns
-    -------
-    DataFrame
-        One row a limit of the rules (`half`): n_latents sorted, n_rare, the share of each family by both rules
-        (lexical_first, lexical_second, ...), agreement, kappa with its interval (low, high), and kappa_lexical for
-        lexical against the rest.
-    np.ndarray, np.ndarray, str [width]
-        The labels at the limit of 0.5, by mass and by places.
+    strongest places, in other texts, each word stands. Return a row a limit of the rules (`half`): n_latents sorted,
+    n_rare, the share of each family by both rules (lexical_first, lexical_second, ...), agreement, kappa with its
+    interval (low, high), and kappa_lexical for lexical against the rest; and the labels, str [width], at the limit of
+    0.5, by mass and by places.
     """
     enough = (places.sum(axis=1) >= LEAST_PLACES) & (mass.sum(axis=1) > 0)
     labels = {half: (families(mass, enough, half), families(places, enough, half)) for half in HALVES}
@@ -208,16 +191,10 @@ def family_study(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure what each family of latents contributes: rank with that family only, without it, and without others.
 
-    `labels`, str [width], are those of `families`.
-
-    Returns
-    -------
-    DataFrame
-        One row a collection and system: family ("all" for all latents), kind ("all", "only", "without", or "without as
-        many": a control, without as many latents of the other families, drawn with seed 0, or all of theirs if they are
-        fewer), n_latents kept, nDCG@10 as `summarise` gives it against all latents, and postings_share.
-    dict
-        What its provenance states.
+    `labels`, str [width], are those of `families`. Return a row a collection and system: family ("all" for all), kind
+    ("all", "only", "without", or "without as many": a control, without as many latents of the other families, drawn
+    with seed 0, or all of theirs if they are fewer), n_latents kept, postings_share, and nDCG@10 as `summarise` gives
+    it against all latents; and what the provenance states.
     """
     store, tables, collections = store or Store(), [], [load_collection(name) for name in names]
     masks = _family_masks(labels)
@@ -240,8 +217,7 @@ def _family_masks(labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     rng, masks = np.random.default_rng(0), {(ALL, ALL): np.ones(len(labels), bool)}
     for family in FAMILIES:
         members = labels == family
-        masks[ONLY, family] = members
-        masks[WITHOUT, family] = ~members
+        masks |= {(ONLY, family): members, (WITHOUT, family): ~members}
         others = np.flatnonzero(~members & (labels != RARE))
         masks[CONTROL, family] = np.ones(len(labels), bool)
         masks[CONTROL, family][rng.permutation(others)[: members.sum()]] = False

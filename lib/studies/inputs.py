@@ -16,6 +16,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.packaged import RETRIEVER_NAME, default_retriever
 from lib.encode.states import TrainingText
 from lib.sae.training import TrainingConfig
+from lib.studies.comparison import with_queries
 from lib.studies.profiles import Profile, SweepSize
 from lib.support.checks import check_count
 from lib.support.devices import training_device
@@ -54,13 +55,9 @@ class Setting:
     @property
     def origin(self) -> dict:
         """What the provenance of results states, JSON-able."""
-        return {
-            "retriever": self.encoder.identity,
-            "training_text": {"what": self.text, **self.corpus.identity},
-            "size": asdict(self.size),
-            "training": asdict(self.config.resolved(training_device())),
-            "collections": [collection.identity for collection in self.collections],
-        }
+        origin = {"retriever": self.encoder.identity, "training_text": {"what": self.text, **self.corpus.identity}}
+        origin |= {"size": asdict(self.size), "training": asdict(self.config.resolved(training_device()))}
+        return origin | {"collections": [collection.identity for collection in self.collections]}
 
 
 def setting(profile: Profile, store: Store | None = None) -> Setting:
@@ -84,7 +81,7 @@ def training_text(size: SweepSize, tokens: int | None, store: Store) -> tuple[It
         text = LocalText(source)
         if tokens is None:
             return text, f"the files that {TEXT} names"
-        count = store.get("words", text.identity, lambda: {"n": np.array([sum(map(_count_words, text))])})
+        count = store.get("words", text.identity, lambda: {"n": np.array([sum(len(part.split()) for part in text)])})
         share = min(1.0, tokens / (_TOKENS_A_WORD * int(count["n"][0])))
         return LocalText(source, fraction=share), f"a random {share:.2%} of the files that {TEXT} names"
     if size.text.startswith("hf:"):
@@ -97,10 +94,6 @@ def count_tokens(encoder: TokenEncoder, corpus: Iterable[str], store: Store) -> 
     """Return how many tokens a retriever reads in a text that has an `identity`; they are counted once."""
     key = {"encoder": encoder.identity, "corpus": corpus.identity}
     return int(store.get("tokens", key, lambda: {"n": np.array([TrainingText(encoder, corpus).n])})["n"][0])
-
-
-def _count_words(passage: str) -> int:
-    return len(passage.split())
 
 
 def shuffled(texts: Iterable[str], seed: int = 0) -> GivenText:
@@ -117,22 +110,14 @@ def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed:
     n_docs, n_queries = check_count(n_docs, "n_docs"), check_count(n_queries, "n_queries")
     rng = np.random.default_rng(seed)
     rows = sorted(rng.permutation(len(collection.query_ids))[:n_queries].tolist())
-    query_ids = [collection.query_ids[row] for row in rows]
-    qrels = {query: collection.qrels[query] for query in query_ids}
-    chosen = {doc for judged in qrels.values() for doc in judged}
+    sample = with_queries(collection, rows)
+    chosen = {doc for judged in sample.qrels.values() for doc in judged}
     others = [doc for doc in collection.doc_ids if doc not in chosen]
     n_others = max(0, n_docs - len(chosen))
     chosen |= {others[i] for i in rng.permutation(len(others))[:n_others]}
     docs = [(d, t) for d, t in zip(collection.doc_ids, collection.doc_texts, strict=True) if d in chosen]
-    return replace(
-        collection,
-        name=f"{collection.name}-{len(docs)}",
-        doc_ids=[doc for doc, _ in docs],
-        doc_texts=[text for _, text in docs],
-        query_ids=query_ids,
-        query_texts=[collection.query_texts[row] for row in rows],
-        qrels=qrels,
-    )
+    ids, texts = [doc for doc, _ in docs], [text for _, text in docs]
+    return replace(sample, name=f"{collection.name}-{len(docs)}", doc_ids=ids, doc_texts=texts)
 
 
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:

@@ -51,10 +51,6 @@ PRUNED = (
 )
 
 
-def _top(matrix: csr_array, n: int) -> csr_array:
-    return keep_top(matrix, n) if n else matrix
-
-
 def rankings(
     model: LatentTerms, collection: Collection, encoded: EncodedCollection, query_cuts: Sequence[int]
 ) -> dict[Setting, Ranking]:
@@ -66,31 +62,29 @@ def rankings(
     exact, ranked = model.index(encoded.doc_terms, doc_ids), {}
     for setting in PRUNED:
         index = model.index(keep_top(encoded.doc_terms, setting.doc_top), doc_ids) if setting.doc_top else exact
-        ranked[setting] = index.search(_top(queries, setting.query_top), query_ids, 11)
+        ranked[setting] = index.search(_pruned(queries, setting.query_top), query_ids, 11)
     if query_cuts and find_spec("seismic"):
         engine, k = SeismicEngine(exact, **SEISMIC), min(11, len(doc_ids))
         for cut in query_cuts:
-            ranking = engine.search(queries, query_ids, k, query_cut=cut or None, heap_factor=HEAP_FACTOR)
-            ranked[Setting(kinds.SEISMIC, 0, cut)] = ranking
+            setting = Setting(kinds.SEISMIC, 0, cut)
+            ranked[setting] = engine.search(queries, query_ids, k, query_cut=cut or None, heap_factor=HEAP_FACTOR)
     ranked[FLAT] = dense_search(encoded.doc_embeddings, doc_ids, encoded.query_embeddings, query_ids, 11)
     if find_spec("faiss"):
         corpus = Corpus(exact, lambda: iter(()), encoded.doc_embeddings, queries, encoded.query_embeddings)
         graph = faiss_dense(corpus, hnsw=True)
         ids = [graph.find(row, 11) for row in range(len(query_ids))]
         ranked[HNSW] = Ranking(query_ids, ids, [np.arange(len(row), 0.0, -1.0) for row in ids])
-    words = LexicalBM25(collection.doc_texts, doc_ids)
-    ranked[LEXICAL] = words.search(collection.query_texts, query_ids, 11)
+    ranked[LEXICAL] = LexicalBM25(collection.doc_texts, doc_ids).search(collection.query_texts, query_ids, 11)
     return ranked
 
 
 def quality(
     model: LatentTerms, names: Sequence[str], query_cuts: Sequence[int] = (), store: Store | None = None
 ) -> pd.DataFrame:
-    """Return kind, doc_top, query_top and nDCG@10: the mean over collections of each one's mean over its queries.
+    """Return kind, doc_top, query_top and nDCG@10 as `averages_of` gives it over the collections, against exact search.
 
-    low and high are its 95 % bootstrap interval: queries are resampled within each collection. difference is to exact
-    search, with difference_low and difference_high from the same resamples. `limit` is left out unless there is no
-    other collection: it has another purpose, and its differences are larger than all others.
+    `limit` is left out unless there is no other collection: it has another purpose, and its differences are larger
+    than all others.
     """
     values = []
     for name in [name for name in names if not kinds.is_limit(name)] or names:
@@ -141,14 +135,13 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     dict has n_docs, and the postings of an average document and of what an average query reads.
     """
     collection = load_collection(name)
-    texts = spread(collection.doc_texts, size.texts)
-    queries = collection.query_texts[: size.n_queries]
+    texts, queries = spread(collection.doc_texts, size.texts), collection.query_texts[: size.n_queries]
     sentences = encode_sentences(model, texts)
     corpus, _ = grown_corpus(model, sentences, queries, size.n_docs)
     blocks = list(corpus.terms())  # eight settings index them again
     corpus = corpus._replace(terms=lambda: iter(blocks))
     engines: dict[Setting, Callable[[], Engine]] = {
-        setting: partial(_pruned_engine, model, corpus, setting) for setting in PRUNED
+        each: partial(_pruned_engine, model, corpus, each) for each in PRUNED
     }
     engines[FLAT] = partial(_dense_flat, corpus)
     split = [sentence for text in texts for sentence in sentences_of(text)]
@@ -169,11 +162,8 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
         wanted = exact.get({kinds.SEISMIC: kinds.EXACT, kinds.HNSW: kinds.FLAT}.get(setting.kind))
         shares = [len(docs & best) / len(best) for docs, best in zip(results, wanted or results, strict=True)]
         frames.append(frame.assign(**setting._asdict(), recall=np.mean(shares) if wanted else nan))
-    facts = {
-        "n_docs": size.n_docs,
-        "postings_per_document": corpus.index.n_postings / size.n_docs,
-        "postings_per_query": float(corpus.index.df[corpus.queries.indices].sum() / len(queries)),
-    }
+    facts = {"n_docs": size.n_docs, "postings_per_document": corpus.index.n_postings / size.n_docs}
+    facts["postings_per_query"] = float(corpus.index.df[corpus.queries.indices].sum() / len(queries))
     return pd.concat(frames, ignore_index=True), facts
 
 
@@ -181,16 +171,17 @@ def _pruned_engine(model: LatentTerms, corpus: Corpus, setting: Setting) -> Engi
     index = corpus.index
     if setting.doc_top:
         index = model.index((keep_top(block, setting.doc_top) for block in corpus.terms()), index.doc_ids)
-    return ours(corpus._replace(index=index, queries=_top(corpus.queries, setting.query_top)), 1)
+    return ours(corpus._replace(index=index, queries=_pruned(corpus.queries, setting.query_top)), 1)
+
+
+def _pruned(matrix: csr_array, n: int) -> csr_array:
+    return keep_top(matrix, n) if n else matrix
 
 
 def latency_study(
     model: LatentTerms, names: Sequence[str], size: LatencySize, store: Store | None = None
 ) -> tuple[pd.DataFrame, dict]:
-    """Return a row for each setting, quality on the collections `names` and latency on a corpus grown from `pydoc`.
-
-    The table has the columns of `quality` and `timings`, the dict is what the provenance states.
-    """
+    """Return a row a setting with the columns of `quality` and `timings`, and what the provenance states."""
     table, facts = timings(model, GROWN_FROM, size)
     table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))
     facts |= {"collections": list(names), "grown from": GROWN_FROM, "size": asdict(size)}

@@ -22,16 +22,9 @@ LIMIT_SYSTEMS = (LEXICAL, DENSE, LATE, LATENT, TUNED)
 def limit_study(model: LatentTerms, names: Sequence[str], store: Store | None = None) -> tuple[pd.DataFrame, dict]:
     """Measure recall on LIMIT as its haystack grows; the needles and the queries stay the same.
 
-    `names` are LIMIT in several sizes, smallest first, with the same queries (else a ValueError).
-
-    Returns
-    -------
-    DataFrame
-        One row a size, measure and system: n_docs, measure, and the columns of `summarise` against dense; kept, the
-        share of the smallest collection's recall that is left here, with its interval over queries (kept_low,
-        kept_high).
-    dict
-        What its provenance states.
+    `names` are LIMIT in several sizes, smallest first, with the same queries (else a ValueError). Return a row a size
+    (n_docs), measure and system: `summarise` against dense, and kept, the share of the smallest collection's recall
+    that is left here, with its interval over queries (kept_low, kept_high); and what the provenance states.
     """
     store, collections = store or Store(), [load_collection(name) for name in names]
     for collection in collections:

@@ -12,17 +12,9 @@ from lib.bm25 import pruning
 from lib.data.collection import Collection, load_collection
 from lib.inspect.vocabulary import spaced_ranks
 from lib.latent_terms import LatentTerms
+from lib.studies import names as kinds
 from lib.studies.comparison import columns_first, document_frequency, origin_of, query_postings, summary_of, values_of
 from lib.studies.encoded import EncodedCollection, encode_collection
-from lib.studies.names import (
-    DOCUMENT_FREQUENCY,
-    DOCUMENT_MASS,
-    DOCUMENT_TOP,
-    MEASURE,
-    NOTHING_PRUNED,
-    QUERY_MASS,
-    QUERY_TOP,
-)
 from lib.support.checks import check_choice
 from lib.support.store import Store
 
@@ -34,16 +26,16 @@ class Pruning(NamedTuple):
     value: float
 
 
-UNPRUNED = Pruning(NOTHING_PRUNED, 1)
+UNPRUNED = Pruning(kinds.NOTHING_PRUNED, 1)
 PRUNINGS = (
     UNPRUNED,
-    *(Pruning(DOCUMENT_TOP, n) for n in (25, 50, 100, 200, 400)),
-    *(Pruning(DOCUMENT_MASS, share) for share in (0.5, 0.7, 0.8, 0.9, 0.95)),
-    *(Pruning(DOCUMENT_FREQUENCY, share) for share in (0.05, 0.1, 0.2, 0.3, 0.5)),
-    *(Pruning(QUERY_TOP, n) for n in (10, 20, 40, 80)),
-    *(Pruning(QUERY_MASS, share) for share in (0.5, 0.7, 0.8, 0.9)),
+    *(Pruning(kinds.DOCUMENT_TOP, n) for n in (25, 50, 100, 200, 400)),
+    *(Pruning(kinds.DOCUMENT_MASS, share) for share in (0.5, 0.7, 0.8, 0.9, 0.95)),
+    *(Pruning(kinds.DOCUMENT_FREQUENCY, share) for share in (0.05, 0.1, 0.2, 0.3, 0.5)),
+    *(Pruning(kinds.QUERY_TOP, n) for n in (10, 20, 40, 80)),
+    *(Pruning(kinds.QUERY_MASS, share) for share in (0.5, 0.7, 0.8, 0.9)),
 )
-LENGTHS_OF = (UNPRUNED, Pruning(DOCUMENT_TOP, 100), Pruning(DOCUMENT_TOP, 400))
+LENGTHS_OF = (UNPRUNED, Pruning(kinds.DOCUMENT_TOP, 100), Pruning(kinds.DOCUMENT_TOP, 400))
 
 
 def pruning_study(
@@ -51,16 +43,9 @@ def pruning_study(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Measure what pruning costs and saves, with the model's own constants of BM25.
 
-    Returns
-    -------
-    DataFrame
-        One row a collection and pruning: kind, value, nDCG@10 as `summarise` gives it against no pruning, postings
-        and query_postings (mean), and both as shares of the unpruned (postings_share, query_share).
-    DataFrame
-        The lengths of the posting lists: collection, kind, value, rank, df, longest first, for no pruning and for 100
-        and 400 latents a document.
-    dict
-        What the provenance of these states.
+    Return a row a collection and pruning (kind, value): nDCG@10 as `summarise` gives it against no pruning, postings
+    and query_postings (mean), and both as shares of the unpruned (postings_share, query_share); the lengths (df by
+    rank) of the posting lists, for no pruning and for 100 and 400 latents a document; and what the provenance states.
     """
     store, tables, lengths = store or Store(), [], []
     collections = [load_collection(name) for name in names]
@@ -99,13 +84,13 @@ def _measured(
         return {"values": values, "df": df, "query_postings": query_postings(df, queries)}
 
     key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity}
-    return store.get("pruned", key | {"pruning": list(how), "measure": MEASURE}, make)
+    return store.get("pruned", key | {"pruning": list(how), "measure": kinds.MEASURE}, make)
 
 
 def prune_terms(docs: csr_array, queries: csr_array, how: Pruning) -> tuple[csr_array, csr_array]:
     """Return documents and queries, one of the two pruned."""
     check_choice(how.kind, {each.kind for each in PRUNINGS}, "kind")
-    if how.kind == NOTHING_PRUNED:
+    if how.kind == kinds.NOTHING_PRUNED:
         return docs, queries
     side, _, method = how.kind.partition(" ")
     prune = pruning.PRUNINGS[method]

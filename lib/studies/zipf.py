@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.data.collection import Collection, load_collection
+from lib.data.collection import load_collection
 from lib.evaluation.baselines import ANALYZER, analyze
 from lib.evaluation.measures import bootstrap_interval
 from lib.evaluation.splade import Splade, splade_terms
 from lib.inspect.vocabulary import ZipfFit, fit_zipf, growth, rank_frequency, spaced_ranks, word_terms
 from lib.latent_terms import LatentTerms
 from lib.studies.comparison import document_frequency, origin_of, query_postings
-from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.encoded import encode_collection
 from lib.studies.names import LATENTS, SPLADE, WORDS
 from lib.support.folders import digest_arrays
 from lib.support.store import Store
@@ -42,22 +42,23 @@ def zipf_study(
     An occurrence of a latent is a document token in which it is active. With `splade` the words that it gives weights
     to are a third vocabulary; an occurrence is then a document.
 
-    Returns
-    -------
-    dict of DataFrame
-        "zipf": one row a collection and vocabulary: n_terms, n_occurrences, `fit_zipf` of these with tail_share (of the
-        occurrences), heaps (the exponent of growth at the end), n_frequent (terms in more than half of the documents),
-        n_once (in one), postings, and means over queries: query_terms, query_postings and query_share (of all
-        postings; with its interval share_low, share_high).
-        "zipf_curves": rank, frequency and df_share, each sorted on its own.
-        "zipf_growth": n_docs, n_terms.
-    dict
-        What the provenance of these states.
+    Return three tables by collection and vocabulary, and what their provenance states:
+
+    - "zipf": n_terms, n_occurrences, `fit_zipf` of these with tail_share (of the occurrences), heaps (the exponent of
+      growth at the end), n_frequent (terms in more than half of the documents), n_once (in one), postings, and means
+      over queries: query_terms, query_postings, query_share (of all postings; interval share_low, share_high);
+    - "zipf_curves": rank, frequency and df_share, each sorted on its own;
+    - "zipf_growth": n_docs, n_terms.
     """
     store, tables = store or Store(), {"zipf": [], "zipf_curves": [], "zipf_growth": []}
     collections = [load_collection(name) for name in names]
     for collection in collections:
-        compared = vocabularies(collection, encode_collection(model, collection, store))
+        words = word_terms(analyze(collection.doc_texts), analyze(collection.query_texts))
+        latents = encode_collection(model, collection, store)
+        compared = {
+            LATENTS: Vocabulary(latents.firings, latents.doc_terms, latents.query_terms),
+            WORDS: Vocabulary(words[0].sum(axis=0, dtype=np.float64).astype(np.int64), *words),
+        }
         if splade is not None:
             docs, queries = splade_terms(splade, collection, store)
             compared[SPLADE] = Vocabulary(document_frequency(docs), docs, queries)
@@ -65,18 +66,9 @@ def zipf_study(
             label = {"collection": collection.full_name, "vocabulary": kind}
             for table, frame in _vocabulary_tables(vocabulary, n_resamples, store).items():
                 tables[table].append(frame.assign(**label)[[*label, *frame.columns]])
-    joined = {table: pd.concat(frames, ignore_index=True) for table, frames in tables.items()}
     third = {} if splade is None else {"splade": splade.identity}
-    return joined, origin_of(model, collections, n_resamples=n_resamples, analyzer=ANALYZER, **third)
-
-
-def vocabularies(collection: Collection, encoded: EncodedCollection) -> dict[str, Vocabulary]:
-    """Return the collection in latents and in words."""
-    docs, queries = word_terms(analyze(collection.doc_texts), analyze(collection.query_texts))
-    return {
-        LATENTS: Vocabulary(encoded.firings, encoded.doc_terms, encoded.query_terms),
-        WORDS: Vocabulary(docs.sum(axis=0, dtype=np.float64).astype(np.int64), docs, queries),
-    }
+    origin = origin_of(model, collections, n_resamples=n_resamples, analyzer=ANALYZER, **third)
+    return {table: pd.concat(frames, ignore_index=True) for table, frames in tables.items()}, origin
 
 
 def _vocabulary_tables(vocabulary: Vocabulary, n_resamples: int, store: Store) -> dict[str, pd.DataFrame]:
