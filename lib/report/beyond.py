@@ -10,10 +10,7 @@ from lib.studies.names import LATENT, MEAN, is_limit
 
 
 def beyond_figure(table: pd.DataFrame) -> Figure:
-    """Draw each system's difference from the tuned constants: the mean without `limit`, and every collection.
-
-    `table` is that of `beyond_study`.
-    """
+    """Draw each system's difference from the tuned constants in the mean without `limit`, and on every collection."""
     compared = table[table["difference"].notna()]
     systems = list(dict.fromkeys(compared["system"]))
     with plt.rc_context(STYLE):

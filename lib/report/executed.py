@@ -31,15 +31,12 @@ def clean(notebook: dict, root: Path) -> dict:
         if cell["cell_type"] == "code":
             if cell["execution_count"] is None or any(output["output_type"] == "error" for output in cell["outputs"]):
                 raise ValueError(f"cell {number} was not executed to its end; run the notebook again.")
-            outputs = [_without_places(output, root) for output in cell["outputs"] if not _is_progress(output)]
+            outputs = [output for output in cell["outputs"] if output.get("name") != "stderr"]
+            outputs = [o for o in outputs if not any(bar in json.dumps(o.get("data", {})) for bar in BARS)]
+            outputs = [_without_places(output, root) for output in outputs]
             copy |= {"execution_count": cell["execution_count"], "outputs": outputs}
         cells.append(copy)
     return {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
-
-
-def _is_progress(output: dict) -> bool:
-    """Say whether an output is a progress bar or standard error."""
-    return output.get("name") == "stderr" or any(bar in json.dumps(output.get("data", {})) for bar in BARS)
 
 
 def _without_places(value, root: Path):

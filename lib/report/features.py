@@ -13,10 +13,7 @@ KINDS = {ONLY: "only", WITHOUT: "without", CONTROL: "without as many\nof the oth
 
 
 def contribution_figure(table: pd.DataFrame) -> Figure:
-    """Draw the change in nDCG@10 with one family of latents only, without it, and without as many others.
-
-    `table` is that of `family_study`; a mark is a collection, a bar its 95 % interval.
-    """
+    """Draw the change in nDCG@10 with one family of latents only, without it, and without as many others."""
     names = collections_of(table)
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.2 + 0.12 * len(names)), sharex=True, sharey=True)

@@ -25,10 +25,7 @@ POINTS = {
 
 
 def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
-    """Draw nDCG@10 against milliseconds a query: a line from exact search along each way of pruning, points for others.
-
-    `table` is that of `latency_study`, `n_docs` the number of documents of the corpus that was timed.
-    """
+    """Draw nDCG@10 against milliseconds a query: a line from exact search for each pruning, points for others."""
     exact = table[table["kind"] == names.EXACT].iloc[0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.6))
@@ -38,8 +35,7 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
                 continue
             x, y = ([*([exact[column]] if named else []), *rows[column]] for column in ("median_ms", names.MEASURE))
             axes.plot(x, y, color=colour, linewidth=1.2)
-            for _, row in rows.iterrows():
-                _mark(axes, row, marker, colour, 4.5)
+            _mark(axes, rows, marker, colour, 4.5)
             text = f"{kind}\n(down to {rows[named].iloc[-1]})" if named else kind
             label = {"textcoords": "offset points", "color": colour, "fontsize": 7.5, **alignment}
             axes.annotate(text, (x[-1], y[-1]), offset, **label)
@@ -47,21 +43,21 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
         axes.plot(*place, "*", color="black", markersize=11)
         axes.annotate("latent terms, exact", place, (4, 7), textcoords="offset points", fontsize=8, ha="center")
         for kind, (colour, offset, side) in POINTS.items():
+            _mark(axes, table[table["kind"] == kind], "P", colour, 8)
             for _, row in table[table["kind"] == kind].iterrows():
-                _mark(axes, row, "P", colour, 8)
                 label = {"textcoords": "offset points", "color": colour, "fontsize": 8, "ha": side}
                 axes.annotate(kind, (row["median_ms"], row[names.MEASURE]), offset, **label)
-        axes.set_xscale("log")
         axes.margins(x=0.18, y=0.17)
-        axes.set_xlabel(f"milliseconds a query, {n_docs:,} documents, one thread")
-        axes.set_ylabel("nDCG@10, mean of the collections")
+        label = f"milliseconds a query, {n_docs:,} documents, one thread"
+        axes.set(xscale="log", xlabel=label, ylabel="nDCG@10, mean of the collections")
         axes.set_title("hollow: ranks worse than exact search (95 % interval)", fontsize=8)
     return figure
 
 
-def _mark(axes: Axes, row: pd.Series, marker: str, colour: str, size: float) -> None:
-    face = "white" if row["difference_high"] < 0 else colour
-    axes.plot(row["median_ms"], row[names.MEASURE], marker, color=colour, markersize=size, markerfacecolor=face)
+def _mark(axes: Axes, rows: pd.DataFrame, marker: str, colour: str, size: float) -> None:
+    for _, row in rows.iterrows():
+        face = "white" if row["difference_high"] < 0 else colour
+        axes.plot(row["median_ms"], row[names.MEASURE], marker, color=colour, markersize=size, markerfacecolor=face)
 
 
 def latency_in_words(table: pd.DataFrame) -> str:

@@ -20,10 +20,7 @@ COSTS = {"postings_share": "stored", "query_share": "read"}
 
 
 def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) -> Figure:
-    """Draw nDCG@10 of a collection against postings stored and against postings read, and the posting lists' lengths.
-
-    `table` and `lengths` are those of `pruning_study`.
-    """
+    """Draw nDCG@10 of a collection against postings stored and postings read, and the lengths of the posting lists."""
     table, lengths = (frame[frame["collection"] == collection] for frame in (table, lengths))
     unpruned = table[table["kind"] == NOTHING_PRUNED].iloc[0]
     with plt.rc_context(STYLE):
@@ -34,9 +31,8 @@ def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) 
                 if len(rows) and (rows[cost] < 1).any():
                     x, y = 100 * np.append(rows[cost], 1), np.append(rows["mean"], unpruned["mean"])
                     axes.plot(x, y, color=colour, linewidth=1)
-                    axes.scatter(
-                        100 * rows[cost], rows["mean"], s=16, marker=marker, color=colour, label=name, zorder=3
-                    )
+                    style = {"marker": marker, "color": colour, "label": name, "zorder": 3}
+                    axes.scatter(100 * rows[cost], rows["mean"], s=16, **style)
             axes.axhspan(unpruned["low"], unpruned["high"], color="#EEEEEE", zorder=0)
             axes.axhline(unpruned["mean"], color="black", linewidth=0.7, linestyle=":")
             axes.set(xlabel=f"% of postings {verb}", ylabel="nDCG@10")

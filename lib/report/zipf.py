@@ -39,10 +39,7 @@ def rank_frequency_figure(curves: pd.DataFrame) -> Figure:
 
 
 def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Figure:
-    """Draw one collection's rank-frequency curves with the fitted tails, and every collection's exponents.
-
-    `fits` and `curves` are the tables "zipf" and "zipf_curves" of `zipf_study`.
-    """
+    """Draw one collection's rank-frequency curves with the fitted tails, and every collection's exponents."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), width_ratios=(3, 2))
         fit_of = fits[fits["collection"] == collection].set_index("vocabulary")
@@ -55,7 +52,22 @@ def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Fi
             _label(left, name, curve["rank"], curve["frequency"], RANK_LABELS, f" ({fit['n_terms']:,})")
         left.set(xlim=(0.8, None), xlabel="rank", ylabel="occurrences", title=f"{collection}; dashed: the fitted tail")
         left.title.set_fontsize(8.5)
-        _exponents(right, fits)
+        names = collections_of(fits)
+        middle = (fits["vocabulary"].nunique() - 1) / 2
+        for number, (vocabulary, rows) in enumerate(fits.groupby("vocabulary", sort=False)):
+            rows, colour = rows.set_index("collection").loc[names], VOCABULARY_COLOURS[vocabulary]
+            y = np.arange(len(names)) + 0.24 * (number - middle)
+            right.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.4)
+            faces = [colour if p >= PLAUSIBLE else "white" for p in rows["p"]]
+            right.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3, label=vocabulary)
+            label = {"textcoords": "offset points", "color": colour, "va": "center", "fontsize": 8}
+            right.annotate(vocabulary, (rows["high"].iloc[0], y[0]), (4, 0), **label)
+        right.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        right.text(1, -0.55, " Zipf's law", fontsize=7.5, va="center")
+        right.set_yticks(np.arange(len(names)), names, fontsize=8)
+        right.set_ylim(len(names) - 0.5, -0.7)
+        right.set_xlabel("Zipf exponent, 95 % interval\n(hollow: power law rejected)")
+        right.margins(x=0.2)
     return figure
 
 
@@ -67,30 +79,8 @@ def _label(axes: Axes, name: str, x: pd.Series, y: pd.Series, labels: dict, suff
     axes.annotate(f"{name}{suffix}", (x.iloc[point], y.iloc[point]), **style)
 
 
-def _exponents(axes: Axes, fits: pd.DataFrame) -> None:
-    names = collections_of(fits)
-    middle = (fits["vocabulary"].nunique() - 1) / 2
-    for number, (vocabulary, rows) in enumerate(fits.groupby("vocabulary", sort=False)):
-        rows, colour = rows.set_index("collection").loc[names], VOCABULARY_COLOURS[vocabulary]
-        y = np.arange(len(names)) + 0.24 * (number - middle)
-        axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.4)
-        faces = [colour if p >= PLAUSIBLE else "white" for p in rows["p"]]
-        axes.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3, label=vocabulary)
-        label = {"textcoords": "offset points", "color": colour, "va": "center", "fontsize": 8}
-        axes.annotate(vocabulary, (rows["high"].iloc[0], y[0]), (4, 0), **label)
-    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    axes.text(1, -0.55, " Zipf's law", fontsize=7.5, va="center")
-    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
-    axes.set_ylim(len(names) - 0.5, -0.7)
-    axes.set_xlabel("Zipf exponent, 95 % interval\n(hollow: power law rejected)")
-    axes.margins(x=0.2)
-
-
 def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, collection: str) -> Figure:
-    """Draw vocabulary growth and document frequency of one collection, and the postings a query reads of each.
-
-    `fits`, `curves` and `growth` are the three tables of `zipf_study`.
-    """
+    """Draw vocabulary growth and document frequency of one collection, and the postings a query reads of each."""
     with plt.rc_context(STYLE):
         figure, (heaps, head, cost) = plt.subplots(1, 3, figsize=(7.2, 2.6))
         for name, rows in growth[growth["collection"] == collection].groupby("vocabulary", sort=False):
@@ -119,13 +109,13 @@ def zipf_in_words(fits: pd.DataFrame) -> str:
     """Answer whether the latents are a Zipfian vocabulary, in words out of the table "zipf"."""
     lines = []
     for name, rows in fits.groupby("collection", sort=False):
-        of = rows.set_index("vocabulary")
         tails = [
             f"{vocabulary}: exponent {interval(row, 'exponent', 'low', 'high', 2)} over the {row['n_tail']:,} most "
-            f"frequent of {row['n_terms']:,} terms ({row['tail_share']:.0%} of all occurrences), {_law(row['p'])}; "
+            f"frequent of {row['n_terms']:,} terms ({row['tail_share']:.0%} of all occurrences), "
+            f"{'compatible with' if row['p'] >= PLAUSIBLE else 'not'} a power law (p = {row['p']:.2f}); "
             f"{row['n_once'] / row['n_terms']:.1%} of the terms occur in one document, {row['n_frequent']:,} terms in "
             f"more than half of the documents; a query reads {row['query_share']:.1%} of the postings"
-            for vocabulary, row in of.iterrows()
+            for vocabulary, row in rows.set_index("vocabulary").iterrows()
         ]
         lines.append(f"{name}. {'. '.join(tails)}.")
     latents = fits[fits["vocabulary"] == LATENTS]
@@ -136,7 +126,3 @@ def zipf_in_words(fits: pd.DataFrame) -> str:
         f"{share:.0%} of them) are compatible with a power law; in {covers.sum()} the interval of its exponent holds 1."
     )
     return "\n".join(lines)
-
-
-def _law(p: float) -> str:
-    return f"{'compatible with' if p >= PLAUSIBLE else 'not'} a power law (p = {p:.2f})"

@@ -18,11 +18,11 @@ from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenEncoder
-from lib.evaluation.baselines import ANALYZER, LexicalBM25
+from lib.evaluation.baselines import ANALYZER
 from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
 from lib.studies import encoded
-from lib.studies.comparison import check_collections, columns_first, summary_of, values_of
+from lib.studies.comparison import check_collections, columns_first, lexical_ranking, summary_of, values_of
 from lib.studies.inputs import Setting
 from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, MEASURE, SPLADE, is_limit
 from lib.studies.profiles import Backbone, BackboneTable
@@ -137,10 +137,7 @@ def _stored(collection: Collection, key: dict, rank: Callable[[], Ranking], stor
 
 
 def _lexical(collection: Collection, store: Store) -> Ranking:
-    def rank() -> Ranking:
-        index = LexicalBM25(collection.doc_texts, collection.doc_ids)
-        return index.search(collection.query_texts, collection.query_ids, _depth(collection))
-
+    rank = partial(lexical_ranking, collection, _depth(collection))
     return _stored(collection, _key(collection, analyzer=ANALYZER), rank, store)
 
 

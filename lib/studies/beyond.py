@@ -1,6 +1,6 @@
 """What the paper leaves open: settings of the ranking, each chosen on training queries and frozen before the test."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import NamedTuple
@@ -15,12 +15,20 @@ from lib.bm25.pruning import drop_frequent, keep_mass
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection, load_collection
-from lib.evaluation.baselines import ANALYZER, LexicalBM25
+from lib.evaluation.baselines import ANALYZER
 from lib.evaluation.fusion import fuse
 from lib.evaluation.tuning import check_training
 from lib.latent_terms import LatentTerms
-from lib.studies.comparison import averages_of, columns_first, origin_of, summary_of, values_of, with_queries
-from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.comparison import (
+    averages_of,
+    columns_first,
+    lexical_ranking,
+    origin_of,
+    summary_of,
+    values_of,
+    with_queries,
+)
+from lib.studies.encoded import encode_collection
 from lib.studies.names import AS_TUNED, MEAN, MEASURE, PAPERS, TOGETHER, WITH_WORDS, is_limit
 from lib.support.store import Store
 
@@ -75,21 +83,6 @@ def change_terms(docs: csr_array, queries: csr_array, setting: Setting, phi: str
     return docs, queries
 
 
-def rank(
-    model: LatentTerms, collection: Collection, encoded: EncodedCollection, setting: Setting, lexical: Callable
-) -> Ranking:
-    """Rank a collection as `setting` says; `lexical()` returns the ranking by words, for a setting that fuses it."""
-    docs, queries = change_terms(encoded.doc_terms, encoded.query_terms, setting, model.phi)
-    index = BM25Index.build(docs, collection.doc_ids, k1=setting.k1, b=setting.b, idf=setting.idf)
-    if setting.idf_power != 1:  # the index multiplies by idf once; a power of a negative one has no meaning
-        factors = np.maximum(index.idf, 1e-9) ** (setting.idf_power - 1)
-        queries = with_data(queries, queries.data * factors[queries.indices])
-    ranking = index.search(queries, collection.query_ids, DEPTH if setting.words else 11)
-    if not setting.words:
-        return ranking
-    return fuse([ranking, lexical()], "relative scores", 11, weights=(1 - setting.words, setting.words))
-
-
 class _Bench:
     """One collection to try settings on; results are kept in the store."""
 
@@ -99,16 +92,25 @@ class _Bench:
 
     @cached_property
     def lexical(self) -> Ranking:
-        collection = self.collection
-        index = LexicalBM25(collection.doc_texts, collection.doc_ids)
-        return index.search(collection.query_texts, collection.query_ids, DEPTH)
+        return lexical_ranking(self.collection, DEPTH)
+
+    def ranking(self, setting: Setting) -> Ranking:
+        collection, encoded = self.collection, self.encoded
+        docs, queries = change_terms(encoded.doc_terms, encoded.query_terms, setting, self.model.phi)
+        index = BM25Index.build(docs, collection.doc_ids, k1=setting.k1, b=setting.b, idf=setting.idf)
+        if setting.idf_power != 1:  # the index multiplies by idf once; a power of a negative one has no meaning
+            factors = np.maximum(index.idf, 1e-9) ** (setting.idf_power - 1)
+            queries = with_data(queries, queries.data * factors[queries.indices])
+        ranking = index.search(queries, collection.query_ids, DEPTH if setting.words else 11)
+        if not setting.words:
+            return ranking
+        return fuse([ranking, self.lexical], "relative scores", 11, weights=(1 - setting.words, setting.words))
 
     def values(self, setting: Setting) -> np.ndarray:
         """Return nDCG@10 of each query."""
 
         def make() -> dict[str, np.ndarray]:
-            ranking = rank(self.model, self.collection, self.encoded, setting, lambda: self.lexical)
-            return {"values": values_of(ranking, self.collection)[0]}
+            return {"values": values_of(self.ranking(setting), self.collection)[0]}
 
         key = {"model": self.model.identity, "collection": self.collection.identity, "setting": setting._asdict()}
         key |= {"measure": MEASURE, "depth": DEPTH, "analyzer": ANALYZER}

@@ -9,7 +9,7 @@ from lib.data.collection import Collection, load_collection
 from lib.evaluation.measures import compare, per_query
 from lib.evaluation.tuning import check_training, tune_bm25
 from lib.latent_terms import LatentTerms
-from lib.studies.encoded import EncodedCollection, encode_collection, encode_together
+from lib.studies.encoded import encode_collection, encode_together
 from lib.studies.names import DENSE, LATENT, MEASURE, TUNED
 from lib.studies.retrieval import RetrievalConfig, Run
 from lib.support.store import Store
@@ -20,16 +20,9 @@ def tune(
 ) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
     """Choose BM25's constants for a model on training queries, and compare them with the paper's on the same.
 
-    Returns
-    -------
-    constants : BM25Constants
-        For `model.with_bm25`.
-    grid : DataFrame
-        As `tuning.tune_bm25`.
-    summary : DataFrame
-        One row a collection and system ("tuned" and "dense"): nDCG@10, that of the paper's constants (baseline_mean),
-        the difference with its 95 % interval over queries (low, high), p and p_holm, as `measures.compare`. The
-        constants were chosen on these queries: on others expect less.
+    Return the constants, for `model.with_bm25`; the grid that was tried, as `tuning.tune_bm25`; and a row a collection
+    and system ("tuned" and "dense"): nDCG@10 against the paper's constants, as `measures.compare`. The constants were
+    chosen on these queries: on others expect less.
 
     ValueError for an unknown collection, and as `tuning.check_training`, before anything is encoded.
     """
@@ -59,13 +52,9 @@ def _tune(
     encoded = [encode_collection(model, collection, store) for collection in collections]
     pairs = list(zip(collections, encoded, strict=True))
     constants, grid = tune_bm25([(collection, terms.doc_terms, terms.query_terms) for collection, terms in pairs])
-    tables = [_against_paper(constants, *pair).assign(collection=pair[0].full_name) for pair in pairs]
+    systems, tables = {"dense": DENSE, "paper": LATENT, "tuned": TUNED}, []
+    for collection, terms in pairs:
+        run = Run(collection, terms, constants, RetrievalConfig(depth=10))
+        frames = {name: per_query(run.ranking(system), collection.qrels, [MEASURE]) for name, system in systems.items()}
+        tables.append(compare(frames, "paper", MEASURE).assign(collection=collection.full_name))
     return constants, grid, pd.concat(tables, ignore_index=True)
-
-
-def _against_paper(constants: BM25Constants, collection: Collection, encoded: EncodedCollection) -> pd.DataFrame:
-    """Compare tuned constants and dense search with the paper's constants."""
-    run = Run(collection, encoded, constants, RetrievalConfig(depth=10))
-    systems = {"dense": DENSE, "paper": LATENT, "tuned": TUNED}
-    frames = {name: per_query(run.ranking(system), collection.qrels, [MEASURE]) for name, system in systems.items()}
-    return compare(frames, "paper", MEASURE)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection, load_collection
+from lib.evaluation.baselines import LexicalBM25
 from lib.evaluation.measures import per_query, resampled_means, summarise
 from lib.latent_terms import LatentTerms
 from lib.studies.names import MEASURE
@@ -28,6 +29,12 @@ def check_collections(collections: list[Collection]) -> list[Collection]:
         if len(collection.query_ids) < 2:
             raise ValueError(f"{collection.full_name} has one judged query; comparing systems takes at least two.")
     return collections
+
+
+def lexical_ranking(collection: Collection, k: int, k1: float = 1.2, b: float = 0.75) -> Ranking:
+    """Rank a collection by BM25 over stemmed words."""
+    index = LexicalBM25(collection.doc_texts, collection.doc_ids, k1, b)
+    return index.search(collection.query_texts, collection.query_ids, k)
 
 
 def values_of(ranking: Ranking, collection: Collection, measures: Sequence[str] = (MEASURE,)) -> np.ndarray:

@@ -7,7 +7,7 @@ All readings of one retriever share a pass over the texts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -34,14 +34,8 @@ class Block:
 
     def __init__(self, states: TokenStates):
         self.states = states
-        self._codes: dict[int, Codes] = {}
+        self.codes: Callable[[SparseAutoencoder], Codes] = cache(lambda sae: sae.encode(states.states))
         self._moments: dict[int, tuple[int, torch.Tensor, float]] = {}
-
-    def codes(self, sae: SparseAutoencoder) -> Codes:
-        """Return the sparse codes of the states."""
-        if id(sae) not in self._codes:
-            self._codes[id(sae)] = sae.encode(self.states.states)
-        return self._codes[id(sae)]
 
     def moments(self, sae: SparseAutoencoder) -> tuple[int, torch.Tensor, float]:
         """Return n, sum x and sum |x|^2, float64, of the states x as `sae.normalize` gives them."""

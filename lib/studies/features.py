@@ -197,7 +197,13 @@ def family_study(
     it against all latents; and what the provenance states.
     """
     store, tables, collections = store or Store(), [], [load_collection(name) for name in names]
-    masks = _family_masks(labels)
+    rng, masks = np.random.default_rng(0), {(ALL, ALL): np.ones(len(labels), bool)}
+    for family in FAMILIES:
+        members = labels == family
+        others = np.flatnonzero(~members & (labels != RARE))
+        control = np.ones(len(labels), bool)
+        control[rng.permutation(others)[: members.sum()]] = False
+        masks |= {(ONLY, family): members, (WITHOUT, family): ~members, (CONTROL, family): control}
     for collection in collections:
         encoded = encode_collection(model, collection, store)
         results = {system: _with_latents(model, collection, encoded, mask, store) for system, mask in masks.items()}
@@ -210,18 +216,6 @@ def family_study(
     table = pd.concat(tables, ignore_index=True)
     table = columns_first(table, "collection", "family", "kind", "n_latents", "postings_share")
     return table, origin_of(model, collections)
-
-
-def _family_masks(labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """Return which latents each system keeps, bool [width], under (kind, family)."""
-    rng, masks = np.random.default_rng(0), {(ALL, ALL): np.ones(len(labels), bool)}
-    for family in FAMILIES:
-        members = labels == family
-        masks |= {(ONLY, family): members, (WITHOUT, family): ~members}
-        others = np.flatnonzero(~members & (labels != RARE))
-        masks[CONTROL, family] = np.ones(len(labels), bool)
-        masks[CONTROL, family][rng.permutation(others)[: members.sum()]] = False
-    return masks
 
 
 def _with_latents(

@@ -20,11 +20,12 @@ from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection, load_collection
-from lib.evaluation.baselines import LexicalBM25, analyze, dense_search
+from lib.evaluation.baselines import analyze, dense_search
+from lib.inspect.vocabulary import word_terms
 from lib.interop.engines.local import SeismicEngine
 from lib.latent_terms import LatentTerms
 from lib.studies import names as kinds
-from lib.studies.comparison import averages_of, values_of
+from lib.studies.comparison import averages_of, lexical_ranking, values_of
 from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.studies.profiles import LatencySize
 from lib.support.store import Store
@@ -74,7 +75,7 @@ def rankings(
         graph = faiss_dense(corpus, hnsw=True)
         ids = [graph.find(row, 11) for row in range(len(query_ids))]
         ranked[HNSW] = Ranking(query_ids, ids, [np.arange(len(row), 0.0, -1.0) for row in ids])
-    ranked[LEXICAL] = LexicalBM25(collection.doc_texts, doc_ids).search(collection.query_texts, query_ids, 11)
+    ranked[LEXICAL] = lexical_ranking(collection, 11)
     return ranked
 
 
@@ -101,18 +102,9 @@ def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs
 
     `texts` are the sentences, `starts` as in `Sentences`.
     """
-    words = analyze(texts)
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(word for text in words for word in text))}
-    sentences, query_terms = (_counts(side, numbers) for side in (words, analyze(queries)))
+    sentences, query_terms = word_terms(analyze(texts), analyze(queries))
     docs = (chosen @ sentences for chosen in draws(starts, n_docs))
     return BM25Index.build(docs, [f"d{i}" for i in range(n_docs)], k1=1.2, b=0.75), query_terms
-
-
-def _counts(texts: list[list[str]], numbers: dict[str, int]) -> csr_array:
-    known = [[numbers[word] for word in text if word in numbers] for text in texts]
-    indptr = np.cumsum([0, *map(len, known)])
-    columns = np.array([number for text in known for number in text], np.int64)
-    return csr_array((np.ones(len(columns), np.float32), columns, indptr), shape=(len(texts), len(numbers)))
 
 
 def _dense_flat(corpus: Corpus) -> Engine:
@@ -135,7 +127,8 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     dict has n_docs, and the postings of an average document and of what an average query reads.
     """
     collection = load_collection(name)
-    texts, queries = spread(collection.doc_texts, size.texts), collection.query_texts[: size.n_queries]
+    texts = spread(collection.doc_texts, size.texts)
+    queries = collection.query_texts[: size.n_queries]
     sentences = encode_sentences(model, texts)
     corpus, _ = grown_corpus(model, sentences, queries, size.n_docs)
     blocks = list(corpus.terms())  # eight settings index them again

@@ -93,6 +93,7 @@ class Profile:
 
 _REAL = ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")
 _BEIR = ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test")
+_LARGE = ("beir/trec-covid", "beir/dbpedia-entity/test", "beir/nq", "beir/hotpotqa/test", "beir/fever/test")
 
 LAPTOP = Profile(
     name="laptop",
@@ -191,10 +192,7 @@ PAPER = replace(
             Backbone("Nomic", "nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
             Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
         ),
-        collections=(
-            *(*_BEIR, "beir/trec-covid", "beir/dbpedia-entity/test", "beir/nq"),
-            *("beir/hotpotqa/test", "beir/fever/test", "limit/50000"),
-        ),
+        collections=(*_BEIR, *_LARGE, "limit/50000"),
         splade="naver/splade-v3",
     ),
 )

@@ -21,7 +21,7 @@ def provenance(profile: Profile, **config) -> dict:
     return {
         "profile": profile.name,
         "config": config,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": _versions(),
         "commit": _commit(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -29,8 +29,8 @@ def provenance(profile: Profile, **config) -> dict:
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of the packages that results may depend on, of those that are installed."""
-    versions = {}
+    """Return the versions of Python and of the installed packages that results may depend on."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)

@@ -10,13 +10,13 @@ from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
-from lib.evaluation.baselines import ANALYZER, LexicalBM25, dense_search
+from lib.evaluation.baselines import ANALYZER, dense_search
 from lib.evaluation.fusion import fuse
 from lib.evaluation.measures import per_query, summarise
 from lib.evaluation.splade import Splade, splade_ranking
 from lib.latent_terms import LatentTerms
 from lib.studies import names as kinds
-from lib.studies.comparison import columns_first, load_collections
+from lib.studies.comparison import columns_first, lexical_ranking, load_collections
 from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.support.store import Store
 
@@ -57,13 +57,6 @@ class Run:
         return self.rankings[system]
 
 
-def lexical_bm25(run: Run) -> Ranking:
-    """Rank by BM25 over stemmed words."""
-    collection, config = run.collection, run.config
-    index = LexicalBM25(collection.doc_texts, collection.doc_ids, config.lexical_k1, config.lexical_b)
-    return index.search(collection.query_texts, collection.query_ids, run.depth)
-
-
 def dense(run: Run) -> Ranking:
     """Rank by the inner product of the retriever's own embeddings."""
     docs, queries = run.encoded.doc_embeddings, run.encoded.query_embeddings
@@ -83,7 +76,7 @@ def fused(run: Run, ranking: Ranking) -> Ranking:
 
 # A system takes a `Run` and returns a ranking. Its colour stands in `lib.report.common.COLOURS`.
 SYSTEMS: dict[str, Callable[[Run], Ranking]] = {
-    kinds.LEXICAL: lexical_bm25,
+    kinds.LEXICAL: lambda run: lexical_ranking(run.collection, run.depth, run.config.lexical_k1, run.config.lexical_b),
     kinds.DENSE: dense,
     kinds.LATENT: lambda run: latent_bm25(run, run.config.bm25),  # the paper's constants
     kinds.TUNED: lambda run: latent_bm25(run, run.tuned),  # the model's own
