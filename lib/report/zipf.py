@@ -10,16 +10,10 @@ from lib.report.common import COLOURS, STYLE, collections_of, interval
 from lib.studies.names import DENSE, LATENT, LATENTS, LEXICAL, PLAUSIBLE, SPLADE, WORDS
 
 VOCABULARY_COLOURS = {LATENTS: COLOURS[LATENT], WORDS: "#555555", SPLADE: COLOURS[DENSE]}
-# Behind which share of a curve's points the name of its vocabulary stands, and on which side.
-RANK_LABELS = {LATENTS: (0.4, "above right"), WORDS: (0.6, "below left"), SPLADE: (0.3, "below left")}
-GROWTH_LABELS = {LATENTS: (1 / 3, "above left"), WORDS: (1 / 3, "below right"), SPLADE: (0.7, "below right")}
-HEAD_LABELS = {LATENTS: (0.5, "above right"), WORDS: (0.3, "below left"), SPLADE: (0.2, "below left")}
-SIDES = {
-    "above right": {"xytext": (5, 4)},
-    "above left": {"xytext": (-5, 4), "ha": "right"},
-    "below left": {"xytext": (-5, -5), "ha": "right", "va": "top"},
-    "below right": {"xytext": (5, -5), "va": "top"},
-}
+# Behind which share of a curve's points the name of its vocabulary stands, and how many points of print beside it.
+RANK_LABELS = {LATENTS: (0.4, (5, 4)), WORDS: (0.6, (-5, -5)), SPLADE: (0.3, (-5, -5))}
+GROWTH_LABELS = {LATENTS: (1 / 3, (-5, 4)), WORDS: (1 / 3, (5, -5)), SPLADE: (0.7, (5, -5))}
+HEAD_LABELS = {LATENTS: (0.5, (5, 4)), WORDS: (0.3, (-5, -5)), SPLADE: (0.2, (-5, -5))}
 
 
 def rank_frequency_figure(curves: pd.DataFrame) -> Figure:
@@ -73,10 +67,11 @@ def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Fi
 
 def _label(axes: Axes, name: str, x: pd.Series, y: pd.Series, labels: dict, suffix: str = "") -> None:
     """Write the name of a vocabulary beside a point of its curve."""
-    share, side = labels[name]
+    share, (right, up) = labels[name]
     point = int(share * len(x))
-    style = {"textcoords": "offset points", "color": VOCABULARY_COLOURS[name], "fontsize": 8.5, **SIDES[side]}
-    axes.annotate(f"{name}{suffix}", (x.iloc[point], y.iloc[point]), **style)
+    sides = {"ha": "left" if right > 0 else "right", "va": "baseline" if up > 0 else "top"}
+    style = {"textcoords": "offset points", "color": VOCABULARY_COLOURS[name], "fontsize": 8.5, **sides}
+    axes.annotate(f"{name}{suffix}", (x.iloc[point], y.iloc[point]), (right, up), **style)
 
 
 def cost_figure(fits: pd.DataFrame, curves: pd.DataFrame, growth: pd.DataFrame, collection: str) -> Figure:

@@ -6,7 +6,7 @@ shard; only rankings stay in the store.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cache, partial
 
@@ -82,11 +82,10 @@ def backbone_table(
             _log.info("%s, %d seeds: %s", backbone.name, len(trained), collection.full_name)
             own, ranking, latent = _rankings(trained, collection, store)
             values = {own: _values([ranking], collection), LATENT: _values(latent, collection)}
-            values |= others[collection.full_name]
-            parts.append(_compared(values, own, collection).assign(backbone=backbone.name))
-    rows = columns_first(
-        pd.concat(parts, ignore_index=True), "collection", "n_docs", "n_queries", "measure", "backbone", "system"
-    )
+            rows = _compared(values | others[collection.full_name], own, collection)
+            parts += [part.assign(backbone=backbone.name) for part in rows]
+    columns = ("collection", "n_docs", "n_queries", "measure", "backbone", "system")
+    rows = columns_first(pd.concat(parts, ignore_index=True), *columns)
     origin = setting.origin | {"collections": [collection.identity for collection in collections]}
     origin |= {"backbones": origins, "bm25": asdict(PAPER), "lexical analyzer": ANALYZER, "left out": notes}
     return rows, notes, origin
@@ -106,17 +105,15 @@ def _values(runs: list[Ranking], collection: Collection) -> np.ndarray:
     return np.stack([values_of(ranking, collection, _measures(collection)) for ranking in runs])
 
 
-def _compared(values: dict[str, np.ndarray], own: str, collection: Collection) -> pd.DataFrame:
-    """Return the rows of one backbone and collection; a query's value is its mean over the system's runs."""
-    parts = []
+def _compared(values: dict[str, np.ndarray], own: str, collection: Collection) -> Iterator[pd.DataFrame]:
+    """Yield the rows of each measure; a query's value is its mean over the system's runs."""
+    counts = {"n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
     for number, measure in enumerate(_measures(collection)):
         means = {system: runs[:, number].mean(axis=0) for system, runs in values.items()}
         seeds = values[LATENT][:, number].mean(axis=1)
         spread = {"seeds": len(seeds), "seed_sd": seeds.std(ddof=1) if len(seeds) > 1 else np.nan}
         part = summary_of(means, own).join(pd.DataFrame([spread], index=[LATENT]), on="system")
-        counts = {"n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
-        parts.append(part.assign(measure=measure, collection=collection.full_name, **counts))
-    return pd.concat(parts, ignore_index=True)
+        yield part.assign(measure=measure, collection=collection.full_name, **counts)
 
 
 def _key(collection: Collection, **system) -> dict:

@@ -131,9 +131,12 @@ def choose_settings(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str,
         rows.append({"idea": idea, **setting._asdict(), **dict(zip(names, means, strict=True)), "mean": np.mean(means)})
         return rows[-1]["mean"]
 
+    weights = benches[0].encoded.doc_terms.data.astype(np.float64)
+    raw = PHIS[base.phi].inverse(weights, np)
+    scale = {name: float(phi.apply(raw, np).mean() / weights.mean()) for name, phi in PHIS.items()}
     base_score = joint_score = score(AS_TUNED, base)
     chosen, joint = {AS_TUNED: base}, base
-    for idea, changes in ideas(base, _scales(benches[0])).items():
+    for idea, changes in ideas(base, scale).items():
         scores = {setting: score(idea, setting) for setting in (base._replace(**change) for change in changes)}
         best = max(scores, key=scores.__getitem__)
         if scores[best] > base_score:
@@ -144,13 +147,6 @@ def choose_settings(benches: Sequence[_Bench], base: Setting) -> tuple[dict[str,
         if scores[best] > joint_score:
             joint, joint_score = best, scores[best]
     return chosen | {TOGETHER: joint}, pd.DataFrame(rows)
-
-
-def _scales(bench: _Bench) -> dict[str, float]:
-    """Return the mean weight of the documents under each phi, over that under the model's own."""
-    weights = bench.encoded.doc_terms.data.astype(np.float64)
-    raw = PHIS[bench.model.phi].inverse(weights, np)
-    return {name: float(phi.apply(raw, np).mean() / weights.mean()) for name, phi in PHIS.items()}
 
 
 def beyond_study(

@@ -14,10 +14,10 @@ from lib.studies.names import DENSE, LATENT, MEASURE, TUNED
 from lib.studies.retrieval import RetrievalConfig, Run
 from lib.support.store import Store
 
+Choice = tuple[BM25Constants, pd.DataFrame, pd.DataFrame]  # the constants, what was tried, and a comparison
 
-def tune(
-    model: LatentTerms, names: Iterable[str], store: Store | None = None
-) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
+
+def tune(model: LatentTerms, names: Iterable[str], store: Store | None = None) -> Choice:
     """Choose BM25's constants for a model on training queries, and compare them with the paper's on the same.
 
     Return the constants, for `model.with_bm25`; the grid that was tried, as `tuning.tune_bm25`; and a row a collection
@@ -30,9 +30,7 @@ def tune(
     return result
 
 
-def choose(
-    models: Sequence[LatentTerms], names: Iterable[str], store: Store | None = None
-) -> Iterator[tuple[BM25Constants, pd.DataFrame, pd.DataFrame]]:
+def choose(models: Sequence[LatentTerms], names: Iterable[str], store: Store | None = None) -> Iterator[Choice]:
     """Yield what `tune` returns for each of several models of one retriever.
 
     Each collection is encoded once for all of them, before the first result. ValueError as `tune`, and for models of
@@ -46,11 +44,8 @@ def choose(
     return (_tune(model, collections, store) for model in models)
 
 
-def _tune(
-    model: LatentTerms, collections: Sequence[Collection], store: Store
-) -> tuple[BM25Constants, pd.DataFrame, pd.DataFrame]:
-    encoded = [encode_collection(model, collection, store) for collection in collections]
-    pairs = list(zip(collections, encoded, strict=True))
+def _tune(model: LatentTerms, collections: Sequence[Collection], store: Store) -> Choice:
+    pairs = [(collection, encode_collection(model, collection, store)) for collection in collections]
     constants, grid = tune_bm25([(collection, terms.doc_terms, terms.query_terms) for collection, terms in pairs])
     systems, tables = {"dense": DENSE, "paper": LATENT, "tuned": TUNED}, []
     for collection, terms in pairs:

@@ -1,6 +1,6 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -133,9 +133,7 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     corpus, _ = grown_corpus(model, sentences, queries, size.n_docs)
     blocks = list(corpus.terms())  # eight settings index them again
     corpus = corpus._replace(terms=lambda: iter(blocks))
-    engines: dict[Setting, Callable[[], Engine]] = {
-        each: partial(_pruned_engine, model, corpus, each) for each in PRUNED
-    }
+    engines = {setting: partial(_pruned_engine, model, corpus, setting) for setting in PRUNED}
     engines[FLAT] = partial(_dense_flat, corpus)
     split = [sentence for text in texts for sentence in sentences_of(text)]
     words, word_queries = word_corpus(split, sentences.starts, queries, size.n_docs)

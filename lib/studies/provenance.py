@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib.studies.profiles import Profile
 
-PACKAGES = (
+PACKAGES = (  # that results may depend on
     *("latent-terms", "torch", "transformers", "sentence-transformers", "numpy", "scipy", "pandas", "numba"),
     *("ir-measures", "bm25s", "PyStemmer", "faiss-cpu", "pyseismic-lsr"),
 )
@@ -18,23 +18,18 @@ PACKAGES = (
 
 def provenance(profile: Profile, **config) -> dict:
     """Return what a results file carries, JSON-able: profile, configuration, versions, commit, machine and date."""
-    return {
-        "profile": profile.name,
-        "config": config,
-        "versions": _versions(),
-        "commit": _commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that results may depend on."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    return versions
+    return {
+        "profile": profile.name,
+        "config": config,
+        "versions": versions,
+        "commit": _commit(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
 
 
 def _processor() -> str:
