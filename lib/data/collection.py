@@ -247,12 +247,8 @@ def _compare_identity(collection: Collection) -> None:
     known = json.loads(_IDENTITIES.read_text(encoding="utf-8")).get(collection.full_name, {})
     differing = [key for key, value in known.items() if collection.identity[key] != value]
     if differing:
-        warnings.warn(
-            f"{collection.full_name} ({collection.source}) is another edition than the one that this project's results "
-            f"were measured on (differing: {', '.join(differing)}), so figures may differ too.",
-            UserWarning,
-            stacklevel=3,
-        )
+        edition = f"{collection.full_name} ({collection.source}) is another edition than this project's results are of"
+        warnings.warn(f"{edition} (differing: {', '.join(differing)}), so figures may differ too.", stacklevel=3)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ itself: no thing is part of another's name.
 """
 
 import json
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from random import Random
 
@@ -79,13 +79,13 @@ def build_train(n_documents: int = N_DOCUMENTS) -> dict:
 
 def _fields(rng: Random, queried: list[str], others: list[str], n_documents: int) -> dict:
     """Return documents, queries and judgements; two people like each thing of `queried`, none likes one elsewhere."""
-    pairs = draw(rng, list(combinations(range(N_QUERIED), 2)), len(queried))
+    pairs = draw(rng, combinations(range(N_QUERIED), 2), len(queried))
     places = draw(rng, range(n_documents), N_QUERIED)  # position of the document of each of the 46
     likes: dict[int, list[str]] = {place: [] for place in places}
     for thing, pair in zip(queried, pairs, strict=True):
         for person in pair:
             likes[places[person]].append(thing)
-    names = [_name(number) for number in draw(rng, range(len(FIRST_NAMES) * len(SURNAMES)), n_documents)]
+    names = [f"{first} {last}" for first, last in draw(rng, product(FIRST_NAMES, SURNAMES), n_documents)]
     query_ids = [f"query_{i}" for i in range(len(queried))]
     return {
         "doc_ids": names,
@@ -115,11 +115,6 @@ def _sentence(rng: Random, name: str, queried: list[str], others: list[str]) -> 
     n_likes = fewest + int(rng.random() * (most - fewest + 1))
     likes = draw(rng, queried + draw(rng, others, n_likes - len(queried)), n_likes)
     return f"{name} likes {', '.join(likes[:-1])} and {likes[-1]}."
-
-
-def _name(number: int) -> str:
-    first, last = divmod(number, len(SURNAMES))
-    return f"{FIRST_NAMES[first]} {SURNAMES[last]}"
 
 
 def _collection_name(*arguments: int) -> str:

@@ -62,7 +62,11 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
         check_choice(split, SPLITS, "split")
     docstrings = _read_library(Path(sysconfig.get_path("stdlib")))
     if n_docs is not None:
-        docstrings = _sample(docstrings, n_docs)
+        if not 1 <= n_docs <= len(docstrings):
+            raise ValueError(f"n_docs is {n_docs}, as in pydoc/{n_docs}; it must be from 1 to {len(docstrings)}.")
+        ids = sorted((d.id for d in docstrings), key=lambda id_: hashlib.sha256(id_.encode()).digest())
+        sampled = set(ids[:n_docs])
+        docstrings = tuple(docstring for docstring in docstrings if docstring.id in sampled)
     answers = _answers(docstrings)
     used = {docstring.id for group in answers.values() for docstring in group}
     queries = {query: group for query, group in answers.items() if split in (None, split_of(query))}
@@ -77,13 +81,6 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
         "qrels": {q: {d.id: 1 for d in group} for q, group in zip(query_ids, queries.values(), strict=True)},
         "source": "built-in",
     }
-
-
-def _sample(docstrings: tuple[_Docstring, ...], n_docs: int) -> tuple[_Docstring, ...]:
-    if not 1 <= n_docs <= len(docstrings):
-        raise ValueError(f"n_docs is {n_docs}, as in pydoc/{n_docs}; it must be from 1 to {len(docstrings)}.")
-    ids = set(sorted((d.id for d in docstrings), key=lambda id_: hashlib.sha256(id_.encode()).digest())[:n_docs])
-    return tuple(docstring for docstring in docstrings if docstring.id in ids)
 
 
 def split_of(query: str) -> str:
@@ -116,23 +113,21 @@ def _n_words(text: str) -> int:
 
 @cache
 def _read_library(root: Path) -> tuple[_Docstring, ...]:
-    """Read every docstring of the library, files in order of their names and each from top to bottom."""
+    """Read every docstring of the library, files in order of their names and each from top to bottom.
+
+    They are the library's own modules: no tests, no installed packages, nothing that a platform's build wrote.
+    """
     counts: Counter[str] = Counter()
     docstrings = []
-    for path in _source_files(root):
-        for name, text in _file_docstrings(root, path):
+    paths = [path.relative_to(root).parts for path in root.rglob("*.py")]
+    modules = [p for p in paths if not _SKIPPED_FOLDERS & set(p) and not _MADE_BY_THE_PLATFORM.fullmatch(p[0])]
+    for parts in sorted(modules):
+        for name, text in _file_docstrings(root, Path(*parts)):
             counts[name] += 1
             id_ = name if counts[name] == 1 else f"{name}#{counts[name]}"
             summary, _, body = re.sub(r"\n[ \t\f]+\n", "\n\n", text).partition("\n\n")
             docstrings.append(_Docstring(id_, name, " ".join(summary.split()), body.strip("\n"), text))
     return tuple(docstrings)
-
-
-def _source_files(root: Path) -> list[Path]:
-    """List the library's own modules: no tests, no installed packages, nothing that a platform's build wrote."""
-    paths = [path.relative_to(root).parts for path in root.rglob("*.py")]
-    modules = (p for p in paths if not _SKIPPED_FOLDERS & set(p) and not _MADE_BY_THE_PLATFORM.fullmatch(p[0]))
-    return [Path(*parts) for parts in sorted(modules)]
 
 
 def _file_docstrings(root: Path, path: Path) -> Iterator[tuple[str, str]]:
@@ -149,10 +144,9 @@ def _file_docstrings(root: Path, path: Path) -> Iterator[tuple[str, str]]:
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """Yield the docstring of a module, class or function and of all that is defined in it, under any `if` or `try`."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        docstring = ast.get_docstring(node)
-        if docstring and docstring.strip():
-            yield name, docstring.strip()
+    documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    if documented and (docstring := (ast.get_docstring(node) or "").strip()):
+        yield name, docstring
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _docstrings(child, f"{name}.{child.name}")

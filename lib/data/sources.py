@@ -51,12 +51,10 @@ def _chosen_split(split: str | None, splits: Iterable[str], name: str) -> str:
 
 
 def _mirror() -> Path | None:
-    if not os.environ.get(MIRROR):
-        return None
-    folder = os.path.expanduser(os.environ[MIRROR])
-    if not Path(folder).is_dir():
+    folder = os.path.expanduser(os.environ.get(MIRROR, ""))
+    if folder and not Path(folder).is_dir():
         raise ValueError(f"{MIRROR} is {folder!r}, which is not a folder; name the mirror's folder, or unset it.")
-    return Path(folder)
+    return Path(folder) if folder else None
 
 
 def _find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, str] | None:
@@ -115,9 +113,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
         title, text = fields.get("title"), fields.get("text")
         strings = isinstance(fields.get("_id"), str) and isinstance(title, str | None) and isinstance(text, str | None)
         if not (strings and {"title", "text"} & set(fields)):
-            raise ValueError(
-                f"{place} is {line[:80]!r}; it must be an object with strings '_id' and 'text' or 'title'."
-            )
+            raise ValueError(f"{place} is {line[:80]!r}; write an object of strings '_id' and 'text' or 'title'.")
         yield fields["_id"], canonical_text(title, text)
 
 

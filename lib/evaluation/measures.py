@@ -68,10 +68,8 @@ def bootstrap_interval(
         One value per query, finite.
     confidence : float
         Probability that the interval holds the mean, strictly between 0 and 1.
-    n_resamples : int
-        Number of resamples.
-    seed : int
-        Seed of the resamples; the same seed gives the same interval.
+    n_resamples, seed : int
+        Number of resamples, and their seed; the same seed gives the same interval.
 
     A ValueError for values that are empty, not one-dimensional or not finite, and for a confidence outside (0, 1).
     """
@@ -91,10 +89,8 @@ def resampled_means(groups: Sequence[np.ndarray], n_resamples: int = 2_000, seed
     ----------
     groups : list of array [n_queries, ...]
         One array per collection, a row a query; further axes, such as systems, are resampled together.
-    n_resamples : int
-        Number of resamples.
-    seed : int
-        Seed of the resamples.
+    n_resamples, seed : int
+        Number of resamples, and their seed.
     """
     n_resamples, rng = check_count(n_resamples, "n_resamples"), np.random.default_rng(seed)
     if not len(groups) or not all(len(group) for group in groups):
@@ -146,10 +142,8 @@ def compare(
         Name of the system to compare with.
     measure : str
         One of the frames' measures.
-    n_resamples : int
-        Number of resamples of the test and of the bootstrap interval.
-    seed : int
-        Seed of these resamples.
+    n_resamples, seed : int
+        Number of resamples of the test and of the bootstrap interval, and their seed.
 
     Returns
     -------

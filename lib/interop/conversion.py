@@ -76,7 +76,10 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     modules = [transformer]
     if encoder.layer != encoder.n_layers:
         transformer.config.output_hidden_states = True
-        modules.append(_layer_reader(encoder.d, encoder.layer, encoder.n_layers))
+        weights = torch.zeros(encoder.n_layers + 1 - encoder.layer)  # of an average of layers: all of it on one
+        weights[0] = 1.0
+        weights = torch.nn.Parameter(weights, requires_grad=False)
+        modules.append(WeightedLayerPooling(encoder.d, encoder.n_layers, encoder.layer, weights))
     coder = _token_encoder(sae, k)
     pooling = SparseTokenPooling(
         sae.width,
@@ -92,13 +95,6 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         coder.trained_on = origin_of(converted, coder) | {"name": public_name(encoder.name)}
     _check_equal(model, converted.eval(), "Make it of a model whose encoder is a plain Transformer.")
     return converted
-
-
-def _layer_reader(d: int, layer: int, n_layers: int) -> WeightedLayerPooling:
-    """Return sentence-transformers' module that averages layers, with all weight on one."""
-    weights = torch.zeros(n_layers + 1 - layer)
-    weights[0] = 1.0
-    return WeightedLayerPooling(d, n_layers, layer, torch.nn.Parameter(weights, requires_grad=False))
 
 
 def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
@@ -167,8 +163,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         dtype=str(encoder.dtype).removeprefix("torch."),
         device=str(encoder.device),
     )
-    settings = {"normalize_input": coder.normalize_input, "groups": coder.groups}
-    weights = token_autoencoder(coder.state_dict(), k, **settings)
+    weights = token_autoencoder(coder.state_dict(), k, normalize_input=coder.normalize_input, groups=coder.groups)
     sae = SparseAutoencoder(**weights, metadata=_training(encoder, coder, retriever))
     model = LatentTerms(retriever, sae, *strategies()[pooling.pooling_strategy], bm25)
     remedy = f"It was loaded from {source}: if it was changed since, save it, load it from there, and convert that."
@@ -203,10 +198,7 @@ def _average(coder: SparseAutoEncoderTokenEncoder, k: int | None) -> int:
     if coder.theta is None and k is not None:
         raise ValueError(f"k is {k}, the autoencoder is Top-K with k = {coder.k}; leave it out.")
     if coder.theta is not None and k is None:
-        raise ValueError(
-            f"The autoencoder has thresholds, and its k, {coder.k}, is only a limit; give k, the number of latents "
-            "that a token has on average."
-        )
+        raise ValueError(f"The k of the thresholds, {coder.k}, is only a limit; give k, a token's latents on average.")
     return coder.k if k is None else k
 
 

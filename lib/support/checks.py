@@ -13,23 +13,18 @@ def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{what} is a single {type(texts).__name__}; pass a list of str, for example [text].")
-    if isinstance(texts, (Mapping, Set)):
-        raise TypeError(
-            f"{what} is a {type(texts).__name__}; pass a list of str, such as list({what}.values()) of a dict."
-        )
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str.")
-    checked = (_check_text(text, position, what) for position, text in enumerate(texts))
+    if isinstance(texts, (Mapping, Set)) or not isinstance(texts, Iterable):
+        raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str, such as list(x.values()) of a dict.")
+    checked = _checked(texts, what)
     return list(checked) if hasattr(texts, "__len__") else checked
 
 
-def _check_text(text: object, position: int, what: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(
-            f"{what}[{position}] is {text!r} ({type(text).__name__}); each must be a str. "
-            "Drop it or use '' for a text that has no words."
-        )
-    return text
+def _checked(texts: Iterable[str], what: str) -> Iterator[str]:
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"{what}[{position}] is {text!r} ({kind}); each must be a str. Drop it, or use '' for it.")
+        yield text
 
 
 def check_ids(ids: Iterable[str], n: int | None = None, what: str = "ids") -> list[str]:

@@ -105,23 +105,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def save_folder(
     folder: str | Path, manifest_name: str, version: int, content: dict, writers: Mapping[str, Callable[[Path], None]]
 ) -> None:
-    """Write files and the manifest that describes them, atomically.
+    """Write files, and the manifest `manifest_name` ("index.json") that describes them, atomically.
 
-    Each file is named after its digest, so the files of an earlier save stay whole until the manifest, which is
-    replaced last and in one step, no longer names them. Other files in the folder are never touched.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The folder, made if it does not exist.
-    manifest_name : str
-        Name of the manifest in the folder, for example "index.json".
-    version : int
-        Format version, checked by `load_folder`.
-    content : dict
-        Content of the manifest, JSON-able.
-    writers : mapping of str to callable
-        Logical file name ("lengths.npy") to a function that writes that file at the path it is given.
+    The manifest holds `content`, JSON-able, and the format version, which `load_folder` checks. `writers` maps logical
+    file names ("lengths.npy") to functions that write the file at the path they are given. Each file is named after its
+    digest, so the files of an earlier save stay whole until the manifest, which is replaced last and in one step, no
+    longer names them. The folder is made if it does not exist; other files in it are never touched.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,8 +132,7 @@ def save_folder(
 def update_manifest(folder: str | Path, manifest_name: str, version: int, changes: dict) -> None:
     """Replace some entries of a saved folder's manifest, in one step; its files stay. Raises as `load_folder`."""
     manifest, _ = load_folder(folder, manifest_name, version)
-    manifest |= changes
-    _write_manifest(Path(folder) / manifest_name, manifest)
+    _write_manifest(Path(folder) / manifest_name, manifest | changes)
 
 
 def _write_manifest(path: Path, manifest: dict) -> None:
@@ -191,10 +179,9 @@ def load_folder(
 ) -> tuple[dict, dict[str, Path]]:
     """Return a saved folder's manifest and the paths of its files by logical name, all checksums verified.
 
-    The files whose logical names are in `unread` need only exist.
-
-    Raises FileNotFoundError if the folder does not exist; ValueError if the manifest or a file is missing, truncated or
-    altered (the file is named), or if the format is newer than `version`.
+    The files whose logical names are in `unread` need only exist. Raises FileNotFoundError if the folder does not
+    exist; ValueError if the manifest or a file is missing, truncated or altered (the file is named), or if the format
+    is newer than `version`.
     """
     folder = Path(folder)
     if not folder.is_dir():

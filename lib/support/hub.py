@@ -31,17 +31,9 @@ def find_folder(
 ) -> Path:
     """Return `place` if it is a folder, else the folder with the files of the hub repository of that id.
 
-    Parameters
-    ----------
-    place : str or Path
-        A folder, or an id such as "organisation/name". A folder of that name counts first; a `Path` is never looked
-        for on the hub.
-    manifest_name : str
-        The file that every such repository has, for example "index.json".
-    revision : str, optional
-        Branch, tag or commit; None is the main branch.
-    token : str or bool, optional
-        Access token; None is the one saved on this machine, False none at all.
+    An id is a str such as "organisation/name"; a `Path` is never looked for on the hub. `manifest_name` ("index.json")
+    is a file that every such repository has; `revision` is a branch, tag or commit, None the main branch; `token` is an
+    access token, None the one saved on this machine, False none at all.
 
     Raises
     ------
@@ -71,9 +63,7 @@ def find_folder(
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
-            raise PermissionError(
-                f"The hub refuses {name} with this token ({error}); pass one that may read."
-            ) from error
+            raise PermissionError(f"The hub refuses {name} to this token ({error}); pass one that may.") from error
         raise ConnectionError(
             f"{name} is not on this machine, and the hub cannot be reached ({error}). Connect, unset HF_HUB_OFFLINE or "
             "copy the folder here and give its path."
@@ -138,13 +128,10 @@ def upload(
                 delete_patterns=_earlier_names(Path(folder)),
             )
         except (LocalTokenNotFoundError, HTTPError, ConnectionError) as error:
-            missing = isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError))
-            if missing or _is_refusal(error):
+            if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or _is_refusal(error):
                 raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
-            raise ConnectionError(
-                f"{repo_id} could not be uploaded ({error}). Connect, unset HF_HUB_OFFLINE, or mend what the message "
-                "says, and push again."
-            ) from error
+            remedy = "Connect, unset HF_HUB_OFFLINE, or mend what the message says, and push again."
+            raise ConnectionError(f"{repo_id} could not be uploaded ({error}). {remedy}") from error
     return str(commit.commit_url)
 
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,8 @@ class Store:
         return self.folder / f"{stage}-{digest_json(key)[:16]}"
 
     def _put(self, entry: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
-        writers = {
-            f"{name}.npy": lambda path, array=array: save_parts(path, [np.asarray(array)])
-            for name, array in arrays.items()
-        }
+        parts = {f"{name}.npy": [np.asarray(array)] for name, array in arrays.items()}
+        writers = {name: partial(save_parts, parts=part) for name, part in parts.items()}
         save_folder(entry, MANIFEST, STORE_VERSION, {"key": key}, writers)
 
 

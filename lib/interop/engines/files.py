@@ -154,11 +154,9 @@ def _cells(document: Document) -> str:
 
 def _bulk(stream: Iterator[Document]) -> Iterator[str]:
     for document in stream:
-        if not 1 <= len(document.doc_id.encode()) <= _MAX_ID:
-            raise ValueError(
-                f"document id {document.doc_id[:50]!r} has {len(document.doc_id.encode())} bytes; Elasticsearch and "
-                f"OpenSearch take 1 to {_MAX_ID}. Index the documents under shorter ids."
-            )
+        if not 1 <= (size := len(document.doc_id.encode())) <= _MAX_ID:
+            name = f"document id {document.doc_id[:50]!r} has {size} bytes"
+            raise ValueError(f"{name}; Elasticsearch and OpenSearch take 1 to {_MAX_ID}. Index under other ids.")
         yield f'{{"index":{{"_id":{json.dumps(document.doc_id)}}}}}\n{{"impacts":{_cells(document)}}}\n'
 
 
@@ -183,7 +181,7 @@ def _point(document: Document) -> str:
 
 
 def _qdrant(weights: Weights, k: int) -> dict:
-    query = {"indices": [int(latent) for latent in weights], "values": list(weights.values())}
+    query = {"indices": list(map(int, weights)), "values": list(weights.values())}
     return {"query": query, "using": "impacts", "limit": k, "with_payload": True}
 
 
@@ -199,13 +197,8 @@ def _rows(stream: Iterator[Document]) -> Iterator[str]:
 
 
 def _milvus(weights: Weights, k: int) -> dict:
-    return {
-        "data": [weights],
-        "limit": k,
-        "annsField": "impacts",
-        "outputFields": ["doc_id"],
-        "searchParams": {"metricType": "IP", "params": {"drop_ratio_search": 0.0}},
-    }
+    search = {"metricType": "IP", "params": {"drop_ratio_search": 0.0}}
+    return {"data": [weights], "limit": k, "annsField": "impacts", "outputFields": ["doc_id"], "searchParams": search}
 
 
 def _feed(stream: Iterator[Document]) -> Iterator[str]:
@@ -224,19 +217,15 @@ def _mapping(field: dict) -> tuple[str, str]:
 
 
 _QDRANT_COLLECTION = {"sparse_vectors": {"impacts": {"index": {"datatype": "float32"}}}}
-_MILVUS_COLLECTION = {
-    "schema": {
-        "autoId": False,
-        "fields": [
-            {"fieldName": "position", "dataType": "Int64", "isPrimary": True},
-            {"fieldName": "doc_id", "dataType": "VarChar", "elementTypeParams": {"max_length": 65535}},
-            {"fieldName": "impacts", "dataType": "SparseFloatVector"},
-        ],
-    },
-    "indexParams": [
-        {"fieldName": "impacts", "indexName": "impacts", "indexType": "SPARSE_INVERTED_INDEX", "metricType": "IP"}
-    ],
-}
+_MILVUS_FIELDS = [
+    {"fieldName": "position", "dataType": "Int64", "isPrimary": True},
+    {"fieldName": "doc_id", "dataType": "VarChar", "elementTypeParams": {"max_length": 65535}},
+    {"fieldName": "impacts", "dataType": "SparseFloatVector"},
+]
+_MILVUS_INDEXES = [
+    {"fieldName": "impacts", "indexName": "impacts", "indexType": "SPARSE_INVERTED_INDEX", "metricType": "IP"}
+]
+_MILVUS_COLLECTION = {"schema": {"autoId": False, "fields": _MILVUS_FIELDS}, "indexParams": _MILVUS_INDEXES}
 TARGETS = {
     "elasticsearch": Target(
         "bulk.ndjson", _bulk, _elasticsearch, _mapping({"type": "sparse_vector", "index_options": {"prune": False}})

@@ -99,9 +99,8 @@ class SeismicEngine(Engine):
     Parameters
     ----------
     index : BM25Index
-    build : keyword arguments
-        For `SeismicIndex.build_from_dataset`, such as n_postings, summary_energy and num_threads.
-
+    **build
+        Arguments of `SeismicIndex.build_from_dataset`, such as n_postings, summary_energy and num_threads.
     """
 
     name = "Seismic"
@@ -122,12 +121,7 @@ class SeismicEngine(Engine):
         self._tokens = engine.get_seismic_string()
 
     def find(
-        self,
-        latents: np.ndarray,
-        weights: np.ndarray,
-        k: int,
-        query_cut: int | None = None,
-        heap_factor: float = 0.7,
+        self, latents: np.ndarray, weights: np.ndarray, k: int, query_cut: int | None = None, heap_factor: float = 0.7
     ) -> Hits:
         """Answer one query by its `query_cut` heaviest latents, None for all; `heap_factor` near 1 reads few blocks."""
         cut = len(latents) if query_cut is None else query_cut
@@ -202,21 +196,14 @@ class MilvusEngine(Engine):
         stored.add_index("impacts", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
         client.create_collection(collection, schema=schema, index_params=stored, consistency_level="Strong")
         for batch in batches(document for document in documents(index, self.name) if len(document.latents)):
-            client.insert(collection, [self._row(document) for document in batch])
-
-    @staticmethod
-    def _row(document: Document) -> dict:
-        return {"position": document.position, "impacts": _by_latent(document.latents, document.impacts)}
+            rows = [{"position": d.position, "impacts": _by_latent(d.latents, d.impacts)} for d in batch]
+            client.insert(collection, rows)
 
     def find(self, latents: np.ndarray, weights: np.ndarray, k: int) -> Hits:
         """Answer one query; k is at most 16,384."""
-        (hits,) = self._client.search(
-            self._collection,
-            [_by_latent(latents, weights)],
-            anns_field="impacts",
-            limit=k,
-            search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
-        )
+        query = _by_latent(latents, weights)
+        exact = {"metric_type": "IP", "params": {"drop_ratio_search": 0.0}}
+        (hits,) = self._client.search(self._collection, [query], anns_field="impacts", limit=k, search_params=exact)
         return [(hit["position"], hit["distance"]) for hit in hits]
 
 
