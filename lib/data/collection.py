@@ -247,7 +247,7 @@ def _compare_identity(collection: Collection) -> None:
     known = json.loads(_IDENTITIES.read_text(encoding="utf-8")).get(collection.full_name, {})
     differing = [key for key, value in known.items() if collection.identity[key] != value]
     if differing:
-        edition = f"{collection.full_name} ({collection.source}) is another edition than this project's results are of"
+        edition = f"{collection.full_name} ({collection.source}) is another edition than that of this project's results"
         warnings.warn(f"{edition} (differing: {', '.join(differing)}), so figures may differ too.", stacklevel=3)
 
 

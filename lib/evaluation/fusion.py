@@ -74,10 +74,7 @@ def fuse(
     for position, ranking in enumerate(rankings):
         unmatched = sorted(set(ranking.query_ids) ^ set(query_ids))
         if unmatched:
-            raise ValueError(
-                f"rankings[{position}] and rankings[0] differ in {len(unmatched)} queries, for example "
-                f"{unmatched[0]!r}; search the same queries with every system."
-            )
+            raise ValueError(f"rankings[{position}] and [0] differ in queries {unmatched[:3]}; search the same ones.")
     doc_ids, scores = [], []
     for query_id in query_ids:
         terms: dict[str, list[float]] = {}  # in the order of first appearance

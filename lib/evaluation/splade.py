@@ -43,10 +43,7 @@ class Splade:
                 "where the hub is reached; for a model that asks for a licence, accept it and call `hf auth login`."
             ) from error
         if not any(isinstance(module, SpladePooling) for module in self._model.modules()):
-            raise ValueError(
-                f"{name!r} is no SPLADE model: it has no head for masked words. Give one that has, such as "
-                "'naver/splade-v3'."
-            )
+            raise ValueError(f"{name!r} is no SPLADE model, which has a head for masked words; try 'naver/splade-v3'.")
 
     @cached_property
     def identity(self) -> dict:

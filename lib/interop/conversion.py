@@ -76,7 +76,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
     modules = [transformer]
     if encoder.layer != encoder.n_layers:
         transformer.config.output_hidden_states = True
-        weights = torch.zeros(encoder.n_layers + 1 - encoder.layer)  # of an average of layers: all of it on one
+        weights = torch.zeros(encoder.n_layers + 1 - encoder.layer)  # of the layers in an average: all on the first
         weights[0] = 1.0
         weights = torch.nn.Parameter(weights, requires_grad=False)
         modules.append(WeightedLayerPooling(encoder.d, encoder.n_layers, encoder.layer, weights))

@@ -102,9 +102,7 @@ class LatentTermsSearch(_Scored):
         if isinstance(self.model, SparseEncoder):
             settings = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size}
         elif prompt is not None or prompt_name is not None:
-            raise ValueError(
-                f"prompt is {prompt!r} and prompt_name {prompt_name!r}; set {kind}_prompt of the LatentTerms's encoder."
-            )
+            raise ValueError(f"prompt is {prompt!r}, prompt_name {prompt_name!r}; set the encoder's {kind}_prompt.")
         rows = self._rows(sentences, kind, progress=show_progress_bar, **settings)
         return _tensor(rows if max_active_dims is None else keep_top(rows, max_active_dims))
 
@@ -190,9 +188,7 @@ class MTEBSearch(_Scored):
             raise ValueError("There is no index yet; call index with the corpus first.")
         queries = list(queries)
         if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
-            raise ValueError(
-                f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)} queries); give each its candidates."
-            )
+            raise ValueError(f"top_ranked lacks {missing[0]!r} ({len(missing)} queries); give each its candidates.")
         texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
         rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
         if top_ranked is None:

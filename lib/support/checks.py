@@ -11,10 +11,11 @@ def check_texts(texts: Iterable[str], what: str = "texts") -> Iterable[str]:
     single `str` (it would be read letter by letter), a dict (only its keys would be read), a set (it has no order), and
     for an element that is not a `str`, whose position is named.
     """
+    kind = type(texts).__name__
     if isinstance(texts, (str, bytes)):
-        raise TypeError(f"{what} is a single {type(texts).__name__}; pass a list of str, for example [text].")
+        raise TypeError(f"{what} is a single {kind}; pass a list of str, for example [text].")
     if isinstance(texts, (Mapping, Set)) or not isinstance(texts, Iterable):
-        raise TypeError(f"{what} is a {type(texts).__name__}; pass a list of str, such as list(x.values()) of a dict.")
+        raise TypeError(f"{what} is a {kind}; pass a list of str, such as list({what}.values()) of a dict.")
     checked = _checked(texts, what)
     return list(checked) if hasattr(texts, "__len__") else checked
 

@@ -187,11 +187,8 @@ def load_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; give one that was saved by this package.")
     manifest = _read_manifest(folder / manifest_name)
-    if manifest.get("format_version") != version:
-        raise ValueError(
-            f"{folder / manifest_name} has format version {manifest.get('format_version')!r}; this package reads "
-            f"{version}. Upgrade latent-terms, or save it anew."
-        )
+    if (saved := manifest.get("format_version")) != version:
+        raise ValueError(f"{folder / manifest_name} has format version {saved!r}, not {version}; upgrade or save anew.")
     files = manifest["files"].items()
     return manifest, {name: _checked_file(folder, entry, name not in unread) for name, entry in files}
 
@@ -217,8 +214,5 @@ def _checked_file(folder: Path, entry: dict, verify: bool) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} is missing: the folder was copied in part. Copy it again, or save it anew.")
     if verify and (digest := digest_file(path)) != entry["sha256"]:
-        raise ValueError(
-            f"{path} is truncated or altered: its sha256 is {digest}, the manifest says {entry['sha256']}. "
-            "Copy it again, or save it anew."
-        )
+        raise ValueError(f"{path} is truncated or altered (sha256 {digest}); copy it again, or save it anew.")
     return path

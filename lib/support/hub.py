@@ -63,7 +63,7 @@ def find_folder(
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
-            raise PermissionError(f"The hub refuses {name} to this token ({error}); pass one that may.") from error
+            raise PermissionError(f"The hub refuses {name} with this token ({error}); pass one that may.") from error
         raise ConnectionError(
             f"{name} is not on this machine, and the hub cannot be reached ({error}). Connect, unset HF_HUB_OFFLINE or "
             "copy the folder here and give its path."

@@ -46,10 +46,8 @@ def json_vectors(stream: Iterator[Document], scale: float = SCALE) -> Iterator[s
 def _line(document: Document, scale: float) -> str:
     counts = counted(document.impacts, scale)
     if len(counts) and not (counts.min() >= 1 and counts.sum() <= _MAX_COUNT):
-        raise ValueError(
-            f"document {document.doc_id!r} has counts from {counts.min():.0f}, {counts.sum():.0f} in all, at scale "
-            f"{scale:g}; Lucene takes counts from 1, and {_MAX_COUNT} in all. Give another scale."
-        )
+        sizes = f"counts from {counts.min():.0f}, {counts.sum():.0f} in all, at scale {scale:g}"
+        raise ValueError(f"document {document.doc_id!r} has {sizes}; Lucene takes 1 to {_MAX_COUNT}. Give another.")
     pairs = zip(document.latents.tolist(), counts.astype(np.int64).tolist(), strict=True)
     vector = ",".join(f'"{latent}":{count}' for latent, count in pairs)
     return f'{{"id":{json.dumps(document.doc_id)},"contents":"","vector":{{{vector}}}}}\n'

@@ -46,17 +46,11 @@ def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     """
     queries = check_weights(queries, "the query matrix")
     if queries.shape[1] != index.width:
-        raise ValueError(
-            f"the query matrix has {queries.shape[1]} latents, the index {index.width}; "
-            "encode queries with the model that encoded the documents."
-        )
+        raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {index.width}; use one model.")
     weights = queries.data * index.idf[queries.indices]
     if (weights < 0).any():
         latent = queries.indices[weights.argmin()]
-        raise ValueError(
-            f"latent {latent} has idf {index.idf[latent]}; engines take query weights above 0 only. Build the index "
-            "with idf='lucene' or 'robertson-clipped'."
-        )
+        raise ValueError(f"latent {latent} has idf {index.idf[latent]}, below 0; build the index with idf='lucene'.")
     vectors = csr_array((weights, queries.indices, queries.indptr), shape=queries.shape, copy=True)
     vectors.eliminate_zeros()
     return vectors
@@ -80,6 +74,4 @@ def _check_limits(values: np.ndarray, noun: str, target: str, limits: tuple[floa
     smallest, largest = limits
     outside = values[~((values >= smallest) & (values <= largest))]
     if len(outside):
-        raise ValueError(
-            f"The {noun} {outside[0]:.9g} does not fit {target}, which holds {smallest:.9g} to {largest:.9g}; {remedy}."
-        )
+        raise ValueError(f"{noun} {outside[0]:.9g} does not fit {target} ({smallest:.9g} to {largest:.9g}); {remedy}.")

@@ -71,10 +71,7 @@ def unpacked(features: Mapping[str, Any], key: str, maker: str) -> torch.Tensor:
     tensor, bounds = feature(features, key, maker), features["cu_seq_lens_q"]
     flat = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
     if bounds.ndim != 1 or not len(bounds) or bounds[0] != 0 or (bounds.diff() < 0).any():
-        raise ValueError(
-            f"cu_seq_lens_q is {bounds.tolist()}; it must begin with 0 and never decrease: the start of each text and "
-            "the end of the last, as the Transformer makes it."
-        )
+        raise ValueError(f"cu_seq_lens_q is {bounds.tolist()}; it must start at 0 and not decrease: the texts' bounds.")
     n_tokens = int(bounds[-1])
     if flat.ndim != 2 or len(flat) != n_tokens:
         raise ValueError(
@@ -93,10 +90,7 @@ def real_tokens(mask: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor
     if mask is None:
         return values.new_ones(shape, dtype=torch.bool)
     if mask.shape != shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(mask.shape)}, the tokens {tuple(shape)}; give the mask of these tokens, "
-            "or none if all count."
-        )
+        raise ValueError(f"attention_mask has shape {[*mask.shape]}, the tokens {[*shape]}; give their mask or none.")
     return mask.to(values.device).bool()
 
 
@@ -110,10 +104,8 @@ def check_fits(model: torch.nn.Sequential, module: Module, size: int) -> None:
     for before in modules_before(model, module)[-1:]:
         dimension = before.get_embedding_dimension() if hasattr(before, "get_embedding_dimension") else size
         if dimension != size:
-            raise ValueError(
-                f"{type(before).__name__} has embedding dimension {dimension}, {type(module).__name__} behind it reads "
-                f"{size}; pair it with what it was made for."
-            )
+            names = f"{type(before).__name__} has embedding dimension {dimension}, {type(module).__name__}"
+            raise ValueError(f"{names} behind it reads {size}; pair it with what it was made for.")
 
 
 def origin_of(model: torch.nn.Sequential, module: Module) -> dict[str, str]:

@@ -132,9 +132,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
         is_origin = isinstance(trained_on, Mapping) and {"name", "fingerprint"} <= trained_on.keys()
         if trained_on is not None and not is_origin:
-            raise ValueError(
-                f"trained_on is {trained_on!r}; it must map name and fingerprint, as origin_of gives them."
-            )
+            raise ValueError(f"trained_on is {trained_on!r}; it must map name and fingerprint, as origin_of does.")
         self.trained_on = trained_on
         self.target_norm = input_dim**0.5
         shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
@@ -161,9 +159,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
 
     def _checked_k(self, k: int) -> int:
         if check_count(k, "k") > self.hidden_dim or k % self.groups:
-            raise ValueError(
-                f"k is {k}; it must be a multiple of groups, {self.groups}, and at most hidden_dim, {self.hidden_dim}."
-            )
+            raise ValueError(f"k is {k}; it must be at most {self.hidden_dim}, and a multiple of groups={self.groups}.")
         return int(k)
 
     def normalize(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -192,11 +188,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         return self._encode(self._normalized(tokens), k)
 
     def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
-        if tokens.shape[-1] != self.input_dim:
-            raise ValueError(
-                f"token_embeddings have size {tokens.shape[-1]}, this autoencoder reads size {self.input_dim}; "
-                "put it behind the Transformer that it was trained on."
-            )
+        if (size := tokens.shape[-1]) != self.input_dim:
+            raise ValueError(f"token_embeddings have size {size}, not {self.input_dim}; use its own Transformer.")
         return self.normalize(tokens).to(self.W_enc.dtype)
 
     def _encode(self, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -238,9 +231,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         elif embeddings.ndim in (2, 3):
             tokens = embeddings.flatten(0, -2)
         else:
-            raise ValueError(
-                f"token_embeddings have shape {tuple(embeddings.shape)}; they must be [B, T, D] or [N, D]."
-            )
+            raise ValueError(f"token_embeddings have shape {tuple(embeddings.shape)}; give [B, T, D] or [N, D].")
         x = self._normalized(tokens)
         values, indices = self._encode(x, k)
         if self.training and self.W_dec is not None:
@@ -279,10 +270,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         files = (cls.config_file_name, CHECKPOINT_WEIGHTS)
         config, weights = (cls.load_file_path(model_name_or_path, file, **source) for file in files)
         if config is None or weights is None:
-            raise ValueError(
-                f"{model_name_or_path}/{subfolder} lacks {' or '.join(files)}; a pickle is not read. Save the model "
-                "with safe_serialization=True."
-            )
+            folder = f"{model_name_or_path}/{subfolder}"
+            raise ValueError(f"{folder} lacks {' or '.join(files)}; save the model with safe_serialization=True.")
         settings = json_object(Path(config).read_text("utf-8"), config)
         return cls._restored(settings, read_safetensors(Path(weights))[0], config)
 

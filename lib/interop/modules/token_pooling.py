@@ -108,10 +108,7 @@ class SparseTokenPooling(LatentModule):
         does not fit, latents outside 0..width-1, bounds that decrease, and `max_active_dims` with `sparse_rows`.
         """
         if self.sparse_rows and max_active_dims is not None:
-            raise ValueError(
-                f"max_active_dims is {max_active_dims}, and SparseEncoder cuts only dense rows to it; set "
-                "sparse_rows=False, or prune afterwards (lib.bm25.pruning)."
-            )
+            raise ValueError(f"max_active_dims is {max_active_dims}, which needs dense rows; set sparse_rows=False.")
         packed = "cu_seq_lens_q" in features
         read = unpacked if packed else feature
         values, indices = (read(features, key, _MAKER) for key in (self.values_key, self.indices_key))
