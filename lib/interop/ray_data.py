@@ -157,7 +157,7 @@ def _save_plan(folder: Path, plan: dict) -> None:
         return
     manifest, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
     if names := _differing({key: manifest.get(key) for key in plan}, json.loads(json.dumps(plan))):
-        raise ValueError(f"{folder} holds other shards: {', '.join(names)} differ. Name another folder.")
+        raise ValueError(f"{folder} holds other shards; differing: {', '.join(names)}. Name another folder.")
 
 
 def _differing(saved: object, given: object, name: str = "") -> list[str]:
@@ -188,7 +188,9 @@ class Worker:
         expected = self._plan["model"]
         model = LatentTerms.load(self._model_folder, dtype=expected["encoder"]["dtype"], device=self._device)
         if names := _differing(expected, model.identity, "model"):
-            raise ValueError(f"{self._model_folder} is not the run's model ({', '.join(names)} differ); copy it there.")
+            raise ValueError(
+                f"{self._model_folder} is not the run's model; differing: {', '.join(names)}. Copy it anew."
+            )
         return model
 
     def __call__(self, unit: dict) -> dict:
@@ -288,7 +290,9 @@ class Shards:
         self.width, self.model, self.inputs = manifest["width"], manifest["model"], manifest["inputs"]
         shards = [_shard_folder(self._folder, number) for number in range(len(self._rows))]
         if missing := [shard for shard in shards if not (shard / SHARD).is_file()]:
-            raise ValueError(f"{missing[0]} and {len(missing) - 1} more shards are missing; call encode_corpus again.")
+            raise ValueError(
+                f"{len(missing)} of {len(shards)} shards are missing ({missing[0]}); call encode_corpus again."
+            )
 
     def __len__(self) -> int:
         """Number of documents."""

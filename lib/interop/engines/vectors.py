@@ -50,7 +50,9 @@ def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     weights = queries.data * index.idf[queries.indices]
     if (weights < 0).any():
         latent = queries.indices[weights.argmin()]
-        raise ValueError(f"latent {latent} has idf {index.idf[latent]}, below 0; build the index with idf='lucene'.")
+        raise ValueError(
+            f"latent {latent} has idf {index.idf[latent]}; index with idf 'lucene' or 'robertson-clipped'."
+        )
     vectors = csr_array((weights, queries.indices, queries.indptr), shape=queries.shape, copy=True)
     vectors.eliminate_zeros()
     return vectors
@@ -74,4 +76,4 @@ def _check_limits(values: np.ndarray, noun: str, target: str, limits: tuple[floa
     smallest, largest = limits
     outside = values[~((values >= smallest) & (values <= largest))]
     if len(outside):
-        raise ValueError(f"{noun} {outside[0]:.9g} does not fit {target} ({smallest:.9g} to {largest:.9g}); {remedy}.")
+        raise ValueError(f"{noun} {outside[0]:.9g} does not fit {target}: {smallest:.9g} to {largest:.9g}; {remedy}.")

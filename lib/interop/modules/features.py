@@ -90,7 +90,7 @@ def real_tokens(mask: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor
     if mask is None:
         return values.new_ones(shape, dtype=torch.bool)
     if mask.shape != shape:
-        raise ValueError(f"attention_mask has shape {[*mask.shape]}, the tokens {[*shape]}; give their mask or none.")
+        raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, not {tuple(shape)}; give the tokens' or none.")
     return mask.to(values.device).bool()
 
 

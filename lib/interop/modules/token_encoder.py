@@ -189,7 +189,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
 
     def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
         if (size := tokens.shape[-1]) != self.input_dim:
-            raise ValueError(f"token_embeddings have size {size}, not {self.input_dim}; use its own Transformer.")
+            raise ValueError(f"token_embeddings have size {size}, not size {self.input_dim}; use its own Transformer.")
         return self.normalize(tokens).to(self.W_enc.dtype)
 
     def _encode(self, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,8 +270,8 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         files = (cls.config_file_name, CHECKPOINT_WEIGHTS)
         config, weights = (cls.load_file_path(model_name_or_path, file, **source) for file in files)
         if config is None or weights is None:
-            folder = f"{model_name_or_path}/{subfolder}"
-            raise ValueError(f"{folder} lacks {' or '.join(files)}; save the model with safe_serialization=True.")
+            lacking = f"{model_name_or_path}/{subfolder} lacks {' or '.join(files)}"
+            raise ValueError(f"{lacking}; a pickle is not read. Save the model with safe_serialization=True.")
         settings = json_object(Path(config).read_text("utf-8"), config)
         return cls._restored(settings, read_safetensors(Path(weights))[0], config)
 
