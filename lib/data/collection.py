@@ -174,6 +174,10 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     Where ir_datasets knows the name, the number of documents must be the one that it states. A `UserWarning` says
     where a collection differs from the edition that this project's results were measured on.
 
+    Raises ValueError for an unknown name or split (the known ones are listed), a name and split that contradict each
+    other, a malformed file (file and line are named), an empty collection or another number of documents than stated;
+    OSError if ir_datasets cannot download it (the files to put into the mirror instead are named).
+
     Parameters
     ----------
     name : str or path
@@ -181,14 +185,6 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
     split : str, optional
         The split; None is that in the name, else "test", else the only one (pydoc: all queries). A collection of
         ir_datasets with one unnamed set of judgements (vaswani) has the split "test".
-
-    Raises
-    ------
-    ValueError
-        For an unknown name or split (the known ones are listed), a name and split that contradict each other, a
-        malformed file (file and line are named), an empty collection or another number of documents than stated.
-    OSError
-        If ir_datasets cannot download it; the message names the files to put into the mirror instead.
     """
     collection = _load(os.fspath(name).rstrip("/"), split)
     if collection.source in ("mirror", "ir_datasets"):

@@ -135,6 +135,8 @@ class GivenText:
 class StreamedText:
     """Passages of a Hugging Face dataset, by default FineWeb-Edu, read as a stream: only what is read is downloaded.
 
+    Reading raises ImportError if the package `datasets` is not installed; ValueError for a column that is not there.
+
     Attributes
     ----------
     dataset : str
@@ -148,11 +150,6 @@ class StreamedText:
         the identity, and the same from then on.
     max_words, fraction, seed
         As in `LocalText`.
-
-    Raises
-    ------
-    ImportError, ValueError
-        On reading, if the package `datasets` is not installed, and for a column that the dataset does not have.
     """
 
     dataset: str = "HuggingFaceFW/fineweb-edu"

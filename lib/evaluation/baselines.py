@@ -101,6 +101,10 @@ def dense_search(
 ) -> Ranking:
     """Return the `k` documents of largest inner product per query: exact, float32, ties by document order.
 
+    Raises TypeError or ValueError for embeddings that are not two-dimensional, of different widths or of none, or not
+    finite, no documents, ids that are not `str`, repeat or do not match in number, and a `k` or `block` that is not an
+    integer above 0.
+
     Parameters
     ----------
     doc_embeddings : array (n_docs, d)
@@ -114,12 +118,6 @@ def dense_search(
     block : int
         Queries scored at a time; block * n_docs float32 scores are in memory. Scores under different blocks agree to
         float32 rounding, not to the last bit.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For embeddings that are not two-dimensional, of different widths or of none, or not finite, no documents, ids
-        that are not `str`, repeat or do not match in number, and a `k` or `block` that is not an integer above 0.
     """
     docs = _check_embeddings(doc_embeddings, "doc_embeddings")
     queries = _check_embeddings(query_embeddings, "query_embeddings")
@@ -137,7 +135,8 @@ def inner_product_search(
     """Return the `k` documents of largest inner product per query of term matrices: exact, ties by document order.
 
     This is how SPLARE (arXiv 2603.13277) ranks: over `LatentTerms(encoder, sae, pooling="max", phi="log1p")`, since
-    log(1 + max_t z_t) = max_t log(1 + z_t). Documents that share no latent with the query score 0.
+    log(1 + max_t z_t) = max_t log(1 + z_t). Documents that share no latent with the query score 0. Raises as
+    `dense_search`, and for matrices that are not sparse and weights that are negative or not finite.
 
     Parameters
     ----------
@@ -145,8 +144,6 @@ def inner_product_search(
         Term matrices of one model; at least one document.
     doc_ids, query_ids, k, block
         As in `dense_search`.
-
-    Raises as `dense_search`, and for matrices that are not sparse and weights that are negative or not finite.
     """
     docs, queries = check_weights(doc_terms, "doc_terms"), check_weights(query_terms, "query_terms")
     return _search(docs, doc_ids, queries, query_ids, k, block, "terms")

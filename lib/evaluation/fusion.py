@@ -41,6 +41,9 @@ def fuse(
     """Fuse rankings by `score(d) = sum_r f(d, r)`, over the rankings r that hold d, with f from `FUSIONS`.
 
     Equal scores are ordered by first appearance: the earliest ranking that holds the document, then its rank there.
+    Raises TypeError if `rankings` is not a list of Ranking; TypeError or ValueError for no ranking, rankings of
+    different queries, an unknown method, weights that do not match in number or are negative, a `k` below 1, and
+    options that the fusion does not allow.
 
     Parameters
     ----------
@@ -54,12 +57,6 @@ def fuse(
         Weight of each ranking, at least 0; None gives each the weight 1.
     options
         Arguments of the fusion, such as c=60 of "reciprocal ranks".
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `rankings` is not a list of Ranking, for no ranking, rankings of different queries, an unknown method,
-        weights that do not match in number or are negative, a `k` below 1, and options that the fusion does not allow.
     """
     if isinstance(rankings, Ranking) or not all(isinstance(ranking, Ranking) for ranking in rankings):
         raise TypeError("rankings is not a list of Ranking; pass for example [lexical, dense].")

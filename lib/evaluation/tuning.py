@@ -98,10 +98,8 @@ def _check_terms(collection: Collection, docs: csr_array, queries: csr_array) ->
     check_ids(collection.doc_ids, docs.shape[0], "doc_ids")
     check_ids(collection.query_ids, queries.shape[0], "query_ids")
     if docs.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f"{collection.full_name} has documents of {docs.shape[1]} latents and queries of {queries.shape[1]}; "
-            "encode both with one model."
-        )
+        widths = f"documents of {docs.shape[1]} latents and queries of {queries.shape[1]}"
+        raise ValueError(f"{collection.full_name} has {widths}; encode both with one model.")
     return docs, queries
 
 

@@ -127,7 +127,9 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
 
     The retriever is loaded anew from the folder or hub id that `encoder` was loaded from. A blank text has an empty row
     here, and there if `SparseTokenPooling` has the numbers of special tokens. The weights are copied. What the
-    autoencoder was trained on goes into its metadata; a UserWarning says if it is not what it reads.
+    autoencoder was trained on goes into its metadata; a UserWarning says if it is not what it reads. Raises ValueError
+    for other modules and settings that `LatentTerms` does not have, a k that is missing or not allowed, and rows that
+    would differ: save a Transformer that was trained first, and load the `SparseEncoder` from there.
 
     Parameters
     ----------
@@ -138,12 +140,6 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
         is a limit that `SparseAutoencoder` does not have. Not for a Top-K autoencoder.
     bm25 : BM25Constants
         The constants with which the model builds an index.
-
-    Raises
-    ------
-    ValueError
-        For other modules and settings that `LatentTerms` does not have, a k that is missing or not allowed, and rows
-        that would differ: save a Transformer that was trained first, and load the `SparseEncoder` from there.
     """
     transformer, layer, coder, pooling = _parts(encoder)
     if encoder.max_active_dims is not None:
@@ -235,7 +231,9 @@ def load_sparse_encoder(
     """Load a `SparseEncoder` with these modules from a folder, running no code but this package's and the library's.
 
     `SparseEncoder(folder, trust_remote_code=True)` gives the same: the library requires that flag for any module that
-    is not its own, but with it would run a module in the folder, too.
+    is not its own, but with it would run a module in the folder, too. Raises FileNotFoundError or ValueError if the
+    folder or a file is missing, is not what `save_pretrained` writes, or names a module of neither package or a path
+    outside; for a repository on the hub also as `LatentTerms.load`.
 
     Parameters
     ----------
@@ -245,12 +243,6 @@ def load_sparse_encoder(
         A torch device; None is the GPU if there is one.
     revision, token : str, optional
         Branch, tag or commit of a repository on the hub, and an access token for it.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the folder or a file is missing, is not what `save_pretrained` writes, or names a module of neither package
-        or a path outside. For a repository on the hub, errors are also those of `LatentTerms.load`.
     """
     if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
         raise FileNotFoundError(f"{folder} has no {_MODULES}; give a folder that SparseEncoder.save_pretrained wrote.")

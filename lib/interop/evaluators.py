@@ -188,9 +188,7 @@ class MTEBSearch(_Scored):
             raise ValueError("There is no index yet; call index with the corpus first.")
         queries = list(queries)
         if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
-            raise ValueError(
-                f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)}); add their candidates."
-            )
+            raise ValueError(f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)}); add candidates.")
         texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
         rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
         if top_ranked is None:

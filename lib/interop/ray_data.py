@@ -51,6 +51,12 @@ def encode_corpus(
 
     A row is equal to the bit among equal processors, thread counts and releases of torch, else to rounding.
 
+    Raises ImportError if ray or pyarrow is not installed; FileNotFoundError, TypeError or ValueError, before any work,
+    for a file that is missing or not parquet, a column that is missing or not of strings, no rows at all, numbers out
+    of range, and a folder whose shards are of another model or corpus (what differs is named); and
+    ray.exceptions.RayTaskError with the message of a worker's error: a null, an id that repeats within a shard, a model
+    that is not this one, a unit that has ended four workers.
+
     Parameters
     ----------
     folder : str or Path
@@ -72,17 +78,6 @@ def encode_corpus(
     rows_per_shard : int
         Documents of one unit; a file's last may have fewer. A worker reads the row groups in which its rows lie, so
         row groups of about this size are read least often.
-
-    Raises
-    ------
-    ImportError
-        If ray or pyarrow is not installed.
-    FileNotFoundError, TypeError, ValueError
-        Before any work: for a file that is missing or not parquet, a column that is missing or not of strings, no rows
-        at all, numbers out of range, and a folder whose shards are of another model or corpus (what differs is named).
-    ray.exceptions.RayTaskError
-        With the message of a worker's error: a null, an id that repeats within a shard, a model that is not this one, a
-        unit that has ended four workers.
     """
     workers, threads = check_count(workers, "workers"), check_count(threads, "threads")
     if not gpus >= 0:
@@ -188,9 +183,7 @@ class Worker:
         expected = self._plan["model"]
         model = LatentTerms.load(self._model_folder, dtype=expected["encoder"]["dtype"], device=self._device)
         if names := _differing(expected, model.identity, "model"):
-            raise ValueError(
-                f"{self._model_folder} is not the run's model; differing: {', '.join(names)}. Copy it anew."
-            )
+            raise ValueError(f"{self._model_folder} is not the run's model; differing: {', '.join(names)}. Copy it.")
         return model
 
     def __call__(self, unit: dict) -> dict:
@@ -290,9 +283,7 @@ class Shards:
         self.width, self.model, self.inputs = manifest["width"], manifest["model"], manifest["inputs"]
         shards = [_shard_folder(self._folder, number) for number in range(len(self._rows))]
         if missing := [shard for shard in shards if not (shard / SHARD).is_file()]:
-            raise ValueError(
-                f"{len(missing)} of {len(shards)} shards are missing ({missing[0]}); call encode_corpus again."
-            )
+            raise ValueError(f"{len(missing)} of {len(shards)} shards are missing ({missing[0]}); call encode_corpus.")
 
     def __len__(self) -> int:
         """Number of documents."""

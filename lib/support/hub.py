@@ -35,14 +35,9 @@ def find_folder(
     is a file that every such repository has; `revision` is a branch, tag or commit, None the main branch; `token` is an
     access token, None the one saved on this machine, False none at all.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is neither such a folder nor such a repository or revision, and for a repository without the manifest.
-    PermissionError, ConnectionError
-        If the token does not open the repository; if the files are not on this machine and the hub cannot be reached.
-    ValueError
-        If a revision is given for a folder.
+    Raises FileNotFoundError if there is neither such a folder nor such a repository or revision, and for a repository
+    without the manifest; PermissionError if the token does not open the repository; ConnectionError if the files are
+    not on this machine and the hub cannot be reached; ValueError if a revision is given for a folder.
     """
     if Path(place).is_dir():
         if revision is not None:
@@ -88,6 +83,9 @@ def upload(
     The repository is made if it does not exist. The files of an earlier upload, which are named after their digests,
     are removed in the same commit; all others stay, so a model, its index and a README.md can share a repository.
 
+    Raises ValueError for an id that is none, and for a model whose retriever is a folder of this machine, which others
+    cannot read; PermissionError if the token is missing or may not write; ConnectionError if the hub is out of reach.
+
     Parameters
     ----------
     save : callable
@@ -102,13 +100,6 @@ def upload(
         Whether a new repository is private; None is what the account or organisation has set.
     message : str
         Message of the commit.
-
-    Raises
-    ------
-    ValueError
-        For an id that is none, and for a model whose retriever is a folder of this machine, which others cannot read.
-    PermissionError, ConnectionError
-        If the token is missing or may not write there; if the hub cannot be reached.
     """
     if not _may_be_id(repo_id):
         raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")

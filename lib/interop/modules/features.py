@@ -74,10 +74,8 @@ def unpacked(features: Mapping[str, Any], key: str, maker: str) -> torch.Tensor:
         raise ValueError(f"cu_seq_lens_q is {bounds.tolist()}; it must start at 0 and not decrease: the texts' bounds.")
     n_tokens = int(bounds[-1])
     if flat.ndim != 2 or len(flat) != n_tokens:
-        raise ValueError(
-            f"{key} has shape {tuple(tensor.shape)}; as cu_seq_lens_q ends at {n_tokens} tokens, it must be "
-            f"[{n_tokens}, m] or [1, {n_tokens}, m]."
-        )
+        allowed = f"as cu_seq_lens_q ends at {n_tokens} tokens, it must be [{n_tokens}, m] or [1, {n_tokens}, m]"
+        raise ValueError(f"{key} has shape {tuple(tensor.shape)}; {allowed}.")
     return flat
 
 

@@ -285,6 +285,10 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         dimensions, variant and decoder are those of the tensors where it does not name them, and keys that are no
         settings of this class are ignored. A scalar tensor `rms_scale` is read too.
 
+        Raises FileNotFoundError or ValueError if the file is missing or not safetensors (a pickle is refused), if its
+        configuration is no JSON object, lacks k or has a setting that is not allowed, and for tensors that are missing
+        or do not fit.
+
         Parameters
         ----------
         path : str or Path
@@ -293,12 +297,6 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
             A torch device, where the weights are put.
         frozen, **kwargs
             Settings of the class that replace those of the configuration, for example `k` or `token_batch_size`.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing or not safetensors (a pickle is refused), if its configuration is no JSON object,
-            lacks k or has a setting that is not allowed, and if tensors are missing or do not fit.
         """
         path, tensors, config = read_checkpoint_file(path)
         if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
