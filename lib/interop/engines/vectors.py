@@ -50,7 +50,7 @@ def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     weights = queries.data * index.idf[queries.indices]
     if (weights < 0).any():
         latent = queries.indices[weights.argmin()]
-        raise ValueError(f"latent {latent} has idf {index.idf[latent]}; use 'lucene' or 'robertson-clipped'.")
+        raise ValueError(f"latent {latent} has idf {index.idf[latent]}; use idf 'lucene' or 'robertson-clipped'.")
     vectors = csr_array((weights, queries.indices, queries.indptr), shape=queries.shape, copy=True)
     vectors.eliminate_zeros()
     return vectors
