@@ -162,7 +162,7 @@ def compare(
     rows = []
     for system, series in values.items():
         if unpaired := sorted(set(series.index) ^ set(reference.index)):
-            raise ValueError(f"{system!r} and {baseline!r} differ in queries {unpaired[:3]}; use the same qrels for both.")
+            raise ValueError(f"{system!r} and {baseline!r} differ in queries {unpaired[:3]}; use equal qrels for both.")
         difference = (series.loc[reference.index] - reference).to_numpy()
         test = stats.permutation_test(
             (difference,),
