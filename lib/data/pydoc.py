@@ -144,9 +144,10 @@ def _file_docstrings(root: Path, path: Path) -> Iterator[tuple[str, str]]:
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """Yield the docstring of a module, class or function and of all that is defined in it, under any `if` or `try`."""
-    documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-    if documented and (docstring := (ast.get_docstring(node) or "").strip()):
-        yield name, docstring
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        docstring = (ast.get_docstring(node) or "").strip()
+        if docstring:
+            yield name, docstring
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _docstrings(child, f"{name}.{child.name}")
