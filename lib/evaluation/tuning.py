@@ -44,8 +44,8 @@ def check_training(collections: Iterable[Collection]) -> None:
         if collection.split not in SPLITS:
             split = f"of the split {collection.split!r}" if collection.split else "of no split"
             raise ValueError(
-                f"The queries of {collection.full_name} are {split}; constants are chosen on the splits "
-                f"{' and '.join(map(repr, SPLITS))}, so that test queries measure them. Give a split, such as 'pydoc/train'."
+                f"The queries of {collection.full_name} are {split}; constants are chosen on {' and '.join(SPLITS)}, "
+                "so that test queries still measure them. Give a split, such as 'pydoc/train' or 'beir/scifact/train'."
             )
     for name in repeats(names):
         raise ValueError(f"{name!r} is given twice; each collection has one vote.")
