@@ -25,10 +25,8 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
         label_ends(ranked[-1], ends)
         latent = summary[summary["readout"] == LATENT]
         reconstruction, zipf = below.subplots(1, 2)
-        for axes, column, band in (
-            (reconstruction, "fvu", None),
-            (zipf, "exponent", ("exponent_low", "exponent_high")),
-        ):
+        exponent_ends = "exponent_low", "exponent_high"
+        for axes, column, band in ((reconstruction, "fvu", None), (zipf, "exponent", exponent_ends)):
             ends = draw_lines(axes, latent, "collection", colours, "layer", column, band)
             axes.set(xlabel="layer", ylim=(0, None))
             label_ends(axes, ends)

@@ -208,15 +208,13 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 
 
 def _backbone_numbers(results: Results) -> dict[str, str]:
-    rows = results["backbones"]
-    rows = rows[(rows["measure"] == names.MEASURE) & (rows["system"] == names.LATENT)]
+    rows = results["backbones"].query("measure == @names.MEASURE and system == @names.LATENT")
     numbers = {"mean": _interval(*mean_of(rows)), "seeds": f"{rows['seeds'].max():.0f}"}
     return numbers | _verdicts(rows) | {"seed sd": f"{rows['seed_sd'].max():.3f}"}
 
 
 def _limit_numbers(results: Results) -> dict[str, str]:
-    table = results["limit"]
-    numbers = {}
+    table, numbers = results["limit"], {}
     for name, n in {"largest": table["n_docs"].max(), "smallest": table["n_docs"].min()}.items():
         rows, numbers[name] = table[table["n_docs"] == n], f"{n:,}"
         numbers |= _by_row(rows, f"{name}/{{system}}/{{measure}}", "{mean:.3f}")
@@ -239,24 +237,18 @@ def _latency_numbers(results: Results) -> dict[str, str]:
     singles = table[~table.index.duplicated(keep=False)].reset_index()
     numbers = _by_row(singles, "ms/{kind}", "{median_ms:.2f}")
     numbers |= _by_row(singles, f"{names.MEASURE}/{{kind}}", f"{{{names.MEASURE}:.3f}}")
-    return numbers | {
-        "documents": f"{facts['n_docs']:,}",
-        "a document": f"{facts['postings_per_document']:,.0f}",
-        "a query": f"{facts['postings_per_query']:,.0f}",
-    }
+    counts = {"documents": "n_docs", "a document": "postings_per_document", "a query": "postings_per_query"}
+    return numbers | {name: f"{facts[count]:,.0f}" for name, count in counts.items()}
 
 
 def _pruning_numbers(results: Results) -> dict[str, str]:
-    table = without_limit(results["pruning"])
-    rows = table[(table["kind"] == "document top") & (table["value"] == 100)]
+    rows = without_limit(results["pruning"]).query("kind == @names.DOCUMENT_TOP and value == 100")
     return {"stored": f"{rows['postings_share'].mean():.0%}", "read": f"{rows['query_share'].mean():.0%}"}
 
 
 def _sweep_numbers(results: Results) -> dict[str, str]:
-    origin = results.origin("layers")["config"]
-    size = origin["size"]
+    size, text = (results.origin("layers")["config"][part] for part in ("size", "training_text"))
     numbers = {name: f"{size[name]:,}" for name in ("width", "k", "tokens", "epochs", "n_seeds")}
-    text = origin["training_text"]
     if "fraction" not in text:
         return numbers | {"text": text["what"]}
     files = ", ".join(name.split(".")[0] for name in text["files"])
@@ -288,7 +280,7 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 def _claim_numbers(results: Results) -> dict[str, str]:
     """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
 
-    The counts are of the claims of Latent Terms and names.SPLARE; one with several rows counts by its first.
+    The counts are of the claims of Latent Terms and SPLARE; one with several rows counts by its first.
     """
     table = results["claims"]
     theirs = table[table["source"].isin([names.LATENT_TERMS, names.SPLARE])].drop_duplicates("key")

@@ -169,8 +169,7 @@ def _trained_once(results: Results, figure: Measured, column: str = "mean") -> M
 
 def _by_seed(results: Results, column: str) -> pd.Series:
     """Return a column of seeds.csv for each seed, a mean over collections."""
-    table = without_limit(results["seeds"])
-    return table[table["seed"].notna()].groupby("seed")[column].mean()
+    return without_limit(results["seeds"]).query("seed.notna()").groupby("seed")[column].mean()
 
 
 def activation(results: Results, name: str) -> list[Measured]:
@@ -250,7 +249,7 @@ def pruned(results: Results, top: int) -> list[Measured]:
     """Return the change when documents keep their largest weights only, as a share of the unpruned nDCG@10."""
     table = without_limit(results["pruning"])
     unpruned = table[table["kind"] == names.NOTHING_PRUNED].set_index("collection")["mean"]
-    rows = table[(table["kind"] == names.DOCUMENT_TOP) & (table["value"] == top)]
+    rows = table.query("kind == @names.DOCUMENT_TOP and value == @top")
     if rows.empty:
         raise NotMeasured(f"no documents pruned to {top} latents")
     return [_mean(rows.assign(**rows[DIFFERENCE].div(rows["collection"].map(unpruned), axis=0)))]

@@ -115,9 +115,7 @@ def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], se
     chance = [best_cosines(decoders[run][alive[run]], random[run]) for run in runs]
     by_kind = {
         names.SHARE_OF_LATENTS: [_shares(cosines, thresholds) for cosines in best.values()],
-        names.SHARE_OF_FIRINGS: [
-            _shares(cosines, thresholds, firings[a][alive[a]]) for (a, _), cosines in best.items()
-        ],
+        names.SHARE_OF_FIRINGS: [_shares(best[pair], thresholds, firings[pair[0]][alive[pair[0]]]) for pair in best],
         names.IN_EVERY_RUN: [_shares(cosines, thresholds) for cosines in least],
         names.BY_CHANCE: [_shares(cosines, thresholds) for cosines in chance],
     }

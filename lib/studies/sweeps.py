@@ -89,7 +89,8 @@ class Swept(NamedTuple):
     bootstrap interval over queries (low, high); against the baseline difference, difference_low, difference_high, p
     (two-sided paired randomisation) and p_holm (Holm's correction over the variants); and of the documents fvu,
     latents_per_doc, used (share of the latents that occur). `values` has the columns collection and query_id and one
-    per variant; `rankings` are the ten best documents of each query; `documents` and `queries` are pooled codes.
+    per variant; `rankings` are the ten best documents of each query, without its own (ArguAna); `documents` and
+    `queries` are pooled codes.
     """
 
     summary: pd.DataFrame
@@ -117,30 +118,29 @@ def sweep(
         raise ValueError(f"The baseline is {baseline!r}, the variants are {list(variants)}; name one of at least two.")
     saes = _autoencoders_of(variants, store)
     readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
-    labels = pd.DataFrame.from_dict({name: variant.labels for name, variant in variants.items()}, orient="index")
     summary, values, rankings, documents, queries = [], [], {}, {}, {}
     for collection in collections:
         name = collection.full_name
-        doc_side, query_side = (
-            dict(zip(variants, pooled_terms(readings, collection, kind, store), strict=True))
-            for kind in ("document", "query")
-        )
-        ranked = {
-            variant: _rank(collection, doc_side[variant].terms, query_side[variant].terms, settings)
-            for variant, settings in variants.items()
-        }
+        keys, ranked, facts = [(name, variant) for variant in variants], {}, {}
+        documents |= zip(keys, pooled_terms(readings, collection, "document", store), strict=True)
+        queries |= zip(keys, pooled_terms(readings, collection, "query", store), strict=True)
+        for key, (variant, settings) in zip(keys, variants.items(), strict=True):
+            ranked[variant] = _rank(collection, documents[key].terms, queries[key].terms, settings)
+            terms, used = documents[key].terms, (documents[key].firings > 0).mean()
+            measured = {"fvu": documents[key].fvu, "latents_per_doc": terms.nnz / terms.shape[0], "used": used}
+            facts[variant] = settings.labels | measured
         if words:
             index = LexicalBM25(collection.doc_texts, collection.doc_ids)
-            ranked[LEXICAL] = _best(index.search(collection.query_texts, collection.query_ids, CUTOFF + 1), collection)
+            ranked[LEXICAL] = index.search(collection.query_texts, collection.query_ids, CUTOFF + 1)
+        ranked = {variant: run.exclude(collection.self_matches).top(CUTOFF) for variant, run in ranked.items()}
         frames = {variant: per_query(ranking, collection.qrels, [MEASURE]) for variant, ranking in ranked.items()}
         counts = {"collection": name, "n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
         compared = summarise(frames, baseline, MEASURE).rename(columns={"system": "variant"})
-        summary.append(compared.join(_facts(doc_side), on="variant").join(labels, on="variant").assign(**counts))
+        summary.append(compared.join(pd.DataFrame.from_dict(facts, "index"), on="variant").assign(**counts))
         values += [frame.assign(variant=variant, collection=name) for variant, frame in frames.items()]
         rankings |= {(name, variant): ranking for variant, ranking in ranked.items()}
-        documents |= {(name, variant): codes for variant, codes in doc_side.items()}
-        queries |= {(name, variant): codes for variant, codes in query_side.items()}
-    first = ("collection", "n_docs", "n_queries", "variant", *labels.columns)
+    labels = dict.fromkeys(label for variant in variants.values() for label in variant.labels)
+    first = ("collection", "n_docs", "n_queries", "variant", *labels)
     table = columns_first(pd.concat(summary, ignore_index=True), *first)
     wide = pd.concat(values).pivot(index=["collection", "query_id"], columns="variant", values="value")
     return Swept(table, wide.reset_index(), rankings, saes, documents, queries)
@@ -202,22 +202,6 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
 def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:
     docs, queries = (apply_phi(terms, variant.phi) for terms in (doc_terms, query_terms))
     if variant.scoring is None:
-        ranking = inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, CUTOFF + 1)
-    else:
-        index = BM25Index.build(docs, collection.doc_ids, variant.scoring)
-        ranking = index.search(queries, collection.query_ids, CUTOFF + 1)
-    return _best(ranking, collection)
-
-
-def _best(ranking: Ranking, collection: Collection) -> Ranking:
-    """Return the ten best documents of each query without the query's own document (ArguAna)."""
-    return ranking.exclude(collection.self_matches).top(CUTOFF)
-
-
-def _facts(documents: dict[str, Pooled]) -> pd.DataFrame:
-    """Return what the summary says about the documents' codes, by variant."""
-    rows = {
-        name: (pooled.fvu, pooled.terms.nnz / pooled.terms.shape[0], (pooled.firings > 0).mean())
-        for name, pooled in documents.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["fvu", "latents_per_doc", "used"])
+        return inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, CUTOFF + 1)
+    index = BM25Index.build(docs, collection.doc_ids, variant.scoring)
+    return index.search(queries, collection.query_ids, CUTOFF + 1)
