@@ -139,8 +139,8 @@ def _check_retriever(folder: Path) -> None:
     name = json.loads(manifest.read_text("utf-8"))["encoder"]["model"]
     if Path(name).is_absolute() or Path(name).is_dir():
         raise ValueError(
-            f"The retriever is the folder {name}, not a hub id. Call SentenceTransformer({name!r}).push_to_hub(id), "
-            "load the model with encoder=TokenEncoder(id), and push that."
+            f"The retriever is the folder {name}, not a hub id. Upload it with "
+            f"SentenceTransformer({name!r}).push_to_hub(id), load the model with encoder=TokenEncoder(id), push that."
         )
 
 
