@@ -4,6 +4,7 @@ They need the extra `engines`. Equal scores are in the order of the documents, b
 the k-th place are returned is the engine's choice.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ _SEISMIC_WIDTH = 2**16  # latents that fit the 16-bit numbers of Seismic's usual
 _FLOAT16 = (2.0**-24, 65504.0)
 
 
-class Engine:
+class Engine(ABC):
     """An engine that its constructor builds from an index; a subclass has a `name` and `find`, and is in `ENGINES`."""
 
     name: str
@@ -35,9 +36,9 @@ class Engine:
     def __init__(self, index: BM25Index):
         self.index = index
 
+    @abstractmethod
     def find(self, latents: np.ndarray, weights: np.ndarray, k: int, **settings) -> Hits:
         """Return the k best documents of one query, for its latents, int64 [m >= 1], and w(q) * idf of each."""
-        raise NotImplementedError
 
     def search(self, queries: csr_array, query_ids: Iterable[str], k: int = 100, **settings) -> Ranking:
         """Return the k best documents of each query, as `BM25Index.search`; `settings` are those of `find`."""
