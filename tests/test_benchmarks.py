@@ -12,6 +12,7 @@ from lib.benchmarks.peers import OURS, REFERENCE, competitors
 from lib.benchmarks.training import PRODUCT, fvu_table, fvus, speed_table, steps_to_time
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
+from lib.encode.states import StoredStates
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedJumpReLU
@@ -106,7 +107,9 @@ def test_clipped_gradients_have_norm_1_for_the_error_of_a_token(monkeypatch):
 def test_the_timed_step_is_the_trainers(unit_gradient, nobody_else):
     # three steps at the rates of the trainer leave its weights: to the bit ours, but for rounding the reference's
     config, states = replace(CONFIG, unit_gradient=unit_gradient, epochs=3), normal_states(64)
-    run = Run(TrainableAutoencoder.initial(states, config), Normalisation(torch.zeros(states.shape[1]), 1.0), n_steps=3)
+    normalise = Normalisation(torch.zeros(states.shape[1]), 1.0)
+    run = Run(TrainableAutoencoder.initial(states, config), normalise, StoredStates([states]))
+    assert run.n_steps == 3
     everyone = competitors(states, config)
     for number in range(3):
         run.advance(states)

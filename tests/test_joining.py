@@ -152,7 +152,7 @@ def test_a_sparse_encoder_has_groups_too(models, tmp_path):
     torch.testing.assert_close(loaded.encode_tokens(tokens, 2)[0], model.sae.with_k(2).encode(tokens).values)
     read = read_checkpoint(tmp_path)
     assert (read.activation.groups, read.k) == (2, model.sae.k)
-    with pytest.raises(ValueError, match=r"k is 3.*groups, 2"):
+    with pytest.raises(ValueError, match=r"k is 3.*groups=2"):
         loaded({"token_embeddings": tokens}, max_active_dims=3)
     for groups, variant in ((3, "standard"), (2, "jumprelu")):
         with pytest.raises(ValueError, match=f"groups is {groups}"):
