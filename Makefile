@@ -42,7 +42,7 @@ style: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: style  ## style, types and the fast tests, in a minute and a half
+check: style  ## style, types and the fast tests, in under two minutes
 	$(PYTEST) tests -m "not slow"
 
 test: style  ## set up, check style and types, run all tests, run the notebooks on built-in data

@@ -189,6 +189,7 @@ def full_pydoc():
     return load_collection("pydoc")
 
 
+@pytest.mark.slow
 def test_pydoc_size_and_ids(full_pydoc):
     assert 6000 < len(full_pydoc.doc_ids) < 10_000
     assert 1500 < len(full_pydoc.query_ids) < 3000

@@ -451,6 +451,7 @@ def test_an_index_of_empty_texts_is_saved_and_loaded(tmp_path):
         assert (all_scores(BM25Index.load(tmp_path, verify=verify), csr_array(np.ones((1, 3), np.float32))) == 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, 49), min_size=1, max_size=4, unique=True),

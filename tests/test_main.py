@@ -93,6 +93,7 @@ def bytes_of(folder) -> dict:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_several_from_one_pass_over_the_text(tmp_path, text, sentence_folder, monkeypatch):
     passes, stream = [], TokenEncoder.stream_layers
     monkeypatch.setattr(
@@ -241,6 +242,7 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
     assert other.split()[:4] == [str(folders[0]), "0.3", "0.2", "0.1"]
 
 
+@pytest.mark.slow
 def test_constants_are_not_tuned_on_test_queries(tmp_path, text, sentence_folder, monkeypatch):
     run(monkeypatch, "train", text, tmp_path / "a", "--model", sentence_folder, *SMALL)
     before = bytes_of(tmp_path / "a")

@@ -80,6 +80,7 @@ def test_every_committed_figure_was_drawn_from_the_committed_tables():
         assert not changed(FOLDER, name, entry), f"{name}: {AGAIN}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_committed_figure_is_drawn_alike_again(name, tmp_path):
     """Pixel by pixel where matplotlib has the version that drew it; other versions place text a little differently."""
@@ -253,6 +254,7 @@ def test_a_table_without_results_says_so(folder):
     assert "Contriever + latent terms & 0.713" in texts["published"]
 
 
+@pytest.mark.slow
 def test_figures_that_are_not_of_their_tables_are_found_and_drawn_again(folder, monkeypatch):
     def entry() -> dict:
         return json.loads((folder / DRAWN).read_text())["retrieval"]

@@ -104,7 +104,8 @@ def in_short(rows) -> dict:
     return rows[rows["measure"] == MEASURE].set_index(["backbone", "system"])["mean"].to_dict()
 
 
-def test_the_table_is_what_the_plain_road_gives(profile):
+@pytest.mark.slow
+def test_the_table_is_what_the_plain_way_gives(profile):
     paper = setting(PROFILES["paper"], profile)
     rows, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
     assert notes == []
@@ -146,6 +147,7 @@ def test_the_table_is_what_the_plain_road_gives(profile):
     assert json.loads(json.dumps(origin))["left out"] == []
 
 
+@pytest.mark.slow
 def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[::2])

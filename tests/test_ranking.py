@@ -108,6 +108,7 @@ def rankings(draw) -> Ranking:
     return Ranking(query_ids, docs, [np.array(row) for row in scores])
 
 
+@pytest.mark.slow
 @given(rankings())
 def test_a_trec_file_reads_back_exactly(tmp_path_factory, ranking):
     path = tmp_path_factory.getbasetemp() / "round_trip.run"

@@ -126,6 +126,7 @@ def test_draws_follow_the_law_and_are_fitted_back():
     assert (drawn > 10_003).any()  # beyond the table
 
 
+@pytest.mark.slow
 def test_a_power_law_is_kept_and_an_exponential_is_rejected():
     rng = np.random.default_rng(2)
     law = fit_zipf(_draw(rng, 2000, _Tail(2.0, 5, 0, 0.0)), n_resamples=30)
