@@ -80,9 +80,9 @@ def backbone_table(
         origins[backbone.name] = [model.identity for model in trained]
         for collection in collections:
             _log.info("%s, %d seeds: %s", backbone.name, len(trained), collection.full_name)
-            own, ranking, latent = _rankings(trained, collection, store)
-            values = {own: _values([ranking], collection), LATENT: _values(latent, collection)}
-            rows = _compared(values | others[collection.full_name], own, collection)
+            baseline, ranking, latent = _rankings(trained, collection, store)
+            values = {baseline: _values([ranking], collection), LATENT: _values(latent, collection)}
+            rows = _compared(values | others[collection.full_name], baseline, collection)
             parts += [part.assign(backbone=backbone.name) for part in rows]
     columns = ("collection", "n_docs", "n_queries", "measure", "backbone", "system")
     rows = columns_first(pd.concat(parts, ignore_index=True), *columns)
@@ -105,14 +105,14 @@ def _values(runs: list[Ranking], collection: Collection) -> np.ndarray:
     return np.stack([values_of(ranking, collection, _measures(collection)) for ranking in runs])
 
 
-def _compared(values: dict[str, np.ndarray], own: str, collection: Collection) -> Iterator[pd.DataFrame]:
+def _compared(values: dict[str, np.ndarray], baseline: str, collection: Collection) -> Iterator[pd.DataFrame]:
     """Yield the rows of each measure; a query's value is its mean over the system's runs."""
     counts = {"n_docs": len(collection.doc_ids), "n_queries": len(collection.query_ids)}
     for number, measure in enumerate(_measures(collection)):
         means = {system: runs[:, number].mean(axis=0) for system, runs in values.items()}
         seeds = values[LATENT][:, number].mean(axis=1)
         spread = {"seeds": len(seeds), "seed_sd": seeds.std(ddof=1) if len(seeds) > 1 else np.nan}
-        part = summary_of(means, own).join(pd.DataFrame([spread], index=[LATENT]), on="system")
+        part = summary_of(means, baseline).join(pd.DataFrame([spread], index=[LATENT]), on="system")
         yield part.assign(measure=measure, collection=collection.full_name, **counts)
 
 
@@ -159,7 +159,7 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
     """
     encoder, k = trained[0].encoder, _depth(collection)
     name = LATE if encoder.late_interaction else DENSE
-    own = encoded.Late(encoder, collection, k) if encoder.late_interaction else encoded.Embeddings(encoder)
+    ranking_reading = encoded.Late(encoder, collection, k) if encoder.late_interaction else encoded.Embeddings(encoder)
     key = _key(collection, encoder=encoder.identity, system=name)
     terms = [encoded.terms_of(model) for model in trained]
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
@@ -167,9 +167,9 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
     passing = Store(store.folder / f"reading-{digest_json([key, keys])[:16]}") if large else store
 
     def rank_own() -> Ranking:
-        parts = encoded.load(own, collection, "document", passing)
-        if isinstance(own, encoded.Embeddings):
-            (queries,) = encoded.load(own, collection, "query", store)
+        parts = encoded.load(ranking_reading, collection, "document", passing)
+        if isinstance(ranking_reading, encoded.Embeddings):
+            (queries,) = encoded.load(ranking_reading, collection, "query", store)
             parts = (encoded.best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
         return encoded.merged_ranking(collection, parts, k)
 
@@ -178,7 +178,7 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
         (queries,) = encoded.term_blocks(reading, phi, collection, "query", store)
         return index.search(queries, collection.query_ids, k)
 
-    pairs = zip((own, *terms), (key, *keys), strict=True)
+    pairs = zip((ranking_reading, *terms), (key, *keys), strict=True)
     needed = [reading for reading, each in pairs if not store.has("ranked", each)]
     encoded.keep(needed, collection, "document", passing)
     encoded.keep([reading for reading in needed if not isinstance(reading, encoded.Late)], collection, "query", store)
