@@ -163,7 +163,8 @@ def test_latencies(monkeypatch):
     assert asked == [*range(7)] * 3
     assert frame["recall"].tolist()[:2] == [1.0, 0.5]
     assert np.isnan(frame.loc["other", "recall"])
-    assert (frame["median_ms"] <= frame["p95_ms"]).all()
+    assert (frame["ms_low"] <= frame["median_ms"]).all() and (frame["median_ms"] <= frame["ms_high"]).all()
+    assert (frame["ms_low"] < frame["ms_high"]).all() and (frame["median_ms"] <= frame["p95_ms"]).all()
 
 
 def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):

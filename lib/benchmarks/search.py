@@ -78,6 +78,7 @@ def corpora(
 def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
     """Return a row for each engine: median and 95th percentile of a query in ms, and the recall of what it should find.
 
+    ms_low and ms_high are the 95 % bootstrap interval of the median: queries are resampled, each with all its times.
     Engines take turns, after one that is not counted; one that takes over half a second for the first query gets only
     five queries.
     """
@@ -101,9 +102,14 @@ def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: i
     for name, engine in competitors.items():
         pairs = zip(answers[name], answers.get(engine.same_as, []), strict=False)
         recalls = [len(set(answer) & set(exact)) / len(exact) for answer, exact in pairs]
-        median, p95 = np.quantile(1e3 * np.array(times[name]), [0.5, 0.95])
+        by_turn = 1e3 * np.array(times[name]).reshape(repeats, -1)  # [turns, queries]
+        median, p95 = np.quantile(by_turn, [0.5, 0.95])
+        queries = by_turn.shape[1]
+        draws = np.random.default_rng(0).integers(queries, size=(2_000, queries))
+        low, high = np.quantile(np.median(by_turn[:, draws], axis=(0, 2)), [0.025, 0.975])
+        times_ms = {"median_ms": median, "ms_low": low, "ms_high": high, "p95_ms": p95}
         recall = np.mean(recalls) if recalls else np.nan
-        rows.append({"engine": name, "k": k, "median_ms": median, "p95_ms": p95, "recall": recall})
+        rows.append({"engine": name, "k": k, **times_ms, "recall": recall})
     return pd.DataFrame(rows)
 
 

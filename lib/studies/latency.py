@@ -121,7 +121,7 @@ def _dense_flat(corpus: Corpus) -> Engine:
 
 
 def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFrame, dict]:
-    """Return kind, doc_top, query_top and the latency of a query (median_ms, p95_ms), one thread, 100 documents.
+    """Return kind, doc_top, query_top and the times of `latencies` (*_ms, ms_*), one thread, 100 documents.
 
     recall is the share that approximate search finds of the documents of exact search, or of flat dense search. The
     dict has n_docs, and the postings of an average document and of what an average query reads.
@@ -146,7 +146,7 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     frames, exact = [], {}
     for setting, build in engines.items():  # one at a time: twelve indexes at once would not fit a small machine
         engine = build()
-        frame = latencies({"": engine}, len(queries), DEPTH, size.repeats)[["median_ms", "p95_ms"]]
+        frame = latencies({"": engine}, len(queries), DEPTH, size.repeats)[["median_ms", "ms_low", "ms_high", "p95_ms"]]
         results = [set(engine.find(row, DEPTH)) for row in range(len(queries))]
         if setting in (EXACT, FLAT):
             exact[setting.kind] = results
