@@ -198,6 +198,7 @@ def test_pydoc_size_and_ids(full_pydoc):
     assert not full_pydoc.self_matches
 
 
+@pytest.mark.slow
 def test_pydoc_documents_do_not_contain_their_queries(full_pydoc):
     texts = dict(zip(full_pydoc.doc_ids, full_pydoc.doc_texts, strict=True))
     for query_id, query in zip(full_pydoc.query_ids, full_pydoc.query_texts, strict=True):
@@ -209,6 +210,7 @@ def test_pydoc_documents_do_not_contain_their_queries(full_pydoc):
             assert len(re.findall(r"\w+", body)) >= 15
 
 
+@pytest.mark.slow
 def test_pydoc_splits_share_documents_and_divide_the_queries(full_pydoc):
     train, test = load_collection("pydoc/train"), load_collection("pydoc", "test")
     assert (train.split, test.split) == ("train", "test")
@@ -219,6 +221,7 @@ def test_pydoc_splits_share_documents_and_divide_the_queries(full_pydoc):
     assert 0.45 < len(train.query_ids) / len(full_pydoc.query_ids) < 0.55
 
 
+@pytest.mark.slow
 def test_a_sample_of_pydoc_is_a_pydoc_of_its_documents(full_pydoc):
     sample, test = load_collection("pydoc/500"), load_collection("pydoc/500/test")
     assert sample.name == "pydoc/500" and test.full_name == "pydoc/500/test"
@@ -241,5 +244,6 @@ def test_pydoc_split_is_the_first_bit_of_the_sha256():
     assert pydoc.split_of("b") == "train"
 
 
+@pytest.mark.slow
 def test_no_machine_path_in_what_is_stored(full_pydoc):
     assert pydoc.sysconfig.get_path("stdlib") not in json.dumps(full_pydoc.identity)

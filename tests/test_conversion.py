@@ -77,6 +77,7 @@ def test_other_architectures(modernbert_folder, plain_folder, tiny_sae):
         there_and_back(LatentTerms(TokenEncoder(folder, dtype="float32"), tiny_sae))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("ending", [True, False])
 def test_a_decoder_only_retriever_goes_there_and_back(tmp_path, tiny_sae, side, ending):
@@ -128,6 +129,7 @@ def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, activ
     assert (loaded.encode_documents(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"rms_scale": 0.2}, {"variant": "jumprelu"}, {"k": 7, "rms_scale": 3.0}])
 @pytest.mark.parametrize("mean", [False, True])
 def test_modules_with_the_default_normalisation_become_a_model(sentence_folder, tmp_path, settings, mean):
@@ -170,6 +172,7 @@ def test_where_no_text_has_a_term_nothing_is_divided_by_zero(tiny_encoder, tiny_
     assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "default"),
     [

@@ -97,6 +97,7 @@ def client(request, tmp_path):
     milvus.close()
 
 
+@pytest.mark.slow  # importing the engines takes seconds
 @pytest.mark.parametrize(
     ("name", "client", "settings"),
     [

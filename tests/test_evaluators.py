@@ -152,6 +152,7 @@ def query_rows() -> list[dict]:
     return [{"id": query, "text": text} for query, text in QUERIES.items()]
 
 
+@pytest.mark.slow  # importing mteb takes seconds
 class TestMTEBSearch:
     def test_ranks_as_this_package_does(self, model, ranking):
         search = MTEBSearch(model, "me/tiny")

@@ -27,7 +27,7 @@ from lib.studies.retrieval_training import retrieval_training_study
 from lib.studies.seeds import seeds_study
 from lib.support.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 NOUNS = ["cat", "dog", "cow", "mat", "house", "tree", "river", "stone", "bird", "fish"]
 VERBS = ["sat", "ran", "saw", "ate", "swam", "sang"]
@@ -104,7 +104,6 @@ def in_short(rows) -> dict:
     return rows[rows["measure"] == MEASURE].set_index(["backbone", "system"])["mean"].to_dict()
 
 
-@pytest.mark.slow
 def test_the_table_is_what_the_plain_way_gives(profile):
     paper = setting(PROFILES["paper"], profile)
     rows, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
@@ -147,7 +146,6 @@ def test_the_table_is_what_the_plain_way_gives(profile):
     assert json.loads(json.dumps(origin))["left out"] == []
 
 
-@pytest.mark.slow
 def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[::2])

@@ -30,6 +30,7 @@ WITH_PYTHON = [path for path in READMES if blocks(path, "python") and path.name 
 COMMANDS = sorted({command for path in READMES for command in commands(path)})
 
 
+@pytest.mark.slow  # reads all of pydoc
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_python_of_a_readme_runs(path, tmp_path, monkeypatch, sentence_folder, tiny_encoder, tiny_sae):
     monkeypatch.chdir(tmp_path)

@@ -83,6 +83,7 @@ def offline_python(script: str) -> str:
     return run.stdout.strip()
 
 
+@pytest.mark.slow  # a new process imports everything
 def test_what_needs_no_torch_leaves_it_alone():
     modules = [name_of(path) for path in FILES if name_of(path).startswith(tuple(f"lib.{p}" for p in TORCH_FREE))]
     modules.remove("lib.support.devices")
@@ -98,6 +99,7 @@ print("done")
     assert offline_python(script) == "done"
 
 
+@pytest.mark.slow  # a new process imports everything
 def test_an_autoencoder_needs_no_text_encoder():
     script = "import sys, lib.sae.trainer, lib.sae.foreign; print('lib.encode.encoder' in sys.modules)"
     assert offline_python(script) == "False"

@@ -40,7 +40,7 @@ from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
 from lib.studies.width_k import slope_a_doubling, width_k_study
 from lib.support.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 NOUNS = ["cat", "dog", "cow", "mat", "house", "tree", "river", "stone", "bird", "fish"]
 VERBS = ["sat", "ran", "saw", "ate", "swam", "sang"]
@@ -359,7 +359,6 @@ def test_study_of_widths_and_ks(tiny_encoder, store):
     assert rows.loc["k", "slope"] == pytest.approx(means[24, 4] - means[24, 2])
 
 
-@pytest.mark.slow
 def test_study_of_ablations(tiny_encoder, store, monkeypatch):
     monkeypatch.delenv(lib.studies.inputs.TEXT, raising=False)
     setting = tiny_setting(tiny_encoder, n_ablated=1)

@@ -447,6 +447,7 @@ class Answers(TorchDispatchMode):
 FAR = torch.device("lazy:0")  # stands for a GPU: of those that torch knows without hardware, fake tensors take it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["topk", "budgets", "batchtopk", "abstopk", "jumprelu"])
 def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, select):
