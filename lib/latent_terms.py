@@ -15,7 +15,7 @@ from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
 from lib.bm25.weighting import PAPER, BM25Constants, check_constants
 from lib.encode.encoder import TokenEncoder, TokenStates
-from lib.encode.packaged import MODEL_FOLDER, RETRIEVER_NAME
+from lib.encode.packaged import MODEL_FOLDER
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
 from lib.support.checks import check_choice
 from lib.support.folders import load_folder, save_folder
@@ -201,7 +201,7 @@ class LatentTerms:
         if encoder is None:
             settings = dict(manifest["encoder"]) | {"dtype": dtype}
             name = settings.pop("model")
-            encoder = TokenEncoder(None if name == RETRIEVER_NAME else name, **settings, device=device)
+            encoder = TokenEncoder(name, **settings, device=device)
         return cls(encoder, sae, manifest["pooling"], manifest["phi"], BM25Constants(**manifest["bm25"]))
 
     from_pretrained = load

