@@ -169,6 +169,15 @@ def test_a_training_log_is_drawn_from_rows_and_from_its_file_alike(tmp_path):
     plt.close("all")
 
 
+@pytest.mark.parametrize("known", [3, 0])
+def test_dead_latents_that_are_not_known_are_a_gap(known):
+    rows = [row | {"dead": None if i < 4 - known else row["dead"]} for i, row in enumerate(log_rows())]
+    dead = plot_training(rows).axes[1]
+    assert np.isnan(dead.lines[0].get_ydata()).sum() == 4 - known
+    assert ("not known" in dead.get_title()) == (known == 0)
+    plt.close("all")
+
+
 def test_an_empty_log_is_an_error():
     with pytest.raises(ValueError, match="no row"):
         plot_training([])

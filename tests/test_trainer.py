@@ -64,6 +64,63 @@ def test_latents_silent_for_too_long_are_dead(monkeypatch):
     assert 0 < rows[-1]["dead"] == 1 - active[-4:].any(dim=0).float().mean().item() < 1
 
 
+def census(sae: SparseAutoencoder, states: torch.Tensor) -> float:
+    codes = sae.encode(states)
+    return 1 - len(codes.indices[codes.values > 0].unique()) / sae.width
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_shorter_than_the_window_says_how_many_are_dead_and_auxk_works(monkeypatch, epochs):
+    # 16 batches of 128 an epoch, of one and the same state: a latent is dead after half of the run
+    auxk, rows, backward = [], [], TrainableAutoencoder.backward
+
+    def watched(model, batch, dead):
+        auxk.append(float(backward(model, batch, dead).auxk))
+        return backward(model, batch, dead)
+
+    monkeypatch.setattr(TrainableAutoencoder, "backward", watched)
+    states = sparse_states(1).repeat(2_048, 1) + 1e-3 * sparse_states()
+    config = replace(TINY, width=256, k=2, epochs=epochs, dead_tokens=1_000_000)
+    sae = train(states, config, log=rows.append)
+    assert config.dead_window(2_048) == epochs * 1_024 == sae.metadata["dead_window"]
+    assert census(sae, states) > 0.9
+    assert rows[-1]["dead"] == pytest.approx(census(sae, states), abs=0.02)
+    half = epochs * 8
+    assert not any(auxk[:half])
+    assert all(auxk[half:])
+
+
+def test_what_is_not_known_yet_is_none():
+    states = sparse_states(1).repeat(2_048, 1) + 1e-3 * sparse_states()
+    config = replace(TINY, width=256, k=2, epochs=8, dead_tokens=7_000)  # 55 batches of 128; a row after 50
+    rows = []
+    train(states, config, log=rows.append)
+    assert (rows[0]["tokens"], rows[0]["dead"]) == (6_400, None)
+    assert json.loads(json.dumps(rows[0]))["dead"] is None
+    assert all(isinstance(row["dead"], float) for row in rows[1:])
+    rows_of_active = []
+    train(states, replace(config, width=2), log=rows_of_active.append)  # all were active: none can be dead
+    assert rows_of_active[0]["dead"] == 0.0
+    run = Run.begin(StoredStates([states]), config, CPU)
+    run.rows = rows[:1]
+    assert "not known" in run.status()
+
+
+@pytest.mark.parametrize(
+    ("dead_tokens", "n", "window"),
+    [
+        (200_000, 400_000, 200_000),  # 195 batches of 2,048, twice
+        (400_000, 400_000, 399_360),
+        (200_000, 25_000, 24_576),
+        (5, 2_048, 5),
+        (5_000, 100, 1),  # not a batch
+    ],
+)
+def test_the_window_is_bounded_by_half_of_the_run(dead_tokens, n, window):
+    config = TrainingConfig(batch_tokens=2_048, epochs=2, dead_tokens=dead_tokens)
+    assert config.dead_window(n) == window
+
+
 def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
     initialise = TrainableAutoencoder.__init__
 

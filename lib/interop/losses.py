@@ -36,7 +36,8 @@ class TokenReconstructionLoss(torch.nn.Module):
     auxk : float
         Coefficient of AuxK; 0 leaves it out.
     dead_tokens : int
-        A latent is dead when it was not active for this many tokens, at least 1.
+        A latent is dead when it was not active for this many tokens, at least 1. AuxK is 0 before as many were read, so
+        give fewer, such as half of the tokens of the run, if that is short: the length of a run is not known here.
     """
 
     def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):

@@ -20,7 +20,7 @@ def plot_training(log: str | Path | list[dict]) -> Figure:
         log = [json.loads(line) for line in Path(log).read_text("utf-8").splitlines()]
     if not log:
         raise ValueError("The log has no row; a run writes one every 50 steps and at its end.")
-    frame = pd.DataFrame(log)
+    frame = pd.DataFrame(log).astype({"dead": float})  # None, not known yet, is a gap
     millions = frame["tokens"] / 1e6
     density = log[-1]["density"]
     edges = np.linspace(-len(density) / 2, 0, len(density) + 1)  # half decades, as logarithms
@@ -30,8 +30,9 @@ def plot_training(log: str | Path | list[dict]) -> Figure:
         loss.set(xlabel="million tokens", ylabel="variance unexplained (FVU)", ylim=(0, None))
         loss.set_title(f"FVU {frame['fvu'].iloc[-1]:.3f}, {frame['l0'].iloc[-1]:.1f} latents a token", fontsize=9)
         dead.plot(millions, 100 * frame["dead"], marker=".", color=COLOURS["dense"])
-        dead.set(xlabel="million tokens", ylabel="dead latents, %", ylim=(0, max(1, 105 * frame["dead"].max())))
-        dead.set_title(f"{frame['dead'].iloc[-1]:.1%} dead at the end", fontsize=9)
+        dead.set(xlabel="million tokens", ylabel="dead latents, %", ylim=(0, max(1, 105 * frame["dead"].fillna(0).max())))
+        last = frame["dead"].iloc[-1]
+        dead.set_title("not known how many are dead" if np.isnan(last) else f"{last:.1%} dead at the end", fontsize=9)
         histogram.stairs(density, edges, fill=True, color=COLOURS["lexical BM25"])
         histogram.set(xlabel="share of tokens with the latent", ylabel="latents")
         ticks = np.arange(edges[0], 1)

@@ -37,14 +37,16 @@ class Run:
     step : int
         Steps done.
     silent : torch.Tensor, int64 [width]
-        Tokens since each latent was active.
+        Tokens since each latent was active, or since the run began.
+    dead_window : int
+        `TrainingConfig.dead_window` of the states.
     rows : list of dict
         The log so far, see `train`.
     """
 
     def __init__(self, model: TrainableAutoencoder, normalise: Normalisation, source: StateSource):
         self.model, self.normalise, self.config = model, normalise, model.config
-        self.n_steps = self.config.epochs * (source.n // self.config.batch_tokens)
+        self.n_steps, self.dead_window = self.config.n_steps(source.n), self.config.dead_window(source.n)
         groups = [{"params": [weight for weight in model.parameters() if weight is not model.threshold], "faster": 1}]
         if model.threshold is not None:
             groups.append({"params": [model.threshold], "faster": _THRESHOLD_RATE})
@@ -101,7 +103,14 @@ class Run:
             self._log(rate)
 
     def _dead(self) -> torch.Tensor:
-        return self.silent >= self.config.dead_tokens
+        return self.silent >= self.dead_window
+
+    def _share_dead(self) -> float | None:
+        """Return the share of dead latents; None as long as one may be dead, but the run is too short to say so."""
+        n_tokens = self.step * self.config.batch_tokens
+        if n_tokens < self.dead_window and (self.silent == n_tokens).any():
+            return None
+        return self._dead().float().mean().item()
 
     def _count(self, result: Step, n_tokens: int) -> None:
         active = result.indices[result.values != 0]
@@ -124,7 +133,7 @@ class Run:
             "tokens": self.step * self.config.batch_tokens,
             "fvu": sum(self.fvus) / len(self.fvus),
             "l0": self.n_active / n_tokens,
-            "dead": self._dead().float().mean().item(),
+            "dead": self._share_dead(),
             "learning_rate": rate,
             "density": histogram.tolist(),
         }
@@ -153,7 +162,10 @@ class Run:
 
     def status(self) -> str:
         """Return loss and dead latents of the last row of the log, as shown beside the progress."""
-        return f"fvu {self.rows[-1]['fvu']:.3f}, dead {self.rows[-1]['dead']:.1%}" if self.rows else ""
+        if not self.rows:
+            return ""
+        fvu, dead = self.rows[-1]["fvu"], self.rows[-1]["dead"]
+        return f"fvu {fvu:.3f}, dead {'not known yet' if dead is None else f'{dead:.1%}'}"
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -207,9 +219,11 @@ def train(
         `select_dtype`; on another device, the bits differ.
     log : callable
         Called with a dict every 50 steps and at the last one: step, tokens, fvu (fraction of variance unexplained), l0
-        (active latents a token), dead (share of latents), learning_rate, and density: how many latents are active in
-        which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and density are those of
-        the steps since the last row. A run that is resumed gives the rows before the checkpoint again.
+        (active latents a token), dead (share of latents that were not active for `TrainingConfig.dead_window` tokens;
+        None if some were not active yet, and the run has not read as many), learning_rate, and density: how many
+        latents are active in which share of the tokens, counts in half decades from 1e-5 (and below) to 1. fvu, l0 and
+        density are those of the steps since the last row. A run that is resumed gives the rows before the checkpoint
+        again.
     checkpoints : str, Path or Checkpoints, optional
         Folder for the last two checkpoints, which stay when the run has ended. A `Checkpoints` that was entered stays
         locked.
@@ -250,7 +264,8 @@ def train(
             for row in run.rows:
                 log(row)
         _loop(run, source, folder, identity, log, every, stopped)
-    metadata = {"run": identity, "distinct_tokens": source.n, "final": run.rows[-1]}
+    facts = {"distinct_tokens": source.n, "dead_window": run.dead_window, "final": run.rows[-1]}
+    metadata = {"run": identity, **facts}
     return run.model.finished(run.normalise, run.smallest, metadata).to("cpu")
 
 

@@ -39,9 +39,9 @@ class TrainingConfig:
         Coefficient of the auxiliary loss AuxK, by which dead latents learn the residual (Gao et al., arXiv 2406.04093,
         A.2); 0 leaves it out.
     dead_tokens : int
-        A latent is dead when it was not active for at least this many tokens. The paper's 10 million are more than
-        half of a run of 18 million; 1 million is about the warm-up of such a run, in which an average latent at the
-        default width and k is active 500 times.
+        A latent is dead when it was not active for at least this many tokens, or for half of the run if that is fewer
+        (`dead_window`). The paper's 10 million are more than half of a run of 18 million; 1 million is about the
+        warm-up of such a run, in which an average latent at the default width and k is active 500 times.
     activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
         A key of `lib.sae.activations.ACTIVATIONS`: which latents are active.
     budgets : tuple of int
@@ -99,6 +99,18 @@ class TrainingConfig:
         check_choice(self.normalisation, NORMALISATIONS, "normalisation")
         check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
         activation_of(self.activation, self.k, self.budgets)
+
+    def n_steps(self, n: int) -> int:
+        """Return the number of optimiser steps of a run on `n` token states; those that fill no batch are left out."""
+        return self.epochs * (n // self.batch_tokens)
+
+    def dead_window(self, n: int) -> int:
+        """Return for how many tokens a dead latent was not active, in a run on `n` token states.
+
+        That is `dead_tokens`, but at most half of what the run reads in all its epochs, so that AuxK works in short
+        runs, too, and the share of dead latents is known at their end.
+        """
+        return min(self.dead_tokens, max(1, self.n_steps(n) * self.batch_tokens // 2))
 
     def resolved(self, device: torch.device = CPU) -> "TrainingConfig":
         """Return the same with the `select_dtype` that "native" stands for on `device`.

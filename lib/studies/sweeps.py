@@ -60,7 +60,8 @@ class Recipe:
         """Everything that decides the autoencoder on one machine, JSON-able."""
         encoder = self.encoder.identity | {"dtype": native_dtype(self.encoder.device)}
         states = {"encoder": encoder, "corpus": self.corpus.identity, "tokens": self.tokens}
-        return states | {"rule": RULE, "stored": STORED, "config": asdict(self.config.resolved(training_device()))}
+        config = replace(self.config, dead_tokens=self.config.dead_window(self.tokens)).resolved(training_device())
+        return states | {"rule": RULE, "stored": STORED, "config": asdict(config)}
 
 
 @dataclass(frozen=True)
