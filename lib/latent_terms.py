@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,8 @@ class LatentTerms:
     Warns
     -----
     UserWarning
-        If the autoencoder was trained on another layer, or on a retriever of another name and other weights.
+        If the autoencoder was trained on another layer, or on a retriever of another name and other weights; of one
+        that another package trained, if model or layer are known to be others.
     """
 
     def __init__(
@@ -225,23 +226,42 @@ def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTe
 def other_origin(sae: SparseAutoencoder, encoder: TokenEncoder) -> str | None:
     """Return what to warn of if `encoder` does not give the states that `sae` was trained on, by its metadata.
 
-    Layers are compared, and the weights of the retrievers or, in another dtype, where weights differ, their names.
+    Layers are compared, and the weights of the retrievers or, in another dtype, where weights differ, their names. Of
+    an autoencoder that another package trained, what is known: the last part of the model's name, and the layer; a hook
+    point that is no layer's is always another.
     """
     trained = sae.metadata.get("run", {}).get("states", {}).get("encoder")
     if trained is None:
         return None
-    current = encoder.identity
-    compared = ("layer", "weights" if trained["dtype"] == encoder.dtype else "model")
-    if all(trained[name] == current[name] for name in compared):
+    current, hook, layer = encoder.identity, trained.get("hook"), trained.get("layer")
+    if "weights" in trained:
+        compared = ("layer", "weights" if trained["dtype"] == encoder.dtype else "model")
+        equal = all(trained[name] == current[name] for name in compared)
+    else:
+        model = trained.get("model", current["model"])
+        equal = Path(model).name.lower() == Path(current["model"]).name.lower()
+        equal = equal and (layer == current["layer"] or layer is hook is None)
+    if equal:
         return None
-    before, now = (
-        f"layer {identity['layer']} of {identity['model']} (weights {identity['weights'][:12]}, {identity['dtype']})"
-        for identity in (trained, current)
-    )
+    if layer is None and hook is not None:
+        remedy = (
+            "no layer of a TokenEncoder gives the states of this hook point; train an autoencoder on those of a layer"
+        )
+    else:
+        settings = {name: trained[name] for name in ("model", "layer") if name in trained}
+        remedy = f"pair it with TokenEncoder({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
     return (
-        f"The autoencoder was trained on {before}; it is given {now}. Its latents mean something on the states that it "
-        "was trained on only."
+        f"The autoencoder was trained on {_described(trained)}; it is given {_described(current)}. Its latents mean "
+        f"something on the states that it was trained on only: {remedy}."
     )
+
+
+def _described(origin: Mapping) -> str:
+    """Return in words which states an encoder gives, or an autoencoder was trained on."""
+    place = [f"layer {origin['layer']}"] if "layer" in origin else []
+    place += [f"hook point {origin['hook']}"] if "hook" in origin else []
+    weights = f" (weights {origin['weights'][:12]}, {origin['dtype']})" if "weights" in origin else ""
+    return f"{', '.join(place) or 'a layer'} of {origin.get('model', 'a model')}{weights}"
 
 
 def _outside() -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import read_checkpoint, read_saelens, read_sparsify, write_saelens
 
@@ -151,7 +151,7 @@ def test_sparsify_folders_encode_as_defined(tmp_path, dtype):
     codes = pre * (pre >= np.sort(pre, axis=1)[:, -K, None])
     np.testing.assert_allclose(dense(sae, h), codes, rtol=0, atol=1e-5)
     np.testing.assert_allclose(sae.decode(sae.encode(h)).numpy(), codes @ t["W_dec"] + t["b_dec"], rtol=0, atol=1e-5)
-    assert sae.metadata == {"sparsify": SPARSIFY}
+    assert sae.metadata["sparsify"] == SPARSIFY
 
 
 def test_sparsify_gives_the_number_of_latents_as_a_multiple_of_d(tmp_path):
@@ -378,3 +378,63 @@ class TestDamagedFolders:
         save_file(tensors | {"b_dec": torch.full((D,), torch.nan)}, folder / name)
         with pytest.raises(ValueError, match=r"b_pre.*NaN"):
             read(folder)
+
+
+BLOCK_5 = ("blocks.5.hook_resid_post", 6)
+
+
+@pytest.mark.parametrize(
+    ("hook", "layer"),
+    [
+        BLOCK_5,
+        ("blocks.0.hook_resid_pre", 0),
+        ("blocks.2.hook_normalized_resid_post", 3),
+        ("model.layers.5", 6),
+        ("transformer.h.11", 12),
+        ("encoder.layer.0", 1),
+        ("embeddings", 0),
+        ("blocks.5.hook_mlp_out", None),
+        ("layers.5.mlp", None),
+        ("blocks.5.attn.hook_z", None),
+        ("something", None),
+    ],
+)
+def test_saelens_says_what_it_was_trained_on(tmp_path, hook, layer):
+    facts = {"model_name": "gpt2", "hook_name": hook}
+    sae = read_saelens(saelens_folder(tmp_path / "sae", metadata=facts))
+    sae.save(tmp_path / "ours")
+    expected = {"model": "gpt2", "layer": layer, "hook": hook}
+    for each in (sae, SparseAutoencoder.load(tmp_path / "ours"), sae.with_k(2)):
+        origin = each.metadata["run"]["states"]["encoder"]
+        assert origin == {key: value for key, value in expected.items() if value is not None}
+
+
+def test_what_is_not_said_is_not_known(tmp_path):
+    assert read_saelens(saelens_folder(tmp_path / "none")).metadata.keys() == {"saelens"}
+    folder = saelens_folder(tmp_path / "block", metadata={"hook_layer": 0})
+    assert read_saelens(folder).metadata["run"]["states"]["encoder"]["layer"] == 1
+    top = saelens_folder(tmp_path / "top", model_name="gpt2", hook_name=BLOCK_5[0])  # as older versions have them
+    assert read_saelens(top).metadata["run"]["states"]["encoder"]["model"] == "gpt2"
+    assert read_sparsify(sparsify_folder(tmp_path / "sae")).metadata == {"sparsify": SPARSIFY}
+
+
+@pytest.mark.parametrize("place", ["layers.5", "layers.5/seed1"])
+def test_sparsify_says_it_by_the_folder_and_the_configuration_of_the_run(tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    folder = sparsify_folder(tmp_path / place)
+    assert read_sparsify(folder).metadata["run"]["states"]["encoder"] == {"layer": 6, "hook": "layers.5"}
+    (tmp_path / "config.json").write_text(json.dumps({"model": "EleutherAI/pythia-160m", "hookpoints": ["layers.5"]}))
+    assert read_sparsify(folder).metadata["run"]["states"]["encoder"]["model"] == "EleutherAI/pythia-160m"
+    named = sparsify_folder(tmp_path / "named", hookpoint="layers.2", model="me/a")
+    expected = {"model": "me/a", "layer": 3, "hook": "layers.2"}
+    assert read_sparsify(named).metadata["run"]["states"]["encoder"] == expected
+
+
+def test_those_of_different_layers_are_not_joined(tmp_path):
+    hooks = ("layers.1", "layers.1", "layers.2")
+    parts = [
+        read_saelens(saelens_folder(tmp_path / str(i), metadata={"hook_name": hook})) for i, hook in enumerate(hooks)
+    ]
+    assert join(parts[:2]).metadata["run"] == parts[0].metadata["run"]
+    with pytest.raises(ValueError, match="'layer': 3"):
+        join(parts[1:])

@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -435,6 +437,33 @@ def test_an_autoencoder_of_another_layer_or_retriever_is_noticed(tiny_encoder, t
     model.save(tmp_path / "other")
     with pytest.warns(UserWarning, match="000000000000"):
         LatentTerms.load(tmp_path / "other", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("origin", "fault"),
+    [
+        ({"model": "{name}", "layer": 3, "hook": "blocks.2.hook_resid_post"}, None),
+        ({"model": "somebody/{name}"}, None),
+        ({"layer": 3}, None),
+        ({"model": "gpt2", "layer": 3}, "gpt2.*TokenEncoder"),
+        ({"model": "gpt2"}, "gpt2.*TokenEncoder"),
+        ({"model": "{name}", "layer": 2, "hook": "layers.1"}, r"layers\.1.*layer=2"),
+        ({"layer": 6, "hook": "blocks.5.hook_resid_post"}, r"layer 6, hook point blocks\.5.*layer 3 .*layer=6"),
+        ({"model": "{name}", "hook": "blocks.2.hook_mlp_out"}, r"hook_mlp_out.*train an autoencoder"),
+    ],
+)
+def test_an_autoencoder_of_another_package_on_other_states_is_noticed(
+    tiny_encoder, tiny_sae, tmp_path, recwarn, origin, fault
+):
+    name = Path(tiny_encoder.name).name
+    origin = {key: value.format(name=name) if key == "model" else value for key, value in origin.items()}
+    metadata = {"saelens": {}, "run": {"states": {"encoder": origin}}}
+    sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=metadata)
+    LatentTerms(tiny_encoder, sae).save(tmp_path)
+    LatentTerms.load(tmp_path, encoder=tiny_encoder)
+    warned = [str(one.message) for one in recwarn if "was trained on" in str(one.message)]
+    assert len(warned) == (0 if fault is None else 2)
+    assert all(re.search(fault, message) for message in warned)
 
 
 def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encoder, tiny_sae, tmp_path, recwarn):

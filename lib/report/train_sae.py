@@ -30,7 +30,9 @@ def plot_training(log: str | Path | list[dict]) -> Figure:
         loss.set(xlabel="million tokens", ylabel="variance unexplained (FVU)", ylim=(0, None))
         loss.set_title(f"FVU {frame['fvu'].iloc[-1]:.3f}, {frame['l0'].iloc[-1]:.1f} latents a token", fontsize=9)
         dead.plot(millions, 100 * frame["dead"], marker=".", color=COLOURS["dense"])
-        dead.set(xlabel="million tokens", ylabel="dead latents, %", ylim=(0, max(1, 105 * frame["dead"].fillna(0).max())))
+        dead.set(
+            xlabel="million tokens", ylabel="dead latents, %", ylim=(0, max(1, 105 * frame["dead"].fillna(0).max()))
+        )
         last = frame["dead"].iloc[-1]
         dead.set_title("not known how many are dead" if np.isnan(last) else f"{last:.1%} dead at the end", fontsize=9)
         histogram.stairs(density, edges, fill=True, color=COLOURS["lexical BM25"])

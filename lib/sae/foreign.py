@@ -9,10 +9,15 @@ which are two forms of `SparseAutoencoder` with b_pre = b_dec, after W_enc b_dec
 case. The token autoencoders of sentence-transformers' pull request 3796 have the first form in one file, mostly of
 states that are scaled to one norm. What would encode otherwise (transcoders, other scalings or activations) is
 refused, as are joined autoencoders for SAELens.
+
+What is known of the states that one was trained on is kept where `trainer.train` keeps it, in
+`metadata["run"]["states"]["encoder"]`: model, hook (point) and layer, as `TokenEncoder` counts them. `LatentTerms`
+compares it with its encoder.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +53,8 @@ _SPARSIFY_SETTINGS = {
     "skip_connection": (False, "It adds a linear map of its input; train without skip_connection"),
     "signed": (False, "Its codes may be negative; train without signed"),
 }
+_BLOCK = re.compile(r"(?:.+\.)?(?:layers?|h|blocks?)\.(\d+)(?:\.(.+))?")  # transformers, TransformerLens: blocks from 0
+_AFTER_BLOCK = {None: 1, "hook_resid_post": 1, "hook_normalized_resid_post": 1, "hook_resid_pre": 0}
 
 
 def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencoder:
@@ -91,7 +98,7 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
     threshold = threshold.clamp(min=0).expand_as(b_enc)  # below 0, the ReLU decides
     with _naming(path):
         activation = FinishedTopK(k) if architecture == "topk" else FinishedJumpReLU(k, threshold)
-        metadata = facts.get("latent_terms", {"saelens": config})
+        metadata = facts.get("latent_terms", {"saelens": config, **_saelens_origin(config | facts)})
         sae = SparseAutoencoder(W_enc.T, b_enc, W_dec, b_dec, activation, metadata)
     return _checked(sae, path, d_in=_entry(path, config, "d_in"), d_sae=_entry(path, config, "d_sae"))
 
@@ -99,8 +106,9 @@ def read_saelens(folder: str | Path, *, k: int | None = None) -> SparseAutoencod
 def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     """Read a folder that EleutherAI's sparsify saved for one hookpoint: `cfg.json` and `sae.safetensors`.
 
-    `folder` is such as `checkpoints/run/layers.5`, not that of the run. Codes are computed in float32, whatever the
-    weights are stored in. `metadata["sparsify"]` is the whole `cfg.json`.
+    `folder` is such as `checkpoints/run/layers.5`, not that of the run: its name is the hookpoint, and the run's
+    `config.json` names the model. Codes are computed in float32, whatever the weights are stored in.
+    `metadata["sparsify"]` is the whole `cfg.json`.
 
     Raises FileNotFoundError if one of the two files is missing; ValueError for files that are not JSON or safetensors,
     groupmax, signed codes, transcoders and skip connections, tensors that are missing or unknown, and sizes that
@@ -113,7 +121,8 @@ def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     width = config.get("num_latents") or d * _entry(path, config, "expansion_factor")  # 0: given by the factor
     with _naming(path):
         weights = [tensors[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")]
-        sae = SparseAutoencoder(*weights, FinishedTopK(k), {"sparsify": config})
+        metadata = {"sparsify": config, **_sparsify_origin(path.parent, config)}
+        sae = SparseAutoencoder(*weights, FinishedTopK(k), metadata)
     return _checked(sae, path, d_in=d, num_latents=width)
 
 
@@ -153,7 +162,8 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     settings = {"normalize_input": config.get("normalize_input", True), "groups": config.get("groups", 1)}
     with _naming(path):
         weights = token_autoencoder(tensors, k_of_file if k is None else k, **settings)
-        sae = SparseAutoencoder(**weights, metadata={"checkpoint": config})
+        origin = _origin((config.get("trained_on") or {}).get("name"), None)
+        sae = SparseAutoencoder(**weights, metadata={"checkpoint": config, **origin})
     sizes = {"input_dim": config.get("input_dim", sae.d), "hidden_dim": config.get("hidden_dim", sae.width)}
     return _checked(sae, path, **sizes)
 
@@ -326,6 +336,42 @@ def _saelens_k(path: Path, config: Mapping, facts: Mapping, architecture: str, k
     if k is None and k_of_file is None:
         raise ValueError(f"{path}, a {architecture} SAE, has no mean number of latents a token; measure it, give k.")
     return max(1, round(k_of_file)) if k is None else k
+
+
+def _origin(model: object, hook: object) -> dict:
+    """Return what is known of the states that an autoencoder was trained on, as metadata; nothing if nothing is."""
+    hook = hook if isinstance(hook, str) and hook else None
+    known = {"model": model if isinstance(model, str) and model else None, "layer": _layer(hook), "hook": hook}
+    known = {key: value for key, value in known.items() if value is not None}
+    return {"run": {"states": {"encoder": known}}} if known else {}
+
+
+def _layer(hook: str | None) -> int | None:
+    """Return the layer, as `TokenEncoder` counts, whose states a hook point has; None if it is no layer's."""
+    block = _BLOCK.fullmatch(hook or "")
+    if block is None:
+        return 0 if hook and hook.rpartition(".")[2] in ("embeddings", "embed_tokens") else None
+    offset = _AFTER_BLOCK.get(block[2])
+    return None if offset is None else int(block[1]) + offset
+
+
+def _saelens_origin(facts: Mapping) -> dict:
+    hook, block = facts.get("hook_name"), facts.get("hook_layer")
+    if hook is None and block is not None:
+        hook = f"blocks.{block}.hook_resid_post"
+    return _origin(facts.get("model_name"), hook)
+
+
+def _sparsify_origin(folder: Path, config: Mapping) -> dict:
+    """Return the origin that `cfg.json` or the folders' names and the run's `config.json` tell, as metadata."""
+    folder = folder.absolute()
+    place = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder  # of a run with several seeds
+    run = place.parent / "config.json"
+    facts = {"hookpoint": place.name} if _BLOCK.fullmatch(place.name) or _layer(place.name) == 0 else {}
+    if facts and run.is_file():
+        facts |= {"model": json_object(run.read_text("utf-8"), str(run)).get("model")}
+    facts |= config
+    return _origin(facts.get("model") or facts.get("model_name"), facts.get("hookpoint") or facts.get("hook_name"))
 
 
 @contextmanager
