@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
+import torch
 from safetensors import safe_open
 
 from lib.data.training_text import LocalText, StreamedText
@@ -29,6 +30,7 @@ from lib.studies.choice import choose
 from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.folders import digest_json, load_folder, temporary_beside, update_manifest
+from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
@@ -112,6 +114,7 @@ def main() -> None:
     """Run the command line; an error about the input or the machine is one line on stderr, a bug has its traceback."""
     args = _parser().parse_args()
     log_to_stderr()
+    torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))  # torch does not know of quotas
     try:
         args.run(args)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

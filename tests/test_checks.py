@@ -1,7 +1,17 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from lib.support.checks import check_choice, check_count, check_ids, check_texts, repeats
+from lib.support.checks import (
+    check_choice,
+    check_count,
+    check_grade,
+    check_id,
+    check_ids,
+    check_integer,
+    check_texts,
+    repeats,
+)
 
 
 def test_texts_pass_through_in_order():
@@ -98,7 +108,97 @@ def test_choices():
         check_choice(["a"], iter("ab"), "phi")
 
 
-@pytest.mark.parametrize("texts", [{"a": "text"}, {"a", "b"}, {"a": "b"}.keys()])
-def test_texts_without_an_order_of_their_own_are_refused(texts):
-    with pytest.raises(TypeError, match=r"list\(texts.values\(\)\)"):
-        check_texts(texts)
+class Rows(list):
+    """As a `datasets.Dataset`, which yields dicts."""
+
+    column_names = ("text",)
+
+
+FRAME = pd.DataFrame({"text": ["a", "b"], "id": ["1", "2"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"a": "text"}, r"list\(texts.values\(\)\).*list\(texts\)"),
+        ({"a", "b"}, r"sorted\(texts\)"),
+        (frozenset("ab"), r"sorted\(texts\)"),
+        (FRAME, r"DataFrame.*list\(texts\[column\]\)"),
+        (pd.DataFrame(), r"DataFrame.*list\(texts\[column\]\)"),
+        (Rows(), r"Rows.*list\(texts\[column\]\)"),
+        (FRAME.to_numpy(), r"shape \(2, 2\).*list\(texts\[:, 0\]\)"),
+        (np.array("a"), r"shape \(\)"),
+        (bytearray(b"a"), "single bytearray"),
+        ({"a": "b"}.items(), r"texts\[0\] is \('a', 'b'\)"),
+    ],
+)
+@pytest.mark.parametrize("check", [check_texts, lambda values: check_ids(values, what="texts")])
+def test_a_container_whose_iteration_is_not_its_content_is_refused_with_what_to_pass(values, remedy, check):
+    with pytest.raises(TypeError, match=remedy):
+        check(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        FRAME["text"],
+        pd.Index(["a", "b"]),
+        pd.Series(["a", "b"], index=["columns", "column_names"]),  # labels that are attributes, too
+        pd.Categorical(["a", "b"]),
+        {"a": 1, "b": 2}.keys(),
+        {1: "a", 2: "b"}.values(),
+        (text for text in "ab"),
+    ],
+)
+def test_a_container_whose_iteration_is_its_content_is_read(values):
+    assert check_ids(values) == ["a", "b"]
+
+
+def test_a_set_is_read_where_order_means_nothing():
+    assert sorted(check_ids({"a", "b"}, ordered=False)) == ["a", "b"]
+    with pytest.raises(TypeError, match=r"list\(allow.values\(\)\)"):
+        check_ids({"a": 1}, what="allow", ordered=False)
+
+
+@pytest.mark.parametrize("value", [7, np.int64(7), 7.0, None, float("nan")])
+def test_numbers_are_no_ids(value):
+    with pytest.raises(TypeError, match=r"doc_ids\[1\] is .*str\(id_\).*qrels"):
+        check_ids(["a", value], what="doc_ids")
+    with pytest.raises(TypeError, match=r"doc_id is .*str\(id_\)"):
+        check_id(value, "doc_id")
+
+
+@pytest.mark.parametrize("value", [0, np.int64(0), np.uint8(2), 2])
+def test_integers(value):
+    assert type(check_integer(value, "layer", 0, 2)) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(-1, ValueError), (np.int8(3), ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_integers_out_of_range(value, error):
+    with pytest.raises(error, match=r"layer is .*from 0 to 2"):
+        check_integer(value, "layer", 0, 2)
+
+
+@pytest.mark.parametrize("grade", [2, 2.0, np.int8(2), np.float32(2)])
+def test_grades(grade):
+    assert check_grade(grade, "grade") == 2
+    assert type(check_grade(grade, "grade")) is int
+
+
+@pytest.mark.parametrize(
+    ("grade", "error"),
+    [
+        (0.5, TypeError),
+        (True, TypeError),
+        ("1", TypeError),
+        (float("nan"), TypeError),
+        (float("inf"), TypeError),
+        (10**30, ValueError),
+        (-1e5, ValueError),
+    ],
+)
+def test_wrong_grades(grade, error):
+    with pytest.raises(error, match=r"grade is .*(integer|smaller)"):
+        check_grade(grade, "grade")

@@ -1,6 +1,5 @@
 """What `lib.benchmarks.search` times: our search, and other engines with the same impacts and the same queries."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -16,6 +15,7 @@ from scipy.sparse import csr_array, vstack
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.interop.engines.local import ImpactIndexEngine, SeismicEngine
+from lib.support.processors import usable_processors
 
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
 PRUNED = "this package, 100 latents a document, 40 a query"
@@ -197,7 +197,7 @@ def engines(
     """
     makers: dict[str, Callable[[], Engine]] = {
         EXACT: lambda: ours(corpus, 1),
-        f"{EXACT}, {os.cpu_count()} threads": lambda: ours(corpus, None),
+        f"{EXACT}, {usable_processors()} threads": lambda: ours(corpus, None),
         BARE: lambda: bare_read(corpus),
         PRUNED: lambda: ours_pruned(corpus),
     }

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -31,6 +30,7 @@ from lib.bm25.search import Best, Query, search
 from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, saturation
 from lib.support.checks import check_count, check_ids
 from lib.support.folders import load_folder, save_folder, save_parts
+from lib.support.processors import usable_processors
 
 FORMAT_VERSION = 1
 
@@ -215,7 +215,7 @@ class BM25Index:
         allow, deny : iterable of str, optional
             Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
         threads : int, optional
-            None is one for each processor. The ranking does not depend on it.
+            None is one for each processor that this process may use. The ranking does not depend on it.
 
         Raises
         ------
@@ -247,7 +247,7 @@ class BM25Index:
 
     def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
         k = check_count(k, "k")
-        threads = check_count((os.cpu_count() or 1) if threads is None else threads, "threads")
+        threads = usable_processors() if threads is None else check_count(threads, "threads")
         allowed = self._allowed(allow, deny)
         entries = (slice(start, end) for start, end in pairwise(queries.indptr))
         rows = [self._query(queries.indices[row].astype(np.int64), queries.data[row]) for row in entries]

@@ -1,6 +1,5 @@
 """BM25's constants chosen on training queries: encoded once, weighted and ranked anew for every point of a grid."""
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -14,6 +13,7 @@ from lib.bm25.pooling import check_weights, with_data
 from lib.bm25.weighting import IDFS, BM25Constants, impact, saturation
 from lib.data.collection import Collection
 from lib.support.checks import check_ids, repeats
+from lib.support.processors import usable_processors
 from lib.support.progress import progress
 
 SPLITS = ("train", "dev")  # what constants may be chosen on
@@ -138,7 +138,7 @@ def ndcg_on_grid(
         return np.array(rows)
 
     values = np.empty((len(grid), len(ideal)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's products let other threads run
+    with ThreadPoolExecutor(usable_processors()) as pool:  # scipy's products let other threads run
         results = zip(points.values(), pool.map(ndcg, points), strict=True)
         for rows, result in progress(results, what=f"tune on {collection.full_name}", unit="points", total=len(points)):
             values[rows] = result
