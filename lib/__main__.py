@@ -29,7 +29,8 @@ from lib.sae.training import TrainingConfig
 from lib.studies.choice import choose
 from lib.support.checks import check_count
 from lib.support.devices import training_device
-from lib.support.folders import digest_json, load_folder, temporary_beside, update_manifest
+from lib.support.files import temporary_beside
+from lib.support.folders import digest_json, load_folder, update_manifest
 from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from lib.support import folders
+from lib.support.files import replacing, temporary_beside
 from lib.support.folders import (
     digest_arrays,
     digest_file,
     digest_json,
     load_folder,
-    replacing,
     save_folder,
     save_parts,
-    temporary_beside,
 )
 
 NAME = "thing.json"

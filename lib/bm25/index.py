@@ -29,7 +29,7 @@ from lib.bm25.ranking import Ranking
 from lib.bm25.search import Best, Query, search
 from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, saturation
 from lib.support.checks import check_count, check_ids
-from lib.support.folders import load_folder, save_folder, save_parts
+from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.processors import usable_processors
 
 FORMAT_VERSION = 1
@@ -351,15 +351,18 @@ class BM25Index:
         from lib.support.hub import find_folder  # here, since it is slow to import
 
         folder = find_folder(folder, "index.json", revision=revision, token=token)
-        manifest, files = load_folder(folder, "index.json", FORMAT_VERSION, () if verify else LARGE)
-        try:
-            doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
-            lengths = read_part(files["lengths.npy"], np.float32)
-            constants = BM25Constants(**manifest["bm25"])
-            parts = parts_in(files, len(lengths), manifest["width"])
-            if len(lengths) != len(doc_ids):
-                raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
-        except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
-            raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
-        blocks, rows = map(list, zip(*parts, strict=True))
-        return cls(constants, blocks, doc_ids, lengths, manifest["average_length"], rows)
+
+        def read(manifest: dict, files: dict[str, Path]) -> "BM25Index":
+            try:
+                doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
+                lengths = read_part(files["lengths.npy"], np.float32)
+                constants = BM25Constants(**manifest["bm25"])
+                parts = parts_in(files, len(lengths), manifest["width"])
+                if len(lengths) != len(doc_ids):
+                    raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
+            except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
+                raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
+            blocks, rows = map(list, zip(*parts, strict=True))
+            return cls(constants, blocks, doc_ids, lengths, manifest["average_length"], rows)
+
+        return read_folder(folder, "index.json", FORMAT_VERSION, read, () if verify else LARGE)

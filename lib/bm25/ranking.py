@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from lib.support.checks import check_count, check_ids
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
@@ -124,6 +124,7 @@ class Ranking:
     def write_trec(self, path: str | Path, tag: str = "latent-terms") -> None:
         """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic.
 
+        As `lib.support.files.replacing`, it writes into pipes and devices, and through links to their targets.
         Whitespace and `%` in ids are percent-encoded (UTF-8): the document `Geneva Durben` becomes `Geneva%20Durben`;
         `read_trec` decodes. Scores have 9 digits, so float32 is read back exactly. A query without documents has no
         line and is absent when read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from lib.support.checks import check_choice, check_count
-from lib.support.folders import digest_arrays, digest_json, replacing, save_parts
+from lib.support.files import replacing
+from lib.support.folders import digest_arrays, digest_json, save_parts
 from lib.support.progress import progress
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers tell from each other, too.
 COLOURS = {

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 SOURCE, TARGET = Path("build/laptop/notebooks"), Path("notebooks/executed")
 BARS = ("application/vnd.jupyter.widget-view+json", "<progress")  # of tqdm and of transformers' trainer

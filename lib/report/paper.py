@@ -37,7 +37,8 @@ from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
 from lib.studies import names
 from lib.studies.published import PUBLISHED
 from lib.studies.results import Results, mean_of, without_limit
-from lib.support.folders import digest_file, replacing
+from lib.support.files import replacing
+from lib.support.folders import digest_file
 
 MISSING = "--"
 DRAWN = "drawn.json"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, collections_of, colours_of, markdown_table, significant
 from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, MEASURE, RECALL, SPLADE, TUNED
 from lib.studies.results import mean_of
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 TEST_COLLECTIONS = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi/test")
 BEGIN, END = "<!-- results, written by `make figures` -->", "<!-- end of results -->"

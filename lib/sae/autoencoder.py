@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag
 from lib.sae.activations import ACTIVATIONS
 from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
 from lib.support.checks import check_choice
-from lib.support.folders import digest_arrays, load_folder, save_folder
+from lib.support.folders import digest_arrays, read_folder, save_folder
 from lib.support.hub import find_folder, upload
 
 FORMAT_VERSION = 1
@@ -202,8 +202,11 @@ class SparseAutoencoder:
             Branch, tag or commit of the repository on the hub, and an access token that may read it.
         """
         folder = find_folder(folder, "sae.json", revision=revision, token=token)
-        manifest, files = load_folder(folder, "sae.json", FORMAT_VERSION)
-        return cls.from_weights(files["sae.safetensors"], manifest)
+
+        def read(manifest: dict, files: dict[str, Path]) -> "SparseAutoencoder":
+            return cls.from_weights(files["sae.safetensors"], manifest)
+
+        return read_folder(folder, "sae.json", FORMAT_VERSION, read)
 
     @classmethod
     def from_weights(cls, weights: Path, config: Mapping) -> "SparseAutoencoder":

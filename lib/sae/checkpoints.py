@@ -11,7 +11,8 @@ from typing import IO, NamedTuple, Self
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.support.folders import load_folder, save_folder
+from lib.support.files import make_folder
+from lib.support.folders import load_folder, read_folder, save_folder
 
 try:
     import fcntl
@@ -20,7 +21,9 @@ except ImportError:  # Windows
 
 FORMAT_VERSION = 1
 _SLOTS = ("checkpoint-0.json", "checkpoint-1.json")
-_OURS = re.compile(r"\.?(state-[0-9a-f]{12}\.safetensors|(state\.safetensors|checkpoint-[01]\.json)\.[0-9a-f]{8}\.tmp)")
+_OURS = re.compile(
+    r"\.lock|\.?(state-[0-9a-f]{12}\.safetensors|(state\.safetensors|checkpoint-[01]\.json)\.[0-9a-f]{8}\.tmp)"
+)
 
 
 class Checkpoint(NamedTuple):
@@ -45,8 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = make_folder(folder)
         self._newest: str | None = None
         self._lock: IO | None = None
 
@@ -104,7 +106,11 @@ class Checkpoints:
         manifest, files = checkpoints[self._newest]
         for error in errors:
             warnings.warn(f"{error} The other checkpoint, of step {manifest['step']}, is used.", stacklevel=2)
-        return Checkpoint(manifest["step"], load_file(files["state.safetensors"]), manifest["facts"])
+
+        def read(manifest: dict, files: dict[str, Path]) -> Checkpoint:
+            return Checkpoint(manifest["step"], load_file(files["state.safetensors"]), manifest["facts"])
+
+        return read_folder(self.folder, self._newest, FORMAT_VERSION, read, unread=files)  # verified above
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], facts: dict) -> None:
         """Write a checkpoint instead of the older one; OSError if it cannot be written, and both stay."""

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedActivation, FinishedJumpReLU, FinishedTopK
 from lib.support.checks import check_choice
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"

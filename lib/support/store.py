@@ -3,12 +3,14 @@
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lib.support.folders import digest_json, load_folder, save_folder, save_parts
+from lib.support.files import user_path
+from lib.support.folders import digest_json, read_folder, save_folder, save_parts
 
 STORE_VERSION = 1
 MANIFEST = "entry.json"
@@ -28,7 +30,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = Path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
+        self.folder = user_path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms")
 
     def has(self, stage: str, key: dict) -> bool:
         """Whether the arrays of `stage` under `key` are stored."""
@@ -43,12 +45,11 @@ class Store:
         if not self.has(stage, key):
             self._put(entry, key, make())
         try:
-            files = _verified_files(entry)
+            return _opened(entry)
         except ValueError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
             self._put(entry, key, make())
-            files = _verified_files(entry)
-        return {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in files.items()}
+            return _opened(entry)
 
     def _entry(self, stage: str, key: dict) -> Path:
         return self.folder / f"{stage}-{digest_json(key)[:16]}"
@@ -59,11 +60,16 @@ class Store:
         save_folder(entry, MANIFEST, STORE_VERSION, {"key": key}, writers)
 
 
-def _verified_files(entry: Path) -> dict[str, Path]:
-    """Return an entry's files by logical name; their checksums are computed unless this process knows the files."""
-    stats = {path.name: path.stat() for path in entry.iterdir()}
-    state = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+def _opened(entry: Path) -> dict[str, np.ndarray]:
+    """Return an entry's arrays; checksums of its files are computed unless this process knows the files."""
+    state = {}
+    for path in entry.iterdir():
+        with suppress(FileNotFoundError):  # another process may remove it first
+            state[path.name] = (path.stat().st_size, path.stat().st_mtime_ns)
     verified_state, names = _verified.get(entry, (None, ()))
-    _, files = load_folder(entry, MANIFEST, STORE_VERSION, unread=names if state == verified_state else ())
-    _verified[entry] = state, list(files)
-    return files
+
+    def read(_, files: dict[str, Path]) -> dict[str, np.ndarray]:
+        _verified[entry] = state, list(files)
+        return {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in files.items()}
+
+    return read_folder(entry, MANIFEST, STORE_VERSION, read, unread=names if state == verified_state else ())

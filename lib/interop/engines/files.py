@@ -36,7 +36,7 @@ from lib.bm25.index import BM25Index
 from lib.interop.engines.anserini import impact_query, json_vectors
 from lib.interop.engines.vectors import FLOAT32, Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 Weights = dict[str, float]
 

@@ -16,7 +16,7 @@ from sentence_transformers.base.model_card import BaseModelCardData
 from sentence_transformers.base.modules import Module
 
 from lib.sae.foreign import CHECKPOINT_WEIGHTS
-from lib.support.folders import replacing
+from lib.support.files import replacing
 
 
 class LatentModule(Module):
