@@ -1,16 +1,23 @@
 import copy
 import json
+import os
+import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
+import sentence_transformers.util.environment
 import torch
 from conftest import TEXTS, VOCABULARY
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize, WeightedLayerPooling
 from test_reading import save_decoder
 
+import lib
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.bm25.weighting import BM25Constants
@@ -262,6 +269,36 @@ def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
     assert_equal_rows(model, encoder)  # the limit was of one call
 
 
+@pytest.mark.parametrize("labels", [None, [f"label {i}" for i in range(63)] + ["last"]])
+def test_decode_gives_latents_not_word_pieces(tiny_encoder, tiny_sae, tmp_path, labels):
+    model = LatentTerms(tiny_encoder, tiny_sae)
+    terms = model.encode_documents(TEXTS)
+    encoder = to_sparse_encoder(model, labels=labels)
+    encoder.save_pretrained(str(tmp_path))
+    assert "label 60" not in (tmp_path / "README.md").read_text() + repr(encoder)
+    for each in (encoder, copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder)), load_sparse_encoder(tmp_path)):
+        rows = each.encode_document(TEXTS)
+        for row, pairs, few in zip(terms, each.decode(rows), each.decode(rows.to_dense(), top_k=2), strict=True):
+            order = np.argsort(-row.data, kind="stable")
+            names = [f"latent {latent}" for latent in row.indices[order].tolist()]
+            if labels is not None:
+                names = [f"{name}: {labels[int(name.split()[1])]}" for name in names]
+            assert [name for name, _ in pairs] == names
+            np.testing.assert_allclose([weight for _, weight in pairs], row.data[order], rtol=1e-5)
+            assert few == pairs[:2]
+    assert encoder.decode(torch.zeros(64)) == []
+    with pytest.raises(ValueError, match=r"\(3, 65\).*64"):
+        encoder.decode(torch.zeros(3, 65))
+    with pytest.raises(ValueError, match="top_k"):
+        encoder.decode(torch.zeros(64), top_k=0)
+
+
+@pytest.mark.parametrize(("labels", "error"), [(["a"], ValueError), ("a" * 64, TypeError), ([1] * 64, TypeError)])
+def test_labels_that_do_not_fit(labels, error):
+    with pytest.raises(error, match="labels"):
+        SparseTokenPooling(64, labels=labels)
+
+
 def test_what_a_sparse_encoder_cannot_say(tiny_encoder, tiny_sae):
     late = copy.copy(tiny_encoder)
     late.late_interaction = True
@@ -392,6 +429,69 @@ def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypat
         np.testing.assert_allclose(rows, expected, atol=1e-6)
     with pytest.raises(ValueError, match="'v1'"):
         load_sparse_encoder(saved, revision="v1")
+
+
+@pytest.fixture
+def strangers(tmp_path) -> Path:
+    """A folder with another package called lib, that has our modules' names and leaves a trace when it is imported."""
+    folder = tmp_path / "strangers"
+    for name in ("lib", "lib/interop", "lib/interop/modules"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    for name in ("token_encoder", "token_pooling"):
+        (folder / "lib/interop/modules" / f"{name}.py").write_text("")
+    return folder
+
+
+def run_python(script: str, path: Path, cwd: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(path), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-c", script], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_a_saved_encoder_says_what_it_requires(converted, tmp_path, monkeypatch):
+    for encoder in (converted, copy.deepcopy(converted)):
+        encoder.save_pretrained(str(tmp_path / "model"))
+        config = json.loads((tmp_path / "model/config_sentence_transformers.json").read_text())
+        assert config["requirements"]["latent-terms"]["specifier"] == f">={lib.__version__}"
+    SparseEncoder(str(tmp_path / "model"), trust_remote_code=True).save_pretrained(str(tmp_path / "again"))
+    assert load_sparse_encoder(tmp_path / "again")._get_model_config()["requirements"] == config["requirements"]
+    monkeypatch.setattr(sentence_transformers.util.environment, "get_installed_version", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install.*latent-terms"):
+        SparseEncoder(str(tmp_path / "model"), trust_remote_code=True)
+
+
+@pytest.mark.slow  # a new process imports sentence-transformers
+def test_without_this_package_another_called_lib_is_not_imported(saved, strangers, tmp_path):
+    script = f"""
+import importlib.metadata
+installed = importlib.metadata.version
+def version(name):
+    if name == "latent-terms":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+importlib.metadata.version = version
+from sentence_transformers import SparseEncoder
+SparseEncoder({str(saved)!r}, trust_remote_code=True)
+"""
+    run = run_python(script, strangers, tmp_path)
+    assert re.search(r"ImportError: .*latent-terms.*pip install", run.stderr, re.DOTALL)
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("change", ["none", "no __init__", "beside the script"])
+def test_the_snippet_of_the_card_stops_before_another_lib_is_imported(converted, strangers, tmp_path, change):
+    converted.save_pretrained(str(tmp_path / "model"))
+    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / "model/README.md").read_text(), flags=re.DOTALL)
+    assert snippet.index("find_spec") < snippet.index("sentence_transformers")
+    ours = Path(__file__).parent.parent
+    if change == "no __init__":
+        (strangers / "lib/__init__.py").unlink()
+    path, cwd = (ours, strangers) if change == "beside the script" else (strangers, tmp_path)
+    run = run_python(snippet, path, cwd)
+    assert re.search(r"ImportError: .*latent-terms", run.stderr)
+    assert not (tmp_path / "imported").exists()
+    check = snippet.partition("from sentence_transformers")[0]
+    assert run_python(check, ours, tmp_path).returncode == 0  # ours is let through
 
 
 def test_term_matrix():

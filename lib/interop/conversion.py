@@ -1,6 +1,6 @@
 """`LatentTerms` and sentence-transformers' `SparseEncoder`, each made of the other: the same texts, the same matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,9 @@ def term_matrix(embeddings: torch.Tensor) -> csr_array:
     return matrix
 
 
-def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: bool = False) -> SparseEncoder:
+def to_sparse_encoder(
+    model: LatentTerms, *, k: int | None = None, sparse_rows: bool = False, labels: Sequence[str] | None = None
+) -> SparseEncoder:
     """Return a `SparseEncoder` whose `encode_document` and `encode_query` give the rows of `model`.
 
     The retriever is loaded anew, on the same device, and computes in float32. `SparseEncoder` has no place for
@@ -62,6 +64,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         Latents a token may have at most, for an autoencoder with thresholds; None is 16 times its average, above
         which rows would differ. Of a Top-K autoencoder it is `model.sae.k`.
     sparse_rows : bool
+    labels : sequence of str, optional
         As in `SparseTokenPooling`.
     """
     encoder, sae = model.encoder, model.sae
@@ -88,6 +91,7 @@ def to_sparse_encoder(model: LatentTerms, *, k: int | None = None, sparse_rows: 
         sparse_rows=sparse_rows,
         special_tokens=_special_tokens(encoder.tokenizer),
         include_special=encoder.special_tokens,
+        labels=labels,
     )
     modules += [coder, pooling]
     converted = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)

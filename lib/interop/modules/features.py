@@ -15,8 +15,24 @@ import torch
 from sentence_transformers.base.model_card import BaseModelCardData
 from sentence_transformers.base.modules import Module
 
+from lib import __version__
 from lib.sae.foreign import CHECKPOINT_WEIGHTS
 from lib.support.files import replacing
+
+MARKER = "Latent Terms"  # in the first line of `lib/__init__.py`, by which a model card recognises this package
+_REASON = (
+    "Its modules are those of latent-terms, whose package is called lib; another package of that name does not have "
+    "them."
+)
+_CHECK = f'''```python
+from importlib.util import find_spec
+from pathlib import Path
+
+spec = find_spec("lib")  # imports nothing
+if spec is None or spec.origin is None or "{MARKER}" not in Path(spec.origin).read_text("utf-8"):
+    raise ImportError(f"lib is not that of latent-terms: {{spec}}. Use an environment in which no other is called so.")
+
+'''
 
 
 class LatentModule(Module):
@@ -47,6 +63,18 @@ class LatentModule(Module):
         if state:
             with replacing(folder / CHECKPOINT_WEIGHTS) as temporary:
                 temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
+
+    def on_model_ready(self, model: torch.nn.Sequential) -> None:
+        """Have the model's configuration state which package it needs; called by `SparseEncoder`.
+
+        sentence-transformers reads that before it imports a module.
+        """
+        model._get_model_config = partial(_config, model)
+
+
+def _config(model: torch.nn.Sequential) -> dict[str, Any]:
+    needed = {"latent-terms": {"specifier": f">={__version__}", "reason": _REASON}}
+    return type(model)._get_model_config(model) | {"requirements": needed}
 
 
 class MissingFeatureError(KeyError, ValueError):
@@ -151,6 +179,8 @@ def _usage_snippet(card: BaseModelCardData) -> str:
     loaded = re.sub(r'(= SparseEncoder\("[^"\n]*")\)', r"\1, trust_remote_code=True)", snippet, count=1)
     return (
         "Its autoencoder and pooling are modules of the package `latent-terms`, which must be installed too. "
-        "Sentence Transformers requires `trust_remote_code=True` before it imports another package's modules; "
-        f"`lib.interop.conversion.load_sparse_encoder` does without.\n\n{loaded}"
+        "Sentence Transformers requires `trust_remote_code=True` before it imports another package's modules, and then "
+        "imports whatever is called `lib`: the first lines below make sure that it is the right one. "
+        "`lib.interop.conversion.load_sparse_encoder` does without the flag, and runs no code of the repository.\n\n"
+        + loaded.replace("```python\n", _CHECK, 1)
     )

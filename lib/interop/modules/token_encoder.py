@@ -250,6 +250,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
 
     def on_model_ready(self, model: torch.nn.Sequential) -> None:
         """Check what it reads against what it was trained on, and tag the model card; called by `SparseEncoder`."""
+        super().on_model_ready(model)
         check_fits(model, self, self.input_dim)
         if self.trained_on is not None:
             warn_of_another_origin(self.trained_on, origin_of(model, self))

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import product
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from sentence_transformers import SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lib.bm25.pooling import PHIS, POOLINGS
 from lib.interop.modules.features import LatentModule, check_fits, feature, real_tokens, unpacked
-from lib.support.checks import check_choice, check_count
+from lib.support.checks import check_choice, check_count, check_texts
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -73,12 +75,15 @@ class SparseTokenPooling(LatentModule):
         How many tokens the tokenizer puts before and after every text. A text with no other tokens, but for a
         prompt's, has an empty row, as in `lib.latent_terms.LatentTerms`. (0, 0) looks for none.
     include_special : bool
-        Whether special tokens count. This and the two before it, which the pull request does not have, are saved only
-        where they are not the default.
+        Whether special tokens count. This, the two before it and the next, which the pull request does not have, are
+        saved only where they are not the default.
+    labels : sequence of str, optional
+        A label of each latent, such as its `lib.inspect.vocabulary.top_tokens`, which `SparseEncoder.decode` then gives
+        beside its number.
     """
 
     config_keys = ["embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"]  # noqa: RUF012
-    own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True}  # noqa: RUF012
+    own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True, "labels": None}  # noqa: RUF012
     forward_kwargs = {"max_active_dims"}  # noqa: RUF012
 
     def __init__(
@@ -91,6 +96,7 @@ class SparseTokenPooling(LatentModule):
         sparse_rows: bool = False,
         special_tokens: Sequence[int] = (0, 0),
         include_special: bool = True,
+        labels: Sequence[str] | None = None,
     ):
         super().__init__()
         self.embedding_dimension = check_count(embedding_dimension, "embedding_dimension")
@@ -100,6 +106,15 @@ class SparseTokenPooling(LatentModule):
         self.include_prompt, self.include_special = include_prompt, include_special
         self.values_key, self.indices_key = values_key, indices_key
         self.sparse_rows, self.special_tokens = sparse_rows, tuple(special_tokens)
+        self.labels = None if labels is None else list(check_texts(labels, "labels"))
+        if self.labels is not None and len(self.labels) != embedding_dimension:
+            raise ValueError(
+                f"There are {len(self.labels)} labels; give one for each of {embedding_dimension} latents."
+            )
+
+    def __repr__(self) -> str:
+        labels = {} if self.labels is None else {"labels": f"{len(self.labels)} of them"}
+        return f"{type(self).__name__}({self.get_config_dict() | labels})"
 
     def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
         """Add `sentence_embedding` to `features`, as the class says.
@@ -160,8 +175,30 @@ class SparseTokenPooling(LatentModule):
         return weights.new_zeros(n_texts * width).scatter(0, cells, weights).view(n_texts, width)
 
     def on_model_ready(self, model: torch.nn.Sequential) -> None:
-        """Check that the module before it has as many latents; called by `SparseEncoder`."""
+        """Check that the module before it has as many latents, and make its `decode` that of the model.
+
+        Called by `SparseEncoder`.
+        """
+        super().on_model_ready(model)
         check_fits(model, self, self.embedding_dimension)
+        model.decode = self.decode
+
+    def decode(
+        self, embeddings: torch.Tensor, top_k: int | None = None
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """Return what `SparseEncoder.decode` returns, with latents instead of the word pieces of their numbers.
+
+        A latent is called "latent 17" or, with labels, "latent 17: music", so that no two share a name. Raises
+        TypeError or ValueError as the library, and for embeddings that are not [width] or [n_texts, width].
+        """
+        width = self.embedding_dimension
+        if isinstance(embeddings, torch.Tensor) and embeddings.shape[-1:] != (width,):
+            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; give [{width}] or [n_texts, {width}].")
+        names = SimpleNamespace(convert_ids_to_tokens=lambda latents: [self._name(latent) for latent in latents])
+        return SparseEncoder.decode(SimpleNamespace(tokenizer=names), embeddings, top_k)  # all that it reads of a model
+
+    def _name(self, latent: int) -> str:
+        return f"latent {latent}" if self.labels is None else f"latent {latent}: {self.labels[latent]}"
 
     def get_embedding_dimension(self) -> int:
         """Return the width."""
