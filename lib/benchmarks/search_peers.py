@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.interop.engines.local import ImpactIndexEngine, SeismicEngine
+from lib.support.compiled import compiled
 from lib.support.processors import usable_processors
 
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
@@ -47,7 +47,7 @@ class Engine(NamedTuple):
     same_as: str = EXACT
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _sum(docs, impacts, start, stop):
     total_docs, total = np.uint64(0), np.float32(0)
     for i in range(start, stop):
@@ -57,7 +57,7 @@ def _sum(docs, impacts, start, stop):
     return total_docs + total
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _read(indptr, docs, impacts, latents):
     total = 0.0
     for latent in latents:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from lib.bm25.postings import Block, block_sizes, blocks_in, check_pointers, document_frequency, read_part
+from lib.support.compiled import compiled
 from lib.support.folders import save_parts
 
 SHARE = 8  # a latent has rows if at least one in so many documents has it; part of the index's format
@@ -119,7 +119,7 @@ def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
     ]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def add_rows(rows, factors, numbers, estimates):
     """Add the rows `numbers`, uint8 [n_docs] each, times their factors to `estimates`, float32 [n_docs]."""
     whole = len(numbers) - len(numbers) % 4
@@ -135,7 +135,7 @@ def add_rows(rows, factors, numbers, estimates):
             estimates[doc] += factor * row[doc]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def error_bound(factors, most_of_rare):
     """Return by how much an estimate may differ from the score that float32 gives.
 
@@ -148,7 +148,7 @@ def error_bound(factors, most_of_rare):
     return np.float32(0.501 * level + 4 * _EPSILON * (len(factors) + 8) * (most_of_rare + _LEVELS * level))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def complete(doc, score, indptr, numbers, impacts, weight_of):
     """Return a document's `score` and what the frequent latents add to it, exactly and in the order of the latents.
 

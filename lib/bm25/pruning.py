@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_array
 
 from lib.bm25.pooling import check_weights
 from lib.support.checks import check_count
+from lib.support.compiled import compiled
 
 
 def keep_top(matrix: csr_array, n: int) -> csr_array:
@@ -68,7 +68,7 @@ def _descending(matrix: csr_array) -> np.ndarray:
     return np.lexsort((-matrix.data, rows))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _within(weights, indptr, share):
     """Say of which weights, descending in each row, those before them in the row are less than `share` of its sum."""
     stays = np.zeros(len(weights), np.bool_)

@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from lib.bm25.frequent import MOST, Rows, add_rows, complete, error_bound
 from lib.bm25.postings import BLOCK_ROWS, Block
+from lib.support.compiled import compiled
 
 _SCATTER = 2  # postings, read in their order, take as long as one document's impact in its score
 _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
@@ -44,7 +44,7 @@ class Best(NamedTuple):
     scores: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def add_postings(block, latents, weights, scores):
     """Set `scores`, float32 [n_docs of the block], to sum_j weight_j * impact_j."""
     indptr, docs, impacts = block.indptr, block.docs, block.impacts
@@ -55,7 +55,7 @@ def add_postings(block, latents, weights, scores):
             scores[docs[posting]] += weight * impacts[posting]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def push(score, doc, scores, docs, count):  # scores before docs: LLVM makes code of half the time
     """Offer a document to a heap of the k best, whose root is the worst of them; return how many it holds.
 
@@ -100,7 +100,7 @@ class Likely(NamedTuple):
     most: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def find_likely(block, rows, query, allowed, first, scores, estimates, likely, n_likely, least, count):
     """Add a block's documents to `likely` that may be among the k best; return how many it and `least` hold then.
 
@@ -131,7 +131,7 @@ def find_likely(block, rows, query, allowed, first, scores, estimates, likely, n
     return n_likely, count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def score_likely(rows, first, likely, start, stop, least, weight_of, best, count):
     """Offer a block's likely documents `start:stop` to a heap of the best; return how many it holds.
 
@@ -147,7 +147,7 @@ def score_likely(rows, first, likely, start, stop, least, weight_of, best, count
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def score_all(block, query, allowed, first, scores, best, count):
     """Offer all of a block's documents to a heap of the best; return how many it holds. See `find_likely`."""
     add_postings(block, query.latents, query.weights, scores)
