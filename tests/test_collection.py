@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import ir_datasets
+import numpy as np
 import pytest
 
 import lib.data.collection
 from lib.data.collection import Collection, load_collection
 from lib.data.sources import canonical_text
+from lib.studies.names import is_limit
 
 DOCS = {"d1": ("Title", "one text"), "d2": ("", "two"), "d3": ("", "")}
 QUERIES = {"q0": "nobody judged this", "q2": "second", "q1": "first"}
@@ -87,6 +90,10 @@ def test_canonical_text(title, text, expected):
         ({"qrels": {"q1": {}}}, ValueError, r"\['q1'\]"),
         ({"qrels": {"q1": {"d9": 1}}}, ValueError, "1 of the 1 qrels .*'q1' → 'd9'.* Use"),
         ({"qrels": {"q1": {"d1": 0.5}}}, TypeError, r"qrels\['q1'\]\['d1'\] is 0.5"),
+        ({"qrels": {"q1": {"d1": True}}}, TypeError, r"qrels\['q1'\]\['d1'\] is True"),
+        ({"qrels": {"q1": {"d1": 10**29}}}, ValueError, r"qrels\['q1'\]\['d1'\] is 10+; .*10,?000"),
+        ({"qrels": {"q1": ["d1"]}}, TypeError, "not of dicts"),
+        ({"qrels": {1: {"d1": 1}, "q1": {"d1": 1}, "q2": {"d1": 1}}}, ValueError, r"\[1, 'q2'\]"),
         ({"source": "/data"}, ValueError, "source is '/data'"),
     ],
 )
@@ -101,6 +108,13 @@ def test_judged_documents_that_a_download_lacks_are_kept_and_counted():
     assert collection.qrels == {"q1": {"d1": 1, "gone": 1}}
     assert collection.missing == collection.identity["missing"] == 1
     assert "2 qrels (1 of documents it does not hold)" in repr(collection)
+
+
+@pytest.mark.parametrize("grade", [np.int64(2), np.uint8(2), 2.0, np.float32(2)])
+def test_grades_of_numpy_and_whole_floats_are_stored_as_int(grade):
+    collection = make(qrels={"q1": {"d1": grade}})
+    assert type(collection.qrels["q1"]["d1"]) is int
+    assert collection.identity == make(qrels={"q1": {"d1": 2}}).identity
 
 
 def test_identity_is_json_and_shown_by_repr():
@@ -145,6 +159,14 @@ def test_self_matches_need_the_same_id_and_the_same_words():
     assert collection.self_matches == {"argument": "argument"}
 
 
+def test_self_matches_of_arguana_need_the_same_id_only_and_a_folder_of_that_name_is_not_arguana():
+    fields = {"query_ids": ["d1", "q2"], "query_texts": ["One!", "x"], "qrels": {"d1": {"d2": 1}, "q2": {"d2": 1}}}
+    for source in ("mirror", "ir_datasets"):
+        assert make(**fields, name="beir/arguana", source=source).self_matches == {"d1": "d1"}
+        assert make(**fields, name="own/arguana", source=source).self_matches == {}
+    assert make(**fields, name="arguana").self_matches == make(**fields, name="beir/arguana").self_matches == {}
+
+
 # -------------------------------------------------------------------------------------------------- mirror and folders
 
 
@@ -168,12 +190,106 @@ def test_gzipped_files(tmp_path):
     assert load_collection("mine") == plain
 
 
-def test_mirror_comes_before_a_folder_of_the_same_name(mirror, tmp_path):
+def test_mirror_comes_before_a_folder_of_the_same_name_and_says_so(mirror, tmp_path, monkeypatch):
     write(mirror / "group" / "own", test=QRELS)
     write(tmp_path / "group" / "own", docs=DOCS | {"d4": ("", "more")}, test=QRELS)
-    collection = load_collection("group/own")
+    with pytest.warns(UserWarning, match=r"mirror.*not of the folder group/own; give '\./group/own'"):
+        collection = load_collection("group/own")
     assert (collection.name, collection.source, len(collection.doc_ids)) == ("group/own", "mirror", 3)
-    assert load_collection("./group/own").source == "folder"
+    assert load_collection("./group/own").source == load_collection(Path("group/own")).source == "folder"
+    monkeypatch.chdir(mirror)  # here it is the same folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_collection("group/own").source == "mirror"
+
+
+@pytest.mark.parametrize("name", ["limit", "pydoc", "cranfield", "vaswani", "arguana", "scifact", "beir/scifact"])
+@pytest.mark.parametrize("with_mirror", [False, True])
+def test_a_folder_inherits_no_rule_of_a_collection_of_its_name(mirror, tmp_path, monkeypatch, name, with_mirror):
+    if with_mirror:
+        write(mirror / name, queries={"q1": "official"}, test=[("q1", "d1", 1)])
+    else:
+        monkeypatch.delenv("LATENT_TERMS_DATA")
+    qrels = [("q1", "d1", 3), ("q1", "d2", -1), ("q2", "d2", -1)]
+    folder = write(tmp_path / name, test=qrels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (folder, str(folder), Path(name), Path(f"./{name}"), f"./{name}", f"{folder}/", f"./{name}/test"):
+            collection = load_collection(given)
+            assert (collection.name, collection.split, collection.source) == (Path(name).name, "test", "folder")
+            assert collection.qrels == {"q2": {"d2": -1}, "q1": {"d1": 3, "d2": -1}}
+            assert not is_limit(collection.full_name)
+
+
+def test_a_built_in_collection_says_that_a_folder_of_its_name_was_not_read(tmp_path):
+    write(tmp_path / "limit", test=QRELS)
+    with pytest.warns(UserWarning, match=r"built-in.*not of the folder limit; give '\./limit/46'"):
+        assert load_collection("limit/46").source == "built-in"
+
+
+@pytest.mark.parametrize("name", ["~/mine", "~/mine/test", Path("~/mine")])
+def test_a_folder_at_home(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path / "home" / "mine", test=QRELS)
+    assert load_collection(name).full_name == "mine/test"
+    monkeypatch.setenv("LATENT_TERMS_DATA", "~")
+    assert load_collection("mine").source == "mirror"
+    assert load_collection(name).source == "folder"
+
+
+def test_queries_that_are_documents_are_a_notice_with_the_remedy(tmp_path):
+    docs = {"a1": ("Zoos", "Animals  suffer."), "a2": ("Zoos", "They do not."), "7": ("", "Cells divide.")}
+    queries = {"a1": "Animals suffer.", "a2": "They do not.", "7": "Proteins fold."}
+    folder = write(tmp_path / "mine", docs, queries, test=[("a1", "a2", 1), ("a2", "a1", 1), ("7", "7", 1)])
+    match = r"2 of the 3 queries of mine/test .*'a1'.*exclude=collection\.self_matches"
+    with pytest.warns(UserWarning, match=match) as notices:
+        collection = load_collection(folder)
+    assert notices[0].filename == __file__
+    assert collection.self_matches == {"a1": "a1", "a2": "a2"}
+
+
+@pytest.mark.parametrize(
+    "name", ["._train.tsv", ".#train.tsv", "~$train.tsv", "train.tsv~", "#train.tsv#", "train.tsv.bak"]
+)
+def test_a_hidden_or_backup_file_makes_no_split(tmp_path, name):
+    folder = write(tmp_path / "mine", train=QRELS)
+    (folder / "qrels" / name).write_bytes(b"\0\x05\x16\x07")
+    assert load_collection(folder).split == "train"
+    with pytest.raises(ValueError, match="there are: 'train'"):
+        load_collection(folder, "._train")
+
+
+def test_gzipped_qrels_are_found(tmp_path):
+    plain = load_collection(write(tmp_path / "mine", train=QRELS, test=QRELS))
+    path = tmp_path / "mine" / "qrels" / "test.tsv"
+    (tmp_path / "mine" / "qrels" / "test.tsv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert load_collection("mine") == plain  # beside the plain one
+    path.unlink()
+    assert load_collection("mine") == load_collection("mine/test") == plain
+
+
+@pytest.mark.parametrize("grade", ["1.0", "1.", "+1", "1e0", "1.000000000000000000e+00", " 1", "1 "])
+def test_whole_numbers_are_grades(tmp_path, grade):
+    folder = write(tmp_path / "mine", test=[("q1", "d1", grade)])
+    assert load_collection(folder).qrels == {"q1": {"d1": 1}}
+
+
+def test_files_of_windows(tmp_path):
+    folder = write(tmp_path / "mine", test=QRELS)
+    plain = load_collection(folder)
+    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "test.tsv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert load_collection(folder) == plain
+
+
+def test_ids_keep_spaces_of_unicode_and_percent_signs(tmp_path):
+    ids = ["\u00a0q 1\u3000", "p%2F1", "a\u2028b"]
+    folder = write(
+        tmp_path / "mine", dict.fromkeys(ids, ("", "x")), dict.fromkeys(ids, "y"), test=[(i, i, 1) for i in ids]
+    )
+    collection = load_collection(folder)
+    assert collection.doc_ids == collection.query_ids == ids
+    assert collection.qrels == {i: {i: 1} for i in ids}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +355,16 @@ def test_cranfield_is_binary_and_a_folder_of_that_name_keeps_its_grades(mirror, 
         ("queries.jsonl", '\n{"_id": "q1"}', "queries.jsonl, line 2"),
         ("qrels/test.tsv", "q1\td1\t1\n", "test.tsv, line 1 is .*query-id"),
         ("qrels/test.tsv", f"{HEADER}q1 d1 1\n", "test.tsv, line 2 is 'q1 d1 1'"),
-        ("qrels/test.tsv", f"{HEADER}q1\td1\t1.0\n", "line 2 is .* whole number"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t0.5\n", "line 2 is .* whole number"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\tnan\n", "line 2 is .* whole number"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t1_0\n", "line 2 is .* whole number"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t1\nq1\td2\t{'9' * 30}\n", "test.tsv, line 3 is .*10,?000"),
+        ("qrels/test.tsv", f"{HEADER}q1\td1\t-2000000\n", "test.tsv, line 2 is .*10,?000"),
+        ("qrels/test.tsv", "q1 0 d1 1\n", "test.tsv, line 1 is .*TREC's four columns.*qrels/test.tsv"),
+        ("qrels/test.tsv", "q1\t0\td1\t1\n", "test.tsv, line 1 is .*TREC's four columns"),
+        ("qrels/test.tsv", f"{HEADER}q1\tQ0\td1\t2\n", "test.tsv, line 2 is .*TREC's four columns"),
+        ("qrels/test.tsv", HEADER.encode("utf-16"), "test.tsv, line 1 .*UTF-16"),
+        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n'.encode("utf-16-le"), "queries.jsonl, line 1 .*UTF-16"),
         ("qrels/test.tsv", f"{HEADER}q1\td1\t1\nq1\td1\t0\n", "line 3 .*grade 1"),
         ("qrels/test.tsv", f"{HEADER}q7\td1\t1\n", r"\['q7'\]"),
         ("qrels/test.tsv", HEADER, "0 judged queries"),
@@ -274,12 +399,23 @@ def test_incomplete_folders(mirror, tmp_path):
         load_collection("empty")
 
 
+def test_qrels_of_another_name_are_listed(tmp_path):
+    folder = write(tmp_path / "mine", test=QRELS)
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "qrels.test.txt")
+    with pytest.raises(ValueError, match=r"no split None.*qrels\.test\.txt.*qrels/test\.tsv"):
+        load_collection(folder)
+
+
 def test_unknown_name_lists_what_there_is(mirror, monkeypatch):
     write(mirror / "group" / "own", test=QRELS)
+    for hidden in (".trash", "group/._own"):
+        (mirror / hidden).mkdir()
+        (mirror / hidden / "corpus.jsonl").write_text("{}")
     with pytest.raises(ValueError, match="'beir/scifat'") as error:
         load_collection("beir/scifat")
     for part in ("pydoc/train", "limit/46", "group/own", "beir/scifact", "To add one, make a folder with corpus.jsonl"):
         assert part in str(error.value)
+    assert "trash" not in str(error.value) and "._own" not in str(error.value)
     monkeypatch.setenv("LATENT_TERMS_DATA", str(mirror / "nowhere"))
     with pytest.raises(ValueError, match=r"LATENT_TERMS_DATA is .*nowhere"):
         load_collection("group/own")

@@ -127,6 +127,20 @@ def test_ties_are_broken_by_document_order_and_k_may_exceed_the_collection():
     assert index.search(query, ["q"], k=99).doc_ids == [["e", "c", "a", "d", "b"]]
 
 
+def test_an_excluded_document_leaves_its_place_to_the_next():
+    docs, queries = random_terms(30, 20, 13), random_terms(3, 20, 14)
+    index = BM25Index.build(docs, ids(30))
+    every = index.search(queries, ids(3, "q"), k=30)
+    first, second = every.doc_ids[0][:2]
+    pairs = {"q0": first, "q1": [every.doc_ids[1][4], every.doc_ids[1][29]], "q9": "d0"}
+    ranking = index.search(queries, ids(3, "q"), k=5, exclude=pairs)
+    assert ranking.doc_ids == every.exclude(pairs).top(5).doc_ids
+    assert [len(docs) for docs in ranking.doc_ids] == [5, 5, 5]
+    assert ranking.doc_ids[0][0] == second
+    assert index.search(queries, ids(3, "q"), k=5, exclude={}).doc_ids == every.top(5).doc_ids
+    assert index.search(queries, ids(3, "q"), k=30, exclude=pairs, deny=[second]).doc_ids[0] == every.doc_ids[0][2:]
+
+
 def test_empty_texts_are_legal_and_never_nan():
     docs = csr_array(np.array([[0, 0], [1, 2], [0, 0]], np.float32))
     ranking = BM25Index.build(docs, IDS).search(csr_array(np.array([[0, 0], [1, 0]], np.float32)), ["q0", "q1"])
@@ -572,6 +586,9 @@ SEARCH_ERRORS = [
     ({"queries": WORKED * np.inf, "query_ids": IDS}, ValueError, "query matrix holds inf"),
     ({"queries": WORKED, "query_ids": IDS, "k": 0}, ValueError, "k is 0"),
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5}, TypeError, "k is 1.5"),
+    ({"queries": WORKED, "query_ids": IDS, "k": 1.5, "exclude": {"a": "a"}}, TypeError, "k is 1.5"),
+    ({"queries": WORKED, "query_ids": IDS, "exclude": ["a"]}, TypeError, "pairs is a list"),
+    ({"queries": WORKED, "query_ids": IDS, "exclude": {"a": 7}}, TypeError, "7 is no str"),
 ]
 
 

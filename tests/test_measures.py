@@ -96,8 +96,15 @@ def test_evaluate_refuses(qrels, measures, error, message):
         evaluate(ranked(q="a"), qrels, measures)
 
 
-def test_numpy_grades_are_integers():
-    assert evaluate(ranked(q="a"), {"q": {"a": np.int64(1)}}, ["P@1"]) == {"P@1": 1.0}
+@pytest.mark.parametrize("grade", [np.int64(1), 1.0, np.float32(2)])
+def test_grades_that_are_whole_numbers_are_integers(grade):
+    assert evaluate(ranked(q="a"), {"q": {"a": grade}}, ["P@1", "nDCG@10"]) == {"P@1": 1.0, "nDCG@10": 1.0}
+
+
+def test_the_largest_grade_is_counted():
+    assert evaluate(ranked(q="a"), {"q": {"a": 10_000}}, ["nDCG@10"]) == {"nDCG@10": 1.0}
+    with pytest.raises(ValueError, match=r"qrels\['q'\]\['a'\] is 2147483648"):  # trec_eval would say 0.0
+        evaluate(ranked(q="a"), {"q": {"a": 2**31}}, ["nDCG@10"])
 
 
 def test_bootstrap_of_one_coin_is_its_exact_quantiles():

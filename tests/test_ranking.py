@@ -1,5 +1,9 @@
 """Ranking, its TREC files, and exact selection of the best k."""
 
+import gzip
+import re
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,6 +79,18 @@ def test_exclude_drops_a_self_match_and_nothing_else():
         ranking.exclude(["a"])
 
 
+@pytest.mark.parametrize("docs", [["b", "c"], {"b", "c"}, ("c", "b", "absent"), np.array(["b", "c"])], ids=type)
+def test_exclude_drops_several_documents_of_a_query(docs):
+    ranking = Ranking(["a", "q"], [["b", "a", "c"], ["b"]], [np.array([3.0, 2.0, 1.0]), np.array([2.0])])
+    assert ranking.exclude({"a": docs}).doc_ids == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("pairs", [{"a": 7}, {7: "a"}, {"a": ["b", 7]}, {"a": None}, {"a": {"b": 1}}, {"a": b"b"}])
+def test_exclude_refuses_what_is_no_id(pairs):
+    with pytest.raises(TypeError, match="is no str"):
+        Ranking(["a"], [["b"]], [np.array([3.0])]).exclude(pairs)
+
+
 @pytest.mark.parametrize(
     ("query_ids", "doc_ids", "scores", "error", "message"),
     [
@@ -109,21 +125,93 @@ def rankings(draw) -> Ranking:
 
 
 @pytest.mark.slow
-@given(rankings())
-def test_a_trec_file_reads_back_exactly(tmp_path_factory, ranking):
-    path = tmp_path_factory.getbasetemp() / "round_trip.run"
-    ranking.write_trec(path)
-    read = Ranking.read_trec(path)
+@given(rankings(), st.booleans(), st.sampled_from(["run", "gz"]))
+def test_a_trec_file_reads_back_exactly_or_is_refused(tmp_path_factory, ranking, encoded, ending):
+    path = tmp_path_factory.getbasetemp() / f"round_trip.{ending}"
+    path.unlink(missing_ok=True)
+    if not encoded and re.search("[ \t\n\r\v\f\0\ufeff]", "".join([*ranking.query_ids, *chain(*ranking.doc_ids)])):
+        with pytest.raises(ValueError, match="encode_ids"):
+            ranking.write_trec(path)
+        assert not path.exists()
+        return
+    ranking.write_trec(path, encode_ids=encoded)
+    read = Ranking.read_trec(path, decode_ids=encoded)
     assert (read.query_ids, read.doc_ids) == (ranking.query_ids, ranking.doc_ids)
     for ours, theirs in zip(read.scores, ranking.scores, strict=True):
         assert ours.tobytes() == theirs.tobytes()  # bit for bit, -0.0 included
 
 
-def test_a_trec_file_has_the_six_columns_with_whitespace_escaped(tmp_path):
+def test_a_trec_file_has_the_six_columns(tmp_path):
     path = tmp_path / "limit.run"
-    Ranking(["q"], [["Geneva Durben", "50%"]], [np.array([0.1, -2.0])]).write_trec(path, tag="mine")
+    ranking = Ranking(["q"], [["Geneva Durben", "50%"]], [np.array([0.1, -2.0])])
+    ranking.write_trec(path, tag="mine", encode_ids=True)
     # The float32 nearest to 0.1 is 0.100000001490...; nine digits of it.
     assert path.read_text() == "q Q0 Geneva%20Durben 1 0.100000001 mine\nq Q0 50%25 2 -2 mine\n"
+    assert Ranking.read_trec(path, decode_ids=True).doc_ids == ranking.doc_ids
+    assert Ranking.read_trec(path).doc_ids == [["Geneva%20Durben", "50%25"]]
+
+
+# Nothing that other tools wrote is decoded, and what Unicode calls a space is none in a TREC file.
+FOREIGN = [
+    "enwiki:Chocolate%20chip",
+    "p%2F1",
+    "100%",
+    "a%FF",
+    "a\u00a0b",
+    "a\u2003b",
+    "a\u3000b",
+    "a\u2028b",
+    "a\x1cb",
+    "a\x85b",
+]
+
+
+@pytest.mark.parametrize("id_", FOREIGN)
+def test_foreign_ids_are_read_and_written_as_they_are(tmp_path, id_):
+    path = tmp_path / "foreign.run"
+    path.write_bytes(f"{id_}\tQ0\t{id_} 1 1.5 t\r\n".encode())
+    ranking = Ranking.read_trec(path)
+    assert (ranking.query_ids, ranking.doc_ids) == ([id_], [[id_]])
+    ranking.write_trec(tmp_path / "ours.run")
+    assert f"{id_} Q0 {id_} 1 1.5 " in (tmp_path / "ours.run").read_bytes().decode()
+    assert Ranking.read_trec(tmp_path / "ours.run").doc_ids == [[id_]]
+
+
+@pytest.mark.parametrize("id_", ["Geneva Durben", "a\tb", "a\r", "\x0b", "\0", "\ufeffq", "\ud800"])
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_an_id_that_a_trec_file_cannot_hold_is_refused_with_the_remedy(tmp_path, id_, side):
+    query, doc = (id_, "d") if side == "query" else ("q", id_)
+    ranking = Ranking([query], [[doc]], [np.array([1.0])])
+    with pytest.raises(ValueError, match=r"encode_ids=True.*decode_ids=True") as error:
+        ranking.write_trec(tmp_path / "a.run")
+    assert repr(id_) in str(error.value)
+    assert not list(tmp_path.iterdir())
+    ranking.write_trec(tmp_path / "a.run", encode_ids=True)
+    read = Ranking.read_trec(tmp_path / "a.run", decode_ids=True)
+    assert (read.query_ids, read.doc_ids) == ([query], [[doc]])
+
+
+def test_a_run_may_have_a_byte_order_mark_blank_lines_and_crlf(tmp_path):
+    path = tmp_path / "windows.run"
+    path.write_bytes(b"\xef\xbb\xbfq1 Q0 a 1 2.0 t\r\n\r\n  \r\nq2 Q0 b 1 1.0 t\r\n\n")
+    assert Ranking.read_trec(path).query_ids == ["q1", "q2"]
+
+
+def test_a_gzipped_run_is_read_and_written_by_its_name(tmp_path):
+    three_documents().write_trec(tmp_path / "a.run")
+    for name in ("a.run.gz", "b.run.gz"):
+        three_documents().write_trec(tmp_path / name)
+    assert gzip.decompress((tmp_path / "a.run.gz").read_bytes()) == (tmp_path / "a.run").read_bytes()
+    assert (tmp_path / "a.run.gz").read_bytes() == (tmp_path / "b.run.gz").read_bytes()  # no name, no time in it
+    assert Ranking.read_trec(tmp_path / "a.run.gz").doc_ids == [["a", "b", "c"]]
+
+
+def test_a_run_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    three_documents().write_trec("~/a.run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.run"]
+    assert Ranking.read_trec("~/a.run").doc_ids == [["a", "b", "c"]]
 
 
 def test_a_query_without_documents_has_no_line(tmp_path):
@@ -144,10 +232,10 @@ def test_reading_follows_the_rank_column(tmp_path):
     [
         ("q Q0 a 1 1.0 t\nq Q0 b 2 1.0\n", "bad.run, line 2: got 5 columns; a TREC run has 6"),
         ("q Q0 Geneva Durben 1 1.0 t\n", "bad.run, line 1: got 7 columns"),
-        ("\n", "bad.run, line 1: got 0 columns"),
+        ("q Q0 a 1 1.0 t\n\nq Q0 b\u00a02 1.0 t\n", "bad.run, line 3: got 5 columns"),
         ("q Q0 a first 1.0 t\n", "bad.run, line 1: invalid literal for int.*rank is an integer"),
         ("q Q0 a 1 high t\n", "bad.run, line 1: could not convert string to float"),
-        ("q Q0 a%FF 1 1.0 t\n", "bad.run, line 1: 'utf-8' codec can't decode"),
+        ("q\0 Q0 a 1 1.0 t\n", "bad.run, line 1 holds a NUL"),
         ("q Q0 a 1 1.0 t\nq Q0 b 1 1.0 t\n", "bad.run, line 2: query 'q' has rank 1 twice"),
         ("q Q0 a 1 1.0 t\nq Q0 b 2 2.0 t\n", "bad.run: scores of query 'q' rises from 1.0 to 2.0"),
         ("q Q0 a 1 1.0 t\nq Q0 a 2 1.0 t\n", "bad.run: doc_ids of query 'q' repeats 'a'"),
@@ -159,6 +247,13 @@ def test_reading_names_the_file_and_line_of_what_is_wrong(tmp_path, text, messag
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         Ranking.read_trec(path)
+
+
+def test_decoding_names_the_line_of_what_was_not_encoded(tmp_path):
+    path = tmp_path / "bad.run"
+    path.write_text("q Q0 a%20b 1 2.0 t\nq Q0 a%FF 2 1.0 t\n")
+    with pytest.raises(ValueError, match=r"bad\.run, line 2: 'utf-8' codec can't decode"):
+        Ranking.read_trec(path, decode_ids=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

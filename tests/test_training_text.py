@@ -4,6 +4,7 @@ import sys
 from itertools import count, islice, pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,47 @@ def test_every_kind_of_file_in_order_of_their_names(tmp_path):
 def test_a_txt_file_is_text_whatever_else_its_name_holds(tmp_path):
     (tmp_path / "about.jsonl.txt").write_text("words\n")
     assert list(read_passages(tmp_path)) == ["words"]
+
+
+def test_hidden_files_and_those_of_editors_are_not_trained_on(tmp_path):
+    (tmp_path / "a.txt").write_text("words\n")
+    for name in ("._a.txt", ".#a.txt", ".a.jsonl", "~$a.txt"):
+        (tmp_path / name).write_bytes(b"\0\x05\x16\x07 no text")
+    before = LocalText(tmp_path).identity
+    (tmp_path / "~$a.txt").unlink()
+    assert list(read_passages(tmp_path)) == ["words"]
+    assert LocalText(tmp_path).identity == before
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(ValueError, match="holds no text"):
+        text_files(tmp_path)
+    (tmp_path / ".b.txt").write_text("named\n")
+    assert list(read_passages(tmp_path / ".b.txt")) == ["named"]  # a file that is named is read
+
+
+def test_text_with_a_byte_order_mark_and_text_in_utf16(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "three"}\r\n')
+    assert list(read_passages(tmp_path)) == ["one", "two", "three"]
+    (tmp_path / "c.txt").write_bytes("four".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"c\.txt, line 1 .*UTF-16"):
+        list(read_passages(tmp_path))
+
+
+def test_text_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_text("words\n")
+    assert list(LocalText("~")) == list(LocalText("~/a.txt")) == list(read_passages("~/a.txt")) == ["words"]
+    assert StreamedText("~").dataset == str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [LocalText, StreamedText])
+def test_numpy_integers_are_settings_of_a_corpus(tmp_path, kind):
+    (tmp_path / "a.txt").write_text("one two three\n")
+    given, plain = (kind(str(tmp_path), max_words=make(3), seed=make(2)) for make in (np.int64, int))
+    assert json.dumps(given.identity) == json.dumps(plain.identity)
+    assert list(sample("abc", 0.5, seed=np.int64(3))) == list(sample("abc", 0.5, seed=3))
+    with pytest.raises(ValueError, match="seed is -1"):
+        kind(str(tmp_path), seed=-1)
 
 
 def test_long_lines_are_cut(tmp_path):
@@ -193,6 +235,15 @@ def test_a_dataset_is_streamed_through_the_library_that_hub_datasets_are(tmp_pat
     assert list(islice(text, 2)) == expected[:2]
     assert list(StreamedText(str(folder), max_words=4, fraction=0.5)) == list(sample(expected, 0.5))
     assert text.identity["dataset"] == str(folder)
+    identity = text.identity
+    (folder / "._train.jsonl").write_bytes(b"\0")
+    (folder / ".#train.jsonl").write_text("me@here")
+    assert StreamedText(str(folder), max_words=4).identity == identity
+    assert list(text) == expected
+    (folder / "~$train.jsonl").write_text("me")
+    with pytest.raises(ValueError, match=r"~\$train\.jsonl is the lock file"):
+        next(iter(text))
+    (folder / "~$train.jsonl").unlink()
     (folder / "train.jsonl").write_text(json.dumps(rows[0]))
     assert StreamedText(str(folder), max_words=4).identity != text.identity
     with pytest.raises(ValueError, match=r"'body'.*text, id"):

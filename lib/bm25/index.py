@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from lib.bm25.postings import (
     reweigh,
     weigh,
 )
-from lib.bm25.ranking import Ranking
+from lib.bm25.ranking import Ranking, check_excluded
 from lib.bm25.search import Best, Query, search
 from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, saturation
 from lib.support.checks import check_count, check_ids
@@ -197,6 +197,7 @@ class BM25Index:
         *,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
+        exclude: Mapping[str, str | Iterable[str]] | None = None,
         threads: int | None = None,
     ) -> Ranking:
         """Return the k best documents of each query, exactly; ties in the order of the documents.
@@ -214,6 +215,9 @@ class BM25Index:
             Number of documents, at least 1.
         allow, deny : iterable of str, optional
             Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
+        exclude : dict, optional
+            Query id → document id, or ids, that this query may not return: `Collection.self_matches`, where queries
+            are documents themselves. Other queries in it have no effect.
         threads : int, optional
             None is one for each processor that this process may use. The ranking does not depend on it.
 
@@ -225,6 +229,11 @@ class BM25Index:
         """
         queries = self._check_queries(queries)
         query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
+        excluded = check_excluded({} if exclude is None else exclude)
+        if most := max((len(excluded.get(query_id, ())) for query_id in query_ids), default=0):
+            longer = check_count(k, "k") + most
+            ranking = self.search(queries, query_ids, longer, allow=allow, deny=deny, threads=threads)
+            return ranking.exclude(excluded).top(k)
         results = self._search(queries, k, allow, deny, threads)
         doc_ids = [[self.doc_ids[position] for position in best.docs.tolist()] for best in results]
         return Ranking(query_ids, doc_ids, [best.scores for best in results])

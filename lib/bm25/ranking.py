@@ -1,9 +1,10 @@
 """The ranking: for each query the retrieved documents, best first, in memory and as a TREC run file."""
 
+import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote
@@ -11,7 +12,11 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from lib.support.checks import check_count, check_ids
-from lib.support.files import replacing
+from lib.support.files import replacing, user_path
+from lib.support.lines import columns_of, read_lines
+
+# what would break a line, or come back changed: read_lines drops a byte order mark and refuses NUL
+_NOT_IN_TREC = re.compile(r"[ \t\n\r\v\f\0\ufeff\ud800-\udfff]")
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
@@ -103,59 +108,65 @@ class Ranking:
         """
         return self._where([scores > score for scores in self.scores])
 
-    def exclude(self, pairs: Mapping[str, str]) -> Self:
-        """Return the ranking without the document that `pairs` names for a query, where it was retrieved.
+    def exclude(self, pairs: Mapping[str, str | Iterable[str]]) -> Self:
+        """Return the ranking without the document, or documents, that `pairs` has for a query, where retrieved.
 
-        ArguAna's queries are documents of the collection and must not find themselves: search with k + 1, then
-        `ranking.exclude({query_id: query_id for query_id in ranking.query_ids}).top(k)`. Queries of `pairs` that are
-        not ranked have no effect.
+        ArguAna's queries are documents of the collection and must not find themselves: pass
+        `Collection.self_matches`. `BM25Index.search` takes the same pairs and returns k others; of another search ask
+        for k + 1, then `ranking.exclude(collection.self_matches).top(k)`. Queries of `pairs` that are not ranked have
+        no effect. A TypeError if `pairs` is no dict, or an id in it no `str`.
         """
-        if not isinstance(pairs, Mapping):
-            raise TypeError(f"pairs is a {type(pairs).__name__}; pass a dict from query id to document id.")
-        excluded = [pairs.get(query_id) for query_id in self.query_ids]
-        rows = zip(self.doc_ids, excluded, strict=True)
-        return self._where([np.array([doc != out for doc in docs], bool) for docs, out in rows])
+        excluded = check_excluded(pairs)
+        rows = zip(self.query_ids, self.doc_ids, strict=True)
+        return self._where([np.array([doc not in excluded.get(q, ()) for doc in docs], bool) for q, docs in rows])
 
     def _where(self, masks: list[np.ndarray]) -> Self:
         """Return the ranking of the documents of which a mask of their query, bool [n_retrieved], is true."""
         docs = [list(compress(row, mask)) for row, mask in zip(self.doc_ids, masks, strict=True)]
         return type(self)(self.query_ids, docs, [row[mask] for row, mask in zip(self.scores, masks, strict=True)])
 
-    def write_trec(self, path: str | Path, tag: str = "latent-terms") -> None:
-        """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic.
+    def write_trec(self, path: str | Path, tag: str = "latent-terms", *, encode_ids: bool = False) -> None:
+        """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic; .gz by its name.
 
         As `lib.support.files.replacing`, it writes into pipes and devices, and through links to their targets.
-        Whitespace and `%` in ids are percent-encoded (UTF-8): the document `Geneva Durben` becomes `Geneva%20Durben`;
-        `read_trec` decodes. Scores have 9 digits, so float32 is read back exactly. A query without documents has no
-        line and is absent when read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts
-        equal scores by document id; `lib.evaluation.measures` keeps our order.
+        Ids are written as they are. In a TREC file white space of ASCII ends a column, so an id that holds some is
+        refused, unless `encode_ids` asks for percent-encoding: `Geneva Durben` becomes `Geneva%20Durben`, `%` becomes
+        `%25`, and `read_trec(path, decode_ids=True)` gives back the ids. Other tools take the encoded form for the id.
 
-        Raises ValueError if an id is empty, or the tag is empty or holds whitespace.
+        Scores have 9 digits, so float32 is read back exactly. A query without documents has no line and is absent when
+        read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts equal scores by document
+        id; `lib.evaluation.measures` keeps our order.
+
+        Raises ValueError, before anything is written, if an id is empty or holds what a TREC file cannot, and if the
+        tag is empty or holds white space.
         """
         if not re.fullmatch(r"\S+", tag):
             raise ValueError(f"tag is {tag!r}; it must be one word without whitespace, for example 'latent-terms'.")
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            for query_id, docs, scores in zip(self.query_ids, self.doc_ids, self.scores, strict=True):
-                query = _escape(query_id)
-                for rank, (doc_id, score) in enumerate(zip(docs, scores.tolist(), strict=True), start=1):
-                    file.write(f"{query} Q0 {_escape(doc_id)} {rank} {score:.9g} {tag}\n")
+        written = {id_: _trec_id(id_, encode_ids) for id_ in chain(self.query_ids, *self.doc_ids)}
+        path = user_path(path)
+        with replacing(path) as temporary, open(temporary, "wb") as raw:
+            compressed = path.suffix.lower() == ".gz"
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if compressed else raw as file:
+                for query_id, docs, scores in zip(self.query_ids, self.doc_ids, self.scores, strict=True):
+                    query = written[query_id]
+                    for rank, (doc_id, score) in enumerate(zip(docs, scores.tolist(), strict=True), start=1):
+                        file.write(f"{query} Q0 {written[doc_id]} {rank} {score:.9g} {tag}\n".encode())
 
     @classmethod
-    def read_trec(cls, path: str | Path) -> Self:
-        """Read a TREC run file: queries in order of first appearance, documents by the rank column.
+    def read_trec(cls, path: str | Path, *, decode_ids: bool = False) -> Self:
+        """Read a TREC run file, plain or .gz: queries in order of first appearance, documents by the rank column.
 
-        Percent-encoded sequences in ids are decoded (see `write_trec`). A ValueError names the file, and the line that
-        is malformed or gives a rank twice.
+        Only white space of ASCII separates columns, and blank lines are left out. Ids are taken as they stand;
+        `decode_ids` undoes the percent-encoding of `write_trec(path, encode_ids=True)`. A ValueError names the file,
+        and the line that is malformed, not UTF-8, or gives a rank twice.
         """
-        path = Path(path)
         runs: dict[str, dict[int, tuple[str, float]]] = {}
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                query_id, doc_id, rank, score = _parse_line(line, f"{path}, line {number}")
-                run = runs.setdefault(query_id, {})
-                if rank in run:
-                    raise ValueError(f"{path}, line {number}: query {query_id!r} has rank {rank} twice; number them.")
-                run[rank] = (doc_id, score)
+        for place, line in read_lines(path):
+            query_id, doc_id, rank, score = _parse_line(line, place, decode_ids)
+            run = runs.setdefault(query_id, {})
+            if rank in run:
+                raise ValueError(f"{place}: query {query_id!r} has rank {rank} twice; number them.")
+            run[rank] = (doc_id, score)
         ordered = [[run[rank] for rank in sorted(run)] for run in runs.values()]
         try:
             return cls(
@@ -165,6 +176,19 @@ class Ranking:
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def check_excluded(pairs: Mapping[str, str | Iterable[str]]) -> dict[str, frozenset[str]]:
+    """Return what `Ranking.exclude` takes as query id → document ids; a TypeError for what is none, and which."""
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f"pairs is a {type(pairs).__name__}; pass a dict from query id to document id, or ids.")
+    excluded: dict[str, frozenset[str]] = {}
+    for query_id, docs in pairs.items():
+        ids: tuple = tuple(docs) if isinstance(docs, Iterable) and not isinstance(docs, str | Mapping) else (docs,)
+        if wrong := [id_ for id_ in (query_id, *ids) if not isinstance(id_, str)]:
+            raise TypeError(f"pairs[{query_id!r}] is {docs!r}; {wrong[0]!r} is no str. Use the ids of the ranking.")
+        excluded[query_id] = frozenset(ids)
+    return excluded
 
 
 def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -184,19 +208,29 @@ def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[l
     return docs, scores
 
 
-def _escape(id_: str) -> str:
+def _trec_id(id_: str, encode: bool) -> str:
+    """Return an id as it stands in a TREC file."""
     if not id_:
         raise ValueError("an id is ''; a TREC run file cannot hold an empty id. Give every query and document a name.")
-    return re.sub(r"[\s%]", lambda match: quote(match[0], safe=""), id_)
+    if encode:
+        return re.sub(rf"{_NOT_IN_TREC.pattern}|[\s%]", lambda match: quote(match[0], "", errors="surrogatepass"), id_)
+    if match := _NOT_IN_TREC.search(id_):
+        raise ValueError(
+            f"The id {id_!r} holds {match[0]!r}, which a TREC run file cannot. Rename it in the collection, or write "
+            "with encode_ids=True (Geneva%20Durben) and read with decode_ids=True."
+        )
+    return id_
 
 
-def _parse_line(line: str, where: str) -> tuple[str, str, int, float]:
+def _parse_line(line: str, where: str, decode: bool) -> tuple[str, str, int, float]:
     """Return query id, document id, rank and score of one line."""
-    columns = line.split()
+    columns = columns_of(line)
     if len(columns) != 6:
         raise ValueError(f"{where}: got {len(columns)} columns; a TREC run has 6: query-id Q0 doc-id rank score tag.")
     query_id, _, doc_id, rank, score, _ = columns
     try:
-        return unquote(query_id, errors="strict"), unquote(doc_id, errors="strict"), int(rank), float(score)
+        if decode:
+            query_id, doc_id = (unquote(id_, errors="surrogatepass") for id_ in (query_id, doc_id))
+        return query_id, doc_id, int(rank), float(score)
     except ValueError as error:
         raise ValueError(f"{where}: {error}; rank is an integer, score a number, ids percent-encoded UTF-8.") from error

@@ -9,17 +9,19 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lib.data import limit, pydoc
-from lib.data.sources import BUILT_IN, agreed_split, ir_dataset, read
-from lib.support.checks import check_choice, check_ids, check_texts
+from lib.data.sources import BUILT_IN, agreed_split, find_folder, ir_dataset, read
+from lib.support.checks import check_choice, check_grade, check_ids, check_texts
+from lib.support.files import user_path
 
 SOURCES = ("built-in", "mirror", "ir_datasets", "folder")
+_SELF_MATCHED = ("beir/arguana",)  # each query is a document, and has its id
 _IDENTITIES = Path(__file__).parent / "identities.json"
 
 
@@ -44,7 +46,7 @@ class Collection:
     query_ids, query_texts : list of str
         One unique id and one text per query; at least one query.
     qrels : dict
-        Query id → document id → grade (int).
+        Query id → document id → grade: an integer, of numpy too, or 1.0, of at most 10,000; stored as int.
     source : str
         "built-in", "mirror", "ir_datasets" or "folder".
     """
@@ -69,7 +71,11 @@ class Collection:
         if not (self.doc_ids and self.query_ids):
             counts = f"{len(self.doc_ids)} documents and {len(self.query_ids)} judged queries"
             raise ValueError(f"{self.full_name} holds {counts}; a collection has at least one of each.")
-        object.__setattr__(self, "qrels", {query: dict(self.qrels[query]) for query in self.query_ids})
+        qrels = {
+            query: {doc: check_grade(grade, f"qrels[{query!r}][{doc!r}]") for doc, grade in self.qrels[query].items()}
+            for query in self.query_ids
+        }
+        object.__setattr__(self, "qrels", qrels)
         if self.missing:
             known = set(self.doc_ids)
             first = next(f"{q!r} → {d!r}" for q, judged in self.qrels.items() for d in judged if d not in known)
@@ -79,20 +85,18 @@ class Collection:
             warnings.warn(f"{message} (first: {first}). They count as relevant and never found.", stacklevel=4)
 
     def _check_qrels(self) -> None:
-        """Raise unless the judged queries are exactly `query_ids` and each judgement is an integer grade."""
-        if not isinstance(self.qrels, dict):
-            raise TypeError(f"qrels is a {type(self.qrels).__name__}; pass a dict: query id → document id → grade.")
-        unknown = sorted(set(self.qrels) - set(self.query_ids))
+        """Raise unless `qrels` is a dict of dicts and the judged queries are exactly `query_ids`."""
+        if not (isinstance(self.qrels, Mapping) and all(isinstance(judged, Mapping) for judged in self.qrels.values())):
+            raise TypeError(
+                f"qrels is a {type(self.qrels).__name__}, not of dicts; pass query id → document id → grade."
+            )
+        unknown = sorted(set(self.qrels) - set(self.query_ids), key=str)
         unjudged = [query for query in self.query_ids if not self.qrels.get(query)]
         if unknown or unjudged:
             raise ValueError(
                 f"qrels of {self.full_name} and query_ids do not match: {len(unknown)} judged queries without a text "
                 f"{unknown[:3]}, {len(unjudged)} queries without a judgement {unjudged[:3]}. Add or drop them."
             )
-        for query, judged in self.qrels.items():
-            for doc, grade in judged.items():
-                if not isinstance(grade, int) or isinstance(grade, bool):
-                    raise TypeError(f"qrels[{query!r}][{doc!r}] is {grade!r}; a grade is an int, above 0 for relevant.")
 
     @property
     def full_name(self) -> str:
@@ -136,14 +140,19 @@ class Collection:
 
     @cached_property
     def self_matches(self) -> dict[str, str]:
-        """Queries that are themselves a document, as in ArguAna: query id → document id, to exclude in evaluation.
+        """Queries that are themselves a document, as in ArguAna: query id → document id.
+
+        Such a query finds itself, and no judgement is of that document: pass these pairs as `exclude` to
+        `BM25Index.search`, or to `Ranking.exclude`.
 
         The ids must be equal and the query's words part of the document's text (white space aside): in SciFact, whose
-        ids are numbers, some are equal by chance.
+        ids are numbers, some are equal by chance. For ArguAna, unless it is a folder of yours, equal ids are enough.
         """
         texts = dict(zip(self.doc_ids, self.doc_texts, strict=True))
-        spaced = {q: " ".join(text.split()) for q, text in zip(self.query_ids, self.query_texts, strict=True)}
-        return {q: q for q, text in spaced.items() if text and q in texts and text in " ".join(texts[q].split())}
+        if self.source != "folder" and self.name in _SELF_MATCHED:
+            return {query: query for query in self.query_ids if query in texts}
+        shared = [(q, " ".join(t.split())) for q, t in zip(self.query_ids, self.query_texts, strict=True) if q in texts]
+        return {q: q for q, text in shared if text and text in " ".join(texts[q].split())}
 
     def __repr__(self) -> str:
         lacking = f" ({self.missing:,} of documents it does not hold)" if self.missing else ""
@@ -165,14 +174,21 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
       `lib.data.limit.build` and `build_train`;
     - a folder of the mirror, which the environment variable LATENT_TERMS_DATA names. It holds collections in BEIR
       layout under their ir_datasets ids without the split (beir/scifact/), or any name of your own;
-    - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl (either may be .jsonl.gz), qrels/SPLIT.tsv;
+    - a folder in BEIR layout, by its path: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv (or .gz of each, where there
+      is no plain one);
     - an ir_datasets id, which downloads what is not downloaded yet.
 
-    Only judged queries are kept, in file order. The judgements of "cranfield", from the mirror or ir_datasets, are made
-    binary (above 0 becomes 1, the rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
+    A `Path`, a name that begins with "." or "~" and an absolute one are always folders. A folder of yours is read as it
+    is, whatever its name; the rules of the next two paragraphs are for the mirror and ir_datasets.
+
+    Only judged queries are kept, in file order. The judgements of "cranfield" are made binary (above 0 becomes 1, the
+    rest is dropped): whether its grade 1 or its grade 4 is the best is disputed.
 
     Where ir_datasets knows the name, the number of documents must be the one that it states. A `UserWarning` says
     where a collection differs from the edition that this project's results were measured on.
+
+    A `UserWarning` also names queries that are documents themselves (`Collection.self_matches`), and a folder of the
+    same name that was not read.
 
     Raises ValueError for an unknown name or split (the known ones are listed), a name and split that contradict each
     other, a malformed file (file and line are named), an empty collection or another number of documents than stated;
@@ -186,12 +202,35 @@ def load_collection(name: str | os.PathLike, split: str | None = None) -> Collec
         The split; None is that in the name, else "test", else the only one (pydoc: all queries). A collection of
         ir_datasets with one unnamed set of judgements (vaswani) has the split "test".
     """
-    collection = _load(os.fspath(name).rstrip("/"), split)
+    collection = _load(_as_given(name), split)
     if collection.source in ("mirror", "ir_datasets"):
         _check_size(collection)
     if collection.source != "folder":
         _compare_identity(collection)
+        _warn_of_folder(collection, _as_given(name))
+    if matches := collection.self_matches:
+        warnings.warn(
+            f"{len(matches)} of the {len(collection.query_ids)} queries of {collection.full_name} are documents of it "
+            f"(first: {next(iter(matches))!r}) and find themselves; search with exclude=collection.self_matches.",
+            stacklevel=2,
+        )
     return collection
+
+
+def _as_given(name: str | os.PathLike) -> str:
+    """Return a name without a slash at its end; a `Path`, or a name with ~, as a path that shows that it is one."""
+    path = os.fspath(name).rstrip("/")
+    if isinstance(name, os.PathLike) or path.startswith("~"):
+        path = os.path.join(".", user_path(path))  # an absolute path stays as it is
+    return path
+
+
+def _warn_of_folder(collection: Collection, name: str) -> None:
+    """Warn if the name is that of a folder, too, which was not read."""
+    read_from, other = find_folder(name, None), find_folder(f"./{name}", None)
+    if other and not (collection.source == "mirror" and read_from and read_from[0].samefile(other[0])):
+        source = f"{collection.full_name} is the collection of that name ({collection.source})"
+        warnings.warn(f"{source}, not of the folder {other[0]}; give './{name}' for that.", stacklevel=3)
 
 
 def _load(name: str, split: str | None) -> Collection:

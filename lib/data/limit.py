@@ -10,7 +10,7 @@ from itertools import combinations, product
 from pathlib import Path
 from random import Random
 
-from lib.support.checks import check_count
+from lib.support.checks import check_integer
 
 _WORDS: dict[str, list[str]] = json.loads((Path(__file__).parent / "limit_words.json").read_text("utf-8"))
 FIRST_NAMES, SURNAMES, THINGS = (_WORDS[name] for name in ("first_names", "surnames", "things"))
@@ -51,10 +51,9 @@ def build(n_documents: int = N_DOCUMENTS, n_queries: int = N_QUERIES, seed: int 
         The fields of a `Collection`: ``Collection(**build(46))``. Its name holds every argument that is not the
         default's: "limit", "limit/46", "limit/46/100/7" (documents, queries, seed), and `load_collection` takes it.
     """
-    _check_range(n_documents, N_QUERIED, MAX_DOCUMENTS, "n_documents")
-    _check_range(n_queries, 1, MAX_QUERIES, "n_queries")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:  # Random takes -1 and 1 for the same seed
-        raise ValueError(f"seed is {seed!r}; it must be an integer of at least 0.")
+    n_documents = check_integer(n_documents, "n_documents", N_QUERIED, MAX_DOCUMENTS)
+    n_queries = check_integer(n_queries, "n_queries", 1, MAX_QUERIES)
+    seed = check_integer(seed, "seed")  # Random takes -1 and 1 for the same seed
     rng = Random(seed)
     things = draw(rng, THINGS, len(THINGS))
     name = _collection_name(n_documents, n_queries, seed)
@@ -67,7 +66,7 @@ def build_train(n_documents: int = N_DOCUMENTS) -> dict:
     Its 874 queries ask for the things that only fill up the documents there (and the other way round); people, pairs
     and places are drawn anew. Its full name is "limit/train" or, of 46 documents, "limit/46/train".
     """
-    _check_range(n_documents, N_QUERIED, MAX_DOCUMENTS, "n_documents")
+    n_documents = check_integer(n_documents, "n_documents", N_QUERIED, MAX_DOCUMENTS)
     tested = set(draw(Random(SEED), THINGS, N_QUERIES))  # what `build` asks for
     rng = Random(SEED + 1)
     things = draw(rng, THINGS, len(THINGS))
@@ -122,8 +121,3 @@ def _collection_name(*arguments: int) -> str:
     if arguments[1:] != (N_QUERIES, SEED):
         return "/".join(map(str, ("limit", *arguments)))
     return "limit" if arguments[0] == N_DOCUMENTS else f"limit/{arguments[0]}"
-
-
-def _check_range(value: int, least: int, most: int, what: str) -> None:
-    if not least <= check_count(value, what) <= most:
-        raise ValueError(f"{what} is {value}; it must be from {least} to {most:,}.")

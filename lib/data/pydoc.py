@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.support.checks import check_choice
+from lib.support.checks import check_choice, check_integer
+from lib.support.lines import is_data
 
 SPLITS = ("train", "test")
 QUERY_WORDS = (4, 30)  # fewest and most words of a summary that serves as a query
@@ -62,8 +63,7 @@ def build(split: str | None = None, n_docs: int | None = None) -> dict:
         check_choice(split, SPLITS, "split")
     docstrings = _read_library(Path(sysconfig.get_path("stdlib")))
     if n_docs is not None:
-        if not 1 <= n_docs <= len(docstrings):
-            raise ValueError(f"n_docs is {n_docs}, as in pydoc/{n_docs}; it must be from 1 to {len(docstrings)}.")
+        n_docs = check_integer(n_docs, "n_docs", 1, len(docstrings))  # N of pydoc/N
         ids = sorted((d.id for d in docstrings), key=lambda id_: hashlib.sha256(id_.encode()).digest())
         sampled = set(ids[:n_docs])
         docstrings = tuple(docstring for docstring in docstrings if docstring.id in sampled)
@@ -121,7 +121,7 @@ def _read_library(root: Path) -> tuple[_Docstring, ...]:
     docstrings = []
     paths = [path.relative_to(root).parts for path in root.rglob("*.py")]
     modules = [p for p in paths if not _SKIPPED_FOLDERS & set(p) and not _MADE_BY_THE_PLATFORM.fullmatch(p[0])]
-    for parts in sorted(modules):
+    for parts in sorted(filter(is_data, modules)):
         for name, text in _file_docstrings(root, Path(*parts)):
             counts[name] += 1
             id_ = name if counts[name] == 1 else f"{name}#{counts[name]}"

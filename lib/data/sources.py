@@ -6,14 +6,18 @@ Every reader returns the fields of a `lib.data.collection.Collection` as a dict.
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lib.support.folders import read_lines
+from lib.support.checks import GRADES, check_grade
+from lib.support.files import user_path
+from lib.support.lines import columns_of, data_files, read_lines
 
 BUILT_IN = ("pydoc", "pydoc/train", "pydoc/test", "limit", "limit/46 (or another number of documents)", "limit/train")
 MIRROR = "LATENT_TERMS_DATA"  # the environment variable that names the mirror's folder
 QRELS_HEADER = "query-id\tcorpus-id\tscore"
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _LAYOUT = (
     "corpus.jsonl (one JSON object per line: _id, title, text), queries.jsonl (_id, text) and qrels/{split}.tsv "
     "(header 'query-id corpus-id score', then one judgement per line; three columns set apart by tabs)"
@@ -22,7 +26,7 @@ _LAYOUT = (
 
 def read(name: str, split: str | None) -> dict:
     """Read a collection from the mirror, else from the folder of that path, else through ir_datasets."""
-    if folder := _find_folder(name, split):
+    if folder := find_folder(name, split):
         return _read_folder(*folder)
     return _read_ir_dataset(*_find_ir_dataset(name, split))
 
@@ -39,25 +43,25 @@ def agreed_split(last: str, split: str | None, name: str) -> str:
     return last
 
 
-def _chosen_split(split: str | None, splits: Iterable[str], name: str) -> str:
+def _chosen_split(split: str | None, splits: Iterable[str], name: str, instead: str = "no qrels") -> str:
     """Return `split` if it exists; by default "test", else the only one."""
-    splits = sorted(splits)
+    splits = sorted(set(splits))
     if split is None and ("test" in splits or len(splits) == 1):
         return "test" if "test" in splits else splits[0]
     if split not in splits:
-        names = ", ".join(map(repr, splits)) or "none (no qrels)"
+        names = ", ".join(map(repr, splits)) or f"none ({instead})"
         raise ValueError(f"{name!r} has no split {split!r}; there are: {names}. Choose one or add its qrels.")
     return split
 
 
 def _mirror() -> Path | None:
-    folder = os.path.expanduser(os.environ.get(MIRROR, ""))
-    if folder and not Path(folder).is_dir():
+    folder = os.environ.get(MIRROR)
+    if folder and not user_path(folder).is_dir():
         raise ValueError(f"{MIRROR} is {folder!r}, which is not a folder; name the mirror's folder, or unset it.")
-    return Path(folder) if folder else None
+    return user_path(folder) if folder else None
 
 
-def _find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, str] | None:
+def find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, str] | None:
     """Find (folder, name, split or None, source) of a collection in BEIR layout: in the mirror, else at that path."""
     roots = [(Path(), "folder")]
     if not (Path(name).is_absolute() or name.startswith(".")) and (mirror := _mirror()):
@@ -76,11 +80,15 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _read_folder(folder: Path, name: str, split: str | None, source: str) -> dict:
-    split = _chosen_split(split, (path.stem for path in folder.glob("qrels/*.tsv")), name)
-    corpus, queries = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
-    if corpus is None or queries is None:
-        raise ValueError(f"{folder} holds no queries.jsonl; a collection is {_LAYOUT.format(split=split)}.")
-    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
+    files = [path.name for path in data_files(folder, "qrels/*")]
+    splits = [file.removesuffix(".gz").removesuffix(".tsv") for file in files if file.endswith((".tsv", ".tsv.gz"))]
+    layout = _LAYOUT.format(split=split or "test")
+    others = f"qrels holds {', '.join(files[:5]) or 'nothing'}; a collection is {layout}"
+    split = _chosen_split(split, splits, name, others)
+    corpus, queries, judged = (_file(folder, f) for f in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
+    if corpus is None or queries is None or judged is None:
+        raise ValueError(f"{folder} holds no queries.jsonl; a collection is {layout}.")
+    qrels = _read_qrels(judged)
     return _assemble(name, split, list(_read_jsonl(corpus)), _read_jsonl(queries), qrels, source)
 
 
@@ -120,16 +128,34 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for i, (place, line) in enumerate(read_lines(path)):
+        query, doc, number = line.split("\t") if line.count("\t") == 2 else ("", "", "")
         if i == 0:
             if line != QRELS_HEADER:
-                raise ValueError(f"{place} is {line!r}; the first line must be {QRELS_HEADER!r} (tabs between).")
+                raise _malformed(place, line, f"the first line must be {QRELS_HEADER!r} (tabs between)")
             continue
-        query, doc, grade = line.split("\t") if line.count("\t") == 2 else ("", "", "")
-        if not (query and doc and grade.strip().removeprefix("-").isdecimal()):
-            raise ValueError(f"{place} is {line!r}; it must be query id, document id and a whole number, tabs between.")
-        if (earlier := qrels.setdefault(query, {}).setdefault(doc, int(grade))) != int(grade):
+        grade = _grade(number)
+        if not (query and doc) or grade is None:
+            bounds = f"a whole number of at most {GRADES:,} (or -{GRADES:,})"
+            raise _malformed(place, line, f"it must be query id, document id and {bounds}, tabs between")
+        if (earlier := qrels.setdefault(query, {}).setdefault(doc, grade)) != grade:
             raise ValueError(f"{place} is {line!r}, and the same pair has grade {earlier} above; keep one line.")
     return qrels
+
+
+def _grade(number: str) -> int | None:
+    """Return the grade that is written as 1, 1.0 or 1e0; None if it is none."""
+    try:
+        return check_grade(float(number), "grade") if _NUMBER.fullmatch(number.strip()) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _malformed(place: str, line: str, demand: str) -> ValueError:
+    columns = columns_of(line)
+    if len(columns) == 4 and _NUMBER.fullmatch(columns[3]):
+        awk = "(echo 'query-id corpus-id score'; awk '{print $1, $3, $4}' qrels.txt) | tr ' ' '\\t' > qrels/test.tsv"
+        demand = f"these are TREC's four columns (query-id 0 doc-id grade); drop the second, as does {awk}"
+    return ValueError(f"{place} is {line!r}; {demand}.")
 
 
 def ir_dataset(id_: str):
@@ -192,7 +218,8 @@ def _unknown(name: str) -> ValueError:
     import ir_datasets
 
     mirror = _mirror()
-    folders = [path.parent.relative_to(mirror) for path in mirror.rglob("corpus.jsonl*")] if mirror else []
+    patterns = ("**/corpus.jsonl", "**/corpus.jsonl.gz")
+    folders = [f.parent.relative_to(mirror) for p in patterns for f in data_files(mirror, p)] if mirror else []
     names = ", ".join(sorted({path.as_posix() for path in folders})) or ("nothing" if mirror else "not set")
     close = difflib.get_close_matches(name, list(ir_datasets.registry), n=5)
     lacking = " (a folder, but without corpus.jsonl)" if Path(name).is_dir() else ""

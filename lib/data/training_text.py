@@ -1,6 +1,7 @@
 """Streams of training text: passages out of local files and of datasets on the hub."""
 
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -8,8 +9,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lib.support.checks import check_count, check_texts
-from lib.support.folders import digest_file, digest_json, read_lines
+from lib.support.checks import check_count, check_integer, check_texts
+from lib.support.files import user_path
+from lib.support.folders import digest_file, digest_json
+from lib.support.lines import data_files, read_lines
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -18,11 +21,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 def text_files(source: str | Path) -> list[Path]:
     """Return the text files directly in a folder, by name; or the one file that `source` is.
 
-    A ValueError if there is no .txt (a paragraph a line) or .jsonl (an object with a "text" a line), plain or .gz.
+    Of a folder, hidden files and what editors keep beside an open file are left out, as by `data_files`. A ValueError
+    if there is no .txt (a paragraph a line) or .jsonl (an object with a "text" a line), plain or .gz.
     """
-    source = Path(source).expanduser()
-    candidates = [source] if source.is_file() else sorted(source.glob("*"))
-    files = [path for path in candidates if path.name.endswith(ENDINGS) and path.is_file()]
+    source = user_path(source)
+    candidates = [source] if source.is_file() else data_files(source)
+    files = [path for path in candidates if path.name.endswith(ENDINGS)]
     if not files:
         raise ValueError(f"{source} holds no text: give a folder or file of {', '.join(ENDINGS)}.")
     return files
@@ -65,15 +69,22 @@ def split(line: str, max_words: int) -> Iterator[str]:
 
 
 def sample(passages: Iterable[str], fraction: float, seed: int = 0) -> Iterator[str]:
-    """Yield each passage with probability `fraction`, in (0, 1]; the same ones for the same seed."""
+    """Yield each passage with probability `fraction`, in (0, 1]; the same ones for the same seed, at least 0."""
     _check_fraction(fraction)
-    draw = random.Random(seed)
+    draw = random.Random(check_integer(seed, "seed"))  # -1 would be 1
     return (passage for passage in passages if draw.random() < fraction)
 
 
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction!r}; it must be above 0 and at most 1.")
+
+
+def _check_settings(text) -> None:
+    """Check the settings of a corpus, and make integers of numpy Python's, which JSON knows."""
+    object.__setattr__(text, "max_words", check_count(text.max_words, "max_words"))
+    object.__setattr__(text, "seed", check_integer(text.seed, "seed"))
+    _check_fraction(text.fraction)
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,7 @@ class LocalText:
 
     def __post_init__(self):
         text_files(self.source)
-        check_count(self.max_words, "max_words")
-        _check_fraction(self.fraction)
+        _check_settings(self)
 
     def __iter__(self) -> Iterator[str]:
         return sample(read_passages(self.source, self.max_words), self.fraction, self.seed)
@@ -162,8 +172,9 @@ class StreamedText:
     seed: int = 0
 
     def __post_init__(self):
-        check_count(self.max_words, "max_words")
-        _check_fraction(self.fraction)
+        if os.fspath(self.dataset).startswith("~"):
+            object.__setattr__(self, "dataset", str(user_path(self.dataset)))
+        _check_settings(self)
 
     def __iter__(self) -> Iterator[str]:
         return sample(self._passages(), self.fraction, self.seed)
@@ -173,6 +184,8 @@ class StreamedText:
             from datasets import load_dataset
         except ImportError as error:
             raise ImportError(f"{self.dataset} is read with datasets: pip install 'latent-terms[hub]'.") from error
+        if lock := next(Path(self.dataset).rglob("~$*"), None):  # `datasets` skips hidden files, but would read this
+            raise ValueError(f"{lock} is the lock file of an open document, no data; close the document, or remove it.")
         rows = load_dataset(self.dataset, self.name, split=self.split, revision=self._commit, streaming=True)
         for row in rows:
             if not isinstance(row.get(self.column), str):
@@ -185,8 +198,8 @@ class StreamedText:
         """Everything that decides the passages, JSON-able: files by their sha256, a hub set by its commit."""
         folder = Path(self.dataset)
         if folder.is_dir():
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            return asdict(self) | {"files": {str(path.relative_to(folder)): digest_file(path) for path in files}}
+            files = {str(path.relative_to(folder)): digest_file(path) for path in data_files(folder, "**/*")}
+            return asdict(self) | {"files": files}
         return asdict(self) | {"revision": self._commit}
 
     @cached_property

@@ -1,7 +1,6 @@
 """Measures: ranking and relevance judgements to values per query, means, intervals and paired significance tests."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 
 import ir_measures
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.bm25.ranking import Ranking
-from lib.support.checks import check_choice, check_count, check_texts
+from lib.support.checks import check_choice, check_count, check_grade, check_texts
 
 Qrels = Mapping[str, Mapping[str, int]]
 
@@ -41,7 +40,7 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
     ranking : Ranking
         The documents retrieved for each query.
     qrels : dict
-        Query id → document id → integer grade; above 0 is relevant.
+        Query id → document id → grade: an integer, or 1.0, of at most 10,000; above 0 is relevant.
     measures : list of str
         Names in the notation of ir_measures (https://ir-measur.es).
     """
@@ -231,11 +230,10 @@ def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
         raise TypeError("qrels is not a dict of dicts; pass {query_id: {doc_id: grade}}.")
     if not qrels:
         raise ValueError("qrels is empty; a mean over no judged query is undefined. Check the collection and split.")
-    for query_id, grades in qrels.items():
-        for doc_id, grade in grades.items():
-            if not isinstance(grade, Integral):
-                raise TypeError(f"qrels[{query_id!r}][{doc_id!r}] is {grade!r}; a grade must be an integer.")
-    return {query_id: {doc_id: int(grade) for doc_id, grade in grades.items()} for query_id, grades in qrels.items()}
+    return {
+        query_id: {doc_id: check_grade(grade, f"qrels[{query_id!r}][{doc_id!r}]") for doc_id, grade in grades.items()}
+        for query_id, grades in qrels.items()
+    }
 
 
 def _check_confidence(confidence: float) -> None:

@@ -92,7 +92,7 @@ def backbone_table(
 
 
 def _measures(collection: Collection) -> tuple[str, ...]:
-    return LIMIT_MEASURES if is_limit(collection.name) else (MEASURE,)
+    return LIMIT_MEASURES if is_limit(collection.full_name) else (MEASURE,)
 
 
 def _depth(collection: Collection) -> int:

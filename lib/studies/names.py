@@ -1,5 +1,7 @@
 """The names that studies write into their tables and reports read from them; nothing here needs torch."""
 
+import re
+
 # Measures.
 MEASURE = "nDCG@10"
 RECALL = "R@10"
@@ -61,5 +63,8 @@ LATENT_TERMS, SPLARE, OTHERS, OURS = "Latent Terms", "SPLARE", "other papers", "
 
 
 def is_limit(collection: str) -> bool:
-    """Whether a collection of this name is LIMIT, which has another purpose than the others and is in no mean."""
-    return collection.startswith("limit")
+    """Whether this is the full name of LIMIT or a sample, which has another purpose than others and is in no mean.
+
+    A folder of that name is none: its full name has a split, as in "limit/test".
+    """
+    return re.fullmatch(r"limit([/-]\d+)*|limit-small/test", collection) is not None

@@ -1,13 +1,11 @@
 """Folders that are written whole or not at all, and read back only if every byte is as it was written."""
 
-import gzip
 import hashlib
 import json
 import os
 import re
 import stat
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -50,23 +48,6 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE, line N", line) for every line that is not blank of a UTF-8 file, plain or .gz.
-
-    A ValueError names file and line of what is not UTF-8 and where a .gz file breaks off.
-    """
-    number = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                if line := raw.decode("utf-8-sig").strip():
-                    yield f"{path}, line {number}", line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {number} is not UTF-8 ({error}); convert the file to UTF-8.") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} breaks off after line {number} ({error}); get it again.") from error
 
 
 def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
