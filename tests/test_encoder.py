@@ -94,6 +94,13 @@ def test_one_pass_gives_several_layers(tiny_encoder, monkeypatch):
     assert len(passes) == 2 * n_passes > 0
 
 
+def test_integers_of_numpy_are_integers(plain_folder, tiny_encoder):
+    given, plain = (TokenEncoder(plain_folder, layer=make(1), max_length=make(9)) for make in (np.int64, int))
+    assert json.dumps(given.identity) == json.dumps(plain.identity)
+    assert json.dumps(tiny_encoder.at(np.int64(-1)).identity) == json.dumps(tiny_encoder.at(-1).identity)
+    assert [*next(tiny_encoder.stream_layers(["the cat"], np.arange(2)))] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
@@ -300,7 +307,7 @@ def forbid(*_args, **_kwargs):
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [
-        ("the cat", TypeError, r"single str.*\[text\]"),
+        ("the cat", TypeError, r"single str.*\[texts\]"),
         (None, TypeError, "NoneType"),
         (["the cat", None], TypeError, r"texts\[1\]"),
         ([3.5, "the cat"], TypeError, r"texts\[0\]"),

@@ -588,7 +588,7 @@ SEARCH_ERRORS = [
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5}, TypeError, "k is 1.5"),
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5, "exclude": {"a": "a"}}, TypeError, "k is 1.5"),
     ({"queries": WORKED, "query_ids": IDS, "exclude": ["a"]}, TypeError, "pairs is a list"),
-    ({"queries": WORKED, "query_ids": IDS, "exclude": {"a": 7}}, TypeError, "7 is no str"),
+    ({"queries": WORKED, "query_ids": IDS, "exclude": {"a": 7}}, TypeError, r"pairs\['a'\] is a int"),
 ]
 
 

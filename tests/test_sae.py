@@ -448,9 +448,9 @@ def test_weights_and_configuration_that_differ(tmp_path, name):
 
 def test_another_k():
     model, h = SparseAutoencoder(**weights(), activation=FinishedTopK(3), metadata={"a": 1}), states(20)
-    for k in (1, 5, 12):
+    for k in (1, 5, np.int64(12)):
         other = model.with_k(k)
-        assert (other.k, other.metadata) == (k, {"a": 1})
+        assert (other.k, other.metadata, type(other.k)) == (k, {"a": 1}, int)
         np.testing.assert_allclose(dense(other.encode(h), 12), reference(other, h), rtol=0, atol=1e-5)
     assert model.k == 3
     with pytest.raises(ValueError, match=r"k is 13.* 12"):

@@ -1,5 +1,6 @@
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,16 @@ def test_the_learning_rate_rises_to_1_and_falls_to_near_0(n_steps, warmup):
 def test_bad_configurations(field, value, error, message):
     with pytest.raises(error, match=message):
         TrainingConfig(**{field: value})
+
+
+def test_integers_of_numpy_are_integers():
+    settings = {"width": 64, "k": 4, "epochs": 2, "batch_tokens": 8, "dead_tokens": 9, "buffer_batches": 3, "seed": 7}
+    config = TrainingConfig(**{name: np.int64(value) for name, value in settings.items()}, budgets=np.array([2, 4]))
+    wanted = TrainingConfig(**settings, budgets=(2, 4))
+    assert config == wanted
+    assert json.dumps(asdict(config)) == json.dumps(asdict(wanted))
+    with pytest.raises(ValueError, match="seed is -1"):
+        TrainingConfig(seed=-1)
 
 
 def test_the_defaults_are_the_recipe_of_the_paper():

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from lib.support.checks import check_count, check_ids
+from lib.support.checks import check_count, check_id, check_ids, check_mapping
 from lib.support.files import replacing, user_path
 from lib.support.lines import columns_of, read_lines
 
@@ -178,17 +178,15 @@ class Ranking:
             raise ValueError(f"{path}: {error}") from error
 
 
-def check_excluded(pairs: Mapping[str, str | Iterable[str]]) -> dict[str, frozenset[str]]:
-    """Return what `Ranking.exclude` takes as query id → document ids; a TypeError for what is none, and which."""
-    if not isinstance(pairs, Mapping):
-        raise TypeError(f"pairs is a {type(pairs).__name__}; pass a dict from query id to document id, or ids.")
-    excluded: dict[str, frozenset[str]] = {}
-    for query_id, docs in pairs.items():
-        ids: tuple = tuple(docs) if isinstance(docs, Iterable) and not isinstance(docs, str | Mapping) else (docs,)
-        if wrong := [id_ for id_ in (query_id, *ids) if not isinstance(id_, str)]:
-            raise TypeError(f"pairs[{query_id!r}] is {docs!r}; {wrong[0]!r} is no str. Use the ids of the ranking.")
-        excluded[query_id] = frozenset(ids)
-    return excluded
+def check_excluded(pairs: Mapping[str, str | Iterable[str]]) -> dict[str, set[str]]:
+    """Return what `Ranking.exclude` takes as query id → document ids; a TypeError for no dict and for no `str`."""
+    check_mapping(pairs, "pairs", "{query_id: doc_id}, or {query_id: [doc_id, ...]}")
+    return {
+        check_id(query_id, "a query id of pairs"): {docs}
+        if isinstance(docs, str)
+        else set(check_ids(docs, what=f"pairs[{query_id!r}]", ordered=False))
+        for query_id, docs in pairs.items()
+    }
 
 
 def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -132,16 +133,16 @@ class TokenEncoder:
         n_special = self.tokenizer.num_special_tokens_to_add()
         if max_length is not None and check_count(max_length, "max_length") <= n_special:  # no text would be truncated
             raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
-        self.max_length = limit if max_length is None else min(max_length, limit)
+        self.max_length = limit if max_length is None else min(int(max_length), limit)
         settings = (self.max_length, self.special_tokens, self.include_prompt, self.long_texts)
         self._readers = {kind: Reader(self._model, kind, prompt, *settings) for kind, prompt in self.prompts.items()}
         self._digests: dict[str, str] = {}  # shared by the encoders of other layers
 
     def resolve_layer(self, layer: int) -> int:
         """Return the number of a layer, 0 (embeddings) to `n_layers`; -1 is the final one. ValueError for others."""
-        if not isinstance(layer, int) or isinstance(layer, bool) or not -1 <= layer <= self.n_layers:
+        if not isinstance(layer, Integral) or isinstance(layer, bool) or not -1 <= layer <= self.n_layers:
             raise ValueError(f"layer is {layer!r}; {self.name} has 0 (embeddings) to {self.n_layers}, and -1 (final).")
-        return layer % (self.n_layers + 1)
+        return int(layer) % (self.n_layers + 1)
 
     @property
     def d(self) -> int:
@@ -226,7 +227,7 @@ class TokenEncoder:
         is a single int; ValueError if `layers` is empty or holds one that the model does not have.
         """
         check_choice(kind, self.prompts, "kind")
-        if isinstance(layers, int):
+        if isinstance(layers, Integral):
             raise TypeError(f"layers is {layers} (int); pass a list of int, for example [{layers}].")
         numbers = sorted({self.resolve_layer(layer) for layer in layers})
         if not numbers:

@@ -138,7 +138,7 @@ class TrainingText:
     def __init__(self, encoder: "TokenEncoder", corpus, max_tokens: int | None = None, plan: Path | None = None):
         self.encoder, self.corpus = encoder, corpus
         if max_tokens is not None:
-            check_count(max_tokens, "max_tokens")
+            max_tokens = check_count(max_tokens, "max_tokens")
         self._counts = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
         self.ends = np.minimum(np.cumsum(self._counts), max_tokens or np.inf).astype(np.int64)  # of chunks, in tokens
         self.n = int(self.ends[-1]) if self._counts else 0
@@ -255,6 +255,7 @@ def cache_states(
     """
     check_choice(dtype, CACHE_DTYPES, "dtype")
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
+    max_tokens = None if max_tokens is None else check_count(max_tokens, "max_tokens")
     request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = Path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
     _remove_leftovers(folder)

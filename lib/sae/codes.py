@@ -54,7 +54,7 @@ class FinishedActivation(ABC):
     k: int
 
     def __post_init__(self):
-        check_count(self.k, "k")
+        object.__setattr__(self, "k", check_count(self.k, "k"))
 
     @abstractmethod
     def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
@@ -108,7 +108,8 @@ class FinishedTopK(FinishedActivation):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.k % check_count(self.groups, "groups"):
+        object.__setattr__(self, "groups", check_count(self.groups, "groups"))
+        if self.k % self.groups:
             raise ValueError(f"groups is {self.groups}, k {self.k}; each group has k / groups, so it must divide k.")
 
     def check(self, width: int) -> None:

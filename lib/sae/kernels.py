@@ -100,7 +100,7 @@ class Activation(ABC):
     k: int
 
     def __post_init__(self):
-        check_count(self.k, "k")
+        object.__setattr__(self, "k", check_count(self.k, "k"))
 
     @abstractmethod
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:

@@ -10,7 +10,7 @@ import torch
 from lib.sae.activations import activation_of
 from lib.sae.autoencoder import SparseAutoencoder, to_norm
 from lib.sae.kernels import Step, Weights, loss_and_gradients
-from lib.support.checks import check_choice, check_count
+from lib.support.checks import check_choice, check_count, check_integer
 from lib.support.devices import CPU, DTYPES, native_dtype
 
 SELECT_DTYPES = DTYPES | {"int8": torch.int8}
@@ -85,7 +85,8 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens", "buffer_batches"):
-            check_count(getattr(self, name), name)
+            object.__setattr__(self, name, check_count(getattr(self, name), name))  # numpy's are no JSON
+        object.__setattr__(self, "seed", check_integer(self.seed, "seed"))
         if self.k > self.width:
             raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -94,11 +95,10 @@ class TrainingConfig:
             raise ValueError(f"warmup is {self.warmup!r}; it must be a share of the steps, at least 0 and below 1.")
         if not (math.isfinite(self.auxk) and self.auxk >= 0):
             raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}; it must be an integer of at least 0.")
         check_choice(self.normalisation, NORMALISATIONS, "normalisation")
         check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
-        activation_of(self.activation, self.k, self.budgets)
+        activation_of(self.activation, self.k, budgets := tuple(self.budgets))
+        object.__setattr__(self, "budgets", tuple(map(int, budgets)))
 
     def n_steps(self, n: int) -> int:
         """Return the number of optimiser steps of a run on `n` token states; those that fill no batch are left out."""

@@ -25,7 +25,7 @@ from lib.sae.foreign import (
     read_checkpoint_file,
     read_safetensors,
 )
-from lib.support.checks import check_choice, check_count
+from lib.support.checks import check_choice, check_count, check_integer
 
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 
@@ -121,12 +121,11 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
         if hidden_dim % groups or (groups > 1 and variant != "standard"):
             raise ValueError(f"groups is {groups}; it must divide hidden_dim, {hidden_dim}, and be 1 with thresholds.")
         self.k = self._checked_k(k)
-        if not isinstance(k_aux, int) or isinstance(k_aux, bool) or k_aux < 0:
-            raise ValueError(f"k_aux is {k_aux!r}; it must be an integer of at least 0.")
         self.variant = check_choice(variant, ("standard", "jumprelu"), "variant")
         self.output_format = check_choice(output_format, ("topk", "dense", "both"), "output_format")
         self.replace_token_embeddings, self.has_decoder = replace_token_embeddings, has_decoder
-        self.k_aux, self.frozen, self.rms_scale = k_aux, frozen, check_rms_scale(rms_scale, type(self).__name__)
+        self.k_aux, self.frozen = check_integer(k_aux, "k_aux"), frozen
+        self.rms_scale = check_rms_scale(rms_scale, type(self).__name__)
         self.token_batch_size = None if token_batch_size is None else check_count(token_batch_size, "token_batch_size")
         self.normalize_input = normalize_input
         self.checkpoint_format_version = check_checkpoint_version(checkpoint_format_version, type(self).__name__)
