@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sentence_transformers.sparse_encoder.evaluation import (
@@ -152,8 +153,53 @@ def query_rows() -> list[dict]:
     return [{"id": query, "text": text} for query, text in QUERIES.items()]
 
 
+SAME = {f"d{number}": "the old cat" for number in range(9, -1, -1)}  # ten equal documents, d9 the first
+
+
+@pytest.mark.parametrize("question", ["old cat", "zebra"])  # of positive scores and of zeros
+@pytest.mark.parametrize(("relevant", "rank"), [("d9", 1), ("d5", 5), ("d0", 10)])
+def test_equal_documents_keep_their_order_in_the_evaluator_of_sentence_transformers(model, question, relevant, rank):
+    scorer = SparseInformationRetrievalEvaluator({"q": question}, SAME, {"q": {relevant}}, write_csv=False)
+    assert scorer(LatentTermsSearch(model))["bm25_mrr@10"] == pytest.approx(1 / rank)
+
+
 @pytest.mark.slow  # importing mteb takes seconds
 class TestMTEBSearch:
+    @pytest.mark.parametrize("candidates", [None, {"q": set(SAME), "z": list(SAME)}])
+    @pytest.mark.parametrize(("relevant", "rank"), [("d9", 1), ("d5", 5), ("d0", 10)])
+    def test_equal_documents_keep_their_order_in_mteb(self, model, relevant, rank, candidates):
+        from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
+
+        search = MTEBSearch(model, "me/tiny")
+        search.index([{"id": doc, "text": text} for doc, text in SAME.items()])
+        rows = [{"id": "q", "text": "old cat"}, {"id": "z", "text": "zebra"}]
+        run = search.search(rows, top_k=10, top_ranked=candidates)
+        measured = calculate_retrieval_scores(run, {"q": {relevant: 1}, "z": {relevant: 1}}, [1, 3, 10])
+        assert measured.mrr["MRR@10"] == pytest.approx(1 / rank, abs=1e-5)
+        assert measured.ndcg["NDCG@10"] == pytest.approx(1 / np.log2(1 + rank), abs=1e-5)
+        assert measured.recall["Recall@3"] == (rank <= 3)
+
+    @pytest.mark.parametrize(
+        ("corpus", "message"),
+        [
+            ({"d1": {"text": "a"}}, r"corpus\[0\] is a str; .*'id'"),
+            (pd.DataFrame({"id": ["d1"], "text": ["a"]}), r"corpus\[0\] is a str; .*'id'"),
+            ([("d1", "a")], r"corpus\[0\] is a tuple"),
+            ([{"id": 1, "text": "a"}], r"ids of corpus\[0\] is 1"),
+        ],
+    )
+    def test_rows_are_dicts_with_ids_of_str(self, model, corpus, message):
+        search = MTEBSearch(model, "me/tiny")
+        with pytest.raises(TypeError, match=message):
+            search.index(corpus)
+        search.index(corpus_rows())
+        with pytest.raises(TypeError, match=message.replace("corpus", "queries")):
+            search.search(corpus, top_k=1)
+        with pytest.raises(TypeError, match=r"top_ranked is a list; .*query_id"):
+            search.search(query_rows(), top_k=1, top_ranked=["d1"])
+        with pytest.raises(TypeError, match="allow is a single str"):
+            search.search(query_rows(), top_k=1, top_ranked=dict.fromkeys(QUERIES, "d1"))
+
     def test_ranks_as_this_package_does(self, model, ranking):
         search = MTEBSearch(model, "me/tiny")
         search.index(corpus_rows(), encode_kwargs={"batch_size": 4}, num_proc=None)

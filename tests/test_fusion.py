@@ -69,6 +69,9 @@ def test_a_new_fusion_is_one_function_and_one_entry(monkeypatch):
     [
         (ranked("a"), {}, TypeError, "rankings"),
         ([{"q": "a"}], {}, TypeError, "rankings"),
+        ({"BM25": ranked("a")}, {}, TypeError, r"list\(rankings.values\(\)\)"),
+        ([ranked("a")], {"weights": {"BM25": 1}}, TypeError, r"list\(weights.values\(\)\)"),
+        ([ranked("a"), ranked("a")], {"weights": {0.5, 1.0}}, TypeError, r"weights is a set"),
         ([], {}, ValueError, "rankings is empty"),
         ([ranked("a"), ranked("a", query_ids="p")], {}, ValueError, r"rankings\[1\].*'p'"),
         ([ranked("a")], {"c": -1}, ValueError, "c is -1"),

@@ -554,6 +554,7 @@ def test_scores_are_inner_products_of_impact_rows(monkeypatch):
     np.testing.assert_allclose(scores, all_scores(index, queries), rtol=1e-5)
 
 
+TOO_LARGE = csr_array(np.float32([[1e38, 0, 0, 0], [2e38, 2e38, 2e38, 2e38]]))  # of which only the second is too large
 BUILD_ERRORS = [
     ({"matrix": csr_array((0, 4), dtype=np.float32), "doc_ids": []}, ValueError, "no documents"),
     ({"matrix": iter([]), "doc_ids": []}, ValueError, "no documents"),
@@ -562,11 +563,17 @@ BUILD_ERRORS = [
     ({"matrix": [WORKED], "doc_ids": ["a", "b"]}, ValueError, "2 ids for 3"),
     ({"matrix": WORKED, "doc_ids": ["a", "b", "a"]}, ValueError, "repeats 'a'"),
     ({"matrix": WORKED, "doc_ids": "abc"}, TypeError, "single str"),
+    ({"matrix": WORKED, "doc_ids": [1, 2, 3]}, TypeError, r"doc_ids\[0\] is 1 .*str\(id_\)"),
+    ({"matrix": WORKED, "doc_ids": np.arange(3)}, TypeError, r"doc_ids\[0\] is .*0.*str\(id_\)"),
+    ({"matrix": WORKED, "doc_ids": {"a", "b", "c"}}, TypeError, r"sorted\(doc_ids\)"),
     ({"matrix": -WORKED, "doc_ids": IDS}, ValueError, "row 0"),
+    ({"matrix": TOO_LARGE[[1]], "doc_ids": ["a"]}, ValueError, r"document 0 .*too large.*constant"),
+    ({"matrix": [WORKED, TOO_LARGE], "doc_ids": [*IDS, "d", "e"]}, ValueError, r"document 4 .*too large.*constant"),
     ({"matrix": WORKED * np.nan, "doc_ids": IDS}, ValueError, "holds nan"),
     ({"matrix": [WORKED, WORKED[:, :3]], "doc_ids": [*IDS, "d", "e", "f"]}, ValueError, "3 latents.* 4"),
     ({"matrix": WORKED, "doc_ids": IDS, "k1": -1}, ValueError, "k1 is -1"),
     ({"matrix": WORKED, "doc_ids": IDS, "k1": float("nan")}, ValueError, "k1 is nan"),
+    ({"matrix": WORKED, "doc_ids": IDS, "k1": 1e39}, ValueError, r"k1 is 1e\+39"),
     ({"matrix": WORKED, "doc_ids": IDS, "b": 1.5}, ValueError, "b is 1.5"),
     ({"matrix": WORKED, "doc_ids": IDS, "idf": "bm25"}, ValueError, "idf is 'bm25'"),
 ]
@@ -584,11 +591,13 @@ SEARCH_ERRORS = [
     ({"queries": WORKED, "query_ids": ["q", "q", "r"]}, ValueError, "repeats 'q'"),
     ({"queries": -WORKED, "query_ids": IDS}, ValueError, "query matrix holds -4"),
     ({"queries": WORKED * np.inf, "query_ids": IDS}, ValueError, "query matrix holds inf"),
+    ({"queries": WORKED * np.float32(5e37), "query_ids": IDS}, ValueError, r"weight .*e\+38.*constant"),
+    ({"queries": WORKED, "query_ids": [1, 2, 3]}, TypeError, r"query_ids\[0\] is 1 .*str\(id_\)"),
     ({"queries": WORKED, "query_ids": IDS, "k": 0}, ValueError, "k is 0"),
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5}, TypeError, "k is 1.5"),
     ({"queries": WORKED, "query_ids": IDS, "k": 1.5, "exclude": {"a": "a"}}, TypeError, "k is 1.5"),
     ({"queries": WORKED, "query_ids": IDS, "exclude": ["a"]}, TypeError, "pairs is a list"),
-    ({"queries": WORKED, "query_ids": IDS, "exclude": {"a": 7}}, TypeError, r"pairs\['a'\] is a int"),
+    ({"queries": WORKED, "query_ids": IDS, "exclude": {"a": 7}}, TypeError, "7 .*must be a str"),
 ]
 
 
@@ -604,6 +613,18 @@ def test_bad_explanations_are_refused():
         index.explain(WORKED, "a")
     with pytest.raises(ValueError, match="'z'"):
         index.explain(WORKED[[0]], "z")
+    with pytest.raises(TypeError, match=r"doc_id is 1 .*str\(id_\)"):
+        index.explain(WORKED[[0]], 1)
+    with pytest.raises(ValueError, match="constant"):
+        index.explain(WORKED[[0]] * np.float32(1e37), "a")
+
+
+def test_documents_too_large_to_add_leave_the_index_as_it_was():
+    index = BM25Index.build(WORKED, IDS)
+    before = index.search_one(WORKED[[0]])
+    with pytest.raises(ValueError, match=r"document 1 .*constant"):
+        index.add(TOO_LARGE, ["d", "e"])
+    assert (len(index), index.search_one(WORKED[[0]])) == (3, before)
 
 
 def test_saturation_without_words_is_that_of_the_average():

@@ -3,6 +3,7 @@
 from itertools import product
 from math import log2
 
+import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +39,7 @@ def test_ndcg_of_graded_judgments():
     assert value == {"nDCG@10": pytest.approx(2 / (2 + 1 / log2(3)))}
 
 
+@pytest.mark.filterwarnings("ignore:2 of the 5 judged queries")
 def test_every_judged_query_counts_once():
     qrels = {"found": {"a": 1}, "absent": {"a": 1}, "empty": {"a": 1}, "zeros": {"a": 0}, "no_grades": {}}
     ranking = ranked(found="ba", empty="", zeros="a", unjudged="a")
@@ -53,8 +55,9 @@ def test_every_judged_query_counts_once():
     assert evaluate(ranking, qrels, ["RR@10"]) == {"RR@10": 0.5 / 5}
 
 
-def test_an_empty_ranking_scores_zero():
-    assert evaluate(Ranking([], [], []), {"q": {"a": 1}}, ["nDCG@10", "RR@10"]) == {"nDCG@10": 0.0, "RR@10": 0.0}
+def test_an_empty_ranking_scores_zero_with_a_warning():
+    with pytest.warns(UserWarning, match=r"1 of the 1 judged queries .*'q'"):
+        assert evaluate(Ranking([], [], []), {"q": {"a": 1}}, ["nDCG@10", "RR@10"]) == {"nDCG@10": 0.0, "RR@10": 0.0}
 
 
 @pytest.mark.parametrize("measure", ["RR", "RR@10", "AP", "nDCG@10"])  # RR@10 comes from another provider than RR
@@ -66,6 +69,7 @@ def test_our_order_of_ties_is_kept(measure):
     assert last == pytest.approx(0.5 if measure == "nDCG@10" else 1 / 3)  # 1 / log2(4) at rank 3
 
 
+@pytest.mark.filterwarnings("ignore:1 of the 2 judged queries")
 def test_rows_follow_measures_and_qrels_with_names_as_asked():
     table = per_query(ranked(a="x"), {"b": {"x": 1}, "a": {"x": 1}}, ["MRR", "P@1"])
     assert list(table.columns) == ["query_id", "measure", "value"]
@@ -87,7 +91,17 @@ def test_an_unknown_measure_is_named(name):
         ({"q": {"a": 1}}, "nDCG@10", TypeError, "measures"),
         ({"q": {"a": 1}}, [], ValueError, "measures is empty"),
         ({}, ["P@1"], ValueError, "qrels is empty"),
-        ({"q": ["a"]}, ["P@1"], TypeError, "qrels"),
+        ({"q": {"a": 1}}, {"P@1"}, TypeError, r"measures .*sorted\(measures\)"),
+        ({"q": {"a": 1}}, {"P@1": 0}, TypeError, r"list\(measures\)"),
+        ({"q": {"a": 1}}, pd.DataFrame({"P@1": [1.0]}), TypeError, r"list\(measures\[column\]\)"),
+        ({"q": {"a": 1}}, [ir_measures.P @ 1], TypeError, r"measures\[0\] is P@1 .*name"),
+        ({"q": ["a"]}, ["P@1"], TypeError, r"qrels\['q'\] is a list; .*doc_id: grade"),
+        ({"q": {"a"}}, ["P@1"], TypeError, r"qrels\['q'\] is a set"),
+        (pd.DataFrame({"query_id": ["q"]}), ["P@1"], TypeError, "qrels is a DataFrame; .*doc_id: grade"),
+        ([("q", "a", 1)], ["P@1"], TypeError, "qrels is a list"),
+        ({1: {"a": 1}}, ["P@1"], TypeError, r"query id of qrels is 1 .*str\(id_\)"),
+        ({"q": {np.int64(7): 1}}, ["P@1"], TypeError, r"qrels\['q'\] is .*7.*str\(id_\)"),
+        ({"q": {"a": 10**30}}, ["P@1"], ValueError, r"qrels\['q'\]\['a'\] is 10{30}"),
         ({"q": {"a": 0.5}}, ["P@1"], TypeError, r"qrels\['q'\]\['a'\] is 0.5"),
     ],
 )
@@ -105,6 +119,28 @@ def test_the_largest_grade_is_counted():
     assert evaluate(ranked(q="a"), {"q": {"a": 10_000}}, ["nDCG@10"]) == {"nDCG@10": 1.0}
     with pytest.raises(ValueError, match=r"qrels\['q'\]\['a'\] is 2147483648"):  # trec_eval would say 0.0
         evaluate(ranked(q="a"), {"q": {"a": 2**31}}, ["nDCG@10"])
+
+
+def test_a_ranking_of_other_queries_is_refused_with_examples_of_both():
+    with pytest.raises(ValueError, match=r"None of the 2 judged queries .*'Q1', 'Q2'.* 1 ranked ones .*'q1'"):
+        evaluate(ranked(q1="ab"), {"Q1": {"a": 1}, "Q2": {"b": 1}}, ["P@1"])
+
+
+def test_judged_queries_that_are_not_ranked_are_counted_in_a_warning():
+    with pytest.warns(UserWarning, match=r"2 of the 3 judged queries .*'r', 's'"):
+        assert evaluate(ranked(q="a"), {"q": {"a": 1}, "r": {"a": 1}, "s": {"a": 1}}, ["P@1"])["P@1"] == 1 / 3
+
+
+@pytest.mark.parametrize("docs", ["ab", ""])
+def test_documents_of_other_ids_are_shown_in_a_warning(docs):
+    with pytest.warns(UserWarning, match=r"of 1 queries: for 'q' .*\[.*\], .* \['7', '8'\]"):
+        evaluate(ranked(q=docs), {"q": {"7": 1, "8": 0}}, ["P@1"])
+
+
+def test_ids_in_common_say_nothing(recwarn):
+    qrels = {"q": {"b": 0}, "r": {"z": 1}}  # one judged document is enough
+    evaluate(ranked(q="ab", r="c", unjudged="x"), qrels, ["P@1"])
+    assert not recwarn.list
 
 
 def test_bootstrap_of_one_coin_is_its_exact_quantiles():

@@ -4,12 +4,18 @@ import gzip
 import re
 from itertools import chain
 
+import ir_measures
 import numpy as np
+import pandas as pd
 import pytest
+import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.bm25.ranking import Ranking, top_k
+from lib.bm25.ranking import Ranking, strictly_falling, top_k
+from lib.bm25.weighting import FLOAT32_MAX
+
+EDGES = [0.0, -0.0, 1e-45, -1e-45, 1.1754944e-38, FLOAT32_MAX, -FLOAT32_MAX, 1.0]
 
 
 def three_documents() -> Ranking:
@@ -59,6 +65,14 @@ def test_a_ranking_answers_by_query():
     assert repr(ranking) == "Ranking(2 queries, 3 retrieved documents)"
     with pytest.raises(KeyError, match="'q3'"):
         ranking["q3"]
+    with pytest.raises(KeyError, match=r"query 1 .*str.*'q1'"):
+        ranking[1]
+
+
+def test_rows_of_arrays_are_a_ranking():
+    ranking = Ranking(["q", "r"], np.array([["a", "b"], ["b", "a"]]), np.array([[2.0, 1.0], [1.0, 1.0]]))
+    assert ranking["r"] == [("b", 1.0), ("a", 1.0)]
+    assert Ranking(["q"], ([doc] for doc in "a"), ([score] for score in [1.0]))["q"] == [("a", 1.0)]
 
 
 def test_top_cuts_every_query():
@@ -75,20 +89,45 @@ def test_exclude_drops_a_self_match_and_nothing_else():
     assert excluded["a"] == [("b", 3.0), ("c", 1.0)]
     assert excluded["q"] == ranking["q"]
     assert ranking["a"][1] == ("a", 2.0)  # the original is as it was
-    with pytest.raises(TypeError, match="list"):
-        ranking.exclude(["a"])
 
 
-@pytest.mark.parametrize("docs", [["b", "c"], {"b", "c"}, ("c", "b", "absent"), np.array(["b", "c"])], ids=type)
-def test_exclude_drops_several_documents_of_a_query(docs):
-    ranking = Ranking(["a", "q"], [["b", "a", "c"], ["b"]], [np.array([3.0, 2.0, 1.0]), np.array([2.0])])
-    assert ranking.exclude({"a": docs}).doc_ids == [["a"], ["b"]]
+@pytest.mark.parametrize(
+    "docs", [["b", "a", "unknown"], {"a", "b"}, ("a", "b"), iter(["b", "a"]), np.array(["a", "b"])]
+)
+def test_exclude_takes_several_documents_of_a_query(docs):
+    ranking = Ranking(["q", "r"], [["b", "a", "c"], ["a"]], [np.array([3.0, 2.0, 1.0]), np.array([2.0])])
+    excluded = ranking.exclude({"q": docs})
+    assert excluded["q"] == [("c", 1.0)]
+    assert excluded["r"] == ranking["r"]
 
 
-@pytest.mark.parametrize("pairs", [{"a": 7}, {7: "a"}, {"a": ["b", 7]}, {"a": None}, {"a": {"b": 1}}, {"a": b"b"}])
-def test_exclude_refuses_what_is_no_id(pairs):
-    with pytest.raises(TypeError, match="pairs"):
-        Ranking(["a"], [["b"]], [np.array([3.0])]).exclude(pairs)
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["a"], "pairs is a list; .*query_id: doc_id"),
+        ("a", "pairs is a str"),
+        ([("q1", "a")], "pairs is a list"),
+        (pd.Series({"q1": "a"}), "pairs is a Series"),
+        ({"q1": 7}, r"pairs\['q1'\]\[0\] is 7 .*must be a str"),
+        ({"q1": ["a", 7]}, r"pairs\['q1'\]\[1\] is 7 .*must be a str"),
+        ({"q1": b"a"}, r"pairs\['q1'\] is a single bytes"),
+        ({"q1": pd.DataFrame({"id": ["a"]})}, r"pairs\['q1'\] is a DataFrame; .*column"),
+        ({"q1": None}, r"pairs\['q1'\]\[0\] is None"),
+        ({"q1": {"a": 1}}, r"pairs\['q1'\] is a dict; .*list\("),
+        ({7: "a"}, r"query id of pairs is 7 .*str\(id_\)"),
+    ],
+)
+def test_exclude_refuses_what_it_would_ignore(pairs, message):
+    with pytest.raises(TypeError, match=message):
+        three_documents().exclude(pairs)
+
+
+def test_excluding_for_other_queries_is_said(recwarn):
+    assert three_documents().exclude({}).doc_ids == three_documents().doc_ids
+    assert three_documents().exclude({"q1": "a", "other": "a"})["q1"] == [("b", 1.0), ("c", 1.0)]
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"2 queries of pairs, such as 'Q1'.*'q1', 'q2'"):
+        three_documents().exclude({"Q1": "a", "Q2": "b"})
 
 
 @pytest.mark.parametrize(
@@ -98,6 +137,14 @@ def test_exclude_refuses_what_is_no_id(pairs):
         (["q", "q"], [[], []], [[], []], ValueError, "query_ids repeats 'q'"),
         (["q"], [[], []], [[]], ValueError, "1, 2 and 1"),
         (["q"], ["ab"], [[2.0, 1.0]], TypeError, "query 'q' is a single str"),
+        (["q"], {"q": ["a"]}, [[2.0]], TypeError, r"doc_ids is a dict; .*doc_ids.values"),
+        (["q"], pd.DataFrame({"q": ["a"]}), [[2.0]], TypeError, "doc_ids is a DataFrame"),
+        (["q"], "a", [[2.0]], TypeError, "doc_ids is a single str"),
+        (["q"], [{"a"}], [[2.0]], TypeError, "query 'q' is a set"),
+        (["q"], [{"a": 2.0}], [[2.0]], TypeError, "query 'q' is a dict"),
+        ([np.int64(1)], [["a"]], [[2.0]], TypeError, r"query_ids\[0\] is .*1.*str\(id_\)"),
+        (["q"], [[7, 8]], [[2.0, 1.0]], TypeError, r"query 'q'\[0\] is 7 .*str\(id_\)"),
+        (pd.Series([1]), [["a"]], [[2.0]], TypeError, r"query_ids\[0\] is 1"),
         (["q"], [["a", None]], [[2.0, 1.0]], TypeError, r"doc_ids of query 'q'\[1\] is None"),
         (["q"], [["a", "a"]], [[2.0, 1.0]], ValueError, "doc_ids of query 'q' repeats 'a'"),
         (["q"], [["a", "b"]], [[2.0]], ValueError, r"'q' has shape \(1,\)"),
@@ -138,7 +185,42 @@ def test_a_trec_file_reads_back_exactly_or_is_refused(tmp_path_factory, ranking,
     read = Ranking.read_trec(path, decode_ids=encoded)
     assert (read.query_ids, read.doc_ids) == (ranking.query_ids, ranking.doc_ids)
     for ours, theirs in zip(read.scores, ranking.scores, strict=True):
-        assert ours.tobytes() == theirs.tobytes()  # bit for bit, -0.0 included
+        assert ours.tobytes() == strictly_falling(theirs).tobytes()  # bit for bit, -0.0 included
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from(EDGES), max_size=30))
+def test_strictly_falling_scores_are_those_given_where_none_tie_and_as_near_as_float32_allows(values):
+    scores = np.sort(np.array(values, np.float32))[::-1]
+    falling = strictly_falling(scores)
+    assert falling.dtype == np.float32
+    assert np.isfinite(falling).all()
+    assert (falling[1:] < falling[:-1]).all()
+    np.testing.assert_allclose(falling, scores, rtol=4e-6, atol=2e-37)  # 30 float32 of 1.2e-7 each
+    if len(set(values)) == len(values):
+        assert falling.tobytes() == scores.tobytes()
+
+
+TIED = Ranking(["q"], [[f"d{number}" for number in range(9, -1, -1)]], [np.zeros(10)])  # by their ids, d9 is not first
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0, -1.5, 3e38, -FLOAT32_MAX, 1e-45])
+@pytest.mark.parametrize("relevant", ["d9", "d0", "d5"])
+def test_ten_documents_of_equal_score_keep_our_order_in_other_tools(tmp_path, score, relevant):
+    ranking = Ranking(TIED.query_ids, TIED.doc_ids, [np.full(10, score)])
+    qrels, expected = {"q": {relevant: 1}}, 1 / (1 + TIED.doc_ids[0].index(relevant))
+    ranking.write_trec(tmp_path / "a.run")
+    for run in (ranking.as_dict(), list(ir_measures.read_trec_run(str(tmp_path / "a.run")))):
+        assert ir_measures.calc_aggregate([ir_measures.RR], qrels, run)[ir_measures.RR] == pytest.approx(expected)
+    values = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(ranking.as_dict())
+    assert values["q"]["recip_rank"] == pytest.approx(expected)
+    assert Ranking.read_trec(tmp_path / "a.run").doc_ids == ranking.doc_ids
+    written = [float(line.split()[4]) for line in (tmp_path / "a.run").read_text().splitlines()]
+    assert all(value == 0 or abs(value) > 1.17e-38 for value in written)  # some readers fail at subnormal numbers
+
+
+def test_a_run_as_a_dict_has_the_scores_that_do_not_tie():
+    assert list(three_documents().as_dict()["q1"].items())[:2] == [("a", 2.0), ("b", 1.0)]
+    assert three_documents().as_dict()["q2"] == {}
 
 
 def test_a_trec_file_has_the_six_columns(tmp_path):

@@ -1,6 +1,7 @@
 """Compiled search against a plain loop: the same scores to the bit, the same documents, whatever the threads."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,7 +123,13 @@ def index():
         ({"threads": 0}, ValueError, "threads is 0"),
         ({"allow": ["d1", "x"]}, ValueError, r"'x'.*'d0'"),
         ({"deny": ["x"]}, ValueError, "'x'"),
-        ({"allow": "d1"}, TypeError, "allow"),
+        ({"allow": "d1"}, TypeError, "allow is a single str"),
+        ({"allow": {"d1": 1}}, TypeError, r"allow is a dict; .*list\(allow\)"),
+        ({"allow": {1, 2}}, TypeError, r"allow\[0\] is 1 .*str\(id_\)"),
+        ({"deny": np.array([1, 2])}, TypeError, r"deny\[0\] is .*1.*str\(id_\)"),
+        ({"deny": np.array([["d1", "d2"]])}, TypeError, r"deny has shape \(1, 2\)"),
+        ({"allow": pd.DataFrame({"id": ["d1"]})}, TypeError, r"allow is a DataFrame; .*column"),
+        ({"threads": 1.0}, TypeError, "threads is 1.0"),
         ({"deny": ["d1", "d1"]}, ValueError, "deny repeats 'd1'"),
         ({"allow": ["d1"], "deny": ["d2"]}, ValueError, "both"),
     ],
@@ -140,6 +147,27 @@ def test_search_one_takes_one_row(index):
     with pytest.raises(ValueError, match="2 rows"):
         index.search_one(queries)
     assert index.search_one(queries[0], 3) == index.search_one(queries[[0]], 3)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        list,
+        tuple,
+        set,
+        frozenset,
+        iter,
+        lambda ids: dict.fromkeys(ids).keys(),
+        np.array,
+        pd.Series,
+        pd.Index,
+        lambda ids: (i for i in ids),
+    ],
+)
+def test_allow_and_deny_take_any_iterable_of_ids(index, container):
+    names, query = ["d3", "d1"], terms(1, 6, 1, 4)
+    assert {doc for doc, _ in index.search_one(query, allow=container(names))} == set(names)
+    assert not {doc for doc, _ in index.search_one(query, deny=container(names))} & set(names)
 
 
 def test_nobody_allowed_is_an_empty_answer(index):

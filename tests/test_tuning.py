@@ -161,6 +161,16 @@ def test_what_else_is_refused():
         tune_bm25([(collection_of({"q1": {"short": 1}}), docs, queries[:1])])
     with pytest.raises(ValueError, match="grid"):
         tune_bm25([(collection, docs, queries)], [])
+    with pytest.raises(TypeError, match=r"list\(encoded.values\(\)\)"):
+        tune_bm25({"made/train": (collection, docs, queries)})
+    with pytest.raises(TypeError, match="grid is a BM25Constants"):
+        tune_bm25([(collection, docs, queries)], BM25Constants())
+    with pytest.raises(TypeError, match=r"BM25Constants\(k1"):
+        tune_bm25([(collection, docs, queries)], [(8.0, 0.7)])
+    with pytest.raises(ValueError, match=r"query matrix of made/train.*constant"):
+        tune_bm25([(collection, docs, queries * np.float32(1e37))])
+    with pytest.raises(ValueError, match=r"document 0 .*constant"):
+        tune_bm25([(collection, docs * np.float32(3.5e37), queries)])
     with pytest.raises(ValueError, match="doc_ids holds 3"):
         tune_bm25([(collection, docs[:2], queries)])
     with pytest.raises(ValueError, match="query_ids holds 2"):

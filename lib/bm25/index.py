@@ -12,7 +12,6 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lib.bm25.frequent import LARGE, Rows, frequent_latents, parts_in, rows_of, writers
-from lib.bm25.pooling import check_weights
 from lib.bm25.postings import (
     BLOCK_ROWS,
     Block,
@@ -27,8 +26,8 @@ from lib.bm25.postings import (
 )
 from lib.bm25.ranking import Ranking, check_excluded
 from lib.bm25.search import Best, Query, search
-from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, saturation
-from lib.support.checks import check_count, check_ids
+from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, check_query_weights, saturation
+from lib.support.checks import check_count, check_id, check_ids
 from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.processors import usable_processors
 
@@ -126,7 +125,8 @@ class BM25Index:
         """Index a document-term matrix, or a stream of blocks of its rows, of which only the index stays in memory.
 
         Raises TypeError or ValueError for a collection without documents, blocks of different widths, weights that are
-        NaN, infinite or negative, ids that repeat or do not match in number, and constants out of range.
+        NaN, infinite, negative or of a sum that float32 does not hold, ids that are not `str`, repeat or do not match
+        in number, and constants out of range.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class BM25Index:
             Unique, one for each row.
         k : int
             Number of documents, at least 1.
-        allow, deny : iterable of str, optional
+        allow, deny : iterable of str, also a set, optional
             Ids of the only documents that may be returned, or of those that may not. Scores stay as they are.
         exclude : dict, optional
             Query id → document id, or ids, that this query may not return: `Collection.self_matches`, where queries
@@ -224,8 +224,9 @@ class BM25Index:
         Raises
         ------
         TypeError, ValueError
-            For another width than the index's, weights that are NaN, infinite or negative, ids that repeat or do not
-            match in number, k or threads below 1, ids in `allow` or `deny` that are not in the index, and both given.
+            For another width than the index's, weights that are NaN, infinite, negative or so large that scores could
+            overflow, ids that are not `str`, repeat or do not match in number, k or threads below 1, ids in `allow` or
+            `deny` that are not in the index, and both given.
         """
         queries = self._check_queries(queries)
         query_ids = check_ids(query_ids, queries.shape[0], "query_ids")
@@ -277,7 +278,7 @@ class BM25Index:
         listed_ids = allow if deny is None else deny
         if listed_ids is None:
             return None
-        ids = check_ids(listed_ids, None, "allow" if deny is None else "deny")
+        ids = check_ids(listed_ids, None, "allow" if deny is None else "deny", ordered=False)
         if unknown := [doc_id for doc_id in ids if doc_id not in self._position]:
             raise ValueError(
                 f"{len(unknown)} of {len(ids)} ids are not in the index, such as {unknown[0]!r}; its ids start with "
@@ -288,7 +289,7 @@ class BM25Index:
         return listed if deny is None else ~listed
 
     def _check_queries(self, queries: csr_array) -> csr_array:
-        queries = check_weights(queries, "the query matrix")
+        queries = check_query_weights(queries, self.constants.k1)
         if queries.shape[1] != self.width:
             remedy = "encode queries with the model that encoded the documents."
             raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {self.width}; {remedy}")
@@ -309,7 +310,7 @@ class BM25Index:
         in the index.
         """
         query = self._check_query(query, "explain")
-        if doc_id not in self._position:
+        if check_id(doc_id, "doc_id") not in self._position:
             raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
         number, position = divmod(self._position[doc_id], BLOCK_ROWS)
         block = self._blocks[number]

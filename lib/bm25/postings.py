@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, vstack
 
 from lib.bm25.pooling import check_weights
-from lib.bm25.weighting import impact, impact_elsewhere
+from lib.bm25.weighting import document_lengths, impact, impact_elsewhere
 
 BLOCK_ROWS = 16_384  # documents of one block: 64 KB of scores; part of the index's format
 
@@ -52,9 +52,10 @@ def post(
     width than `width` (None is that of the first rows), weights out of range, no row at all, and, as soon as one comes,
     more rows than `n_ids`.
     """
-    blocks, lengths = [], []
+    blocks: list[Block] = []
+    lengths: list[np.ndarray] = []
     for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, n_ids, first_size or BLOCK_ROWS, width):
-        lengths.append(rows.sum(axis=1, dtype=np.float64))
+        lengths.append(document_lengths(rows, sum(map(len, lengths))))
         blocks.append(block_of(rows))
     if not blocks:
         raise ValueError("The collection has no documents; give at least one row.")

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, compress
@@ -11,7 +12,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from lib.support.checks import check_count, check_id, check_ids, check_mapping
+from lib.support.checks import check_count, check_id, check_ids, check_iterable, check_mapping, check_texts
 from lib.support.files import replacing, user_path
 from lib.support.lines import columns_of, read_lines
 
@@ -43,6 +44,25 @@ def _descending(scores: np.ndarray) -> np.ndarray:
     return (len(scores) - 1 - np.argsort(scores[::-1], kind="stable"))[::-1]
 
 
+def strictly_falling(scores: np.ndarray) -> np.ndarray:
+    """Return scores, float32 [n] and non-increasing, of which none are equal: each is below the one before it.
+
+    For tools that order equal scores by another rule than the ranking they are given. A score that is not below the one
+    before it becomes the next smaller float32, and so may those after it; all others stay as they are. The numbers
+    between 0 and the smallest normal one, 1.2e-38, are passed over, since some readers of text fail at them.
+    """
+    if (scores[1:] < scores[:-1]).all():
+        return scores
+    subnormal = 2**23 - 1  # how many float32 there are between 0 and the smallest normal one
+    bits = scores.astype(np.float32).view(np.int32).astype(np.int64)
+    sizes = np.maximum((bits & 0x7FFFFFFF) - subnormal, 0)
+    places = np.where(bits < 0, -sizes, sizes)  # neighbouring float32 have neighbouring places
+    steps = np.arange(len(places))
+    places = np.maximum(np.minimum.accumulate(places + steps) - steps, subnormal - 0x7F7FFFFF + steps[::-1])  # finite
+    sizes = np.where(places == 0, 0, np.abs(places) + subnormal).astype(np.int32)
+    return np.copysign(sizes.view(np.float32), places).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking:
     """For each query the retrieved documents, best first.
@@ -69,12 +89,13 @@ class Ranking:
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
         query_ids = check_ids(self.query_ids, what="query_ids")
-        if not len(query_ids) == len(self.doc_ids) == len(self.scores):
+        doc_ids, scores = (list(check_iterable(getattr(self, name), name, rows=True)) for name in ("doc_ids", "scores"))
+        if not len(query_ids) == len(doc_ids) == len(scores):
             raise ValueError(
-                f"query_ids, doc_ids and scores hold {len(query_ids)}, {len(self.doc_ids)} and {len(self.scores)} "
+                f"query_ids, doc_ids and scores hold {len(query_ids)}, {len(doc_ids)} and {len(scores)} "
                 "entries; give one list of documents and one array of scores for each query."
             )
-        columns = [_check_row(*row) for row in zip(query_ids, self.doc_ids, self.scores, strict=True)]
+        columns = [_check_row(*row) for row in zip(query_ids, doc_ids, scores, strict=True)]
         object.__setattr__(self, "query_ids", query_ids)
         object.__setattr__(self, "doc_ids", [docs for docs, _ in columns])
         object.__setattr__(self, "scores", [scores for _, scores in columns])
@@ -91,7 +112,8 @@ class Ranking:
     def __getitem__(self, query_id: str) -> list[tuple[str, float]]:
         """Return the (document id, score) pairs of one query, best first; a `KeyError` for a query not ranked."""
         if query_id not in self._row:
-            raise KeyError(f"query {query_id!r} is not among the {len(self)} ranked queries; see query_ids.")
+            first = f"their ids are str and start with {self.query_ids[:3]}"
+            raise KeyError(f"query {query_id!r} is not among the {len(self)} ranked queries; {first}.")
         row = self._row[query_id]
         return list(zip(self.doc_ids[row], self.scores[row].tolist(), strict=True))
 
@@ -114,11 +136,24 @@ class Ranking:
         ArguAna's queries are documents of the collection and must not find themselves: pass
         `Collection.self_matches`. `BM25Index.search` takes the same pairs and returns k others; of another search ask
         for k + 1, then `ranking.exclude(collection.self_matches).top(k)`. Queries of `pairs` that are not ranked have
-        no effect. A TypeError if `pairs` is no dict, or an id in it no `str`.
+        no effect; a `UserWarning` says if none is. A TypeError if `pairs` is no dict, or an id in it no `str`.
         """
         excluded = check_excluded(pairs)
+        if excluded and not excluded.keys() & self._row.keys():
+            queries = f"None of the {len(excluded)} queries of pairs, such as {next(iter(excluded))!r}, is ranked"
+            ranked = f"the {len(self)} ranked ones start with {self.query_ids[:3]}"
+            warnings.warn(f"{queries}, so nothing is excluded; {ranked}.", stacklevel=2)
         rows = zip(self.query_ids, self.doc_ids, strict=True)
         return self._where([np.array([doc not in excluded.get(q, ()) for doc in docs], bool) for q, docs in rows])
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """Return query id → document id → score, as ir_measures, pytrec_eval and mteb take a run.
+
+        These order equal scores by document id. Here no two of a query are equal, so that they keep our order
+        (`strictly_falling`): a score that ties is lowered by the least that a float32 can be.
+        """
+        rows = zip(self.query_ids, self.doc_ids, self.scores, strict=True)
+        return {query: dict(zip(docs, strictly_falling(values).tolist(), strict=True)) for query, docs, values in rows}
 
     def _where(self, masks: list[np.ndarray]) -> Self:
         """Return the ranking of the documents of which a mask of their query, bool [n_retrieved], is true."""
@@ -133,9 +168,10 @@ class Ranking:
         refused, unless `encode_ids` asks for percent-encoding: `Geneva Durben` becomes `Geneva%20Durben`, `%` becomes
         `%25`, and `read_trec(path, decode_ids=True)` gives back the ids. Other tools take the encoded form for the id.
 
-        Scores have 9 digits, so float32 is read back exactly. A query without documents has no line and is absent when
-        read back, which measures count as 0 as well. trec_eval ignores the ranks and sorts equal scores by document
-        id; `lib.evaluation.measures` keeps our order.
+        Scores have 9 digits, so float32 is read back exactly. trec_eval and others ignore the ranks and sort equal
+        scores by document id; so that they keep our order, a score that ties is lowered by the least that a float32 can
+        be (`strictly_falling`). A query without documents has no line and is absent when read back, which measures
+        count as 0 as well.
 
         Raises ValueError, before anything is written, if an id is empty or holds what a TREC file cannot, and if the
         tag is empty or holds white space.
@@ -149,7 +185,8 @@ class Ranking:
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if compressed else raw as file:
                 for query_id, docs, scores in zip(self.query_ids, self.doc_ids, self.scores, strict=True):
                     query = written[query_id]
-                    for rank, (doc_id, score) in enumerate(zip(docs, scores.tolist(), strict=True), start=1):
+                    values = strictly_falling(scores).tolist()
+                    for rank, (doc_id, score) in enumerate(zip(docs, values, strict=True), start=1):
                         file.write(f"{query} Q0 {written[doc_id]} {rank} {score:.9g} {tag}\n".encode())
 
     @classmethod
@@ -178,15 +215,15 @@ class Ranking:
             raise ValueError(f"{path}: {error}") from error
 
 
-def check_excluded(pairs: Mapping[str, str | Iterable[str]]) -> dict[str, set[str]]:
-    """Return what `Ranking.exclude` takes as query id → document ids; a TypeError for no dict and for no `str`."""
+def check_excluded(pairs: Mapping[str, str | Iterable[str]]) -> dict[str, frozenset[str]]:
+    """Return what `Ranking.exclude` takes as query id → document ids; a TypeError for what is none, and which."""
     check_mapping(pairs, "pairs", "{query_id: doc_id}, or {query_id: [doc_id, ...]}")
-    return {
-        check_id(query_id, "a query id of pairs"): {docs}
-        if isinstance(docs, str)
-        else set(check_ids(docs, what=f"pairs[{query_id!r}]", ordered=False))
-        for query_id, docs in pairs.items()
-    }
+    excluded = {}
+    for query_id, docs in pairs.items():
+        what = f"pairs[{check_id(query_id, 'a query id of pairs')!r}]"
+        ids = docs if isinstance(docs, Iterable) and not isinstance(docs, str) else [docs]
+        excluded[query_id] = frozenset(check_texts(ids, what, remedy="Use the ids of the ranking.", ordered=False))
+    return excluded
 
 
 def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -196,7 +233,10 @@ def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[l
     if scores.shape != (len(docs),):
         raise ValueError(f"scores of query {query_id!r} has shape {scores.shape}; it must be ({len(docs)},).")
     if not np.isfinite(scores).all():
-        raise ValueError(f"scores of query {query_id!r} holds NaN or infinity; scores must be finite float32 numbers.")
+        raise ValueError(
+            f"scores of query {query_id!r} holds NaN or infinity; scores must be finite float32 numbers. Give smaller "
+            "weights or embeddings."
+        )
     if (scores[1:] > scores[:-1]).any():
         rank = int((scores[1:] > scores[:-1]).argmax())
         raise ValueError(

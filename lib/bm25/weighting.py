@@ -3,13 +3,17 @@
 score(q, d) = sum_j w_j(q) * idf_j * impact_j(d), over the latents j that both have.
 """
 
-import math
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from lib.bm25.pooling import check_weights
 from lib.support.checks import check_choice
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+LARGEST = 1e30
 
 
 def idf_lucene(df: np.ndarray, n_docs: int) -> np.ndarray:
@@ -49,7 +53,7 @@ class BM25Constants:
     Parameters
     ----------
     k1 : float
-        At least 0: how slowly a weight saturates.
+        From 0 to 1e30: how slowly a weight saturates.
     b : float
         From 0 to 1: how much a document's length counts.
     idf : {"lucene", "robertson", "robertson-clipped"}
@@ -66,8 +70,8 @@ class BM25Constants:
             if not isinstance(value, Real):
                 raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a number.")
             object.__setattr__(self, name, float(value))
-        if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise ValueError(f"k1 is {self.k1!r}; it must be a number of at least 0, such as 8.0 or 1.2.")
+        if not 0 <= self.k1 <= LARGEST:  # no impact is above k1 + 1
+            raise ValueError(f"k1 is {self.k1!r}; it must be a number from 0 to {LARGEST:g}, such as 8.0 or 1.2.")
         if not 0 <= self.b <= 1:
             raise ValueError(f"b is {self.b!r}; it must be from 0 to 1, such as 0.7.")
         check_choice(self.idf, IDFS, "idf")
@@ -81,6 +85,36 @@ def check_constants(constants: BM25Constants) -> BM25Constants:
     if not isinstance(constants, BM25Constants):
         raise TypeError(f"The constants are {constants!r}; pass BM25Constants(k1=8.0, b=0.7) or the like.")
     return constants
+
+
+def check_query_weights(queries: csr_array, k1: float, what: str = "the query matrix") -> csr_array:
+    """Return `check_weights` of a matrix of queries; a ValueError for weights so large that scores could overflow.
+
+    No latent adds more to a score than w_j(q) * idf_j * (k1 + 1). Between `LARGEST` and what float32 holds, 3.4e38, is
+    space for any idf.
+    """
+    queries = check_weights(queries, what)
+    if float(queries.data.max(initial=0)) * (k1 + 1) * queries.nnz > LARGEST:
+        raise ValueError(
+            f"{what} holds the weight {queries.data.max():.3g}, and k1 is {k1:.3g}; scores could be too large for "
+            "float32. Divide the matrix by a constant, which changes no ranking."
+        )
+    return queries
+
+
+def document_lengths(matrix: csr_array, first: int = 0) -> np.ndarray:
+    """Return |d|, the sum of each row of weights, float64; a ValueError names the document whose sum overflows.
+
+    The documents are numbered from `first` on.
+    """
+    with np.errstate(over="ignore"):
+        lengths = matrix.sum(axis=1, dtype=np.float64)
+    if lengths.max(initial=0) > FLOAT32_MAX:
+        document = f"document {first + lengths.argmax()}"
+        raise ValueError(
+            f"The weights of {document} add up to too large a number for float32; divide all by a constant."
+        )
+    return lengths
 
 
 def saturation(lengths: np.ndarray, average: float, k1: float, b: float) -> np.ndarray:

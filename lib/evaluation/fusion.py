@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lib.bm25.ranking import Ranking, top_k
-from lib.support.checks import check_choice, check_count
+from lib.support.checks import check_choice, check_count, check_iterable
 
 
 def reciprocal_ranks(scores: np.ndarray, weight: float, c: float = 60) -> np.ndarray:
@@ -58,13 +58,14 @@ def fuse(
     options
         Arguments of the fusion, such as c=60 of "reciprocal ranks".
     """
-    if isinstance(rankings, Ranking) or not all(isinstance(ranking, Ranking) for ranking in rankings):
+    rankings = list(check_iterable(rankings, "rankings"))
+    if not all(isinstance(ranking, Ranking) for ranking in rankings):
         raise TypeError("rankings is not a list of Ranking; pass for example [lexical, dense].")
     if not rankings:
         raise ValueError("rankings is empty; pass at least one Ranking.")
     contribution = FUSIONS[check_choice(method, FUSIONS, "method")]
     k = check_count(k, "k")
-    weights = [1.0] * len(rankings) if weights is None else list(weights)
+    weights = [1.0] * len(rankings) if weights is None else list(check_iterable(weights, "weights"))
     if len(weights) != len(rankings) or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(f"weights is {weights}; give {len(rankings)} finite numbers of at least 0, one a ranking.")
     query_ids = rankings[0].query_ids

@@ -1,5 +1,6 @@
 """Measures: ranking and relevance judgements to values per query, means, intervals and paired significance tests."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import ir_measures
@@ -8,7 +9,15 @@ import pandas as pd
 from scipy import stats
 
 from lib.bm25.ranking import Ranking
-from lib.support.checks import check_choice, check_count, check_grade, check_texts
+from lib.support.checks import (
+    check_choice,
+    check_count,
+    check_grade,
+    check_id,
+    check_iterable,
+    check_mapping,
+    check_texts,
+)
 
 Qrels = Mapping[str, Mapping[str, int]]
 
@@ -32,8 +41,9 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
     documents has value 0. Ranked queries without judgements are ignored. Documents of equal score keep the ranking's
     order: ir_measures is given values derived from the ranks, since it would re-sort equal scores by document id.
 
-    Raises TypeError or ValueError for no measure, an unknown measure (named), empty qrels or none of the form, and a
-    grade that is no integer.
+    Raises TypeError or ValueError for no measure, an unknown measure (named), empty qrels or none of the form, ids
+    that are not `str`, a grade that is no integer, and a ranking none of whose queries is judged. A `UserWarning` says
+    how many judged queries are not ranked, and that no judged document was retrieved for any query, with examples.
 
     Parameters
     ----------
@@ -45,6 +55,7 @@ def per_query(ranking: Ranking, qrels: Qrels, measures: Iterable[str]) -> pd.Dat
         Names in the notation of ir_measures (https://ir-measur.es).
     """
     parsed, qrels = _parse(measures), _check_qrels(qrels)
+    _compare_ids(ranking, qrels)
     run = {
         query_id: {doc_id: float(len(docs) - rank) for rank, doc_id in enumerate(docs)}
         for query_id, docs in zip(ranking.query_ids, ranking.doc_ids, strict=True)
@@ -92,6 +103,7 @@ def resampled_means(groups: Sequence[np.ndarray], n_resamples: int = 2_000, seed
         Number of resamples, and their seed.
     """
     n_resamples, rng = check_count(n_resamples, "n_resamples"), np.random.default_rng(seed)
+    groups = list(check_iterable(groups, "groups", rows=True))
     if not len(groups) or not all(len(group) for group in groups):
         raise ValueError(f"groups has the sizes {[len(group) for group in groups]}; give at least one query in each.")
     means = []
@@ -150,6 +162,7 @@ def compare(
         One row per other system: system, mean, baseline_mean, difference (system - baseline), low, high (95 %
         bootstrap interval of the difference), p, p_holm. A system identical to the baseline has p = 1.
     """
+    check_mapping(frames, "frames", "{'BM25': per_query(...), 'ours': per_query(...)}")
     check_choice(baseline, frames, "baseline")
     n_resamples = check_count(n_resamples, "n_resamples")
     if len(frames) < 2:
@@ -210,7 +223,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _parse(measures: Iterable[str]) -> dict[str, ir_measures.Measure]:
-    names = list(check_texts(measures, "measures"))
+    names = list(check_texts(measures, "measures", remedy="Pass its name."))
     if not names:
         raise ValueError(f"measures is empty; name at least one, {_EXAMPLES}.")
     parsed = {}
@@ -226,14 +239,44 @@ def _parse(measures: Iterable[str]) -> dict[str, ir_measures.Measure]:
 
 
 def _check_qrels(qrels: Qrels) -> dict[str, dict[str, int]]:
-    if not (isinstance(qrels, Mapping) and all(isinstance(grades, Mapping) for grades in qrels.values())):
-        raise TypeError("qrels is not a dict of dicts; pass {query_id: {doc_id: grade}}.")
-    if not qrels:
+    example = "{query_id: {doc_id: grade}}"
+    if not check_mapping(qrels, "qrels", example):
         raise ValueError("qrels is empty; a mean over no judged query is undefined. Check the collection and split.")
-    return {
-        query_id: {doc_id: check_grade(grade, f"qrels[{query_id!r}][{doc_id!r}]") for doc_id, grade in grades.items()}
-        for query_id, grades in qrels.items()
-    }
+    checked = {}
+    for query_id, grades in qrels.items():
+        what = f"qrels[{check_id(query_id, 'a query id of qrels')!r}]"
+        check_mapping(grades, what, example)
+        checked[query_id] = {
+            check_id(doc_id, f"a document id of {what}"): check_grade(grade, f"{what}[{doc_id!r}]")
+            for doc_id, grade in grades.items()
+        }
+    return checked
+
+
+def _compare_ids(ranking: Ranking, qrels: dict[str, dict[str, int]]) -> None:
+    """Raise or warn where a ranking and qrels have few ids in common: values of 0 look like those of a bad ranking."""
+    retrieved = dict(zip(ranking.query_ids, ranking.doc_ids, strict=True))
+    unranked = [query_id for query_id in qrels if query_id not in retrieved]
+    remedy = "Use the ids of one collection in both."
+    if retrieved and len(unranked) == len(qrels):
+        raise ValueError(
+            f"None of the {len(qrels)} judged queries is ranked: they start with {unranked[:3]}, the {len(retrieved)} "
+            f"ranked ones with {ranking.query_ids[:3]}. {remedy}"
+        )
+    if unranked:
+        warnings.warn(
+            f"{len(unranked)} of the {len(qrels)} judged queries are not ranked and count 0, such as {unranked[:3]}. "
+            "Rank them, or leave them out of qrels.",
+            stacklevel=3,
+        )
+    shared = [query_id for query_id in qrels if query_id in retrieved]
+    if shared and not any(doc in qrels[query_id] for query_id in shared for doc in retrieved[query_id]):
+        query_id = shared[0]
+        warnings.warn(
+            f"No judged document was retrieved for any of {len(shared)} queries: for {query_id!r} the ranking starts "
+            f"with {retrieved[query_id][:3]}, the qrels with {list(qrels[query_id])[:3]}. {remedy}",
+            stacklevel=3,
+        )
 
 
 def _check_confidence(confidence: float) -> None:
@@ -252,7 +295,7 @@ def _check_values(values: np.ndarray, what: str) -> np.ndarray:
 
 def _measure_values(frame: pd.DataFrame, system: str, measure: str) -> pd.Series:
     """Return one system's values of one measure, indexed by query id."""
-    missing = {"query_id", "measure", "value"} - set(frame.columns)
+    missing = {"query_id", "measure", "value"} - set(getattr(frame, "columns", ()))
     if missing:
         raise ValueError(f"frames[{system!r}] lacks the columns {sorted(missing)}; pass the frame of per_query.")
     check_choice(measure, frame["measure"].unique(), f"measure, for system {system!r},")

@@ -10,9 +10,17 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25.pooling import check_weights, with_data
-from lib.bm25.weighting import IDFS, BM25Constants, impact, saturation
+from lib.bm25.weighting import (
+    IDFS,
+    BM25Constants,
+    check_constants,
+    check_query_weights,
+    document_lengths,
+    impact,
+    saturation,
+)
 from lib.data.collection import Collection
-from lib.support.checks import check_ids, repeats
+from lib.support.checks import check_ids, check_iterable, repeats
 from lib.support.processors import usable_processors
 from lib.support.progress import progress
 
@@ -80,11 +88,12 @@ def tune_bm25(
         One row a point of the grid, in its order: k1, b, idf, nDCG@10 on each collection under its full name, and
         their mean. The best of many points is overestimated on the queries that chose it.
     """
-    encoded, grid = list(encoded), list(grid)
+    encoded = list(check_iterable(encoded, "encoded"))
+    grid = [check_constants(constants) for constants in check_iterable(grid, "grid")]
     check_training(collection for collection, _, _ in encoded)
     if not grid:
         raise ValueError("The grid is empty; give at least one BM25Constants.")
-    checked = [(collection, *_check_terms(collection, docs, queries)) for collection, docs, queries in encoded]
+    checked = [(collection, *_check_terms(collection, docs, queries, grid)) for collection, docs, queries in encoded]
     table = pd.DataFrame(grid)
     for collection, docs, queries in checked:
         table[collection.full_name] = ndcg_on_grid(collection, docs, queries, grid).mean(axis=1)
@@ -92,9 +101,12 @@ def tune_bm25(
     return grid[table["mean"].round(9).argmax()], table  # what differs by rounding only is equal
 
 
-def _check_terms(collection: Collection, docs: csr_array, queries: csr_array) -> tuple[csr_array, csr_array]:
+def _check_terms(
+    collection: Collection, docs: csr_array, queries: csr_array, grid: Sequence[BM25Constants]
+) -> tuple[csr_array, csr_array]:
     docs = check_weights(docs, f"the document matrix of {collection.full_name}")
-    queries = check_weights(queries, f"the query matrix of {collection.full_name}")
+    k1 = max(constants.k1 for constants in grid)
+    queries = check_query_weights(queries, k1, f"the query matrix of {collection.full_name}")
     check_ids(collection.doc_ids, docs.shape[0], "doc_ids")
     check_ids(collection.query_ids, queries.shape[0], "query_ids")
     if docs.shape[1] != queries.shape[1]:
@@ -119,7 +131,7 @@ def ndcg_on_grid(
     """
     relevant, grades, self_matches = _judged_pairs(collection)
     ideal = np.array([_best_dcg(judged.values()) for judged in collection.qrels.values()])
-    n_latents, lengths = np.diff(docs.indptr), docs.sum(axis=1, dtype=np.float64)
+    n_latents, lengths = np.diff(docs.indptr), document_lengths(docs)
     df = np.bincount(docs.indices, minlength=docs.shape[1]).astype(np.float64)
     points: dict[tuple[float, float], list[int]] = {}  # the forms of idf share the impacts
     for i, constants in enumerate(grid):

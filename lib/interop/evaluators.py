@@ -15,11 +15,12 @@ from sentence_transformers.sparse_encoder.model_card import SparseEncoderModelCa
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
-from lib.bm25.weighting import PAPER, BM25Constants, check_constants
+from lib.bm25.ranking import strictly_falling, top_k
+from lib.bm25.weighting import PAPER, BM25Constants, check_constants, check_query_weights
 from lib.interop import optional_module
 from lib.interop.conversion import term_matrix
 from lib.latent_terms import LatentTerms
-from lib.support.checks import check_texts
+from lib.support.checks import check_ids, check_mapping, check_texts
 
 
 class _Scored:
@@ -109,8 +110,12 @@ class LatentTermsSearch(_Scored):
     def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Return the BM25 scores, float32 [n_queries, n_docs], with the statistics of these documents.
 
-        Both are [n_texts, width], sparse or dense, as `encode_query` and `encode_document` give them. ValueError for
-        the same queries with other documents: a part of a corpus would have statistics of its own.
+        Both are [n_texts, width], sparse or dense, as `encode_query` and `encode_document` give them. No two scores of
+        a query are equal: of equal ones the later document's is lowered by the least that a float32 can be
+        (`strictly_falling`), so that evaluators rank documents as `BM25Index` does.
+
+        ValueError for the same queries with other documents: a part of a corpus would have statistics of its own; and
+        for weights out of range.
         """
         scored_queries, scored_documents = (weak and weak() for weak in self._scored)
         if scored_queries is queries and scored_documents is not documents:
@@ -120,8 +125,12 @@ class LatentTermsSearch(_Scored):
             )
         self._scored = (ref(queries), ref(documents))
         index = BM25Index.build(term_matrix(documents), map(str, range(len(documents))), self.bm25)
-        weighted = csr_array(term_matrix(queries).multiply(index.idf))
-        return torch.from_numpy(np.hstack([(weighted @ rows.T).toarray() for rows in index.impact_rows()]))
+        weighted = csr_array(check_query_weights(term_matrix(queries), self.bm25.k1).multiply(index.idf))
+        scores = np.hstack([(weighted @ rows.T).toarray() for rows in index.impact_rows()])
+        for row in scores:
+            order = top_k(row, len(row))
+            row[order] = strictly_falling(row[order])
+        return torch.from_numpy(scores)
 
 
 class MTEBSearch(_Scored):
@@ -159,10 +168,10 @@ class MTEBSearch(_Scored):
 
         Of mteb's settings only `show_progress_bar` of `encode_kwargs` is used.
         """
-        corpus = list(corpus)
+        corpus, ids = _records(corpus, "corpus")
         texts = [f"{row['title']}\n{row['text']}" if row.get("title") else row["text"] for row in corpus]
         documents = self._rows(texts, "document", progress=_progress(settings))
-        self._indexed = BM25Index.build(documents, [row["id"] for row in corpus], self.bm25)
+        self._indexed = BM25Index.build(documents, ids, self.bm25)
 
     def search(
         self,
@@ -173,6 +182,8 @@ class MTEBSearch(_Scored):
         **settings,
     ) -> dict[str, dict[str, float]]:
         """Return the scores of the `top_k` best documents of each query, by query id and document id.
+
+        They are those of `Ranking.as_dict`, of which no two are equal, so that mteb measures our order.
 
         Parameters
         ----------
@@ -186,18 +197,27 @@ class MTEBSearch(_Scored):
         """
         if self._indexed is None:
             raise ValueError("There is no index yet; call index with the corpus first.")
-        queries = list(queries)
-        if top_ranked is not None and (missing := [row["id"] for row in queries if row["id"] not in top_ranked]):
-            raise ValueError(f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)}); add candidates.")
+        queries, ids = _records(queries, "queries")
+        if top_ranked is not None:
+            check_mapping(top_ranked, "top_ranked", "{query_id: [doc_id, ...]}")
+            if missing := [query_id for query_id in ids if query_id not in top_ranked]:
+                raise ValueError(f"top_ranked lacks {missing[0]!r} ({len(missing)} of {len(queries)}); add candidates.")
         texts = [f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"] for row in queries]
-        rows, ids = self._rows(texts, "query", progress=_progress(settings)), [row["id"] for row in queries]
+        rows = self._rows(texts, "query", progress=_progress(settings))
         if top_ranked is None:
-            ranking = self._indexed.search(rows, ids, top_k)
-            return {query_id: dict(ranking[query_id]) for query_id in ids}
-        return {
-            query_id: dict(self._indexed.search_one(rows[[row]], top_k, allow=top_ranked[query_id]))
-            for row, query_id in enumerate(ids)
-        }
+            return self._indexed.search(rows, ids, top_k).as_dict()
+        scores = {}
+        for row, query_id in enumerate(ids):
+            scores |= self._indexed.search(rows[[row]], [query_id], top_k, allow=top_ranked[query_id]).as_dict()
+        return scores
+
+
+def _records(rows: Iterable[Mapping], what: str) -> tuple[list[Mapping], list[str]]:
+    """Return rows with an id and a text each, and their ids; TypeError or ValueError if they are none."""
+    records = list(rows)
+    for position, row in enumerate(records):
+        check_mapping(row, f"{what}[{position}]", "{'id': 'd1', 'text': 'Text.'}")
+    return records, check_ids([row["id"] for row in records], what=f"the ids of {what}")
 
 
 def _tensor(rows: csr_array) -> torch.Tensor:

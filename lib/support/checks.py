@@ -6,13 +6,13 @@ from numbers import Integral, Real
 GRADES = 10_000  # the largest grade; trec_eval takes time that grows with the square of the largest
 
 
-def check_iterable(values: Iterable, what: str, *, ordered: bool = True) -> Iterable:
+def check_iterable(values: Iterable, what: str, *, ordered: bool = True, rows: bool = False) -> Iterable:
     """Return `values` when to iterate over them is to read what they hold, in order.
 
     Raises a TypeError, with what to pass instead, for a `str` (it would be read letter by letter), a dict (only its
-    keys would be read), a data frame (only the names of its columns), an array of not one dimension (its rows), and,
-    unless `ordered` is False, a set, whose order is arbitrary; and for what is not iterable. The keys of a dict,
-    `values.keys()`, have an order.
+    keys would be read), a data frame (only the names of its columns), an array of not one dimension (its rows; `rows`
+    allows two), and, unless `ordered` is False, a set, whose order is arbitrary; and for what is not iterable. The keys
+    of a dict, `values.keys()`, have an order.
     """
     kind, remedy = type(values), None
     has_columns = hasattr(kind, "columns") or hasattr(kind, "column_names")  # pandas, polars, pyarrow; datasets
@@ -22,8 +22,8 @@ def check_iterable(values: Iterable, what: str, *, ordered: bool = True) -> Iter
         remedy = f"pass list({what}.values()), or list({what}) for its keys"
     elif has_columns:
         remedy = f"pass one of its columns as a list, such as list({what}[column])"
-    elif getattr(values, "ndim", 1) != 1:
-        raise TypeError(f"{what} has shape {tuple(values.shape)}; pass one dimension, such as list({what}[:, 0]).")
+    elif len(shape := getattr(values, "shape", (0,))) not in ((1, 2) if rows else (1,)):
+        raise TypeError(f"{what} has shape {tuple(shape)}; pass one dimension, such as list({what}[:, 0]).")
     elif ordered and isinstance(values, Set) and not isinstance(values, MappingView):
         remedy = f"its order is arbitrary: pass a list, such as sorted({what})"
     elif not isinstance(values, Iterable):

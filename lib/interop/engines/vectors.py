@@ -8,9 +8,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
-from lib.bm25.pooling import check_weights
+from lib.bm25.weighting import FLOAT32_MAX, check_query_weights
 
-FLOAT32 = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
+FLOAT32 = (float(np.finfo(np.float32).tiny), FLOAT32_MAX)
 
 
 class Document(NamedTuple):
@@ -42,9 +42,10 @@ def batches(stream: Iterable[Document]) -> Iterator[list[Document]]:
 def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     """Return w_j(q) * idf_j, float32 [n_queries, width], without those that are 0.
 
-    TypeError or ValueError for another width, weights that are NaN, infinite or negative, and an idf below 0.
+    TypeError or ValueError for another width, weights that are NaN, infinite, negative or so large that scores could
+    overflow, and an idf below 0.
     """
-    queries = check_weights(queries, "the query matrix")
+    queries = check_query_weights(queries, index.constants.k1)
     if queries.shape[1] != index.width:
         raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {index.width}; use one model.")
     weights = queries.data * index.idf[queries.indices]
