@@ -29,7 +29,7 @@ from lib.sae.training import TrainingConfig
 from lib.studies.choice import choose
 from lib.support.checks import check_count
 from lib.support.devices import training_device
-from lib.support.files import temporary_beside
+from lib.support.files import temporary_beside, user_path
 from lib.support.folders import digest_json, load_folder, update_manifest
 from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
@@ -53,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "Join the latents of several models that differ in the seed. Each token has latents of all of them, and a "
     add = command("join", _join, about + "text the terms of all. Choose the constants of the joined model with tune.")
-    add("models", type=Path, nargs="+", help="Folders of models of one retriever, trained alike.")
-    add("out", type=Path, help="Folder for the joined model.")
+    add("models", type=user_path, nargs="+", help="Folders of models of one retriever, trained alike.")
+    add("out", type=user_path, help="Folder for the joined model.")
     add("--k", type=int, help="Latents of a token, divided among the models; by default the sum of theirs.")
     add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "Choose BM25's constants for a model. k1, b and idf are chosen on training queries and written into the "
     about += "model, where model.index reads them. Of several models, print which ranks these queries best."
     add = command("tune", _tune, about)
-    add("models", type=Path, nargs="+", help="Folders of models of one retriever. They are changed.")
+    add("models", type=user_path, nargs="+", help="Folders of models of one retriever. They are changed.")
     collections = ["pydoc/train", "beir/scifact/train"]
     about = "Collections with training queries; each has the same weight."
     add("--collections", nargs="+", default=collections, help=about)
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_training_arguments(add: Callable) -> None:
     text = "A file or folder of .txt or .jsonl files (also .gz) with a passage a line, or hf:DATASET[,CONFIGURATION]."
     add("text", help=text)
-    add("out", type=Path, help="Folder for the trained model; several models get a folder each in it.")
+    add("out", type=user_path, help="Folder for the trained model; several models get a folder each in it.")
     add("--model", help="Folder or hub id of the retriever; by default the packaged all-MiniLM-L6-v2.")
     layers = "Layers whose states are read: -1 is the final one, 0 the embeddings. Several are read in one pass."
     add("--layer", type=int, nargs="+", default=[-1], help=layers)
@@ -82,7 +82,7 @@ def _add_training_arguments(add: Callable) -> None:
     add("--fraction", type=float, default=1.0, help="Share of the passages that is drawn at random.")
     add("--revision", help="Branch, tag or commit of a hub dataset.")
     add("--states", choices=["cache", "encode"], default="cache", help="Keep states on disk, or encode in each epoch.")
-    add("--cache", type=Path, default=_default_cache(), help="Folder for the states.")
+    add("--cache", type=user_path, default=_default_cache(), help="Folder for the states.")
     add("--cache-dtype", choices=sorted(CACHE_DTYPES), default="bfloat16", help="Dtype of the states on disk.")
     add("--device", help="Device that encodes and trains: cpu, cuda, cuda:1; by default the GPU if there is one.")
     add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="Seconds between checkpoints.")
@@ -108,7 +108,7 @@ def _documentation(config: type) -> dict[str, str]:
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms").expanduser()
+    return user_path(os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms")
 
 
 def main() -> None:

@@ -333,6 +333,13 @@ def test_a_target_is_its_functions_and_one_entry(index, queries, tmp_path, monke
     assert not (tmp_path / "new").exists()
 
 
+def test_files_at_home(tmp_path, monkeypatch, index):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write(index, "~/export", "qdrant")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
 def test_the_precision_that_is_stated_is_needed():
     assert lucene(1.0) == 1.0
     assert lucene(1 + 2**-8) == 1 + 2**-8

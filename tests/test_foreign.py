@@ -192,6 +192,17 @@ def test_checkpoints_of_the_modules_encode_as_defined(tmp_path, variant):
     assert (sae.k, sae.metadata["checkpoint"]["hidden_dim"]) == (K if variant == "standard" else 4, WIDTH)
 
 
+def test_folders_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_saelens(ours(jumprelu=False), "~/saelens")
+    sparsify_folder(tmp_path / "layers.5")
+    checkpoint(tmp_path / "sae.safetensors")
+    assert read_saelens("~/saelens").width == read_sparsify("~/layers.5").width == WIDTH
+    assert read_checkpoint("~/sae.safetensors").width == WIDTH
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("variant", ["standard", "jumprelu"])
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("scaling", ["none", "rms", "norm"])

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from lib.support.checks import check_choice, check_count
-from lib.support.files import replacing
+from lib.support.files import replacing, user_path
 from lib.support.folders import digest_arrays, digest_json, save_parts
 from lib.support.progress import progress
 
@@ -257,7 +257,7 @@ def cache_states(
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
     max_tokens = None if max_tokens is None else check_count(max_tokens, "max_tokens")
     request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
-    folder = Path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
+    folder = user_path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
     _remove_leftovers(folder)
     text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}

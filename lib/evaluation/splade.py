@@ -11,6 +11,7 @@ from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
 from lib.evaluation.baselines import inner_product_search
 from lib.support.checks import check_texts
+from lib.support.files import user_path
 from lib.support.folders import digest_arrays
 from lib.support.store import SHARD, Store
 
@@ -34,7 +35,7 @@ class Splade:
         from sentence_transformers import SparseEncoder  # slow to import
         from sentence_transformers.sparse_encoder.modules import SpladePooling
 
-        name = str(name)
+        name = str(user_path(name) if user_path(name).is_dir() else name)
         try:
             self._model = SparseEncoder(name, local_files_only=Path(name).is_dir())
         except OSError as error:  # so transformers reports a hub that cannot be reached, or that asks for a licence

@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from lib.interop import optional_module
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count, check_ids, check_texts
+from lib.support.files import user_path
 from lib.support.folders import digest_file, digest_json, load_folder, save_folder, save_parts
 
 FORMAT_VERSION = 1
@@ -82,7 +83,7 @@ def encode_corpus(
     workers, threads = check_count(workers, "workers"), check_count(threads, "threads")
     if not gpus >= 0:
         raise ValueError(f"gpus is {gpus!r}; it must be at least 0, such as 1, 0.5, or 0 for the CPU.")
-    folder, model = Path(folder).resolve(), None if model is None else str(Path(model).resolve())
+    folder, model = user_path(folder).resolve(), None if model is None else str(user_path(model).resolve())
     loaded = LatentTerms.load(model, dtype=dtype, device="cpu")
     plan, units = _plan(paths, loaded, id_column, text_column, rows_per_shard)
     ray_data = optional_module("ray.data", "distributed")
@@ -110,7 +111,7 @@ def _plan(
     """
     if isinstance(paths, (str, Path)):
         raise TypeError(f"paths is a single {type(paths).__name__}; pass a list of files, such as [{str(paths)!r}].")
-    paths, size = [Path(path).resolve() for path in paths], check_count(rows_per_shard, "rows_per_shard")
+    paths, size = [user_path(path).resolve() for path in paths], check_count(rows_per_shard, "rows_per_shard")
     if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
     columns = {"id_column": id_column, "text_column": text_column}
@@ -276,7 +277,7 @@ class Shards:
     """
 
     def __init__(self, folder: str | Path):
-        self._folder = Path(folder)
+        self._folder = user_path(folder)
         manifest, _ = load_folder(folder, MANIFEST, FORMAT_VERSION)
         self._digest = digest_json({k: v for k, v in manifest.items() if k not in ("format_version", "files")})
         self._rows = manifest["shards"]

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedActivation, FinishedJumpReLU, FinishedTopK
 from lib.support.checks import check_choice
-from lib.support.files import replacing
+from lib.support.files import replacing, user_path
 
 CONFIG = "cfg.json"
 SAELENS_WEIGHTS, SPARSIFY_WEIGHTS = "sae_weights.safetensors", "sae.safetensors"
@@ -170,7 +170,8 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
 
 def read_checkpoint_file(path: str | Path) -> tuple[Path, dict[str, torch.Tensor], dict]:
     """Return the file, the tensors and the configuration of a token autoencoder, as `read_checkpoint` finds them."""
-    path = Path(path) / CHECKPOINT_WEIGHTS if Path(path).is_dir() else Path(path)
+    path = user_path(path)
+    path = path / CHECKPOINT_WEIGHTS if path.is_dir() else path
     tensors, metadata = read_safetensors(path)
     beside = path.with_name("config.json")
     text = metadata.get("config") or (beside.read_text("utf-8") if beside.is_file() else "{}")
@@ -238,7 +239,7 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     if sae.scales or (top_k and sae.activation.groups > 1):
         reason = "scales each state" if sae.scales else "chooses in groups of latents"
         raise ValueError(f"{sae!r} {reason}, which SAELens does not have; save it with `save`.")
-    folder = Path(folder)
+    folder = user_path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} exists; give a new folder, or remove what is there.")
@@ -274,7 +275,7 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
 
 def _read_config(folder: str | Path) -> tuple[Path, dict]:
     """Return the path of a folder's `cfg.json`, and what is in it."""
-    path = Path(folder) / CONFIG
+    path = user_path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; give the folder of one autoencoder.")
     return path, json_object(path.read_text("utf-8"), str(path))

@@ -36,7 +36,7 @@ from lib.bm25.index import BM25Index
 from lib.interop.engines.anserini import impact_query, json_vectors
 from lib.interop.engines.vectors import FLOAT32, Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count
-from lib.support.files import replacing
+from lib.support.files import make_folder, replacing
 
 Weights = dict[str, float]
 
@@ -102,8 +102,7 @@ def write(index: BM25Index, folder: str | Path, target: str, **settings) -> None
     """
     entry = TARGETS[check_choice(target, TARGETS, "target")]
     pieces = entry.pieces(documents(index, target), **settings)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with replacing(folder / entry.documents) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(pieces)
     if entry.schema is not None:

@@ -17,6 +17,7 @@ from lib.bm25.ranking import Ranking
 from lib.interop import optional_module
 from lib.interop.engines.vectors import Document, batches, documents, each_query
 from lib.support.checks import check_choice, check_count, check_ids
+from lib.support.files import make_folder
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -76,12 +77,12 @@ class ImpactIndexEngine(Engine):
         if bits is not None:
             check_choice(bits, (8, 16), "bits")
         engine = optional_module("impact_index", "engines")
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder)
         builder = engine.IndexBuilder(str(folder))
         for document in documents(index, self.name):
             builder.add(document.position, document.latents.astype(np.uintp), document.impacts)
         exact = builder.build(True)
-        self._engine = exact if bits is None else exact.compress(str(Path(folder) / "blocks"), nbits=bits)
+        self._engine = exact if bits is None else exact.compress(str(folder / "blocks"), nbits=bits)
 
     def find(self, latents: np.ndarray, weights: np.ndarray, k: int, algorithm: str = "maxscore") -> Hits:
         """Answer one query; `algorithm` is "maxscore" or "wand"."""
