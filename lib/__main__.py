@@ -77,6 +77,8 @@ def _add_training_arguments(add: Callable) -> None:
     layers = "Layers whose states are read: -1 is the final one, 0 the embeddings. Several are read in one pass."
     add("--layer", type=int, nargs="+", default=[-1], help=layers)
     add("--max-length", type=int, default=256, help="Tokens of a passage that are read, at most.")
+    long_texts = "Read a passage with more tokens in chunks, or cut it off."
+    add("--long-texts", choices=["chunk", "cut"], default="chunk", help=long_texts)
     add("--no-special-tokens", action="store_true", help="Do not train on the states of special tokens, nor pool them.")
     add("--tokens", type=int, help="Train on the first token states of the text, this many; by default on all.")
     add("--fraction", type=float, default=1.0, help="Share of the passages that is drawn at random.")
@@ -149,7 +151,7 @@ def _train_all(args: argparse.Namespace) -> None:
             check_same({name: trained[name] for name in wanted}, wanted, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _check_writable(folder)
-    sources = _sources(args, encoder, corpus, layers)
+    sources = _sources(args, encoder.with_long_texts(args.long_texts), corpus, layers)
     for folder, (layer, config) in zip(folders, pairs, strict=True):
         _train(folder, encoder.at(layer), sources[layer], config, args)
 
@@ -169,9 +171,10 @@ def _sources(
     args: argparse.Namespace, encoder: TokenEncoder, corpus: LocalText | StreamedText, layers: list[int]
 ) -> dict[int, StateSource]:
     if args.states == "cache":
-        return cache_states(args.cache, encoder, corpus, layers, max_tokens=args.tokens, dtype=args.cache_dtype)
+        settings = {"max_tokens": args.tokens, "dtype": args.cache_dtype, "long_texts": args.long_texts}
+        return cache_states(args.cache, encoder, corpus, layers, **settings)
     key = digest_json([encoder.identity | {"layer": None}, corpus.identity, args.tokens])
-    text = TrainingText(encoder, corpus, args.tokens, args.cache / f"plan-{key[:16]}.json")
+    text = TrainingText(encoder, corpus, args.tokens, args.cache / f"plan-{key[:16]}.json", args.long_texts)
     return {layer: EncodedStates(text, layer) for layer in layers}
 
 

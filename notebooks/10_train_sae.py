@@ -55,7 +55,8 @@ profile = start(profile)
 encoder = TokenEncoder(max_length=256)
 corpus = GivenText(load_collection("pydoc/train").doc_texts)
 layer = encoder.layer
-states = cache_states(Store().folder, encoder, corpus, [layer], max_tokens=profile.training_tokens)[layer]
+tokens = {"max_tokens": profile.training_tokens, "long_texts": "cut"}  # beyond 256 tokens; "chunk" trains on all
+states = cache_states(Store().folder, encoder, corpus, [layer], **tokens)[layer]
 print(f"{states.n:,} states of {states.d} numbers, layer {layer} of {encoder.name}")
 
 # %% [markdown]

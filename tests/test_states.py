@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lib.encode.states
+from lib.data.training_text import GivenText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import RUN, EncodedStates, StoredStates, TrainingText, cache_states
 
@@ -27,7 +28,7 @@ CORPUS = Texts(f"{text} {i}" if text.strip() else text for i in range(6) for tex
 
 @pytest.fixture
 def encoder(sentence_folder):
-    return TokenEncoder(sentence_folder, dtype="float32")
+    return TokenEncoder(sentence_folder, dtype="float32", long_texts="chunk")  # as a training text is read
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +100,51 @@ def test_a_corpus_without_tokens_is_refused(encoder):
     for corpus in (Texts(), Texts(["", " "])):
         with pytest.raises(ValueError, match="no token"):
             TrainingText(encoder, corpus)
+
+
+UNSPACED = {
+    "Chinese": "深度学习模型把文本读作词元" * 60,
+    "no spaces": "thecat,thedog.acow:" * 40,
+    "words of several tokens": "cats cows birds dogs trees " * 40,
+    "English": "the cat sat on a red mat . " * 40,
+}
+
+
+@pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
+@pytest.mark.parametrize("max_words", [10, 180])
+def test_every_token_of_a_text_is_trained_on_whatever_the_language(sentence_folder, tmp_path, text, max_words):
+    encoder = TokenEncoder(sentence_folder, dtype="float32", special_tokens=False)
+    expected = sum(len(encoder.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in text.split(" "))
+    corpus = GivenText([text], max_words)
+    assert TrainingText(encoder, corpus).n == expected >= 240
+    states = cache_states(tmp_path, encoder, corpus)[3]
+    assert states.n == len(torch.cat(states.read(0, states.n))) == expected
+    assert states.identity["encoder"]["long_texts"] == "chunk"
+
+
+def test_passages_that_fit_are_read_as_they_were(encoder, tmp_path):
+    short = Texts(text for text in CORPUS if len(text.split()) < 40)
+    by_way = {way: cache_states(tmp_path, encoder, short, long_texts=way)[3] for way in ("chunk", "cut")}
+    assert by_way["chunk"].identity != by_way["cut"].identity
+    assert torch.equal(*(torch.cat(states.read(0, states.n)) for states in by_way.values()))
+
+
+@pytest.mark.parametrize("states", ["cache", "encode"])
+def test_what_is_cut_off_is_logged_once_for_the_whole_text(encoder, tmp_path, caplog, states):
+    if states == "cache":
+        cache_states(tmp_path, encoder, CORPUS, long_texts="cut")
+    else:
+        list(EncodedStates(TrainingText(encoder, CORPUS, long_texts="cut"), 3).windows(100, 0, 0))
+    counted, encoded = [line for line in caplog.messages if "cut off" in line]
+    assert counted == encoded
+    assert counted.startswith("6 of 54 documents")
+
+
+def test_chunks_of_long_passages_are_smaller(monkeypatch):
+    monkeypatch.setattr(lib.encode.states, "CHUNK_BYTES", 10)
+    passages = ["a", "bb", "c" * 20, "字" * 4, "d", "e", "f", "g", "h"]
+    sizes = [len(chunk) for chunk in lib.encode.states._chunks(passages)]
+    assert sizes == [3, 1, 4, 1]  # at ten bytes, or at four passages
 
 
 @pytest.mark.parametrize("limit", [None, 70])

@@ -48,6 +48,13 @@ def test_worked_splits(line, expected):
     assert list(split(line, 4)) == expected
 
 
+@pytest.mark.parametrize("word", ["字", "ก", "x"])
+def test_text_without_spaces_gives_passages_of_a_thousand_characters(word):
+    line = f"One two. {word * 2500} three. Four."
+    assert list(split(line, 180)) == ["One two.", word * 1000, word * 1000, word * 500 + " three.", "Four."]
+    assert list(split(word * 1000, 180)) == [word * 1000]
+
+
 def write_gz(path, text):
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.write(text)

@@ -15,6 +15,7 @@ from lib.support.folders import digest_file, digest_json
 from lib.support.lines import data_files, read_lines
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+LONGEST_WORD = 1000  # characters; what is longer has no spaces between its words, such as Chinese
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -35,8 +36,9 @@ def text_files(source: str | Path) -> list[Path]:
 def read_passages(source: str | Path, max_words: int = 180) -> Iterator[str]:
     """Yield the passages of the text files in `source`, file after file, line after line, each line cut by `split`.
 
-    180 English words are about 256 WordPiece tokens. A ValueError for a source without text, and for a line that is not
-    UTF-8 or not JSON with a "text" (file and line are named).
+    180 English words are about 256 WordPiece tokens; `TrainingText`, which knows the retriever, divides what has more.
+    A ValueError for a source without text, and for a line that is not UTF-8 or not JSON with a "text" (file and line
+    are named).
     """
     check_count(max_words, "max_words")
     return (passage for path in text_files(source) for line in _lines(path) for passage in split(line, max_words))
@@ -52,11 +54,21 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def split(line: str, max_words: int) -> Iterator[str]:
-    """Yield passages of at most `max_words` words: whole sentences where they fit, a longer one cut at words."""
+    """Yield passages of at most `max_words` words: whole sentences where they fit, a longer one cut at words.
+
+    A sentence with more than 1,000 characters without a space gives passages of 1,000 characters.
+    """
     check_count(max_words, "max_words")
     passage: list[str] = []
     for sentence in _SENTENCE_END.split(line):
         words = sentence.split()
+        if any(len(word) > LONGEST_WORD for word in words):
+            if passage:
+                yield " ".join(passage)
+                passage = []
+            text = " ".join(words)
+            yield from (text[i : i + LONGEST_WORD].strip() for i in range(0, len(text), LONGEST_WORD))
+            continue
         if passage and len(passage) + len(words) > max_words:
             yield " ".join(passage)
             passage = []

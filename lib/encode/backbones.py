@@ -1,13 +1,15 @@
 """A retriever as its own configuration describes it: what loads it, its prompts, and how it reads a text."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from lib.encode.limits import Lengths, check_limits, check_vocabulary, count_embeddings, token_limits
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
 LONG_TEXTS = ("cut", "chunk")
@@ -32,14 +34,14 @@ class Passage(NamedTuple):
     positions: np.ndarray
 
 
-def load(folder: str, device: str | None):
+def load(folder: str, device: str | None, max_length: int | None = None):
     """Load a `SentenceTransformer`, or a `MultiVectorEncoder` where the configuration is a late-interaction model's.
 
     Late-interaction folders are those of sentence-transformers' `MultiVectorEncoder`, of PyLate and of Stanford's
     ColBERT. No code in a folder is executed.
 
-    Raises ValueError if the first module is not a Transformer, if the model merges tokens, and if it tokenizes
-    otherwise than `Reader`.
+    Raises ValueError if the first module is not a Transformer, if the model merges tokens, if its parts do not fit
+    (`check_vocabulary`; `check_limits` with `max_length`), and if it tokenizes otherwise than `Reader`.
     """
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer  # slow to import
     from sentence_transformers.base.modules import Transformer
@@ -56,6 +58,8 @@ def load(folder: str, device: str | None):
     merging = [type(module).__name__ for module in model if isinstance(module, BaseTokenPooling)]
     if merging:
         raise ValueError(f"{folder} merges tokens ({', '.join(merging)}); save it without that module.")
+    check_vocabulary(model, folder)
+    check_limits(model, folder, max_length)
     if multi_vector or _find(folder, "modules.json", local):  # others do not specify how texts are to be read
         check_reading(model)
     return model.eval()
@@ -107,20 +111,8 @@ def configured_prompts(model) -> dict[str, str]:
     return prompts
 
 
-def token_limits(model) -> dict[str, int]:
-    """Return the largest number of tokens that the model reads of a query and of a document."""
-    transformer = model[0]
-    limit = transformer.max_seq_length or model.tokenizer.model_max_length
-    query, expansion = transformer.query_length or limit, transformer.query_expansion
-    if expansion:
-        query = expansion["length"] if expansion["strategy"] == "fixed" else max(query, expansion["length"])
-    return {"query": query, "document": transformer.document_length or limit}
-
-
 class Reader:
     """Texts of one kind to passages: prompt, tokenizer, query expansion, and the choice of states to give out.
-
-    Raises ValueError if prompt and special tokens would fill a whole chunk.
 
     Parameters
     ----------
@@ -144,7 +136,8 @@ class Reader:
         long_texts: str,
     ):
         self._tokenizer = model.tokenizer
-        self._prompt, self._limit = prompt, min(max_length, token_limits(model)[kind])
+        self._prompt, self.limit = prompt, min(max_length, token_limits(model)[kind])
+        self._n_special = self._tokenizer.num_special_tokens_to_add()
         self._special_tokens = special_tokens
         self._scored = _scored_ids(model, kind)
         self._expansion = model[0].query_expansion if kind == "query" else None
@@ -153,9 +146,24 @@ class Reader:
         self._prompt_ids = np.array(self._tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
         self.prompt_length = self._count_prompt() if prompt else 0
         self._n_skipped = 0 if include_prompt else self.prompt_length
-        if self._chunks and self._limit <= self._tokenizer.num_special_tokens_to_add() + len(self._prompt_ids):
-            limits = f"{self._limit} tokens are all that a {kind} has, special ones and the prompt {prompt!r} included"
-            raise ValueError(f"{limits}; raise max_length or shorten the prompt.")
+        self._n_embeddings = count_embeddings(model)
+        self._exceeds = max(self._tokenizer.get_vocab().values()) >= self._n_embeddings
+        self._check_ids([prompt], [[*self._prompt_ids, self._filler or 0]])
+
+    def check_prompt(self) -> None:
+        """Raise a ValueError if prompt and special tokens fill what is read of a text."""
+        if self.limit <= self._n_special + len(self._prompt_ids):
+            limits = f"{self.limit} tokens are read of a text, {self._n_special} special ones included"
+            prompt = f"the prompt {self._prompt!r} has {len(self._prompt_ids)}"
+            raise ValueError(f"{limits}; {prompt}. Raise max_length or shorten the prompt.")
+
+    def _check_ids(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+        """Raise a ValueError for a text with a token that has no embedding."""
+        for text, row in zip(texts, ids, strict=True):
+            if max(row, default=0) >= self._n_embeddings:
+                token = self._tokenizer.convert_ids_to_tokens(int(max(row)))
+                without = f"the token {token!r}, for which the model has no embedding"
+                raise ValueError(f"{text[:80]!r} holds {without}; remove it from the text.")
 
     def _count_prompt(self) -> int:
         """Count the prompt's tokens as sentence-transformers does: with special ones before it, without one after."""
@@ -169,29 +177,50 @@ class Reader:
         mask = self._tokenizer.mask_token_id
         return self._tokenizer.eos_token_id if mask is None else mask
 
-    def read(self, texts: Iterable[str]) -> Iterator[list[Passage]]:
-        """Yield the passages of each text, one unless it is long and long texts are cut into chunks."""
+    def read(self, texts: Iterable[str], lengths: Lengths) -> Iterator[list[Passage]]:
+        """Yield the passages of each text, one unless it is long and long texts are cut into chunks.
+
+        `lengths` counts texts and tokens. Raises ValueError for a text with a token that has no embedding.
+        """
         texts = iter(texts)
         while group := list(islice(texts, 256)):
+            prompted = [(self._prompt + text).encode("utf-8", "replace").decode() for text in group]  # surrogates: "?"
             tokens = self._tokenizer(
-                [(self._prompt + text).encode("utf-8", "replace").decode() for text in group],  # lone surrogates: "?"
+                prompted,
                 truncation=not self._chunks,
-                max_length=None if self._chunks else self._limit,
+                max_length=None if self._chunks else self.limit,
                 return_special_tokens_mask=True,
                 verbose=False,
             )
+            if self._exceeds:
+                self._check_ids(group, tokens["input_ids"])
+            self._count(prompted, tokens, lengths)
             for text, ids, special in zip(group, tokens["input_ids"], tokens["special_tokens_mask"], strict=True):
                 ids, special = np.array(ids, dtype=np.int64), np.array(special, dtype=bool)
-                parts = self._split(ids, special) if len(ids) > self._limit else [(ids, special)]
+                parts = self._split(ids, special) if len(ids) > self.limit else [(ids, special)]
                 blank = not text.strip()
                 yield [self._passage(*part, blank) for part in parts]
+
+    def _count(self, texts: Sequence[str], tokens, lengths: Lengths) -> None:
+        """Add texts, and what the tokenizer made of them, to `lengths`."""
+        ids = tokens["input_ids"]
+        full = [] if self._chunks else [i for i, row in enumerate(ids) if len(row) == self.limit]
+        if tokens.encodings is None:  # tokenizers in Python do not keep what they cut off
+            n_cut = [len(self._tokenizer(texts[i], verbose=False)["input_ids"]) - self.limit for i in full]
+        else:
+            n_cut = [sum(len(part) - self._n_special for part in tokens.encodings[i].overflowing) for i in full]
+        lengths.n_texts += len(ids)
+        lengths.n_long += sum(len(row) > self.limit for row in ids) + sum(n > 0 for n in n_cut)
+        lengths.n_tokens += sum(map(len, ids)) + sum(n_cut)
+        lengths.n_cut += sum(n_cut)
+        lengths.n_unknown += sum(row.count(self._tokenizer.unk_token_id) for row in ids)
 
     def _split(self, ids: np.ndarray, special: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Cut a text into chunks of nearly equal length, each with the prompt before it and the special tokens."""
         first, last = np.flatnonzero(~special)[[0, -1]]
         before, content, after = np.split(ids, [first, last + 1])
         n_prompt = len(self._prompt_ids)
-        size = self._limit - len(before) - len(after) - n_prompt
+        size = self.limit - len(before) - len(after) - n_prompt
         pieces = np.array_split(content[n_prompt:], -(-(len(content) - n_prompt) // size))
         openings = [content[:n_prompt]] + [self._prompt_ids] * (len(pieces) - 1)
         chunks = []
@@ -236,7 +265,7 @@ def check_reading(model) -> None:
         ids = features["input_ids"][0]
         attended = features.get("attention_mask", torch.ones_like(ids)[None])[0].bool()
         reader = Reader(model, kind, prompt, limits[kind], special_tokens=True, include_prompt=True, long_texts="cut")
-        passage = next(reader.read([_PROBE]))[0]
+        passage = next(reader.read([_PROBE], Lengths()))[0]
         if passage.ids.tolist() != ids.tolist() or passage.attended.tolist() != attended.tolist():
             raise ValueError(
                 f"Of the {kind} {_PROBE!r} the model makes tokens {ids.tolist()}, TokenEncoder {passage.ids.tolist()}, "

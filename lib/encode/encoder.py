@@ -12,6 +12,7 @@ import torch
 
 from lib.encode import backbones
 from lib.encode.backbones import LONG_TEXTS, Passage, Reader
+from lib.encode.limits import Lengths, token_limits
 from lib.encode.packaged import locate
 from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.devices import DTYPES, native_dtype
@@ -113,9 +114,10 @@ class TokenEncoder:
             if not isinstance(prompt, str | None):
                 raise TypeError(f"{kind}_prompt is {prompt!r}; it must be a str, or None for the model's own.")
         self.batch_tokens = check_count(batch_tokens, "batch_tokens")
-        self.long_texts = check_choice(long_texts, LONG_TEXTS, "long_texts")
+        check_choice(long_texts, LONG_TEXTS, "long_texts")
+        max_length = None if max_length is None else check_count(max_length, "max_length")
         self.name, place = locate(model)
-        self._model = backbones.load(place, device)
+        self._model = backbones.load(place, device, max_length)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
         self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
@@ -129,14 +131,20 @@ class TokenEncoder:
         self.special_tokens, self.include_prompt = bool(special_tokens), bool(include_prompt)
         defaults = backbones.configured_prompts(self._model)
         self.prompts = {kind: defaults[kind] if prompt is None else prompt for kind, prompt in prompts.items()}
-        limit = max(backbones.token_limits(self._model).values())
+        limit = max(token_limits(self._model).values())
         n_special = self.tokenizer.num_special_tokens_to_add()
-        if max_length is not None and check_count(max_length, "max_length") <= n_special:  # no text would be truncated
+        if max_length is not None and max_length <= n_special:  # no text would be truncated
             raise ValueError(f"max_length is {max_length}; {n_special} tokens are special, so it must be above that.")
-        self.max_length = limit if max_length is None else min(int(max_length), limit)
+        self.max_length = limit if max_length is None else min(max_length, limit)
+        self._read_long_texts(long_texts)
+        for reader in self._readers.values():
+            reader.check_prompt()
+        self._digests: dict[str, str] = {}  # shared by the encoders of other layers
+
+    def _read_long_texts(self, long_texts: str) -> None:
+        self.long_texts = check_choice(long_texts, LONG_TEXTS, "long_texts")
         settings = (self.max_length, self.special_tokens, self.include_prompt, self.long_texts)
         self._readers = {kind: Reader(self._model, kind, prompt, *settings) for kind, prompt in self.prompts.items()}
-        self._digests: dict[str, str] = {}  # shared by the encoders of other layers
 
     def resolve_layer(self, layer: int) -> int:
         """Return the number of a layer, 0 (embeddings) to `n_layers`; -1 is the final one. ValueError for others."""
@@ -157,6 +165,12 @@ class TokenEncoder:
         """Return the same encoder reading another layer; the model is shared, not copied."""
         encoder = copy.copy(self)
         encoder.layer = self.resolve_layer(layer)
+        return encoder
+
+    def with_long_texts(self, long_texts: str) -> "TokenEncoder":
+        """Return the same encoder with another `long_texts`; the model is shared, not copied."""
+        encoder = copy.copy(self)
+        encoder._read_long_texts(long_texts)
         return encoder
 
     def replace(self, **changes) -> "TokenEncoder":
@@ -195,7 +209,7 @@ class TokenEncoder:
             weights = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in tensors.items()}
             tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
             tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
-            reading = {"limits": backbones.token_limits(self._model), "query_expansion": self._model[0].query_expansion}
+            reading = {"limits": token_limits(self._model), "query_expansion": self._model[0].query_expansion}
             parts = [tokenizer, *map(repr, list(self._model)[1:]), reading]
             self._digests |= {"weights": digest_arrays(weights), "tokenizer_and_head": digest_json(parts)}
         return self.config | self._digests
@@ -205,7 +219,11 @@ class TokenEncoder:
 
         Memory is bounded by a window of about 32 forward passes, or one text if that is longer.
 
-        Raises TypeError for a single `str` and for an element that is not one (its position is named).
+        At the end of the pass, a warning is logged that states how many tokens of how many texts were cut off, and how
+        many were unknown if they were more than a tenth; nothing if there are none.
+
+        Raises TypeError for a single `str` and for an element that is not one (its position is named); ValueError for a
+        text with a token that the model has no embedding for.
 
         Parameters
         ----------
@@ -219,12 +237,19 @@ class TokenEncoder:
         return (block[self.layer] for block in self.stream_layers(texts, [self.layer], kind, progress=progress))
 
     def stream_layers(
-        self, texts: Iterable[str], layers: Iterable[int], kind: str = "document", *, progress: bool = True
+        self,
+        texts: Iterable[str],
+        layers: Iterable[int],
+        kind: str = "document",
+        *,
+        progress: bool = True,
+        lengths: Lengths | None = None,
     ) -> Iterator[dict[int, TokenStates]]:
         """Yield the token states of `texts` by layer, all from one forward pass; otherwise as `stream`.
 
-        Layers are as in the constructor; the key of -1 is `n_layers`. Raises TypeError as in `stream`, and if `layers`
-        is a single int; ValueError if `layers` is empty or holds one that the model does not have.
+        Layers are as in the constructor; the key of -1 is `n_layers`. `lengths` counts texts and tokens for a caller
+        that makes one pass of several calls, and logs them itself. Raises TypeError and ValueError as in `stream`,
+        TypeError if `layers` is a single int, and ValueError if it is empty or holds one that the model does not have.
         """
         check_choice(kind, self.prompts, "kind")
         if isinstance(layers, Integral):
@@ -233,19 +258,32 @@ class TokenEncoder:
         if not numbers:
             raise ValueError("layers is empty; name at least one, such as -1 for the final states.")
         texts, reader = check_texts(texts), self._readers[kind]
-        windows = self._windows(reader.read(texts))
+        windows = self._windows(self._read(texts, kind, lengths))
         total = len(texts) if isinstance(texts, list) else None
         windows = show_progress(windows, what="encode", unit="texts", total=total, count=len, show=progress)
         return (self._encode_window(window, numbers, reader.prompt_length) for window in windows)
 
-    def count_tokens(self, texts: Iterable[str], kind: str = "document") -> Iterator[int]:
+    def count_tokens(
+        self, texts: Iterable[str], kind: str = "document", *, lengths: Lengths | None = None
+    ) -> Iterator[int]:
         """Yield the number of token states that `stream` gives of each text, without a forward pass.
 
-        Parameters and errors are those of `stream`.
+        Parameters and errors are those of `stream_layers`.
         """
         check_choice(kind, self.prompts, "kind")
-        passages = self._readers[kind].read(check_texts(texts))
+        passages = self._read(check_texts(texts), kind, lengths)
         return (sum(len(passage.positions) for passage in text) for text in passages)
+
+    def _read(self, texts: Iterable[str], kind: str, lengths: Lengths | None) -> Iterator[list[Passage]]:
+        """Yield the passages of each text; log what was not read, unless the caller counts `lengths`."""
+        counted = Lengths() if lengths is None else lengths
+        yield from self._readers[kind].read(texts, counted)
+        if lengths is None:
+            self.log_lengths(counted, kind)
+
+    def log_lengths(self, lengths: Lengths, kind: str = "document") -> None:
+        """Log what `Lengths.log` has to say of a pass over texts of a kind."""
+        lengths.log(kind, self._readers[kind].limit)
 
     def _windows(self, texts: Iterable[list[Passage]]) -> Iterator[list[list[Passage]]]:
         """Yield consecutive texts that have together about as many tokens as `_WINDOW` forward passes."""

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from lib.support.checks import check_choice, check_count
+from lib.encode.limits import Lengths
+from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.files import replacing, user_path
 from lib.support.folders import digest_arrays, digest_json, save_parts
 from lib.support.progress import progress
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 CHANGED = "The text changed since it was counted; train on a copy that nobody writes to."
-CHUNK = 512  # passages that are encoded and written together
+CHUNK = 512  # passages that are encoded and written together, fewer if they have more than
+CHUNK_BYTES = 2**20  # of UTF-8, nearly twice what 512 English ones have; a Chinese one may have 1,000 tokens
 LEFT_AFTER = 3600.0  # seconds; a temporary file of that age belongs to a process that was killed
 RUN = 64  # neighbouring tokens that are read from disk together, and so are in the same window
 CACHE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -114,13 +116,23 @@ class StoredStates:
 
 
 def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
-    passages = iter(passages)
-    while chunk := list(islice(passages, CHUNK)):
+    chunk: list[str] = []
+    size = 0
+    for passage in check_texts(passages):
+        chunk.append(passage)
+        size += len(passage.encode("utf-8", "replace"))
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
 class TrainingText:
     """A corpus of passages as one encoder reads it, with the number of its tokens, counted before any is encoded.
+
+    A passage with more tokens than the encoder reads at once is read in chunks of nearly equal length, so that no token
+    is left out, whatever the language. How many passages are, or how much was cut off, is logged.
 
     Raises ValueError if the corpus holds no token.
 
@@ -133,10 +145,19 @@ class TrainingText:
     plan : Path, optional
         File for the counts, which take a pass of the tokenizer; it is read if it exists. A damaged one is written
         again, with a warning.
+    long_texts : {"chunk", "cut"}
+        Whether such a passage is read in chunks, or its rest is left out. The encoder's own setting is not used.
     """
 
-    def __init__(self, encoder: "TokenEncoder", corpus, max_tokens: int | None = None, plan: Path | None = None):
-        self.encoder, self.corpus = encoder, corpus
+    def __init__(
+        self,
+        encoder: "TokenEncoder",
+        corpus,
+        max_tokens: int | None = None,
+        plan: Path | None = None,
+        long_texts: str = "chunk",
+    ):
+        self.encoder, self.corpus = encoder.with_long_texts(long_texts), corpus
         if max_tokens is not None:
             max_tokens = check_count(max_tokens, "max_tokens")
         self._counts = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
@@ -147,11 +168,13 @@ class TrainingText:
 
     def _count(self, max_tokens: int | None, plan: Path | None) -> list[int]:
         counts: list[int] = []
-        chunks = (sum(self.encoder.count_tokens(chunk)) for chunk in _chunks(self.corpus))
+        lengths = Lengths()
+        chunks = (sum(self.encoder.count_tokens(chunk, lengths=lengths)) for chunk in _chunks(self.corpus))
         for count in progress(chunks, what="count tokens", unit="tokens", count=int):
             counts.append(count)
             if max_tokens is not None and sum(counts) >= max_tokens:
                 break
+        self.encoder.log_lengths(lengths)
         if plan is not None:
             plan.parent.mkdir(parents=True, exist_ok=True)
             with replacing(plan) as path:
@@ -165,15 +188,16 @@ class TrainingText:
 
         Raises ValueError if a chunk has another number of tokens than were counted, or is not there any more.
         """
-        chunks = _chunks(islice(self.corpus, first * CHUNK, None))
+        chunks, lengths = islice(_chunks(self.corpus), first, None), Lengths()
         for number in range(first, len(self.ends)):
             chunk = next(chunks, [])
-            blocks = list(self.encoder.stream_layers(chunk, layers, progress=False))
+            blocks = list(self.encoder.stream_layers(chunk, layers, progress=False, lengths=lengths))
             n_tokens = sum(len(block[layers[0]].states) for block in blocks)
             if not chunk or n_tokens != self._counts[number]:
                 raise ValueError(f"Chunk {number} has {n_tokens} tokens, not {self._counts[number]}. {CHANGED}")
             size = int(self.ends[number] - (self.ends[number - 1] if number else 0))
             yield {layer: torch.cat([block[layer].states for block in blocks])[:size].cpu() for layer in layers}
+        self.encoder.log_lengths(lengths)
 
 
 def _read_plan(plan: Path) -> list[int] | None:
@@ -230,6 +254,7 @@ def cache_states(
     *,
     max_tokens: int | None = None,
     dtype: str = "bfloat16",
+    long_texts: str = "chunk",
 ) -> dict[int, StoredStates]:
     """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
 
@@ -252,14 +277,17 @@ def cache_states(
         Number of token states to stop at; None is the whole corpus.
     dtype : {"bfloat16", "float16"}
         Dtype of the stored states, 2 bytes a number; float16 is more precise and ends at 65,504.
+    long_texts : {"chunk", "cut"}
+        As in `TrainingText`.
     """
     check_choice(dtype, CACHE_DTYPES, "dtype")
+    encoder = encoder.with_long_texts(long_texts)
     layers = sorted({encoder.resolve_layer(layer) for layer in layers})
     max_tokens = None if max_tokens is None else check_count(max_tokens, "max_tokens")
     request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = user_path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
     _remove_leftovers(folder)
-    text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json")
+    text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json", long_texts)
     paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
     sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
     _check_space(folder, paths, text.n * sum(sizes.values()) * 2)

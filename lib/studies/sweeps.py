@@ -28,7 +28,7 @@ from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
 from lib.studies.comparison import check_collections, columns_first
 from lib.studies.encoded import Pooled, Terms, any_layer, grouped, pooled_terms
-from lib.studies.inputs import Setting
+from lib.studies.inputs import LONG_TEXTS, Setting
 from lib.studies.names import LEXICAL, MEASURE
 from lib.support.devices import native_dtype, training_device
 from lib.support.folders import digest_json
@@ -188,7 +188,8 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     most = max(recipe.tokens for recipe in recipes)
     native = native_dtype(first.encoder.device)
     encoder = first.encoder if first.encoder.dtype == native else first.encoder.replace(dtype=native)
-    states = cache_states(store.folder, encoder, first.corpus, layers, max_tokens=most, dtype=STORED)
+    settings = {"max_tokens": most, "dtype": STORED, "long_texts": LONG_TEXTS}
+    states = cache_states(store.folder, encoder, first.corpus, layers, **settings)
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
         n = min(recipe.tokens, states[layer].n)
