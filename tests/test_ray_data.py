@@ -211,6 +211,7 @@ def test_bad_input_is_refused_before_any_work(paths, model_folder, tmp_path):
     cut.write_bytes(paths[0].read_bytes()[:-9])
     for error, message, its_paths, changes in [
         (TypeError, "paths", paths[0], {}),
+        (TypeError, r"sorted\(paths\)", set(paths), {}),
         (FileNotFoundError, r"absent\.parquet \(1 of 2", [paths[0], tmp_path / "absent.parquet"], {}),
         (ValueError, r"cut\.parquet", [cut], {}),
         (ValueError, "'id'.*id_column.*key, n, body", paths, {"id_column": "id"}),

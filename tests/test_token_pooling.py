@@ -1,6 +1,7 @@
 """The pooling as sentence-transformers' pull request 3796 describes it, judged by the library's own `Pooling`."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_parameters_defaults_and_saved_keys_are_those_of_the_pull_request():
     assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
     assert SparseTokenPooling(8).get_config_dict() == {"embedding_dimension": 8} | DEFAULTS
     ours = {"sparse_rows": True, "special_tokens": (1, 1)}  # settings of ours are saved where they matter
-    config = SparseTokenPooling(8, sparse_rows=True, special_tokens=[1, 1]).get_config_dict()
+    config = SparseTokenPooling(np.int64(8), sparse_rows=True, special_tokens=np.array([1, 1])).get_config_dict()
+    json.dumps(config)
     assert config == {"embedding_dimension": 8} | DEFAULTS | ours
 
 

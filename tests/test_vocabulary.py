@@ -66,6 +66,17 @@ def test_top_tokens_are_shares_of_a_latents_activation():
     assert top_tokens(matrix, 2, ["x", "y"]) == [("x", pytest.approx(5 / 6)), ("y", pytest.approx(1 / 6))]
     assert top_tokens(matrix, 0, ["x", "y"], n=1) == [("y", pytest.approx(0.8))]
     assert top_tokens(matrix, 1, ["x", "y"]) == []
+    assert top_tokens(matrix, np.int64(0), ["x", "y"], n=np.int8(1)) == [("y", pytest.approx(0.8))]
+    for latent, error in ((-1, ValueError), (3, ValueError), (1.0, TypeError)):
+        with pytest.raises(error, match=f"latent is {latent}"):
+            top_tokens(matrix, latent, ["x", "y"])
+
+
+@pytest.mark.parametrize("texts", [["a b"], "a b", [{"a": 1}], {"d": ["a"]}])
+def test_word_terms_refuse_what_is_no_list_of_words(texts):
+    for documents, queries in ((texts, [["a"]]), ([["a"]], texts)):
+        with pytest.raises(TypeError, match=r"(documents|queries)(\[0\])? is a"):
+            word_terms(documents, queries)
 
 
 def test_word_terms_count_documents_and_queries_over_the_documents_words():

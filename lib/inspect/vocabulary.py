@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.special import gammaln, zeta
 
-from lib.support.checks import check_count, check_texts
+from lib.support.checks import check_count, check_integer, check_iterable, check_texts
 
 LEAST_TAIL = 50  # terms that a power law is fitted to, at least
 _CANDIDATES = 100  # values of xmin that are tried, at most
@@ -68,9 +68,10 @@ def latent_token_matrix(
 def top_tokens(matrix: csr_array, latent: int, vocabulary: Sequence[str], n: int = 5) -> list[tuple[str, float]]:
     """Return the `n` tokens that make up most of a latent's activation, with their shares of it, largest first.
 
-    `matrix` is that of `latent_token_matrix`, `vocabulary` the token of each id.
+    `matrix` is that of `latent_token_matrix`, `vocabulary` the token of each id. TypeError or ValueError for a latent
+    that is no integer from 0 to width - 1.
     """
-    check_count(n, "n")
+    latent, n = check_integer(latent, "latent", 0, matrix.shape[0] - 1), check_count(n, "n")
     row = slice(matrix.indptr[latent], matrix.indptr[latent + 1])
     tokens, weights = matrix.indices[row], matrix.data[row]
     best = np.argsort(-weights, kind="stable")[:n]
@@ -81,7 +82,11 @@ def word_terms(documents: Sequence[Sequence[str]], queries: Sequence[Sequence[st
     """Return how often each document and each query has each word that a document has, float32 [n_texts, n_words].
 
     Each text is a list of words, as `baselines.analyze` returns it; columns are in order of first appearance.
+    A TypeError for a text that is a `str`, of which each letter would be a word.
     """
+    for what, texts in (("documents", documents), ("queries", queries)):
+        for position, words in enumerate(check_iterable(texts, what)):
+            check_iterable(words, f"{what}[{position}]")
     columns = {word: column for column, word in enumerate(dict.fromkeys(chain.from_iterable(documents)))}
     return _count(documents, columns), _count(queries, columns)
 

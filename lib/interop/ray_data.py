@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 
 from lib.interop import optional_module
 from lib.latent_terms import LatentTerms
-from lib.support.checks import check_count, check_ids, check_texts
+from lib.support.checks import check_count, check_ids, check_iterable, check_texts
 from lib.support.files import user_path
 from lib.support.folders import digest_file, digest_json, load_folder, save_folder, save_parts
 
@@ -109,9 +109,8 @@ def _plan(
 
     A unit is `rows` rows of the file `path`, from row `start` on.
     """
-    if isinstance(paths, (str, Path)):
-        raise TypeError(f"paths is a single {type(paths).__name__}; pass a list of files, such as [{str(paths)!r}].")
-    paths, size = [user_path(path).resolve() for path in paths], check_count(rows_per_shard, "rows_per_shard")
+    paths = [user_path(path).resolve() for path in check_iterable(paths, "paths")]
+    size = check_count(rows_per_shard, "rows_per_shard")
     if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
     columns = {"id_column": id_column, "text_column": text_column}

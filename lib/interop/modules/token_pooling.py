@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lib.bm25.pooling import PHIS, POOLINGS
 from lib.interop.modules.features import LatentModule, check_fits, feature, real_tokens, unpacked
-from lib.support.checks import check_choice, check_count, check_texts
+from lib.support.checks import check_choice, check_count, check_integer, check_texts
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
 
@@ -101,11 +101,12 @@ class SparseTokenPooling(LatentModule):
         super().__init__()
         self.embedding_dimension = check_count(embedding_dimension, "embedding_dimension")
         self.pooling_strategy = check_choice(pooling_strategy, strategies(), "pooling_strategy")
-        if len(special_tokens) != 2 or not all(isinstance(n, int) and n >= 0 for n in special_tokens):
+        special_tokens = tuple(check_integer(n, "each of special_tokens") for n in special_tokens)
+        if len(special_tokens) != 2:
             raise ValueError(f"special_tokens is {special_tokens!r}; give two integers of at least 0, such as (1, 1).")
         self.include_prompt, self.include_special = include_prompt, include_special
         self.values_key, self.indices_key = values_key, indices_key
-        self.sparse_rows, self.special_tokens = sparse_rows, tuple(special_tokens)
+        self.sparse_rows, self.special_tokens = sparse_rows, special_tokens
         self.labels = None if labels is None else list(check_texts(labels, "labels"))
         if self.labels is not None and len(self.labels) != embedding_dimension:
             raise ValueError(
