@@ -18,6 +18,7 @@ from lib.support.lines import columns_of, read_lines
 
 # what would break a line, or come back changed: read_lines drops a byte order mark and refuses NUL
 _NOT_IN_TREC = re.compile(r"[ \t\n\r\v\f\0\ufeff\ud800-\udfff]")
+ENCODED = "+percent-encoded-ids"  # at the end of the tag
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
@@ -160,25 +161,34 @@ class Ranking:
         docs = [list(compress(row, mask)) for row, mask in zip(self.doc_ids, masks, strict=True)]
         return type(self)(self.query_ids, docs, [row[mask] for row, mask in zip(self.scores, masks, strict=True)])
 
-    def write_trec(self, path: str | Path, tag: str = "latent-terms", *, encode_ids: bool = False) -> None:
+    def write_trec(self, path: str | Path, tag: str = "latent-terms") -> None:
         """Write a TREC run file, `query-id Q0 doc-id rank score tag` per line, ranks from 1; atomic; .gz by its name.
 
         As `lib.support.files.replacing`, it writes into pipes and devices, and through links to their targets.
-        Ids are written as they are. In a TREC file white space of ASCII ends a column, so an id that holds some is
-        refused, unless `encode_ids` asks for percent-encoding: `Geneva Durben` becomes `Geneva%20Durben`, `%` becomes
-        `%25`, and `read_trec(path, decode_ids=True)` gives back the ids. Other tools take the encoded form for the id.
+        Ids are written as they are. In a TREC file white space of ASCII ends a column, so where an id holds some, all
+        ids are percent-encoded (`Geneva Durben` becomes `Geneva%20Durben`, `%` becomes `%25`) and the tag ends with
+        `ENCODED`, by which `read_trec` knows it. A `UserWarning` says so: other tools take the encoded form for the id.
 
         Scores have 9 digits, so float32 is read back exactly. trec_eval and others ignore the ranks and sort equal
         scores by document id; so that they keep our order, a score that ties is lowered by the least that a float32 can
         be (`strictly_falling`). A query without documents has no line and is absent when read back, which measures
         count as 0 as well.
 
-        Raises ValueError, before anything is written, if an id is empty or holds what a TREC file cannot, and if the
-        tag is empty or holds white space.
+        Raises ValueError, before anything is written, if an id is empty, and if the tag is empty, holds white space or
+        ends with `ENCODED`.
         """
-        if not re.fullmatch(r"\S+", tag):
+        if not re.fullmatch(r"\S+", tag) or tag.endswith(ENCODED):
             raise ValueError(f"tag is {tag!r}; it must be one word without whitespace, for example 'latent-terms'.")
-        written = {id_: _trec_id(id_, encode_ids) for id_ in chain(self.query_ids, *self.doc_ids)}
+        written = {id_: id_ for id_ in chain(self.query_ids, *self.doc_ids)}
+        if "" in written:
+            raise ValueError("an id is ''; a TREC run file cannot hold an empty id. Give every query and document one.")
+        if unwritable := next(filter(_NOT_IN_TREC.search, written), None):
+            written, tag = {id_: _encoded(id_) for id_ in written}, tag + ENCODED
+            warnings.warn(
+                f"The id {unwritable!r} holds what a TREC run file cannot. Ids are percent-encoded "
+                f"({written[unwritable]!r}): read_trec decodes them, other tools do not.",
+                stacklevel=2,
+            )
         path = user_path(path)
         with replacing(path) as temporary, open(temporary, "wb") as raw:
             compressed = path.suffix.lower() == ".gz"
@@ -190,16 +200,16 @@ class Ranking:
                         file.write(f"{query} Q0 {written[doc_id]} {rank} {score:.9g} {tag}\n".encode())
 
     @classmethod
-    def read_trec(cls, path: str | Path, *, decode_ids: bool = False) -> Self:
+    def read_trec(cls, path: str | Path) -> Self:
         """Read a TREC run file, plain or .gz: queries in order of first appearance, documents by the rank column.
 
-        Only white space of ASCII separates columns, and blank lines are left out. Ids are taken as they stand;
-        `decode_ids` undoes the percent-encoding of `write_trec(path, encode_ids=True)`. A ValueError names the file,
-        and the line that is malformed, not UTF-8, or gives a rank twice.
+        Only white space of ASCII separates columns, and blank lines are left out. Ids are taken as they stand,
+        but those that `write_trec` encoded, and said so in the tag, are decoded. A ValueError names the file, and the
+        line that is malformed, not UTF-8, or gives a rank twice.
         """
         runs: dict[str, dict[int, tuple[str, float]]] = {}
         for place, line in read_lines(path):
-            query_id, doc_id, rank, score = _parse_line(line, place, decode_ids)
+            query_id, doc_id, rank, score = _parse_line(line, place)
             run = runs.setdefault(query_id, {})
             if rank in run:
                 raise ValueError(f"{place}: query {query_id!r} has rank {rank} twice; number them.")
@@ -246,28 +256,19 @@ def _check_row(query_id: str, doc_ids: list[str], scores: np.ndarray) -> tuple[l
     return docs, scores
 
 
-def _trec_id(id_: str, encode: bool) -> str:
-    """Return an id as it stands in a TREC file."""
-    if not id_:
-        raise ValueError("an id is ''; a TREC run file cannot hold an empty id. Give every query and document a name.")
-    if encode:
-        return re.sub(rf"{_NOT_IN_TREC.pattern}|[\s%]", lambda match: quote(match[0], "", errors="surrogatepass"), id_)
-    if match := _NOT_IN_TREC.search(id_):
-        raise ValueError(
-            f"The id {id_!r} holds {match[0]!r}, which a TREC run file cannot. Rename it in the collection, or write "
-            "with encode_ids=True (Geneva%20Durben) and read with decode_ids=True."
-        )
-    return id_
+def _encoded(id_: str) -> str:
+    """Return an id without white space and what else would break a line, percent-encoded."""
+    return re.sub(rf"{_NOT_IN_TREC.pattern}|[\s%]", lambda match: quote(match[0], "", errors="surrogatepass"), id_)
 
 
-def _parse_line(line: str, where: str, decode: bool) -> tuple[str, str, int, float]:
+def _parse_line(line: str, where: str) -> tuple[str, str, int, float]:
     """Return query id, document id, rank and score of one line."""
     columns = columns_of(line)
     if len(columns) != 6:
         raise ValueError(f"{where}: got {len(columns)} columns; a TREC run has 6: query-id Q0 doc-id rank score tag.")
-    query_id, _, doc_id, rank, score, _ = columns
+    query_id, _, doc_id, rank, score, tag = columns
     try:
-        if decode:
+        if tag.endswith(ENCODED):
             query_id, doc_id = (unquote(id_, errors="surrogatepass") for id_ in (query_id, doc_id))
         return query_id, doc_id, int(rank), float(score)
     except ValueError as error:
