@@ -18,8 +18,10 @@ from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.encode.packaged import MODEL_FOLDER
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
 from lib.support.checks import check_choice
-from lib.support.folders import load_folder, save_folder
+from lib.support.folders import read_folder, save_folder
 from lib.support.hub import find_folder, upload
+
+MANIFEST = "latent_terms.json"
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,29 @@ class LatentTerms:
         parts = {"encoder": self.encoder.identity, "sae": self.sae.identity}
         return parts | {"pooling": self.pooling, "phi": self.phi}
 
-    def save(self, folder: str | Path, dtype: str = "float32") -> None:
+    def save(self, folder: str | Path, dtype: str = "float32", *, with_retriever: bool = False) -> None:
         """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
 
-        The retriever's own weights are named, not copied. `dtype`, and the errors, are those of
-        `SparseAutoencoder.save`.
+        `dtype`, and the errors, are those of `SparseAutoencoder.save`. The retriever is named; `with_retriever` copies
+        its files, too, so that the folder stands alone: it is loaded without the hub, on any machine. ValueError if the
+        retriever's weights are a pickle, and without the copy for a model that was loaded from such a folder, if the
+        retriever's own is not on this machine.
         """
+        name = self.encoder.name
+        if not with_retriever and Path(name).is_absolute() and not Path(name).is_dir():
+            raise ValueError(f"The retriever's folder {name} is not on this machine; save with_retriever=True.")
         writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
-        save_folder(folder, "latent_terms.json", FORMAT_VERSION, self.config, writers)
+        if with_retriever:
+            writers["retriever"] = self.encoder.copy_files
+        save_folder(folder, MANIFEST, FORMAT_VERSION, self.config, writers)
 
-    def push_to_hub(self, repo_id: str, *, dtype: str = "float32", **settings) -> str:
+    def push_to_hub(self, repo_id: str, *, dtype: str = "float32", with_retriever: bool = False, **settings) -> str:
         """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""
-        return upload(lambda path: self.save(path, dtype), repo_id, message="Save the model", **settings)
+
+        def save(folder: Path) -> None:
+            self.save(folder, dtype, with_retriever=with_retriever)
+
+        return upload(save, repo_id, message="Save the model", **settings)
 
     @classmethod
     def load(
@@ -173,7 +186,7 @@ class LatentTerms:
         folder : str or Path, optional
             Or the id of a repository on the hub, of which nothing is executed.
         encoder : TokenEncoder, optional
-            Used instead of the retriever that the folder names.
+            Used instead of the retriever that the folder holds or names.
         dtype, device : str, optional
             What that retriever computes in and where, as in `TokenEncoder`.
         revision, token : str, optional
@@ -183,7 +196,7 @@ class LatentTerms:
         Raises
         ------
         FileNotFoundError, PermissionError, ConnectionError
-            If there is no such folder, and for the hub as `lib.support.hub.find_folder`.
+            If there is no such folder or retriever, and for the hub as `lib.support.hub.find_folder`.
         ValueError
             If a file is missing, truncated, altered or of a newer format, or if the encoder's hidden size does not
             fit.
@@ -196,16 +209,28 @@ class LatentTerms:
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
         place = MODEL_FOLDER if folder is None else folder
-        folder = find_folder(place, "latent_terms.json", revision=revision, token=token)
-        manifest, files = load_folder(folder, "latent_terms.json", FORMAT_VERSION)
-        sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
-        if encoder is None:
-            settings = dict(manifest["encoder"]) | {"dtype": dtype}
-            name = settings.pop("model")
-            encoder = TokenEncoder(name, **settings, device=device)
-        return cls(encoder, sae, manifest["pooling"], manifest["phi"], BM25Constants(**manifest["bm25"]))
+        folder = find_folder(place, MANIFEST, revision=revision, token=token)
+
+        def read(manifest: dict, files: dict[str, Path]) -> "LatentTerms":
+            sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
+            reader = encoder or _retriever(folder, files, manifest["encoder"] | {"dtype": dtype, "device": device})
+            return cls(reader, sae, manifest["pooling"], manifest["phi"], BM25Constants(**manifest["bm25"]))
+
+        return read_folder(folder, MANIFEST, FORMAT_VERSION, read)
 
     from_pretrained = load
+
+
+def _retriever(folder: Path, files: Mapping[str, Path], settings: dict) -> TokenEncoder:
+    """Return the retriever that a model's folder holds, or else names."""
+    name = settings["model"]
+    if "retriever" in files:
+        return TokenEncoder(**settings | {"model": files["retriever"]}).named(name)
+    try:
+        return TokenEncoder(**settings)
+    except (FileNotFoundError, PermissionError, ConnectionError) as error:
+        remedy = "Pass encoder=TokenEncoder(FOLDER), or save the model with_retriever=True where the retriever is."
+        raise type(error)(f"{folder} needs the retriever {name}. {error} {remedy}") from error
 
 
 def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTerms:

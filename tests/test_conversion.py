@@ -412,7 +412,7 @@ def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypat
         config = saved / "tokenizer_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "BertTokenizer"}))
 
-    def download(repo_id, *, revision, token, allow_patterns):
+    def download(repo_id, *, revision, token, allow_patterns, **_):
         requests.append((repo_id, revision, token))
         for path in saved.rglob("*"):  # what the patterns leave is enough
             if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):

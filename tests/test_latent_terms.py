@@ -476,3 +476,67 @@ def test_that_warning_is_given_once_and_names_the_line_of_the_caller(tiny_encode
     recwarn.clear()
     LatentTerms.load(tmp_path, encoder=tiny_encoder.at(2))
     assert [one.filename for one in recwarn if "was trained on" in str(one.message)] == [__file__]
+
+
+@pytest.fixture
+def alone(tmp_path, sentence_folder, tiny_sae):
+    """A model saved with a retriever that has moved since, and the model as it was."""
+    retriever = shutil.copytree(sentence_folder, tmp_path / "retriever")
+    (retriever / "modeling.py").write_text("raise SystemExit")
+    (retriever / "checkpoint-500").mkdir()
+    (retriever / "checkpoint-500" / "model.safetensors").touch()
+    model = LatentTerms(TokenEncoder(retriever, layer=2, max_length=9, dtype="float32"), tiny_sae)
+    model.save(tmp_path / "model")
+    model.save(tmp_path / "alone", with_retriever=True)
+    shutil.move(retriever, tmp_path / "moved")
+    return tmp_path / "alone", model
+
+
+def test_a_folder_that_stands_alone(alone, tmp_path):
+    folder, model = alone
+    shutil.move(folder, tmp_path / "on another machine")
+    again = LatentTerms.load(tmp_path / "on another machine", dtype="float32")
+    assert (again.config, again.identity) == (model.config, model.identity)
+    assert relative(again.encode_documents(TEXTS), model.encode_documents(TEXTS)) < 1e-6
+    assert again.encoder.replace(max_length=5).name == model.encoder.name
+    again.save(tmp_path / "again", with_retriever=True)
+    assert LatentTerms.load(tmp_path / "again", dtype="float32").identity == model.identity
+    assert not list((tmp_path / "again").rglob("*.py"))  # no code, and nothing that the retriever does not name
+    assert not list((tmp_path / "again").rglob("checkpoint*"))
+
+
+def test_a_retriever_that_has_moved(alone, tmp_path, sentence_folder):
+    folder, model = alone
+    with pytest.raises(FileNotFoundError, match=rf"model needs.*{model.encoder.name}.*encoder=.*with_retriever"):
+        LatentTerms.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="with_retriever"):  # a model that nobody could load
+        LatentTerms.load(folder).save(tmp_path / "again")
+    encoder = TokenEncoder(tmp_path / "moved", layer=2, max_length=9, dtype="float32")
+    assert LatentTerms.load(tmp_path / "model", encoder=encoder).sae.config == model.sae.config
+
+
+@pytest.mark.parametrize("damage", ["vocabulary", "file more", "missing", "no folder"])
+def test_a_damaged_retriever_is_noticed(alone, damage):
+    folder, _ = alone
+    (retriever,) = folder.glob("retriever-*")
+    if damage == "vocabulary":
+        (retriever / "tokenizer.json").write_text((retriever / "tokenizer.json").read_text().replace("cat", "car"))
+    elif damage == "file more":
+        (retriever / "1_Pooling" / "more.json").write_text("{}")
+    elif damage == "missing":
+        (retriever / "config.json").unlink()
+    else:
+        shutil.rmtree(retriever)
+    with pytest.raises(ValueError, match=retriever.name):
+        LatentTerms.load(folder)
+
+
+def test_saving_again_removes_an_earlier_retriever(alone, tmp_path, model):
+    folder, _ = alone
+    (folder / "retriever-of-mine").mkdir()
+    before = set(folder.iterdir())
+    LatentTerms.load(folder).save(folder, with_retriever=True)  # the files that it was loaded from
+    assert set(folder.iterdir()) == before
+    model.save(folder)
+    assert [path.name for path in folder.glob("retriever-*")] == ["retriever-of-mine"]
+    assert LatentTerms.load(folder).encoder.name == model.encoder.name

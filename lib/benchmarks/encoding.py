@@ -18,7 +18,6 @@ from sentence_transformers import SentenceTransformer
 
 from lib.benchmarks import measure
 from lib.data.collection import load_collection
-from lib.encode.packaged import locate
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import largest_codes
@@ -71,7 +70,7 @@ class UsualParts:
     def __init__(self, model: LatentTerms):
         self.sae = check_comparable(model).sae
         encoder = model.encoder
-        folder = locate(encoder.name)[1]
+        folder = str(encoder.folder)
         self.retriever = SentenceTransformer(folder, device=str(encoder.device))
         self.retriever.max_seq_length = encoder.max_length
         self.prompt = encoder.prompts["document"]

@@ -12,6 +12,7 @@ import torch
 
 from lib.encode import backbones
 from lib.encode.backbones import LONG_TEXTS, Passage, Reader
+from lib.encode.fetch import copy_files, fetch
 from lib.encode.limits import Lengths, token_limits
 from lib.encode.packaged import locate
 from lib.support.checks import check_choice, check_count, check_texts
@@ -117,7 +118,8 @@ class TokenEncoder:
         check_choice(long_texts, LONG_TEXTS, "long_texts")
         max_length = None if max_length is None else check_count(max_length, "max_length")
         self.name, place = locate(model)
-        self._model = backbones.load(place, device, max_length)
+        self.folder = fetch(place)
+        self._model = backbones.load(str(self.folder), device, max_length)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
         self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
@@ -178,9 +180,19 @@ class TokenEncoder:
 
         The model is loaded again; `at` shares it.
         """
-        settings = self.config | {"device": str(self.device), "batch_tokens": self.batch_tokens} | changes
-        name = settings.pop("model")
-        return TokenEncoder(name, **settings)
+        settings = self.config | {"device": str(self.device), "batch_tokens": self.batch_tokens}
+        encoder = TokenEncoder(**settings | {"model": str(self.folder)} | changes)
+        return encoder if "model" in changes else encoder.named(self.name)
+
+    def named(self, name: str) -> "TokenEncoder":
+        """Return the same encoder under the name of the retriever of which its folder is a copy."""
+        encoder = copy.copy(self)
+        encoder.name = name
+        return encoder
+
+    def copy_files(self, folder: Path) -> None:
+        """Copy the files that the model is made of to `folder`, bit for bit; errors as `fetch.copy_files`."""
+        copy_files(self.folder, folder)
 
     @property
     def config(self) -> dict:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lib.support.files import user_path
 from lib.support.folders import digest_file
 from lib.support.store import Store
 
@@ -77,7 +78,7 @@ def locate(model: str | Path | None) -> tuple[str, str]:
     Raises ValueError if the weights of a packaged retriever are not the official file's (sha256).
     """
     model = RETRIEVER_NAME if model is None else model
-    path = Path(model).expanduser()
+    path = user_path(model)
     for retriever in PACKAGED:
         named = model in (retriever.name, retriever.name.split("/")[1]) and not path.is_dir()
         if named or path == retriever.folder:

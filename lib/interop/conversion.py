@@ -14,7 +14,6 @@ from sentence_transformers.util import import_from_string
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.encode.backbones import PROMPT_NAMES
 from lib.encode.encoder import TokenEncoder
-from lib.encode.packaged import locate
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.features import origin_of, public_name, warn_of_another_origin
 from lib.interop.modules.token_pooling import strategies
@@ -72,7 +71,7 @@ def to_sparse_encoder(
         raise ValueError(f"{encoder.name} is a late-interaction model; SparseEncoder reads a Transformer's states.")
     if encoder.long_texts != "cut":
         raise ValueError(f"long_texts is {encoder.long_texts!r}, SparseEncoder cuts; load the model with 'cut'.")
-    folder = locate(encoder.name)[1]
+    folder = str(encoder.folder)
     device = str(encoder.device)
     transformer = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())[0].float()
     transformer.max_seq_length = encoder.max_length

@@ -13,7 +13,7 @@ from lib.data.collection import Collection, load_collection
 from lib.data.training_text import GivenText, LocalText, StreamedText
 from lib.encode.backbones import load
 from lib.encode.encoder import TokenEncoder
-from lib.encode.packaged import RETRIEVER_NAME, locate
+from lib.encode.packaged import RETRIEVER_NAME
 from lib.encode.states import TrainingText
 from lib.sae.training import TrainingConfig
 from lib.studies.comparison import with_queries
@@ -126,7 +126,7 @@ def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncode
     """Return a retriever of the same architecture, tokenizer and settings with random weights, kept in the store."""
     folder = store.folder / f"untrained-{digest_json([encoder.identity, seed])[:16]}"
     if not folder.exists():
-        model = load(locate(encoder.name)[1], "cpu", encoder.max_length)
+        model = load(str(encoder.folder), "cpu", encoder.max_length)
         backbone = model[0].auto_model
         with torch.random.fork_rng():
             torch.manual_seed(seed)

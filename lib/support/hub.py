@@ -6,11 +6,12 @@ and nothing of them is executed.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -21,9 +22,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session, validate_repo_id
 
-# What our folders are made of, and a tokenizer without a tokenizer.json (WordPiece, BPE, SentencePiece), in any folder.
-PATTERNS = ["*.json", "*.safetensors", "*.npy", "*vocab.txt", "*merges.txt", "*.model"]
+from lib.support.files import errors_name, user_path
+
+# What our folders are made of, and what retrievers have besides: a tokenizer without a tokenizer.json (WordPiece, BPE,
+# SentencePiece), a chat template, ColBERT's settings; in any folder.
+PATTERNS = ["*.json", "*.safetensors", "*.npy", "*vocab.txt", "*merges.txt", "*.model", "*.jinja", "*artifact.metadata"]
 
 
 def find_folder(
@@ -39,34 +44,74 @@ def find_folder(
     without the manifest; PermissionError if the token does not open the repository; ConnectionError if the files are
     not on this machine and the hub cannot be reached; ValueError if a revision is given for a folder.
     """
-    if Path(place).is_dir():
+    folder = user_path(place)
+    if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision is {revision!r}, but {place} is a folder and has none; leave it out.")
-        return Path(place)
+        return folder
     if not _may_be_id(place):
         raise FileNotFoundError(f"There is no folder {place}; give one that was saved by this package, or a hub id.")
-    name = place if revision is None else f"{place} at revision {revision!r}"
+    folder = download(str(place), revision=revision, token=token)
+    if not (folder / manifest_name).is_file():
+        name = place if revision is None else f"{place} at revision {revision!r}"
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
+        raise FileNotFoundError(f"{name} has no {manifest_name} (it has {names}); give what push_to_hub made.")
+    return folder
+
+
+def download(
+    repo_id: str,
+    patterns: Sequence[str] = PATTERNS,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """Return the folder with the files of a hub repository whose paths match `patterns`; raises as `find_folder`."""
+    name = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
+    silent = _silence()
+    settings = {"revision": revision, "token": token, "local_files_only": silent is not None}
     try:
-        folder = Path(huggingface_hub.snapshot_download(place, revision=revision, token=token, allow_patterns=PATTERNS))
+        folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=list(patterns), **settings)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"There is no folder {repo_id}, and it is no id on the hub ({error}).") from error
     except GatedRepoError as error:
         raise PermissionError(f"{name} is gated; ask for access on the hub and pass a token that has it.") from error
     except RevisionNotFoundError as error:
-        raise FileNotFoundError(f"The hub has {place}, but no revision {revision!r}; look it up there.") from error
+        raise FileNotFoundError(f"The hub has {repo_id}, but no revision {revision!r}; look it up there.") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {place}, nor a hub repository that this token may read; look it up, or pass a token."
+            f"There is no folder {repo_id}, nor a hub repository that this token may read; look it up, or pass a token."
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
             raise PermissionError(f"The hub refuses {name} with this token ({error}); pass one that may.") from error
         raise ConnectionError(
-            f"{name} is not on this machine, and the hub cannot be reached ({error}). Connect, unset HF_HUB_OFFLINE or "
-            "copy the folder here and give its path."
+            f"{name} is no folder, it is not whole in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
+            f"{_why(silent or error)}. Connect and unset HF_HUB_OFFLINE, or copy the folder here and give its path."
         ) from error
-    if not (folder / manifest_name).is_file():
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing of ours"
-        raise FileNotFoundError(f"{name} has no {manifest_name} (it has {names}); give what push_to_hub made.")
-    return folder
+    return Path(folder)
+
+
+def _silence() -> HTTPError | None:
+    """Return the error if the hub does not answer within seconds; the client itself may wait for minutes or for ever.
+
+    HF_HUB_ETAG_TIMEOUT sets the seconds, by default 10.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return None  # nothing is sent
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HTTPError as error:
+        return error
+    return None
+
+
+def _why(error: Exception) -> str:
+    """Return in a few words why the hub was of no help."""
+    if constants.HF_HUB_OFFLINE:
+        return "is not asked, since HF_HUB_OFFLINE is set"
+    cause = error.__cause__ or error
+    return f"failed ({type(cause).__name__}: {str(cause).partition(chr(10))[0]})"
 
 
 def upload(
@@ -104,9 +149,12 @@ def upload(
     if not _may_be_id(repo_id):
         raise ValueError(f"repo_id is {str(repo_id)!r}; it must be an organisation and a name, such as 'me/my-terms'.")
     with TemporaryDirectory() as folder:
-        save(Path(folder))
+        with errors_name(Path(repo_id), Path(folder)):
+            save(Path(folder))
         _check_retriever(Path(folder))
         try:
+            if silent := _silence():
+                raise silent
             huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True)
             if revision is not None:
                 huggingface_hub.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
@@ -122,7 +170,8 @@ def upload(
             if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or _is_refusal(error):
                 raise PermissionError(f"{repo_id} cannot be written ({error}); pass a token that may.") from error
             remedy = "Connect, unset HF_HUB_OFFLINE, or mend what the message says, and push again."
-            raise ConnectionError(f"{repo_id} could not be uploaded ({error}). {remedy}") from error
+            reason = f"{repo_id} could not be uploaded: {constants.ENDPOINT} {_why(error)}"
+            raise ConnectionError(f"{reason}. {remedy}") from error
     return str(commit.commit_url)
 
 
@@ -136,18 +185,21 @@ def _check_retriever(folder: Path) -> None:
     manifest = folder / "latent_terms.json"
     if not manifest.is_file():
         return
-    name = json.loads(manifest.read_text("utf-8"))["encoder"]["model"]
+    content = json.loads(manifest.read_text("utf-8"))
+    name = content["encoder"]["model"]
+    if "retriever" in content["files"]:
+        return
     if Path(name).is_absolute() or Path(name).is_dir():
         raise ValueError(
-            f"The retriever is the folder {name}, not a hub id. Upload it with "
+            f"The retriever is the folder {name}, not a hub id. Push with_retriever=True, or upload it with "
             f"SentenceTransformer({name!r}).push_to_hub(id), load the model with encoder=TokenEncoder(id), push that."
         )
 
 
 def _earlier_names(folder: Path) -> list[str]:
     """Return patterns of the names that the files of `folder` had in earlier saves."""
-    matches = (re.fullmatch(r"(.+-)[0-9a-f]{12}(\.\w+)", path.name) for path in sorted(folder.iterdir()))
-    return [match[1] + "[0-9a-f]" * 12 + match[2] for match in matches if match]
+    matches = (re.fullmatch(r"(.+-)[0-9a-f]{12}(\.\w+)?", path.name) for path in sorted(folder.iterdir()))
+    return [match[1] + "[0-9a-f]" * 12 + (match[2] or "/*") for match in matches if match]
 
 
 def _may_be_id(place: str | Path) -> bool:
@@ -155,7 +207,7 @@ def _may_be_id(place: str | Path) -> bool:
     if not isinstance(place, str) or place.count("/") != 1:
         return False
     try:
-        huggingface_hub.utils.validate_repo_id(place)
+        validate_repo_id(place)
     except HFValidationError:
         return False
     return True
