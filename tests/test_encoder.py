@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import subprocess
 import sys
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -400,6 +402,35 @@ def test_progress_is_shown_unless_it_is_declined(tiny_encoder, capsys, monkeypat
 def test_native_dtype_is_one_that_is_allowed():
     assert native_dtype(torch.device("cpu")) in ("float32", "bfloat16")
     assert native_dtype(torch.device("meta")) == "float32"
+
+
+FORK = """
+import multiprocessing, sys
+from lib.encode.encoder import TokenEncoder
+
+encoder = TokenEncoder(sys.argv[1], dtype="float32")
+
+def encode():
+    return sum(len(block.states) for block in encoder.stream(["the cat sat on a mat ."] * 2000, progress=False))
+
+def in_child(n_states):
+    n_states.value = encode()
+
+expected = encode()
+context = multiprocessing.get_context("fork")
+n_states = context.Value("q", 0)
+child = context.Process(target=in_child, args=[n_states], daemon=True)
+child.start()
+child.join(30)
+assert n_states.value == expected, (n_states.value, expected, child.exitcode)
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_of_a_process_that_has_encoded_encodes(plain_folder):
+    settings = os.environ | {"OMP_NUM_THREADS": "2"}  # with one, there is nothing to wait for
+    run = subprocess.run([sys.executable, "-c", FORK, plain_folder], env=settings, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 SENTENCES = [

@@ -1,11 +1,16 @@
 """Devices and dtypes by name: what is there, what it computes natively. Only this module of `support` needs torch."""
 
+import os
+
 import torch
 
 from lib.support.checks import check_choice
 
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+if hasattr(os, "register_at_fork"):
+    # A fork has none of its parent's threads, and torch waits for them for ever; workers of a DataLoader do the same.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def native_dtype(device: torch.device) -> str:
