@@ -11,9 +11,12 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.bm25.ranking import Ranking
+from lib.report.common import save_results
+from lib.studies.results import Results
 from lib.support.files import make_folder, replacing, temporary_beside, user_path
 from lib.support.folders import load_folder, save_folder, save_parts, update_manifest
 
@@ -265,3 +268,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, path):
     with pytest.raises(OSError, match=r"file\.txt") as error:
         write(tmp_path / path)
     assert ".tmp" not in str(error.value)
+
+
+def test_tables_go_to_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    save_results(pd.DataFrame({"a": [1]}), Path("~/figures"), "table", {})
+    assert Results("~/figures")["table"]["a"].tolist() == [1]
+    assert names(tmp_path) == {"home"}

@@ -142,7 +142,7 @@ def test_a_hub_out_of_reach(place, tmp_path, kind):
     assert len(lines) == 4, process.stderr[-1500:]
     names = ("me/index", "me/retriever", "model needs the retriever me/retriever", "me/new")
     for line, name in zip(lines, names, strict=True):
-        assert line.startswith(name)
+        assert name in line
         assert f"http://127.0.0.1:{port}" in line
         assert "HF_HUB_OFFLINE" in line
     assert "with_retriever=True" in lines[2]

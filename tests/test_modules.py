@@ -354,10 +354,11 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path, change, named):
             SparseAutoEncoderTokenEncoder.from_checkpoint(tmp_path)
 
 
-def test_save_and_load(tmp_path):
+def test_save_and_load(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     module = make(variant="jumprelu", rms_scale=0.5, token_batch_size=7, normalize_input=False, k_aux=5)
     module.data_mean = draw(D)
-    module.save(tmp_path / "folder")
+    module.save("~/folder")
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["config.json", "model.safetensors"]
     loaded = SparseAutoEncoderTokenEncoder.load(str(tmp_path), subfolder="folder")
     assert loaded.get_config_dict() == module.get_config_dict()

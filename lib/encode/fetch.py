@@ -25,10 +25,10 @@ def fetch(place: str) -> Path:
         raise FileNotFoundError(f"There is no folder {place}; give a retriever's folder, or its id on the hub.")
     alone = "/" not in place and place.lower() not in ORIGINAL_TRANSFORMER_MODELS
     repo_id = f"sentence-transformers/{place}" if alone else place
-    folder = download(repo_id)
+    folder = download(repo_id, place=place)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise FileNotFoundError(f"{repo_id} has neither config.json nor modules.json; give a retriever's id.")
-    return folder if any(folder.rglob("*.safetensors")) else download(repo_id, [*PATTERNS, *PICKLES])
+    return folder if any(folder.rglob("*.safetensors")) else download(repo_id, [*PATTERNS, *PICKLES], place=place)
 
 
 def copy_files(source: Path, target: Path) -> None:

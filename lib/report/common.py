@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED
-from lib.support.files import replacing
+from lib.support.files import make_folder, replacing
 
 # Okabe and Ito's colours, which colour-blind readers tell from each other, too.
 COLOURS = {
@@ -92,7 +92,7 @@ def _heading(text: str, side: str) -> str:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png and NAME.pdf, atomically and without a date in them, so that equal figures are equal files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
         with plt.rc_context(STYLE), replacing(folder / f"{name}.{ending}") as path:
             figure.savefig(path, format=ending, metadata=metadata)
@@ -100,7 +100,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 
 def save_results(frame: pd.DataFrame, folder: Path, name: str, provenance: Mapping) -> None:
     """Write NAME.csv and, with where it came from, NAME.json, atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with replacing(folder / f"{name}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.6g")
     with replacing(folder / f"{name}.json") as path:

@@ -1,8 +1,6 @@
 """What the sweeps run on: sizes by profile, the text for training, collections or samples of them, and retrievers."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
@@ -20,6 +18,7 @@ from lib.studies.comparison import with_queries
 from lib.studies.profiles import Profile, SweepSize
 from lib.support.checks import check_count
 from lib.support.devices import training_device
+from lib.support.files import temporary_beside
 from lib.support.folders import digest_json
 from lib.support.store import Store
 
@@ -135,12 +134,13 @@ def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncode
                 if isinstance(part, torch.nn.Linear):
                     part.reset_parameters()
         backbone.load_state_dict(fresh.state_dict())
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
+        with temporary_beside(folder) as temporary:
             model.save(str(temporary), create_model_card=False)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first
+                    raise
     return encoder.replace(model=str(folder))
 
 

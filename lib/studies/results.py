@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.studies.names import is_limit
+from lib.support.files import user_path
 
 
 class NotMeasured(LookupError):
@@ -20,7 +21,7 @@ class Results:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self.used = Path(folder), set()
+        self.folder, self.used = user_path(folder), set()
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         """Return a table."""

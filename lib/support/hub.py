@@ -63,30 +63,35 @@ def download(
     repo_id: str,
     patterns: Sequence[str] = PATTERNS,
     *,
+    place: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """Return the folder with the files of a hub repository whose paths match `patterns`; raises as `find_folder`."""
+    """Return the folder with the files of a hub repository whose paths match `patterns`; raises as `find_folder`.
+
+    `place` is the folder that was looked for before, None that of the id.
+    """
+    absent = f"There is no folder {Path(place or repo_id).absolute()}"
     name = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
     silent = _silence()
     settings = {"revision": revision, "token": token, "local_files_only": silent is not None}
     try:
         folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=list(patterns), **settings)
     except HFValidationError as error:
-        raise FileNotFoundError(f"There is no folder {repo_id}, and it is no id on the hub ({error}).") from error
+        raise FileNotFoundError(f"{absent}, and {repo_id} is no id on the hub ({error}).") from error
     except GatedRepoError as error:
         raise PermissionError(f"{name} is gated; ask for access on the hub and pass a token that has it.") from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"The hub has {repo_id}, but no revision {revision!r}; look it up there.") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {repo_id}, nor a hub repository that this token may read; look it up, or pass a token."
+            f"{absent}, nor a hub repository {repo_id} that this token may read; look it up, or pass a token."
         ) from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         if _is_refusal(error) or _is_refusal(error.__cause__):  # the library wraps a 403
             raise PermissionError(f"The hub refuses {name} with this token ({error}); pass one that may.") from error
         raise ConnectionError(
-            f"{name} is no folder, it is not whole in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
+            f"{absent}, {name} is not whole in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
             f"{_why(silent or error)}. Connect and unset HF_HUB_OFFLINE, or copy the folder here and give its path."
         ) from error
     return Path(folder)

@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Module
 
 from lib import __version__
 from lib.sae.foreign import CHECKPOINT_WEIGHTS
-from lib.support.files import replacing
+from lib.support.files import make_folder, replacing
 
 MARKER = "Latent Terms"  # in the first line of `lib/__init__.py`, by which a model card recognises this package
 _REASON = (
@@ -56,8 +56,8 @@ class LatentModule(Module):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization is False, which writes a pickle; only safetensors are written here.")
-        folder, state = Path(output_path), {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        folder = make_folder(output_path)
         with replacing(folder / self.config_file_name) as temporary:
             temporary.write_text(json.dumps(self.get_config_dict(), indent=4) + "\n", "utf-8")
         if state:
