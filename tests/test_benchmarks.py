@@ -112,11 +112,12 @@ def test_the_timed_step_is_the_trainers(unit_gradient, nobody_else):
     assert run.n_steps == 3
     everyone = competitors(states, config)
     for number in range(3):
+        dead = run._dead()
         run.advance(states)
         for who in everyone.values():
             rate = config.learning_rate * learning_rate_factor(number, 3, config.warmup)
             who.optimizer.param_groups[0]["lr"] = rate
-            who.step(states, torch.zeros(48) > 0)
+            who.step(states, dead)
     wanted = list(run.model.parameters())
     for name, who in everyone.items():
         for parameter, own in zip(who.optimizer.param_groups[0]["params"], wanted, strict=True):

@@ -212,7 +212,7 @@ def test_what_is_refused(profile):
 
 def test_limit_is_measured_by_recall(profile, tmp_path):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
-    folder = write_collection(tmp_path / "limit")
+    folder = write_collection(tmp_path / "limit-small")
     table = replace(table, backbones=table.backbones[2:], collections=(folder,), splade=None)
     rows, _, _ = backbone_table(paper, table, profile)
     assert list(dict.fromkeys(rows["measure"])) == ["R@10", "R@20", "R@100", "R@1000"]
