@@ -396,6 +396,10 @@ def resaved(folder, **changed) -> None:
     save_folder(folder, "index.json", lib.bm25.index.FORMAT_VERSION, manifest, writers)
 
 
+def latents(**changes) -> dict:
+    return {"name": "latents", "width": 12, "constants": {}} | changes
+
+
 def with_entry(at: int, value: int):
     def change(array):
         array[at] = value
@@ -418,8 +422,11 @@ def moved(at: int, by: int):
         *({name: with_entry(0, value)} for name in ("indptr", "frequent_indptr") for value in (-1, 1, 2**62)),
         *({name: with_entry(5, value)} for name in ("indptr", "frequent_indptr") for value in (-1, 0, 2**62)),
         *({name: moved(-1, by)} for name in ("indptr", "frequent_indptr") for by in (-1, 1, 2**62)),
-        {"indptr": moved(slice(13, None), 0), "width": 11},
-        *({"width": width} for width in (0, -1, 1, 13, 12.0, "12", None)),
+        {"indptr": moved(slice(13, None), 0), "vocabularies": [latents(width=11)]},
+        *({"vocabularies": [latents(width=width)]} for width in (0, -1, 1, 13, 12.5, "12", None)),
+        {"vocabularies": [latents(width=6)] * 2},
+        {"vocabularies": [latents(weight=-1)]},
+        {"vocabularies": []},
         *({"n_docs": n} for n in (0, 39, 41, "40")),
         *({"doc_ids": own} for own in ([], ids(39), ids(41), ["d0"] * 40, "d" * 40, {}, [1] * 40)),
         *({"lengths": change} for change in (lambda a: a[:-1], lambda a: a[:0], lambda a: a.astype(float))),
@@ -432,10 +439,10 @@ def moved(at: int, by: int):
         {"impacts": lambda a: a.astype(">f4")},
         {"frequent_rows": lambda a: a[: 40 * 3], "frequent_scales": lambda a: a[:3]},
         {"indptr": lambda a: np.arange(13)},  # each latent in one document: none is frequent
-        {"bm25": {"k1": -1.0}},
-        {"bm25": {"k1": None}},
-        {"bm25": None},
-        {"bm25": {"idf": "other"}},
+        {"vocabularies": [latents(constants={"k1": -1.0})]},
+        {"vocabularies": [latents(constants={"k1": None})]},
+        {"vocabularies": None},
+        {"vocabularies": [latents(constants={"idf": "other"})]},
     ],
 )
 def test_what_is_no_index_is_refused_whatever_its_checksums_say(tmp_path, changed):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +26,17 @@ from lib.bm25.postings import (
 )
 from lib.bm25.ranking import Ranking, check_excluded
 from lib.bm25.search import Best, Query, search
-from lib.bm25.weighting import IDFS, PAPER, BM25Constants, check_constants, check_query_weights, saturation
-from lib.support.checks import check_count, check_id, check_ids
+from lib.bm25.weighting import (
+    IDFS,
+    PAPER,
+    BM25Constants,
+    Vocabulary,
+    check_constants,
+    check_query_weights,
+    columns_of,
+    saturation,
+)
+from lib.support.checks import check_count, check_id, check_ids, check_iterable
 from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.processors import usable_processors
 
@@ -44,6 +53,15 @@ class Contribution(NamedTuple):
     score: float
 
 
+def _check_vocabularies(vocabularies: Sequence[Vocabulary], constants: BM25Constants) -> list[Vocabulary]:
+    vocabularies = list(check_iterable(vocabularies, "vocabularies"))
+    if not vocabularies or not all(isinstance(vocabulary, Vocabulary) for vocabulary in vocabularies):
+        raise TypeError("vocabularies is not a list of Vocabulary; pass for example [Vocabulary('words', 5_000)].")
+    if constants != PAPER:
+        raise ValueError(f"{constants} and vocabularies are both given; give each Vocabulary its constants.")
+    return vocabularies
+
+
 def _n_rows(matrix: Any) -> int | None:
     """Return how many rows a matrix has, 1 if it is [width]; None for a stream, whose length is not known."""
     return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
@@ -54,26 +72,34 @@ class BM25Index:
 
     score(q, d) = sum_j w_j(q) * idf_j * w_j(d) (k1 + 1) / (w_j(d) + k1 (1 - b + b |d| / avgdl)),  |d| = sum_j w_j(d)
 
-    Latent Terms (arXiv 2605.29384) with its untuned k1 = 8 and b = 0.7. Make one with `build` or `load`.
+    Latent Terms (arXiv 2605.29384) with its untuned k1 = 8 and b = 0.7. Make one with `build` or `load`. Where the
+    columns are several vocabularies, each has its own constants, |d| and avgdl, and a weight (`weighting.Vocabulary`).
 
     Attributes
     ----------
     doc_ids : list of str
     width : int
         Number of latents.
+    vocabularies : tuple of Vocabulary
+        Which columns have which constants and weight; mostly one.
     constants : BM25Constants
-        k1, b and the name of the idf.
+        k1, b and the name of the idf, of the first vocabulary.
+    largest_k1 : float
+        Of the vocabularies.
     df : np.ndarray, int64 [width]
         In how many documents each latent has a weight above 0.
     idf : np.ndarray, float32 [width]
+        Times the weight of the vocabulary.
     lengths : np.ndarray, float32 [n_docs]
-        |d| of each document.
+        |d| of each document in the first vocabulary.
     average_length : float
-        avgdl, over all documents, empty ones too.
+        avgdl of the first vocabulary, over all documents, empty ones too.
     """
 
-    def __init__(self, constants: BM25Constants, *documents):
-        self.constants = constants
+    def __init__(self, vocabularies: Sequence[Vocabulary], *documents):
+        self.vocabularies = tuple(vocabularies)
+        self.constants = self.vocabularies[0].constants
+        self.largest_k1 = max(vocabulary.constants.k1 for vocabulary in self.vocabularies)
         self._hold(*documents)
 
     def _hold(
@@ -81,12 +107,18 @@ class BM25Index:
         blocks: list[Block],
         doc_ids: list[str],
         lengths: np.ndarray,
-        average_length: float,
+        averages: list[float],
         rows: list[Rows] | None = None,
     ) -> None:
-        """Hold these documents and no others; all is computed first, so that an error leaves the index as it was."""
-        df = document_frequency(blocks)
-        idf = IDFS[self.constants.idf](df.astype(np.float64), len(doc_ids)).astype(np.float32)
+        """Hold these documents and no others; all is computed first, so that an error leaves the index as it was.
+
+        `lengths`, float32 [n_vocabularies, n_docs], and `averages` are |d| and avgdl.
+        """
+        df, idfs = document_frequency(blocks), []
+        for vocabulary, columns in zip(self.vocabularies, columns_of(self.vocabularies), strict=True):
+            of_columns = IDFS[vocabulary.constants.idf](df[columns].astype(np.float64), len(doc_ids))
+            idfs.append((vocabulary.weight * of_columns).astype(np.float32))
+        idf = np.concatenate(idfs)
         frequent = frequent_latents(df, len(doc_ids))
         row_of = np.full(len(df), -1)
         row_of[frequent] = np.arange(len(frequent))
@@ -94,7 +126,8 @@ class BM25Index:
         rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
         position = {doc_id: number for number, doc_id in enumerate(doc_ids)}
         self.doc_ids, self._position = doc_ids, position
-        self.lengths, self.average_length = lengths, average_length
+        self._lengths, self._averages = lengths, averages
+        self.lengths, self.average_length = lengths[0], averages[0]
         self.width, self.df, self.idf = len(df), df, idf
         self._blocks, self._row_of = blocks, row_of
         self._parts = list(zip(blocks, rows, strict=True))
@@ -103,8 +136,9 @@ class BM25Index:
         return len(self.doc_ids)
 
     def __repr__(self) -> str:
-        counts = f"{len(self):,} documents, {self.width:,} latents, {self.n_postings:,} postings"
-        return f"BM25Index({counts}, {self.constants})"
+        widths = ", ".join(f"{vocabulary.width:,} {vocabulary.name}" for vocabulary in self.vocabularies)
+        weighting = self.constants if len(self.vocabularies) == 1 else self.vocabularies
+        return f"BM25Index({len(self):,} documents, {widths}, {self.n_postings:,} postings, {weighting})"
 
     @property
     def n_postings(self) -> int:
@@ -121,6 +155,7 @@ class BM25Index:
         k1: float | None = None,
         b: float | None = None,
         idf: str | None = None,
+        vocabularies: Sequence[Vocabulary] | None = None,
     ) -> "BM25Index":
         """Index a document-term matrix, or a stream of blocks of its rows, of which only the index stays in memory.
 
@@ -138,16 +173,27 @@ class BM25Index:
             The default is the paper's; `model.index` gives those that are recommended for a model.
         k1, b, idf : optional
             What to replace of `constants`.
+        vocabularies : list of Vocabulary, optional
+            What the columns are if not all of them have `constants`, which then is not given; their widths add up to
+            the matrix's.
         """
         given: dict[str, Any] = {"k1": k1, "b": b, "idf": idf}
         changes = {name: value for name, value in given.items() if value is not None}
         constants = replace(check_constants(constants), **changes)
         doc_ids = check_ids(doc_ids, _n_rows(matrix), "doc_ids")
-        blocks, lengths = post(matrix, len(doc_ids))
-        check_ids(doc_ids, len(lengths), "doc_ids")
-        average_length = float(lengths.mean())
-        weigh(blocks, cut(saturation(lengths, average_length, constants.k1, constants.b)), constants.k1)
-        return cls(constants, blocks, doc_ids, lengths.astype(np.float32), average_length)
+        if vocabularies is None:
+            blocks, lengths = post(matrix, len(doc_ids))
+            vocabularies = [Vocabulary("latents", len(blocks[0].indptr) - 1, constants)]
+        else:
+            vocabularies = _check_vocabularies(vocabularies, constants)
+            parts = columns_of(vocabularies)
+            blocks, lengths = post(matrix, len(doc_ids), width=parts[-1].stop, columns=parts)
+        check_ids(doc_ids, lengths.shape[1], "doc_ids")
+        averages = [float(of_docs.mean()) for of_docs in lengths]
+        for i, columns in enumerate(columns_of(vocabularies)):
+            k1, b = vocabularies[i].constants.k1, vocabularies[i].constants.b
+            weigh(blocks, columns, cut(saturation(lengths[i], averages[i], k1, b)), k1)
+        return cls(vocabularies, blocks, doc_ids, lengths.astype(np.float32), averages)
 
     def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
         """Add documents behind those in the index, as if all had been indexed at once; arguments as in `build`.
@@ -168,18 +214,22 @@ class BM25Index:
             )
         n_last = (len(self) - 1) % BLOCK_ROWS + 1  # documents in the last block
         n_free = BLOCK_ROWS - n_last or BLOCK_ROWS
-        new, new_lengths = post(matrix, len(doc_ids), n_free, self.width)
-        check_ids(doc_ids, len(new_lengths), "doc_ids")
-        lengths = np.concatenate([self.lengths, new_lengths.astype(np.float32)])
-        average = (self.average_length * len(self) + float(new_lengths.sum())) / len(lengths)
-        k1, b = self.constants.k1, self.constants.b
-        before, after = (saturation(self.lengths, mean, k1, b) for mean in (self.average_length, average))
-        weigh(new, cut(saturation(new_lengths, average, k1, b), n_free), k1)
-        old = self._blocks if np.array_equal(before, after) else reweigh(self._blocks, cut(before), cut(after), k1)
+        parts, old = columns_of(self.vocabularies), self._blocks
+        new, new_lengths = post(matrix, len(doc_ids), n_free, self.width, parts if len(parts) > 1 else [slice(None)])
+        check_ids(doc_ids, new_lengths.shape[1], "doc_ids")
+        lengths = np.concatenate([self._lengths, new_lengths.astype(np.float32)], axis=1)
+        averages = []
+        for i, (vocabulary, columns) in enumerate(zip(self.vocabularies, parts, strict=True)):
+            k1, b = vocabulary.constants.k1, vocabulary.constants.b
+            averages.append((self._averages[i] * len(self) + float(new_lengths[i].sum())) / lengths.shape[1])
+            before, after = (saturation(self._lengths[i], mean, k1, b) for mean in (self._averages[i], averages[i]))
+            weigh(new, columns, cut(saturation(new_lengths[i], averages[i], k1, b), n_free), k1)
+            if not np.array_equal(before, after):
+                old = reweigh(old, columns, cut(before), cut(after), k1)
         if n_last < BLOCK_ROWS:
-            new[0] = joined(old[-1], n_last, new[0], min(n_free, len(new_lengths)))
+            new[0] = joined(old[-1], n_last, new[0], min(n_free, len(doc_ids)))
             old = old[:-1]
-        self._hold([*old, *new], self.doc_ids + doc_ids, lengths, average)
+        self._hold([*old, *new], self.doc_ids + doc_ids, lengths, averages)
 
     def impact_rows(self) -> Iterator[csr_array]:
         """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
@@ -268,7 +318,7 @@ class BM25Index:
         rows = self._row_of[latents]
         order = np.argsort(rows >= 0, kind="stable")
         factors = weights * self.idf[latents]
-        most_of_rare = float(np.abs(factors[rows < 0]).sum()) * (self.constants.k1 + 1)  # no impact is above k1 + 1
+        most_of_rare = float(np.abs(factors[rows < 0]).sum()) * (self.largest_k1 + 1)  # no impact is above k1 + 1
         return Query(latents[order], factors[order], rows[rows >= 0], most_of_rare)
 
     def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
@@ -289,7 +339,7 @@ class BM25Index:
         return listed if deny is None else ~listed
 
     def _check_queries(self, queries: csr_array) -> csr_array:
-        queries = check_query_weights(queries, self.constants.k1)
+        queries = check_query_weights(queries, self.largest_k1)
         if queries.shape[1] != self.width:
             remedy = "encode queries with the model that encoded the documents."
             raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {self.width}; {remedy}")
@@ -324,11 +374,11 @@ class BM25Index:
 
     def save(self, folder: str | Path) -> None:
         """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
-        content = {"bm25": asdict(self.constants), "average_length": self.average_length}
-        content |= {"n_docs": len(self), "width": self.width}
+        vocabularies = [asdict(vocabulary) for vocabulary in self.vocabularies]
+        content = {"vocabularies": vocabularies, "average_lengths": self._averages, "n_docs": len(self)}
         files = {
             "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
-            "lengths.npy": lambda path: save_parts(path, [self.lengths]),
+            "lengths.npy": lambda path: save_parts(path, [self._lengths.ravel()]),
             **writers(self._parts),
         }
         save_folder(folder, "index.json", FORMAT_VERSION, content, files)
@@ -365,14 +415,18 @@ class BM25Index:
         def read(manifest: dict, files: dict[str, Path]) -> "BM25Index":
             try:
                 doc_ids = check_ids(json.loads(files["doc_ids.json"].read_text("utf-8")), manifest["n_docs"])
+                vocabularies = [
+                    Vocabulary(**fields | {"constants": BM25Constants(**fields["constants"])})
+                    for fields in manifest["vocabularies"]
+                ]
                 lengths = read_part(files["lengths.npy"], np.float32)
-                constants = BM25Constants(**manifest["bm25"])
-                parts = parts_in(files, len(lengths), manifest["width"])
-                if len(lengths) != len(doc_ids):
+                if len(lengths) != len(vocabularies) * len(doc_ids):
                     raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
+                parts = parts_in(files, len(doc_ids), columns_of(vocabularies)[-1].stop)
             except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
                 raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
             blocks, rows = map(list, zip(*parts, strict=True))
-            return cls(constants, blocks, doc_ids, lengths, manifest["average_length"], rows)
+            by_vocabulary = lengths.reshape(len(vocabularies), -1)
+            return cls(vocabularies, blocks, doc_ids, by_vocabulary, manifest["average_lengths"], rows)
 
         return read_folder(folder, "index.json", FORMAT_VERSION, read, () if verify else LARGE)

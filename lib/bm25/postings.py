@@ -1,6 +1,6 @@
 """Blocks of postings: made from the rows of a document-term matrix, weighted, and kept in files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -44,22 +44,29 @@ def block_of(matrix: csr_array | csc_array) -> Block:
 
 
 def post(
-    matrix: csr_array | Iterable[csr_array], n_ids: int, first_size: int | None = None, width: int | None = None
+    matrix: csr_array | Iterable[csr_array],
+    n_ids: int,
+    first_size: int | None = None,
+    width: int | None = None,
+    columns: Sequence[slice] = (slice(None),),
 ) -> tuple[list[Block], np.ndarray]:
-    """Return the postings of a matrix or of a stream of its rows, with weights for impacts, and |d|, float64 [n_docs].
+    """Return the postings of a matrix or of a stream of its rows, with weights for impacts, and the documents' lengths.
 
+    The lengths are |d| within each of some `columns`, those of a vocabulary, float64 [len(columns), n_docs].
     The first block has at most `first_size` documents (None is BLOCK_ROWS). TypeError or ValueError for rows of another
     width than `width` (None is that of the first rows), weights out of range, no row at all, and, as soon as one comes,
     more rows than `n_ids`.
     """
     blocks: list[Block] = []
-    lengths: list[np.ndarray] = []
+    lengths: list[list[np.ndarray]] = []
+    n_rows = 0
     for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, n_ids, first_size or BLOCK_ROWS, width):
-        lengths.append(document_lengths(rows, sum(map(len, lengths))))
+        lengths.append([document_lengths(rows if of == slice(None) else rows[:, of], n_rows) for of in columns])
+        n_rows += rows.shape[0]
         blocks.append(block_of(rows))
     if not blocks:
         raise ValueError("The collection has no documents; give at least one row.")
-    return blocks, np.concatenate(lengths)
+    return blocks, np.concatenate(lengths, axis=1)
 
 
 def _regroup(blocks: Iterable[csr_array], n_ids: int, size: int, width: int | None) -> Iterator[csr_array]:
@@ -89,20 +96,25 @@ def _regroup(blocks: Iterable[csr_array], n_ids: int, size: int, width: int | No
         yield vstack(pending, format="csr")
 
 
-def weigh(blocks: list[Block], saturations: list[np.ndarray], k1: float) -> None:
-    """Replace the weights that `post` gave by impacts; `saturations` are of each block's documents."""
+def weigh(blocks: list[Block], columns: slice, saturations: list[np.ndarray], k1: float) -> None:
+    """Replace the weights that `post` gave to some columns by impacts; `saturations` are of each block's documents."""
     for block, of_docs in zip(blocks, saturations, strict=True):
-        block.impacts[:] = impact(block.impacts, of_docs[block.docs], k1)
+        part = slice(block.indptr[columns.start], block.indptr[columns.stop])
+        block.impacts[part] = impact(block.impacts[part], of_docs[block.docs[part]], k1)
 
 
-def reweigh(blocks: list[Block], before: list[np.ndarray], after: list[np.ndarray], k1: float) -> list[Block]:
-    """Return blocks with the impacts of the same weights under other saturations, those `after`."""
-    for block, old in zip(blocks, before, strict=True):
+def reweigh(
+    blocks: list[Block], columns: slice, before: list[np.ndarray], after: list[np.ndarray], k1: float
+) -> list[Block]:
+    """Return blocks with the impacts of the same weights of some columns under other saturations, those `after`."""
+    reweighed = []
+    for block, old, new in zip(blocks, before, after, strict=True):
         block.check(len(old))
-    return [
-        block._replace(impacts=impact_elsewhere(block.impacts, old[block.docs], new[block.docs], k1))
-        for block, old, new in zip(blocks, before, after, strict=True)
-    ]
+        part = slice(block.indptr[columns.start], block.indptr[columns.stop])
+        impacts, docs = np.array(block.impacts), block.docs[part]
+        impacts[part] = impact_elsewhere(impacts[part], old[docs], new[docs], k1)
+        reweighed.append(block._replace(impacts=impacts))
+    return reweighed
 
 
 def cut(values: np.ndarray, first_size: int | None = None) -> list[np.ndarray]:

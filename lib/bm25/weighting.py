@@ -3,14 +3,16 @@
 score(q, d) = sum_j w_j(q) * idf_j * impact_j(d), over the latents j that both have.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lib.bm25.pooling import check_weights
-from lib.support.checks import check_choice
+from lib.support.checks import check_choice, check_count
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST = 1e30
@@ -85,6 +87,44 @@ def check_constants(constants: BM25Constants) -> BM25Constants:
     if not isinstance(constants, BM25Constants):
         raise TypeError(f"The constants are {constants!r}; pass BM25Constants(k1=8.0, b=0.7) or the like.")
     return constants
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Consecutive columns of a term matrix that are weighted by themselves, such as words behind latents.
+
+    The score of a document is the sum over vocabularies of `weight` times BM25 over their columns, with |d| and avgdl
+    counted within each. Raises TypeError or ValueError for a width below 1, a weight that is not a number above 0 and
+    at most 1e6, and constants that are none.
+
+    Parameters
+    ----------
+    name : str
+        What its terms are, for people: "latents", "words".
+    width : int
+        Number of columns.
+    constants : BM25Constants
+    weight : float
+    """
+
+    name: str
+    width: int
+    constants: BM25Constants = PAPER
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields, and make numbers of any kind those that JSON gives back."""
+        object.__setattr__(self, "width", check_count(self.width, "width"))
+        check_constants(self.constants)
+        if not isinstance(self.weight, Real) or not 0 < self.weight <= 1e6:
+            raise ValueError(f"weight is {self.weight!r}; it must be a number above 0, at most 1e6, such as 0.5.")
+        object.__setattr__(self, "weight", float(self.weight))
+
+
+def columns_of(vocabularies: Sequence[Vocabulary]) -> list[slice]:
+    """Return the columns of each vocabulary."""
+    ends = np.cumsum([vocabulary.width for vocabulary in vocabularies]).tolist()
+    return [slice(start, end) for start, end in pairwise([0, *ends])]
 
 
 def check_query_weights(queries: csr_array, k1: float, what: str = "the query matrix") -> csr_array:

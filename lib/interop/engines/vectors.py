@@ -45,7 +45,7 @@ def query_vectors(index: BM25Index, queries: csr_array) -> csr_array:
     TypeError or ValueError for another width, weights that are NaN, infinite, negative or so large that scores could
     overflow, and an idf below 0.
     """
-    queries = check_query_weights(queries, index.constants.k1)
+    queries = check_query_weights(queries, index.largest_k1)
     if queries.shape[1] != index.width:
         raise ValueError(f"the query matrix has {queries.shape[1]} latents, the index {index.width}; use one model.")
     weights = queries.data * index.idf[queries.indices]
