@@ -264,6 +264,7 @@ def speedup(results: Results) -> list[Measured]:
     rows = table[(table["kind"] == names.SEISMIC) & (table["recall"] >= EXACT_ENOUGH)].sort_values("median_ms")
     if rows.empty:
         raise NotMeasured(f"no {names.SEISMIC} with a recall of {EXACT_ENOUGH} in latency.csv")
-    exact = table.loc[table["kind"] == names.EXACT, ["median_ms", "ms_low", "ms_high"]]
-    ratios = exact.to_numpy()[0] / rows[["median_ms", "ms_high", "ms_low"]].to_numpy()[0]
+    columns = ["median_ms", "ms_low", "ms_high"]  # the last two are missing in tables that have no interval
+    exact, seismic = (frame.reindex(columns=columns).iloc[0] for frame in (table[table["kind"] == names.EXACT], rows))
+    ratios = exact.to_numpy() / seismic[["median_ms", "ms_high", "ms_low"]].to_numpy()
     return [Measured(*ratios, f"{n_docs:,} documents, recall {rows['recall'].iloc[0]:.2f}")]
