@@ -36,7 +36,7 @@ from sentence_transformers import (
 
 from lib import LatentTerms, Ranking, TokenEncoder, evaluate, load_collection
 from lib.bm25.ranking import top_k
-from lib.encode.packaged import default_retriever
+from lib.encode.packaged import locate
 from lib.evaluation.baselines import dense_search
 from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix, to_sparse_encoder
 from lib.interop.losses import TokenReconstructionLoss
@@ -48,7 +48,7 @@ from lib.studies.provenance import provenance
 profile = start(profile)
 n_queries, n_docs = 40, 150
 n_steps = 40
-_, folder = default_retriever()  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
+_, folder = locate(None)  # any folder that SentenceTransformer.save_pretrained wrote, if an autoencoder fits it
 pydoc = load_collection("pydoc/test")
 query_ids, queries = pydoc.query_ids[:n_queries], pydoc.query_texts[:n_queries]
 qrels = {query: pydoc.qrels[query] for query in query_ids}
