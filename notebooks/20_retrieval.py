@@ -42,7 +42,7 @@ model
 # - *dense*: the model's own embedding of the text, exact inner product.
 # - *late interaction*: the similarity of each query token to the document's nearest token, summed (MaxSim), over the
 #   states that latent terms are made of. The retriever was not trained for it.
-# - *SPLADE*, if LATENT_TERMS_SPLADE names a model: learned sparse vectors over words, inner product.
+# - *SPLADE*, if the profile or LATENT_TERMS_SPLADE names a model: learned sparse vectors over words, inner product.
 # - *latent terms*: BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7.
 # - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
 #   (`python -m lib tune`) other than the queries below.

@@ -39,7 +39,8 @@ table, origin = limit_study(model, profile.limit_collections)
 # %% [markdown]
 # ## Recall by size
 # With 95 % intervals over queries. Where there are no more documents than the cut-off, recall is 1 by counting. *latent
-# terms* has the paper's constants of BM25, *tuned* the model's own, chosen on other collections.
+# terms* has the paper's constants of BM25, *tuned* the model's own, chosen on other collections. *SPLADE* is there if
+# the profile or LATENT_TERMS_SPLADE names a model.
 
 # %%
 limit_table(table)

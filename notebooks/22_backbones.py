@@ -45,7 +45,7 @@ print(f"Autoencoders of {sweeps.size.width:,} latents, {sweeps.size.n_seeds} see
 # ## What is compared
 # The retriever's *own* ranking is dense search, or late interaction (MaxSim) for a model that was trained for it.
 # *latent terms* is BM25 over summed sparse codes with the paper's untuned k1 = 8, b = 0.7. *lexical BM25* reads words,
-# *SPLADE* (in `paper`, if its weights can be loaded) is the inner product of learned sparse vectors.
+# *SPLADE*, if the profile or LATENT_TERMS_SPLADE names a model, is the inner product of learned sparse vectors.
 #
 # ↑ better, ↓ worse than the retriever's own ranking (two-sided paired randomisation test, Holm's correction over the
 # systems, p < 0.05).

@@ -39,7 +39,7 @@ fits, curves, growth = tables["zipf"], tables["zipf_curves"], tables["zipf_growt
 # %% [markdown]
 # ## Rank and frequency
 # An occurrence of a latent is a document token in which it is active; words are those of lexical BM25's analyzer
-# (stemmed, without 33 stop words); for SPLADE's terms, if LATENT_TERMS_SPLADE names a model, documents are counted. The
+# (stemmed, without 33 stop words); for SPLADE's terms, if there is a model of it, documents are counted. The
 # exponent is fitted by maximum likelihood to the frequent terms, from the frequency `xmin` on that fits best (Clauset,
 # Shalizi and Newman 2009). A least-squares line on logarithmic axes would give the rare terms the most weight and could
 # not be rejected. Interval and p come from resampled vocabularies, each fitted again; p below 0.1 rejects the power

@@ -88,7 +88,8 @@ def profile(tmp_path, monkeypatch, sentence_folder, nomic_folder, colbert_folder
     size = replace(PAPER.sweeps, model=sentence_folder, collections=(collection,), n_ablated=1, **tiny)
     folders = dict(zip(PAPER.backbones.backbones, (sentence_folder, nomic_folder, colbert_folder), strict=True))
     backbones = tuple(replace(backbone, model=folder) for backbone, folder in folders.items())
-    table = replace(PAPER.backbones, backbones=backbones, collections=(collection,), splade=splade_folder)
+    table = replace(PAPER.backbones, backbones=backbones, collections=(collection,))
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
     monkeypatch.setitem(PROFILES, "paper", replace(PAPER, sweeps=size, backbones=table))
     return Store(tmp_path / "store")
 
@@ -104,7 +105,7 @@ def in_short(rows) -> dict:
     return rows[rows["measure"] == MEASURE].set_index(["backbone", "system"])["mean"].to_dict()
 
 
-def test_the_table_is_what_the_plain_way_gives(profile):
+def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):
     paper = setting(PROFILES["paper"], profile)
     rows, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
     assert notes == []
@@ -115,7 +116,7 @@ def test_the_table_is_what_the_plain_way_gives(profile):
     def measured(ranking) -> float:
         return evaluate(ranking, collection.qrels, [MEASURE])[MEASURE]
 
-    splade = SparseEncoder(PROFILES["paper"].backbones.splade, device="cpu")
+    splade = SparseEncoder(splade_folder, device="cpu")
     docs, queries = (
         encode(texts).to_dense().numpy()
         for encode, texts in ((splade.encode_document, sides[0]), (splade.encode_query, sides[2]))
@@ -174,7 +175,7 @@ def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
 
 def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
-    table = replace(table, backbones=table.backbones[:1], splade=None)
+    table = replace(table, backbones=table.backbones[:1])
     monkeypatch.setattr(lib.studies.encoded, "SHARD", 7)
     read, calls = lib.studies.encoded.read_texts, []
 
@@ -191,12 +192,16 @@ def test_a_pass_that_was_killed_goes_on(profile, monkeypatch):
     assert calls == [7, 7, 3, 3, len(QUERIES)]
 
 
-def test_splade_is_left_out_where_it_is_not_to_be_had(profile):
-    paper, table = setting(PROFILES["paper"], profile), replace(PROFILES["paper"].backbones, splade="nobody/has-this")
-    rows, notes, origin = backbone_table(paper, replace(table, backbones=table.backbones[:1]), profile)
+def test_splade_is_left_out_only_where_that_is_asked_for(profile, monkeypatch):
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
+    table = replace(table, backbones=table.backbones[:1])
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "nobody/has-this")
+    with pytest.raises(OSError, match=r"'nobody/has-this'.*LATENT_TERMS_SPLADE"):
+        backbone_table(paper, table, profile)
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
+    rows, notes, origin = backbone_table(paper, table, profile)
     (note,) = notes
-    assert note.startswith("Left out: SPLADE 'nobody/has-this' cannot be loaded (")
-    assert origin["left out"] == notes
+    assert "SPLADE" in note and origin["left out"] == notes and origin["splade"] is None
     assert set(rows["system"]) == {LEXICAL, "dense", LATENT}
 
 
@@ -210,10 +215,11 @@ def test_what_is_refused(profile):
         backbone_table(paper, table, profile)
 
 
-def test_limit_is_measured_by_recall(profile, tmp_path):
+def test_limit_is_measured_by_recall(profile, tmp_path, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     folder = write_collection(tmp_path / "limit-small")
-    table = replace(table, backbones=table.backbones[2:], collections=(folder,), splade=None)
+    table = replace(table, backbones=table.backbones[2:], collections=(folder,))
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
     rows, _, _ = backbone_table(paper, table, profile)
     assert list(dict.fromkeys(rows["measure"])) == ["R@10", "R@20", "R@100", "R@1000"]
     assert (rows.loc[rows["measure"] != "R@10", "mean"] == 1).all()  # of 17 documents all are found

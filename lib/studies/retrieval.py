@@ -18,7 +18,10 @@ from lib.latent_terms import LatentTerms
 from lib.studies import names as kinds
 from lib.studies.comparison import columns_first, lexical_ranking, load_collections
 from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.profiles import current_profile
 from lib.support.store import Store
+
+SPLADE_VARIABLE = "LATENT_TERMS_SPLADE"
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,16 @@ SYSTEMS: dict[str, Callable[[Run], Ranking]] = {
 
 
 def given_splade() -> Splade | None:
-    """Return the SPLADE model that the environment variable LATENT_TERMS_SPLADE names: a folder or a hub id."""
-    return Splade(name) if (name := os.environ.get("LATENT_TERMS_SPLADE")) else None
+    """Return the SPLADE model that LATENT_TERMS_SPLADE names (a wheel, a folder or a hub id), else the profile's.
+
+    None if the environment variable is set to nothing, or the profile has no such model. Raises as `Splade`.
+    """
+    name = os.environ.get(SPLADE_VARIABLE, current_profile().splade)
+    try:
+        return Splade(name) if name else None
+    except OSError as error:
+        remedy = f"or name another model in {SPLADE_VARIABLE}, which leaves SPLADE out if it is set to nothing."
+        raise type(error)(f"{error}; {remedy}") from error
 
 
 def retrieval_table(
@@ -129,7 +140,5 @@ def retrieval_table(
     by_query = pd.concat(values).pivot(index=["collection", "measure", "query_id"], columns="system", values="value")
     identities = [collection.identity for collection in collections]
     origin = {"model": model.identity, "collections": identities, "retrieval": asdict(config)}
-    origin |= {"tuned": asdict(model.bm25), "lexical analyzer": ANALYZER}
-    if splade is not None:
-        origin["splade"] = splade.identity
+    origin |= {"tuned": asdict(model.bm25), "lexical analyzer": ANALYZER, "splade": splade and splade.identity}
     return table, by_query.reset_index(), origin

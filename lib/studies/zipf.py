@@ -66,8 +66,8 @@ def zipf_study(
             label = {"collection": collection.full_name, "vocabulary": kind}
             for table, frame in _vocabulary_tables(vocabulary, n_resamples, store).items():
                 tables[table].append(frame.assign(**label)[[*label, *frame.columns]])
-    third = {} if splade is None else {"splade": splade.identity}
-    origin = origin_of(model, collections, n_resamples=n_resamples, analyzer=ANALYZER, **third)
+    stated = {"analyzer": ANALYZER, "splade": splade and splade.identity}
+    origin = origin_of(model, collections, n_resamples=n_resamples, **stated)
     return {table: pd.concat(frames, ignore_index=True) for table, frames in tables.items()}, origin
 
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from lib.support.files import (
     check_writable,
+    errors_name,
     make_folder,
     remove,
     replacing_file,
@@ -39,6 +41,35 @@ def digest_file(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, sha256: str, remedy: str) -> Path:
+    """Return the path of a file whose bytes have this sha256; else a ValueError, which ends in the remedy."""
+    digest = digest_file(path) if path.is_file() else None
+    if digest != sha256:
+        raise ValueError(f"The file {path} has sha256 {digest}, not {sha256}. {remedy}")
+    return path
+
+
+def made_once(folder: Path, make: Callable[[Path], Path]) -> Path:
+    """Return `folder`; if there is none, what `make` returns becomes it, in one step.
+
+    `make` is given an empty folder on the same disk and returns a folder below it; its errors name `folder` instead.
+    """
+    if folder.is_dir():
+        return folder
+    make_folder(folder.parent)
+    with (
+        TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary,
+        errors_name(folder, Path(temporary)),
+    ):
+        made = make(Path(temporary))
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+    return folder
 
 
 def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
