@@ -282,9 +282,18 @@ class TokenEncoder:
 
         Parameters and errors are those of `stream_layers`.
         """
+        return map(len, self.token_ids(texts, kind, lengths=lengths))
+
+    def token_ids(
+        self, texts: Iterable[str], kind: str = "document", *, lengths: Lengths | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the ids, int64 [n_tokens], of the tokens whose states `stream` gives of each text; no forward pass.
+
+        Parameters and errors are those of `stream_layers`.
+        """
         check_choice(kind, self.prompts, "kind")
         passages = self._read(check_texts(texts), kind, lengths)
-        return (sum(len(passage.positions) for passage in text) for text in passages)
+        return (np.concatenate([passage.ids[passage.positions] for passage in text]) for text in passages)
 
     def _read(self, texts: Iterable[str], kind: str, lengths: Lengths | None) -> Iterator[list[Passage]]:
         """Yield the passages of each text; log what was not read, unless the caller counts `lengths`."""
