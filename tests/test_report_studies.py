@@ -172,3 +172,7 @@ def test_beyond_is_drawn_and_described():
         "with words helps: +0.050 (+0.020 to +0.080) on average; significantly better on 2 and worse on 0"
     )
     assert nothing.startswith("pruned queries makes no clear difference: +0.000 (-0.020 to +0.020)")
+    costs = table.assign(query_ms=12.34, state_bytes=[np.nan, 40_400.0, np.nan] * 3)
+    helps, nothing = beyond_in_words(costs).splitlines()
+    assert "12.3 ms a query and 40 kB" in helps
+    assert nothing.endswith("12.3 ms a query.")

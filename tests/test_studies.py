@@ -16,7 +16,7 @@ from lib.studies.comparison import query_postings, summary_of
 from lib.studies.encoded import encode_collection
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
 from lib.studies.limit import limit_study
-from lib.studies.names import AS_TUNED, FAMILIES, LIMIT_MEASURES, TOGETHER
+from lib.studies.names import AS_TUNED, FAMILIES, LIMIT_MEASURES, LOOKED_UP, TOGETHER, WITH_FEEDBACK, WITH_LATE
 from lib.studies.pruning import UNPRUNED, Pruning, prune_terms, pruning_study
 from lib.studies.zipf import zipf_study
 from lib.support.store import Store
@@ -202,7 +202,13 @@ def test_settings_are_chosen_on_training_queries_and_frozen(model, collections, 
     base = tried[tried["idea"] == AS_TUNED]
     assert len(base) == 1
     chosen = tried[tried["chosen"]]
-    assert (chosen["mean"] >= base["mean"].item()).all()
+    own = chosen["idea"].isin([WITH_FEEDBACK, WITH_LATE, LOOKED_UP])
+    assert (chosen["mean"] >= base["mean"].item())[~own].all()
+    assert own.sum() >= 3
+    assert {WITH_FEEDBACK, WITH_LATE, LOOKED_UP} <= set(table["system"])  # measured even where they lose
+    assert (table["query_ms"] > 0).all()
+    assert (table["state_bytes"] > 0).sum() >= 3  # two collections and their mean
+    assert origin["settings"][WITH_LATE]["late"] in chosen["late"].tolist()
     assert origin["n_queries"] == 6
     assert origin["training"][0]["name"] == "a"
     # what stands in the table for the base is BM25 with the model's constants
@@ -225,7 +231,9 @@ def test_on_a_tie_the_setting_stays_as_it_was(model):
     )
     base = Setting(3.0, 0.35, "lucene")
     chosen, tried = choose_settings([bench], base)
-    assert chosen == {AS_TUNED: base, TOGETHER: base}
+    assert chosen[AS_TUNED] == chosen[TOGETHER] == base
+    assert set(chosen) == {AS_TUNED, TOGETHER, WITH_FEEDBACK, WITH_LATE, LOOKED_UP}  # systems of their own stay
+    assert tried["chosen"].sum() == 4
     assert len(tried) > 20
 
 

@@ -42,6 +42,13 @@ def beyond_in_words(table: pd.DataFrame) -> str:
         verdict = "helps" if helps else "hurts" if hurts else "makes no clear difference"
         lines.append(
             f"{mean['system']} {verdict}: {change(mean)} on average; significantly better on {better} and worse on "
-            f"{worse} of {len(rows)} collections."
+            f"{worse} of {len(rows)} collections." + _cost(mean)
         )
     return "\n".join(lines)
+
+
+def _cost(mean: pd.Series) -> str:
+    """Return in words what a system costs; nothing where the table does not say, as those of earlier versions."""
+    time, states = mean.get("query_ms"), mean.get("state_bytes")
+    kept = f" and {states / 1000:.0f} kB of token states a document" if pd.notna(states) else ""
+    return f" It takes {time:.1f} ms a query{kept}." if pd.notna(time) else ""

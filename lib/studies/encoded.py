@@ -8,6 +8,7 @@ All readings of one retriever share a pass over the texts.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,8 @@ from lib.bm25.pooling import apply_phi, pool
 from lib.bm25.ranking import Ranking, top_k
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder, TokenStates
-from lib.evaluation.late_interaction import MaxSim
+from lib.evaluation.late_interaction import MaxSim, StoredStates, in_bytes
+from lib.inference_free import mean_codes
 from lib.inspect.vocabulary import latent_token_matrix
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import Codes, SparseAutoencoder
@@ -163,6 +165,49 @@ class Late:
     def join(self, parts: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         counts, best = zip(*parts, strict=True)
         return best_of(best, np.cumsum([0, *counts[:-1]]), self.k)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """The token states of documents in int8, as `StoredStates` keeps them: values [n_tokens, d], counts [n_docs]."""
+
+    encoder: TokenEncoder
+    stage = "token-states"
+
+    @cached_property
+    def key(self) -> dict:
+        return {"encoder": self.encoder.identity}
+
+    def read(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        return in_bytes(block.states.states), np.diff(block.states.offsets)
+
+    def join(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+        values, counts = map(np.concatenate, zip(*parts, strict=True))
+        return {"values": values, "counts": counts}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLatents:
+    """Each latent's summed activation by each token, csr [width, n_tokens], and how often each token occurs."""
+
+    encoder: TokenEncoder
+    sae: SparseAutoencoder
+    stage = "token-latents"
+
+    @cached_property
+    def key(self) -> dict:
+        return {"encoder": self.encoder.identity, "sae": self.sae.identity}
+
+    def read(self, block: Block) -> tuple[csr_array, np.ndarray]:
+        n_tokens, ids = len(self.encoder.tokenizer), block.states.token_ids
+        indices, values = (tensor.cpu().numpy() for tensor in block.codes(self.sae))
+        matrix = latent_token_matrix(indices, values, ids, self.sae.width, n_tokens)
+        return matrix, np.bincount(ids, minlength=n_tokens)
+
+    def join(self, parts: list[tuple[csr_array, np.ndarray]]) -> dict[str, np.ndarray]:
+        matrices, counts = zip(*parts, strict=True)
+        total = sum(matrices[1:], start=matrices[0])
+        return {"data": total.data, "indices": total.indices, "indptr": total.indptr, "counts": sum(counts)}
 
 
 def best_columns(scores: np.ndarray, k: int) -> dict[str, np.ndarray]:
@@ -353,3 +398,25 @@ def latent_tokens(model: LatentTerms, texts: list[str], store: Store | None = No
 
     key = {"model": model.identity, "texts": digest_json(texts)}
     return _stacked([(store or Store()).get("latent-tokens", key, make)], n_tokens)
+
+
+def document_readings(model: LatentTerms) -> list[Reading]:
+    """Return all that this page reads of a document's token states for one model."""
+    encoder = model.encoder
+    return [terms_of(model), Embeddings(encoder), States(encoder), TokenLatents(encoder, model.sae)]
+
+
+def stored_states(encoder: TokenEncoder, collection: Collection, store: Store) -> StoredStates:
+    """Return the states of a collection's documents in int8."""
+    parts = list(load(States(encoder), collection, "document", store))
+    offsets = np.cumsum([0, *chain.from_iterable(part["counts"] for part in parts)])
+    values = parts[0]["values"] if len(parts) == 1 else np.concatenate([part["values"] for part in parts])
+    return StoredStates(values, offsets, collection.doc_ids)
+
+
+def token_latents(model: LatentTerms, collection: Collection, store: Store) -> csr_array:
+    """Return the mean code of each token in a collection's documents, float32 [n_tokens, width]."""
+    parts = list(load(TokenLatents(model.encoder, model.sae), collection, "document", store))
+    n_tokens = len(model.encoder.tokenizer)
+    total = sum((_stacked([part], n_tokens) for part in parts[1:]), start=_stacked(parts[:1], n_tokens))
+    return mean_codes(total, sum(part["counts"] for part in parts))

@@ -40,6 +40,7 @@ FLAT, HNSW = "dense, every document", "dense, HNSW"
 
 # Settings of 60_beyond, and the rows that average over collections.
 AS_TUNED, PAPERS, WITH_WORDS, TOGETHER = "as tuned", "the paper's constants", "with words", "all together"
+WITH_FEEDBACK, WITH_LATE, LOOKED_UP = "with feedback", "with late interaction", "queries looked up"
 MEAN = "mean, limit left out"
 
 # The studies that train autoencoders: readouts of 40_layers, variants of 50 and 51, pairs and shares of 52.
