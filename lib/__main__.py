@@ -27,6 +27,7 @@ from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
 from lib.sae.training import TrainingConfig
 from lib.studies.choice import choose
+from lib.studies.profiles import LAPTOP
 from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.files import temporary_beside, user_path
@@ -63,9 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     about += "model, where model.index reads them. Of several models, print which ranks these queries best."
     add = command("tune", _tune, about)
     add("models", type=user_path, nargs="+", help="Folders of models of one retriever. They are changed.")
-    collections = ["pydoc/train", "beir/scifact/train"]
     about = "Collections with training queries; each has the same weight."
-    add("--collections", nargs="+", default=collections, help=about)
+    add("--collections", nargs="+", default=list(LAPTOP.tuning_collections), help=about)
     return parser
 
 

@@ -15,13 +15,15 @@ from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
 from lib.bm25.weighting import PAPER, BM25Constants, check_constants
 from lib.encode.encoder import TokenEncoder, TokenStates
-from lib.encode.packaged import MODEL_FOLDER
+from lib.encode.packaged import RETRIEVER_NAME
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
 from lib.support.checks import check_choice
+from lib.support.files import user_path
 from lib.support.folders import read_folder, save_folder
 from lib.support.hub import find_folder, upload
 
 MANIFEST = "latent_terms.json"
+PACKAGED = Path(__file__).parent / "sae" / "packaged"  # a folder a model, called as its retriever
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class LatentTerms:
         bm25: BM25Constants = PAPER,
     ):
         if encoder.d != sae.d:
+            remedy = other_origin(sae, encoder) or "Pair it with the retriever that it was trained on."
             raise ValueError(
-                f"{encoder.name} has states of size {encoder.d}, the autoencoder reads size {sae.d}; "
-                "pair it with the retriever that it was trained on."
+                f"{encoder.name} has states of size {encoder.d}, the autoencoder reads size {sae.d}. {remedy}"
             )
         self.encoder = encoder
         self.sae = sae.to(encoder.device)
@@ -179,12 +181,13 @@ class LatentTerms:
         revision: str | None = None,
         token: str | None = None,
     ) -> "LatentTerms":
-        """Load what `save` wrote; None is the packaged model (all-MiniLM-L6-v2, 39,936 latents).
+        """Load what `save` wrote; None is the packaged model of all-MiniLM-L6-v2 (39,936 latents).
 
         Parameters
         ----------
         folder : str or Path, optional
-            Or the id of a repository on the hub, of which nothing is executed.
+            Or the name of a retriever whose model is packaged (`packaged_models`), unless there is a folder of that
+            name; or the id of a repository on the hub, of which nothing is executed.
         encoder : TokenEncoder, optional
             Used instead of the retriever that the folder holds or names.
         dtype, device : str, optional
@@ -208,8 +211,10 @@ class LatentTerms:
         """
         if encoder is not None and (dtype or device):
             raise ValueError("dtype and device belong to an encoder that is loaded here; give them or an encoder.")
-        place = MODEL_FOLDER if folder is None else folder
-        folder = find_folder(place, MANIFEST, revision=revision, token=token)
+        try:
+            folder = find_folder(_place(folder), MANIFEST, revision=revision, token=token)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} Packaged models are {', '.join(packaged_models())}.") from error
 
         def read(manifest: dict, files: dict[str, Path]) -> "LatentTerms":
             sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
@@ -219,6 +224,19 @@ class LatentTerms:
         return read_folder(folder, MANIFEST, FORMAT_VERSION, read)
 
     from_pretrained = load
+
+
+def packaged_models() -> list[str]:
+    """Return the names that `LatentTerms.load` knows without a folder or the hub, those of the models' retrievers."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{MANIFEST}"))
+
+
+def _place(folder: str | Path | None) -> str | Path:
+    """Return the folder of the model that is packaged under this name, else what was given."""
+    if folder is None:
+        return PACKAGED / RETRIEVER_NAME.split("/")[1]
+    packaged = folder in packaged_models() and not user_path(folder).is_dir()
+    return PACKAGED / folder if packaged else folder
 
 
 def _retriever(folder: Path, files: Mapping[str, Path], settings: dict) -> TokenEncoder:

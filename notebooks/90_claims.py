@@ -52,8 +52,8 @@ table, origin = claims_study(folder)
 # `tested_with` says what of a source was tested. Of SPLARE it is the readout of a frozen retriever: SPLARE trains its
 # retriever through the latents, so no verdict here is on the trained model.
 #
-# In the profile `paper`, too, the claims about retrieval are judged on the packaged model; the answer for the
-# original's retrievers is `22_backbones`.
+# In all profiles the claims about retrieval are judged on the packaged model, but for two that are about retrievers:
+# those are judged on the table of `22_backbones`, with small autoencoders, and take part if it has two retrievers.
 
 # %%
 table[["source", "claim", "on", "published", "ours", "verdict", "why", "notebook"]]

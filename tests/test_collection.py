@@ -16,6 +16,7 @@ import lib.data.collection
 from lib.data.collection import Collection, load_collection
 from lib.data.sources import canonical_text
 from lib.studies.names import is_limit
+from lib.studies.profiles import LAPTOP
 
 DOCS = {"d1": ("Title", "one text"), "d2": ("", "two"), "d3": ("", "")}
 QUERIES = {"q0": "nobody judged this", "q2": "second", "q1": "first"}
@@ -565,8 +566,15 @@ def test_the_default_limit_is_the_one_of_the_results():
         collection = load_collection("limit")
     known = json.loads(lib.data.collection._IDENTITIES.read_text())
     assert known["limit"] == lib.data.collection._comparable(collection.identity)
-    names = {"beir/scifact/test", "beir/scifact/train", "cranfield/test", "vaswani/test", "cisi/test"}
-    assert set(known) == names | {"limit-small/test", "limit"}
+    names = {f"beir/{name}" for name in ("scifact/test", "scifact/train", "nfcorpus/test", "nfcorpus/train")}
+    names |= {f"{name}/test" for name in ("cranfield", "vaswani", "cisi", "squad", "limit-small")}
+    assert set(known) == names | {"beir/nfcorpus/dev", "limit"}
+
+
+@pytest.mark.parametrize("name", sorted({*LAPTOP.collections, *LAPTOP.tuning_collections}))
+def test_what_results_are_measured_on_is_built_in_or_known(name):
+    known = json.loads(lib.data.collection._IDENTITIES.read_text())
+    assert name.startswith(("pydoc", "limit")) or {name, f"{name}/test"} & set(known)
 
 
 def test_the_command_prints_identities():

@@ -14,7 +14,7 @@ from lib.bm25.index import BM25Index
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import load_collection
 from lib.encode.encoder import TokenEncoder
-from lib.latent_terms import LatentTerms
+from lib.latent_terms import LatentTerms, packaged_models
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedTopK
 from lib.support.folders import digest_json
@@ -303,12 +303,40 @@ def test_constants_out_of_range_are_refused_in_a_saved_folder(tmp_path, model):
 @pytest.mark.parametrize("name", ["wide_folder"])
 def test_a_hidden_size_that_does_not_fit(request, tmp_path, model, tiny_sae, name):
     wide = TokenEncoder(request.getfixturevalue(name), dtype="float32")
-    message = "has states of size 48, the autoencoder reads size 32; pair it with the retriever"
+    message = r"has states of size 48, the autoencoder reads size 32\. Pair it with the retriever"
     with pytest.raises(ValueError, match=message):
         LatentTerms(wide, tiny_sae)
     model.save(tmp_path)
     with pytest.raises(ValueError, match=message):
         LatentTerms.load(tmp_path, encoder=wide)
+
+
+def test_a_retriever_of_another_size_is_told_which_one_to_take(wide_folder):
+    wide = TokenEncoder(wide_folder, dtype="float32")
+    remedy = (
+        r"size 48, .* size 384\. .*pair it with TokenEncoder\(model='sentence-transformers/all-MiniLM-L6-v2', layer=6"
+    )
+    with pytest.raises(ValueError, match=remedy):
+        LatentTerms.load("all-MiniLM-L6-v2", encoder=wide)
+
+
+def test_packaged_models_are_loaded_by_their_retrievers_names(tmp_path, model, monkeypatch):
+    for name in packaged_models():
+        manifest = json.loads((lib.latent_terms.PACKAGED / name / "latent_terms.json").read_text())
+        assert manifest["encoder"]["model"] == f"sentence-transformers/{name}"
+    assert lib.latent_terms._place(None) == lib.latent_terms.PACKAGED / "all-MiniLM-L6-v2"
+    monkeypatch.setattr(lib.latent_terms, "PACKAGED", tmp_path / "packaged")
+    model.save(tmp_path / "packaged" / "tiny")
+    (tmp_path / "packaged" / "empty").mkdir()
+    assert packaged_models() == ["tiny"]
+    assert_same_model(LatentTerms.from_pretrained("tiny", dtype="float32"), model)
+    with pytest.raises(FileNotFoundError, match=r"There is no folder empty.* Packaged models are tiny\."):
+        LatentTerms.load("empty")
+    monkeypatch.chdir(tmp_path)  # a folder of one's own comes first
+    model.with_bm25(TUNED).save("tiny")
+    assert LatentTerms.load("tiny", dtype="float32").bm25 == TUNED
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        LatentTerms.load(Path("all-MiniLM-L6-v2"))
 
 
 def test_unknown_pooling_and_phi(tiny_encoder, tiny_sae):

@@ -184,6 +184,7 @@ def write_the_others(folder) -> None:
     ends = {"difference_low": table["difference"] - 0.02, "difference_high": table["difference"] + 0.02}
     write("ablations", table.assign(**ends))
     rows = {"collection": ["one/test", "two/test"], "system": "latent terms", "measure": "nDCG@10", "seeds": [5.0, 5.0]}
+    rows["backbone"] = "small"
     spread = {"difference": [0.02, -0.01], "difference_low": [0.01, -0.05], "difference_high": [0.05, -0.005]}
     means = pd.DataFrame(rows | spread | {"p_holm": [0.01, 0.02], "seed_sd": [0.004, 0.0061]})
     write("backbones", pd.concat([means, means.assign(measure="R@100", difference=0.5)]))
@@ -220,6 +221,18 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "claims/count/not tested": numbers["claims/count"],
     }
     assert {key: numbers[key] for key in expected} == expected
+
+
+def test_several_retrievers_are_numbered_one_after_the_other(folder):
+    write_the_others(folder)
+    table = pd.read_csv(folder / "backbones.csv")
+    pd.concat([table, table.assign(backbone="large", p_holm=0.5)]).to_csv(folder / "backbones.csv", index=False)
+    lines = macros(r"\val{backbones/mean} \val{backbones/better} \val{backbones/collections}", folder).splitlines()
+    assert [line.split("csname")[-1] for line in lines[1:]] == [
+        "{1 and 0}",
+        "{2}",
+        "{+0.005 [$-$0.016, +0.020] with small and +0.005 [$-$0.016, +0.020] with large}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from conftest import SHAPE, _save_tokenizer
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from test_backbones import save_colbert
 
+import lib.studies.backbones
 import lib.studies.encoded
 from lib.bm25.index import BM25Index
 from lib.data.sources import _find_ir_dataset
 from lib.data.training_text import StreamedText
+from lib.encode import packaged
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import LexicalBM25, dense_search
 from lib.evaluation.late_interaction import late_interaction_search
@@ -22,7 +24,7 @@ from lib.evaluation.measures import evaluate
 from lib.studies.backbones import backbone_table, encoder_of, models
 from lib.studies.inputs import setting, training_text
 from lib.studies.names import LATENT, LEXICAL, SPLADE
-from lib.studies.profiles import LAPTOP, PAPER, PROFILES
+from lib.studies.profiles import LAPTOP, PAPER, PROFILES, SMOKE
 from lib.studies.retrieval_training import retrieval_training_study
 from lib.studies.seeds import seeds_study
 from lib.support.store import Store
@@ -88,7 +90,7 @@ def profile(tmp_path, monkeypatch, sentence_folder, nomic_folder, colbert_folder
     size = replace(PAPER.sweeps, model=sentence_folder, collections=(collection,), n_ablated=1, **tiny)
     folders = dict(zip(PAPER.backbones.backbones, (sentence_folder, nomic_folder, colbert_folder), strict=True))
     backbones = tuple(replace(backbone, model=folder) for backbone, folder in folders.items())
-    table = replace(PAPER.backbones, backbones=backbones, collections=(collection,))
+    table = replace(PAPER.backbones, backbones=backbones, size=size)
     monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
     monkeypatch.setitem(PROFILES, "paper", replace(PAPER, sweeps=size, backbones=table))
     return Store(tmp_path / "store")
@@ -107,7 +109,7 @@ def in_short(rows) -> dict:
 
 def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):
     paper = setting(PROFILES["paper"], profile)
-    rows, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
+    rows, by_query, notes, origin = backbone_table(paper, PROFILES["paper"].backbones, profile)
     assert notes == []
     (collection,) = paper.collections
     sides = (collection.doc_texts, collection.doc_ids, collection.query_texts, collection.query_ids)
@@ -123,7 +125,7 @@ def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):
     )
     expected = {}
     for backbone in PROFILES["paper"].backbones.backbones:
-        trained = models(paper, backbone, profile)
+        trained = models(paper, encoder_of(backbone), profile)
         encoder, by_seed = trained[0].encoder, []
         for model in trained:
             index = BM25Index.build(model.encode_documents(sides[0]), ids[0])
@@ -145,30 +147,34 @@ def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):
     assert in_short(rows) == pytest.approx(expected)
     assert set(rows["n_docs"]) == {len(DOCS)} and set(rows["n_queries"]) == {len(QUERIES)}
     assert json.loads(json.dumps(origin))["left out"] == []
+    of_seeds = by_query.groupby(["backbone"])[["dense", "late interaction", LATENT]].mean()
+    for (backbone, system), mean in of_seeds.stack().dropna().items():
+        assert mean == pytest.approx(expected[backbone, system])
+    assert len(by_query) == 3 * len(QUERIES) and by_query["query_id"].tolist()[: len(QUERIES)] == ids[1]
 
 
 def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     table = replace(table, backbones=table.backbones[::2])
-    whole, _, _ = backbone_table(paper, table, profile)
+    whole, *_ = backbone_table(paper, table, profile)
     monkeypatch.setattr(lib.studies.encoded, "SHARD", 7)
     store, passes, stream = Store(profile.folder / "sharded"), [], TokenEncoder.stream_layers
     for backbone in table.backbones:
-        models(paper, backbone, store)
+        models(paper, encoder_of(backbone), store)
 
     def watched(self, texts, layers, kind="document", **settings):
         passes.append((self.name, kind, len(list(texts))))
         return stream(self, texts, layers, kind, **settings)
 
     monkeypatch.setattr(TokenEncoder, "stream_layers", watched)
-    sharded, _, _ = backbone_table(paper, table, store)
+    sharded, *_ = backbone_table(paper, table, store)
     assert in_short(sharded) == pytest.approx(in_short(whole))
     for backbone in table.backbones:
         documents = [n for name, kind, n in passes if (name, kind) == (backbone.model, "document")]
         assert documents == [7, 7, 3]  # for its own ranking and for all seeds together
     assert not list(store.folder.glob("reading-*"))
     passes.clear()
-    again, _, _ = backbone_table(paper, table, store)
+    again, *_ = backbone_table(paper, table, store)
     assert not passes  # all rankings are kept
     assert in_short(again) == in_short(sharded)
 
@@ -199,7 +205,7 @@ def test_splade_is_left_out_only_where_that_is_asked_for(profile, monkeypatch):
     with pytest.raises(OSError, match=r"'nobody/has-this'.*LATENT_TERMS_SPLADE"):
         backbone_table(paper, table, profile)
     monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
-    rows, notes, origin = backbone_table(paper, table, profile)
+    rows, _, notes, origin = backbone_table(paper, table, profile)
     (note,) = notes
     assert "SPLADE" in note and origin["left out"] == notes and origin["splade"] is None
     assert set(rows["system"]) == {LEXICAL, "dense", LATENT}
@@ -208,19 +214,32 @@ def test_splade_is_left_out_only_where_that_is_asked_for(profile, monkeypatch):
 def test_what_is_refused(profile):
     paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
     with pytest.raises(ValueError, match="little/test"):
-        backbone_table(paper, replace(table, collections=table.collections * 2), profile)
-    qrels = Path(table.collections[0]) / "qrels" / "test.tsv"
+        backbone_table(replace(paper, collections=paper.collections * 2), table, profile)
+    qrels = Path(table.size.collections[0]) / "qrels" / "test.tsv"
     qrels.write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
     with pytest.raises(ValueError, match="little/test has one"):
+        backbone_table(setting(PROFILES["paper"], profile), table, profile)
+
+
+def test_a_retriever_that_is_not_installed_is_named_before_anything_is_trained(profile, monkeypatch):
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
+    monkeypatch.setenv("LATENT_TERMS_CACHE", str(profile.folder))
+    monkeypatch.setattr(packaged, "files", lambda name: [])
+    packaged._files_of.cache_clear()
+    forbid(monkeypatch, lib.studies.backbones, "autoencoders")
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
+    table = replace(table, backbones=(table.backbones[0], LAPTOP.backbones.backbones[1]))
+    with pytest.raises(ConnectionError, match=r"all-mpnet-base-v2.*pip install 'latent-terms\[mpnet\]'"):
         backbone_table(paper, table, profile)
+    packaged._files_of.cache_clear()
 
 
 def test_limit_is_measured_by_recall(profile, tmp_path, monkeypatch):
-    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
-    folder = write_collection(tmp_path / "limit-small")
-    table = replace(table, backbones=table.backbones[2:], collections=(folder,))
+    table = PROFILES["paper"].backbones
+    size = replace(table.size, collections=(write_collection(tmp_path / "limit-small"),))
+    table = replace(table, backbones=table.backbones[2:])
     monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
-    rows, _, _ = backbone_table(paper, table, profile)
+    rows, *_ = backbone_table(setting(PROFILES["paper"], profile, size), table, profile)
     assert list(dict.fromkeys(rows["measure"])) == ["R@10", "R@20", "R@100", "R@1000"]
     assert (rows.loc[rows["measure"] != "R@10", "mean"] == 1).all()  # of 17 documents all are found
     assert rows.loc[rows["measure"] == "R@10", "mean"].lt(1).any()
@@ -251,8 +270,8 @@ def test_the_studies_of_seeds_and_of_training_take_any_backbone(profile, request
 def test_the_original_profile_names_what_exists():
     published = ["scifact", "nfcorpus", "fiqa", "trec-covid", "dbpedia-entity", "nq", "hotpotqa", "fever"]
     table, size = PAPER.backbones, PAPER.sweeps
-    assert [name.split("/")[1] for name in table.collections[:-1]] == published
-    for name in (*table.collections, *size.collections, *PAPER.collections):
+    assert [name.split("/")[1] for name in table.size.collections[:-1]] == published
+    for name in (*table.size.collections, *size.collections, *PAPER.collections):
         if not name.startswith("limit"):
             assert _find_ir_dataset(name, None)[2] == "test"
     assert (size.width, size.k, size.epochs, size.batch_tokens, size.n_seeds) == (32_768, 16, 3, 4_096, 5)
@@ -260,8 +279,9 @@ def test_the_original_profile_names_what_exists():
 
 
 def test_the_packaged_retriever_is_read_as_in_the_sweeps_so_that_autoencoders_are_shared():
-    (packaged,) = LAPTOP.backbones.backbones
-    assert encoder_of(packaged).config == TokenEncoder(max_length=256).config
+    (backbone,) = SMOKE.backbones.backbones
+    assert encoder_of(backbone).config == TokenEncoder(max_length=256).config
+    assert SMOKE.backbones.size == SMOKE.sweeps
 
 
 def test_the_text_is_fineweb_edu(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from lib.report.common import COLOURS, colours_of, latex_table, markdown_table, 
 from lib.report.retrieval import (
     BEGIN,
     END,
-    TEST_COLLECTIONS,
     readme_results,
     results_in_words,
     retrieval_figure,
@@ -101,15 +100,21 @@ def test_saved_results_come_back(tmp_path, summary):
 
 
 def test_results_in_words_are_those_of_the_table():
-    rows = [(c, "nDCG@10", s, v) for c in TEST_COLLECTIONS for s, v in (("dense", 0.4), ("latent terms", 0.5))]
-    rows += [(c, "nDCG@10", "lexical BM25", 0.25) for c in TEST_COLLECTIONS]
+    real = ("beir/scifact/test", "cranfield/test", "vaswani/test", "cisi/test")
+    means = (("dense", 0.4), ("latent terms", 0.5), ("lexical BM25", 0.25))
+    rows = [(c, "nDCG@10", s, v) for c in (*real, "pydoc/test") for s, v in means if c in real or s == "dense"]
     rows += [("limit", "R@10", s, v) for s, v in (("dense", 0.02), ("latent terms", 0.25), ("lexical BM25", 0.95))]
     table = pd.DataFrame(rows, columns=["collection", "measure", "system", "mean"])
     words = results_in_words(table.assign(difference=0.1, difference_low=0.08, difference_high=0.14))
-    assert "latent terms 0.500, dense 0.400, lexical BM25 0.250." in words
+    assert "the four real test collections: latent terms 0.500, dense 0.400, lexical BM25 0.250." in words
     assert "latent terms +0.100 [+0.090, +0.120] (at least 1.25" in words  # 0.02, 0.04 over sqrt(4); 0.5 / 0.4
     assert "(12.5 times)" in words  # 0.25 / 0.02
-    assert results_in_words(table.head(3).assign(difference=0.1, difference_low=0.08, difference_high=0.14)) == ""
+    assert "SciFact is 0.4000 here, and 0.6451 as published" in words and "NFCorpus" not in words
+    more = table.replace({"vaswani/test": "beir/nfcorpus/test"})
+    more = pd.concat([table, more[more["collection"] == "beir/nfcorpus/test"]])
+    words = results_in_words(more.assign(difference=0.1, difference_low=0.08, difference_high=0.14))
+    assert "the five real test collections" in words and "NFCorpus is 0.4000 here, and 0.3159 as published" in words
+    assert results_in_words(table[table["collection"] == "pydoc/test"].assign(difference=0.1)) == ""
 
 
 def test_the_readme_shows_the_committed_results():

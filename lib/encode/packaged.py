@@ -11,8 +11,6 @@ from lib.support.files import user_path
 from lib.support.folders import check_digest, made_once
 from lib.support.store import Store
 
-MODEL_FOLDER = Path(__file__).parent.parent / "sae" / "packaged" / "minilm-l6"
-
 
 @dataclass(frozen=True)
 class PackagedRetriever:

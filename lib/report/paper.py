@@ -209,9 +209,14 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 
 
 def _backbone_numbers(results: Results) -> dict[str, str]:
+    """Return the mean difference and the verdicts, of several retrievers one after the other, joined by "and"."""
     rows = results["backbones"].query("measure == @names.MEASURE and system == @names.LATENT")
-    numbers = {"mean": _interval(*mean_of(rows)), "seeds": f"{rows['seeds'].max():.0f}"}
-    return numbers | _verdicts(rows) | {"seed sd": f"{rows['seed_sd'].max():.3f}"}
+    parts = dict(list(rows.groupby("backbone", sort=False)))
+    means = [_interval(*mean_of(part)) + f" with {name}" * (len(parts) > 1) for name, part in parts.items()]
+    verdicts = pd.DataFrame([_verdicts(part) for part in parts.values()])
+    numbers = {"mean": " and ".join(means), "collections": verdicts["collections"].iloc[0]}
+    numbers |= {name: " and ".join(verdicts[name]) for name in ("better", "worse")}
+    return numbers | {"seeds": f"{rows['seeds'].max():.0f}", "seed sd": f"{rows['seed_sd'].max():.3f}"}
 
 
 def _limit_numbers(results: Results) -> dict[str, str]:

@@ -14,7 +14,8 @@ does not pass for a proof. Each row is judged by itself, at 95 %, without a corr
 
 The claims are those of Latent Terms (arXiv 2605.29384), known at second hand, of SPLARE (arXiv 2603.13277), and of
 papers on parts of ours; what is marked as ours nobody else claimed. A published figure is a number of theirs; "no gain"
-is a claim, but no number. Figures of ours are read by `lib.studies.measured`.
+is a claim, but no number. Figures of ours are read by `lib.studies.measured`; the rule for claims over retrievers
+stands in `lib.studies.backbones`.
 """
 
 from collections.abc import Callable
@@ -128,6 +129,10 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
             (-SLIGHT, inf), VECTORS.min(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=True)),
         ("best", "latent terms rank far better on some collections", "nDCG@10 less dense",
             MORE, VECTORS.max(), "+.3f", "20_retrieval", partial(ours.extreme, lowest=False)),
+        ("each-retriever", "with no retriever do they rank much worse on any collection", "nDCG@10 less dense",
+            (-SLIGHT, inf), VECTORS.min(), "+.3f", "22_backbones", ours.lowest_of_retrievers),
+        ("weak", "latent terms help weak retrievers most", "nDCG@10 gained, weakest less strongest",
+            MORE, (_gain("Contriever") - _gain("Nomic")).mean(), "+.3f", "22_backbones", ours.weakest_less_strongest),
         ("late", "latent terms rank below late interaction", "nDCG@10 less MaxSim",
             LESS, _gain("GTE-ModernColBERT").mean(), "+.3f", "20_retrieval", ours.against_late),
         ("limit-r10", "on LIMIT latent terms find far more than dense search", "R@10 less dense",

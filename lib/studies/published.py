@@ -17,6 +17,12 @@ PUBLISHED = pd.DataFrame(
     columns=["published", "SciFact", "NFCorpus", "FiQA", "TREC-COVID", "DBpedia", "NQ", "HotpotQA", "FEVER"],
 )
 
+# nDCG@10 of dense search as MTEB has it, of the retrievers of the profile `laptop`.
+PUBLISHED_DENSE = pd.DataFrame(
+    [("all-MiniLM-L6-v2", 0.6451, 0.3159), ("all-mpnet-base-v2", 0.6557, 0.3329)],
+    columns=["published, dense", "SciFact", "NFCorpus"],
+).set_index("published, dense")
+
 # Recall on the official LIMIT with 50,000 documents: Latent Terms (arXiv 2605.29384), known at second hand.
 PUBLISHED_LIMIT = pd.DataFrame(
     [
