@@ -11,7 +11,8 @@
 #
 # A text has hundreds of latents, most of them with small weights. Five ways to keep fewer: the largest weights of a
 # document or of a query (SPLARE's Top-K pooling), the largest that make up a share of its sum, or no latents that too
-# many documents have. Nothing is retrained, and BM25 has the model's own constants throughout.
+# many documents have. Nothing is retrained, and BM25 has the model's own constants throughout. If the profile or
+# LATENT_TERMS_SPLADE names a model of SPLADE, its words are pruned in the same ways, and ranked by the inner product.
 #
 # | | |
 # |---|---|
@@ -45,8 +46,9 @@ shown = ["collection", "kind", "value", "mean", "low", "high", "difference", "p_
 table[shown].round(3)
 
 # %% [markdown]
-# The grey band is the interval without pruning. On the right, the lengths of the posting lists: pruning documents
-# shortens the long lists least, because frequent latents often have large weights.
+# The grey band is the interval without pruning; SPLADE is dashed, its postings a share of its own. On the right, the
+# lengths of the posting lists: pruning documents shortens the long lists least, because frequent latents often have
+# large weights.
 
 # %%
 figure = pruning_figure(table, lengths, table["collection"].iloc[0])

@@ -8,20 +8,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import vstack
 from sentence_transformers import SparseEncoder
 from test_studies import small_collection
 
+from lib.benchmarks.grown import draws
 from lib.data.collection import load_collection
 from lib.evaluation import splade as splade_module
-from lib.evaluation.baselines import dense_search
+from lib.evaluation.baselines import dense_search, inner_product_search
 from lib.evaluation.measures import evaluate
 from lib.evaluation.splade import Splade, splade_ranking, splade_terms
 from lib.inspect import vocabulary
 from lib.latent_terms import LatentTerms
+from lib.report.latency import latency_figure, latency_in_words
+from lib.report.pruning import pruning_figure, pruning_in_words
 from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.zipf import cost_figure, zipf_figure, zipf_in_words
+from lib.studies.latency import PRUNED_SPLADE, Setting, latency_study, splade_corpus
 from lib.studies.limit import limit_study
-from lib.studies.profiles import PROFILES
+from lib.studies.profiles import PROFILES, LatencySize
+from lib.studies.pruning import UNPRUNED, Pruning, pruning_study
 from lib.studies.retrieval import given_splade, retrieval_table
 from lib.studies.zipf import zipf_study
 from lib.support.store import Store
@@ -196,6 +202,61 @@ def test_limit_has_a_row_of_it(model, splade, splade_folder, tmp_path, monkeypat
         means.drop(index="SPLADE", level="system").to_dict()
         == without.set_index(["measure", "system"])["mean"].to_dict()
     )
+
+
+def test_pruning_has_curves_of_it(model, splade, splade_folder, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.studies.pruning.load_collection", {"a/test": collection}.__getitem__)
+    prunings = [UNPRUNED, Pruning("document top", 5), Pruning("query top", 1)]
+    without, _, _ = pruning_study(model, ["a/test"], prunings, Store(tmp_path))
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
+    table, lengths, origin = pruning_study(model, ["a/test"], prunings, Store(tmp_path))
+    pd.testing.assert_frame_equal(table.iloc[:3], without)
+    assert table["kind"].tolist()[3:] == ["SPLADE, none", "SPLADE, document top", "SPLADE, query top"]
+    whole, top_5, query_1 = (row for _, row in table.iloc[3:].iterrows())
+    ranking = splade_ranking(splade, collection, 100, Store(tmp_path))
+    assert whole["mean"] == pytest.approx(evaluate(ranking, collection.qrels, ["nDCG@10"])["nDCG@10"])
+    docs, _ = splade_terms(splade, collection, Store(tmp_path))
+    assert (whole["postings"], top_5["postings"]) == (docs.nnz, 5 * docs.shape[0])
+    assert top_5["difference"] == pytest.approx(top_5["mean"] - whole["mean"])  # from SPLADE's own, unpruned
+    assert query_1["query_share"] < query_1["postings_share"] == 1
+    assert json.loads(json.dumps(origin))["splade"] == splade.identity
+    stored, _, lists = pruning_figure(table, lengths, "a/test").axes
+    assert [line.get_linestyle() for line in lists.lines] == ["-", "--"]
+    dashed = [line for line in stored.lines if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata().tolist() == [top_5["mean"], whole["mean"]]
+    ours, theirs = pruning_in_words(table).splitlines()
+    assert ours == pruning_in_words(without) and theirs.startswith("SPLADE on a/test")
+
+
+def test_latency_has_searches_of_it(model, splade, splade_folder, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.studies.latency.load_collection", lambda name: collection)
+    monkeypatch.setattr("lib.studies.latency.find_spec", lambda name: None)
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)
+    table, facts = latency_study(model, ["a/test"], LatencySize(5, 40, 2, 1), Store(tmp_path))
+    rows = table[table["kind"].str.startswith("SPLADE, ")]
+    assert [Setting(*row) for row in rows[list(Setting._fields)].to_numpy().tolist()] == list(PRUNED_SPLADE)
+    expected = evaluate(splade_ranking(splade, collection, 100, Store(tmp_path)), collection.qrels, ["nDCG@10"])
+    assert rows["nDCG@10"].iloc[0] == pytest.approx(expected["nDCG@10"])
+    assert (rows["median_ms"] > 0).all() and facts["splade_postings_per_document"] > 0
+    assert json.loads(json.dumps(facts))["splade"] == splade.identity
+    figure = latency_figure(table, 40)
+    assert sum(line.get_linestyle() == "--" for line in figure.axes[0].lines) == 3
+    assert "SPLADE" in latency_in_words(table)
+
+
+def test_grown_documents_have_the_largest_weights_and_are_ranked_by_the_inner_product(splade):
+    texts, starts = ["the cat sat", "a red dog", "the big dog ran"], np.array([0, 1, 3])
+    corpus = splade_corpus(splade, texts, starts, ["cat", "red dog"], 30)
+    sentences = splade.encode_documents(texts).toarray()
+    docs = vstack(list(corpus.terms()), format="csr")
+    (counts,) = draws(starts, 30)
+    for number, row in enumerate(docs.toarray()):
+        np.testing.assert_array_equal(row, sentences[counts[[number]].indices].max(axis=0))
+    expected = inner_product_search(docs, corpus.index.doc_ids, corpus.queries, ["q0", "q1"], 10)
+    ranking = corpus.index.search(corpus.queries, ["q0", "q1"], 10)
+    for query_id in ("q0", "q1"):
+        (_, scores), (_, wanted) = (zip(*found[query_id], strict=True) for found in (ranking, expected))
+        np.testing.assert_allclose(scores, wanted, rtol=1e-5)
 
 
 REAL_WHEEL = Path(__file__).parent.parent / PROFILES["laptop"].splade

@@ -95,7 +95,7 @@ def test_the_pruning_study_takes_what_it_has_from_the_store(model, collections, 
     assert own["query_share"].iloc[2] < 1
     assert own["difference"].isna().tolist() == [True, False, False]
     assert lengths["df"].max() <= 60
-    assert set(origin) == {"model", "bm25", "collections", "prunings"}
+    assert set(origin) == {"model", "bm25", "collections", "prunings", "splade"} and origin["splade"] is None
     monkeypatch.setattr("lib.studies.pruning.prune_terms", None)
     pd.testing.assert_frame_equal(pruning_study(model, ["a/test", "b/test"], prunings, Store(tmp_path))[0], table)
 

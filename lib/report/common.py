@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED
+from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED, of_splade
 from lib.support.files import make_folder, replacing
 
 # Okabe and Ito's colours, which colour-blind readers tell from each other, too.
@@ -55,6 +55,13 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 def collections_of(table: pd.DataFrame) -> list[str]:
     """Return the collections of a table in their order."""
     return list(dict.fromkeys(table["collection"]))
+
+
+def latents_and_splade(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows whose kind is of latents, and those whose kind is of SPLADE's terms, called as if of latents."""
+    prefix = of_splade("")
+    splade = table["kind"].str.startswith(prefix)
+    return table[~splade], table[splade].assign(kind=table.loc[splade, "kind"].str.removeprefix(prefix))
 
 
 def markdown_table(table: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, STYLE, change, interval
+from lib.report.common import COLOURS, STYLE, change, interval, latents_and_splade
 from lib.studies import names
 
 LOSS = 0.01  # of nDCG@10: what pruning may cost
@@ -25,7 +25,11 @@ POINTS = {
 
 
 def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
-    """Draw nDCG@10 against milliseconds a query: a line from exact search for each pruning, points for others."""
+    """Draw nDCG@10 against milliseconds a query: a line from exact search for each pruning, points for others.
+
+    Searches of SPLADE's terms, where the table has them, are the same lines, dashed.
+    """
+    table, splade = latents_and_splade(table)
     exact = table[table["kind"] == names.EXACT].iloc[0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.6))
@@ -42,6 +46,16 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
         place = exact["median_ms"], exact[names.MEASURE]
         axes.plot(*place, "*", color="black", markersize=11)
         axes.annotate("latent terms, exact", place, (4, 7), textcoords="offset points", fontsize=8, ha="center")
+        if len(splade):
+            start = splade[splade["kind"] == names.EXACT].iloc[0]
+            for kind in (names.PRUNED_DOCUMENTS, names.PRUNED_QUERIES, names.PRUNED_BOTH):
+                (colour, marker, *_), rows = LINES[kind], splade[splade["kind"] == kind]
+                x, y = ([start[column], *rows[column]] for column in ("median_ms", names.MEASURE))
+                axes.plot(x, y, "--", color=colour, linewidth=1)
+                _mark(axes, rows, marker, colour, 3.5)
+            _mark(axes, splade[splade["kind"] == names.EXACT], "*", COLOURS[names.SPLADE], 9)
+            place, label = (start["median_ms"], start[names.MEASURE]), f"{names.SPLADE}, exact (pruned: dashed)"
+            axes.annotate(label, place, (0, -14), textcoords="offset points", fontsize=7.5, ha="center")
         for kind, (colour, offset, side) in POINTS.items():
             _mark(axes, table[table["kind"] == kind], "P", colour, 8)
             for _, row in table[table["kind"] == kind].iterrows():
@@ -62,12 +76,16 @@ def _mark(axes: Axes, rows: pd.DataFrame, marker: str, colour: str, size: float)
 
 def latency_in_words(table: pd.DataFrame) -> str:
     """Answer what pruning saves and costs, and how exact search compares with dense search."""
+    table, splade = latents_and_splade(table)
     of_kind = table.drop_duplicates("kind").set_index("kind")
     exact, dense = of_kind.loc[names.EXACT], of_kind.loc[names.FLAT]
     lines = [
         f"Exact search takes {exact['median_ms']:.2f} ms, reading every embedding {dense['median_ms']:.2f}; nDCG@10 is "
         f"{interval(exact, names.MEASURE, 'low', 'high')} and {interval(dense, names.MEASURE, 'low', 'high')}."
     ]
+    for _, row in splade[splade["kind"] == names.EXACT].iterrows():
+        quality = interval(row, names.MEASURE, "low", "high")
+        lines.append(f"Exact search of {names.SPLADE}'s terms takes {row['median_ms']:.2f} ms; nDCG@10 is {quality}.")
     for row in table[table["recall"].notna()].itertuples():
         cut = f", query_cut {row.query_top or 'all'}" if row.kind == names.SEISMIC else ""
         lines.append(f"{row.kind}{cut} finds {row.recall:.1%} of the best documents in {row.median_ms:.2f} ms.")

@@ -1,6 +1,6 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -17,10 +17,14 @@ from lib.benchmarks.grown import draws, encode_sentences, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
 from lib.bm25.index import BM25Index
+from lib.bm25.pooling import pool
+from lib.bm25.postings import post
 from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import BM25Constants, Vocabulary
 from lib.data.collection import Collection, load_collection
-from lib.evaluation.baselines import analyze, dense_search
+from lib.evaluation.baselines import analyze, dense_search, inner_product_search
+from lib.evaluation.splade import Splade, splade_terms
 from lib.inspect.vocabulary import word_terms
 from lib.interop.engines.local import SeismicEngine
 from lib.latent_terms import LatentTerms
@@ -28,6 +32,7 @@ from lib.studies import names as kinds
 from lib.studies.comparison import averages_of, lexical_ranking, values_of
 from lib.studies.encoded import EncodedCollection, encode_collection
 from lib.studies.profiles import LatencySize
+from lib.studies.retrieval import given_splade
 from lib.support.store import Store
 
 GROWN_FROM = "pydoc/test"  # the corpus that is timed
@@ -50,6 +55,7 @@ PRUNED = (
     *(Setting(kinds.PRUNED_QUERIES, 0, top) for top in (80, 40, 20, 10)),
     *(Setting(kinds.PRUNED_BOTH, *tops) for tops in ((400, 80), (200, 40), (100, 20), (50, 10))),
 )
+PRUNED_SPLADE = tuple(setting._replace(kind=kinds.of_splade(setting.kind)) for setting in PRUNED)
 
 
 def rankings(
@@ -79,8 +85,23 @@ def rankings(
     return ranked
 
 
+def splade_rankings(splade: Splade, collection: Collection, store: Store | None) -> dict[Setting, Ranking]:
+    """Rank a collection by the inner product of SPLADE's terms, pruned as latent terms are."""
+    docs, queries = splade_terms(splade, collection, store)
+    ids = (collection.doc_ids, collection.query_ids)
+    ranked = {}
+    for setting in PRUNED_SPLADE:
+        pruned = _pruned(docs, setting.doc_top), _pruned(queries, setting.query_top)
+        ranked[setting] = inner_product_search(pruned[0], ids[0], pruned[1], ids[1], 11)
+    return ranked
+
+
 def quality(
-    model: LatentTerms, names: Sequence[str], query_cuts: Sequence[int] = (), store: Store | None = None
+    model: LatentTerms,
+    names: Sequence[str],
+    query_cuts: Sequence[int] = (),
+    store: Store | None = None,
+    splade: Splade | None = None,
 ) -> pd.DataFrame:
     """Return kind, doc_top, query_top and nDCG@10 as `averages_of` gives it over the collections, against exact search.
 
@@ -91,6 +112,7 @@ def quality(
     for name in [name for name in names if not kinds.is_limit(name)] or names:
         collection = load_collection(name)
         ranked = rankings(model, collection, encode_collection(model, collection, store), query_cuts)
+        ranked |= splade_rankings(splade, collection, store) if splade else {}
         values.append({setting: values_of(ranking, collection)[0] for setting, ranking in ranked.items()})
     table = averages_of(values, EXACT).rename(columns={"mean": kinds.MEASURE})
     settings = pd.DataFrame(table.pop("system").tolist(), columns=Setting._fields)
@@ -107,6 +129,33 @@ def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs
     return BM25Index.build(docs, [f"d{i}" for i in range(n_docs)], k1=1.2, b=0.75), query_terms
 
 
+def inner_product_index(matrix: csr_array | Iterable[csr_array], doc_ids: list[str]) -> BM25Index:
+    """Return an index for searches by the inner product: impacts are the weights as they are, and every idf is 1."""
+    blocks, lengths = post(matrix, len(doc_ids))
+    largest = max(float(block.impacts.max(initial=0)) for block in blocks)
+    constants = BM25Constants(k1=max(largest - 1, 0), b=0)  # a search relies on it that no impact is above k1 + 1
+    words = Vocabulary("words", len(blocks[0].indptr) - 1, constants)
+    index = BM25Index([words], blocks, doc_ids, lengths.astype(np.float32), [float(lengths.mean())])
+    index.idf[:] = 1
+    return index
+
+
+def splade_corpus(splade: Splade, texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> Corpus:
+    """Return the same grown documents, and queries, as SPLADE's terms; a weight is the largest of its sentences'.
+
+    `texts` are the sentences, `starts` as in `Sentences`. There are no embeddings.
+    """
+    sentences = splade.encode_documents(texts)
+    blocks = []
+    for counts in draws(starts, n_docs):
+        rows = sentences[counts.indices]  # of each document's sentences, one after the other
+        cells = rows.indices[:, None], rows.data[:, None], rows.indptr[counts.indptr]
+        blocks.append(pool(*cells, sentences.shape[1], "max"))
+    index = inner_product_index(blocks, [f"d{i}" for i in range(n_docs)])
+    none = np.empty((0, 0), np.float32)
+    return Corpus(index, lambda: iter(blocks), none, splade.encode_queries(queries), none)
+
+
 def _dense_flat(corpus: Corpus) -> Engine:
     """Return search by the inner products of a query with every embedding, in one thread."""
     doc_ids = np.array(corpus.index.doc_ids)
@@ -120,11 +169,13 @@ def _dense_flat(corpus: Corpus) -> Engine:
     return Engine(find, corpus.embeddings.nbytes, "")
 
 
-def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFrame, dict]:
+def timings(
+    model: LatentTerms, name: str, size: LatencySize, splade: Splade | None = None
+) -> tuple[pd.DataFrame, dict]:
     """Return kind, doc_top, query_top and the times of `latencies` (*_ms, ms_*), one thread, 100 documents.
 
     recall is the share that approximate search finds of the documents of exact search, or of flat dense search. The
-    dict has n_docs, and the postings of an average document and of what an average query reads.
+    dict has n_docs, and the postings of an average document and of what an average query reads; of SPLADE's terms, too.
     """
     collection = load_collection(name)
     texts = spread(collection.doc_texts, size.texts)
@@ -133,11 +184,15 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
     corpus, _ = grown_corpus(model, sentences, queries, size.n_docs)
     blocks = list(corpus.terms())  # eight settings index them again
     corpus = corpus._replace(terms=lambda: iter(blocks))
-    engines = {setting: partial(_pruned_engine, model, corpus, setting) for setting in PRUNED}
+    engines = {setting: partial(_pruned_engine, model.index, corpus, setting) for setting in PRUNED}
     engines[FLAT] = partial(_dense_flat, corpus)
     split = [sentence for text in texts for sentence in sentences_of(text)]
     words, word_queries = word_corpus(split, sentences.starts, queries, size.n_docs)
     engines[LEXICAL] = partial(ours, corpus._replace(index=words, queries=word_queries), 1)
+    if splade:
+        of_splade = splade_corpus(splade, split, sentences.starts, queries, size.n_docs)
+        engine_of = partial(_pruned_engine, inner_product_index, of_splade)
+        engines |= {setting: partial(engine_of, setting) for setting in PRUNED_SPLADE}
     if find_spec("faiss"):
         engines[HNSW] = partial(faiss_dense, corpus, hnsw=True)
     if size.query_cuts and find_spec("seismic"):
@@ -153,15 +208,23 @@ def timings(model: LatentTerms, name: str, size: LatencySize) -> tuple[pd.DataFr
         wanted = exact.get({kinds.SEISMIC: kinds.EXACT, kinds.HNSW: kinds.FLAT}.get(setting.kind))
         shares = [len(docs & best) / len(best) for docs, best in zip(results, wanted or results, strict=True)]
         frames.append(frame.assign(**setting._asdict(), recall=np.mean(shares) if wanted else nan))
-    facts = {"n_docs": size.n_docs, "postings_per_document": corpus.index.n_postings / size.n_docs}
-    facts["postings_per_query"] = float(corpus.index.df[corpus.queries.indices].sum() / len(queries))
+    facts = {"n_docs": size.n_docs, **_postings(corpus)}
+    if splade:
+        facts |= {f"splade_{name}": number for name, number in _postings(of_splade).items()}
     return pd.concat(frames, ignore_index=True), facts
 
 
-def _pruned_engine(model: LatentTerms, corpus: Corpus, setting: Setting) -> Engine:
+def _postings(corpus: Corpus) -> dict[str, float]:
+    """Return the postings of an average document, and of what an average query reads."""
+    index, queries = corpus.index, corpus.queries
+    read = float(index.df[queries.indices].sum() / queries.shape[0])
+    return {"postings_per_document": index.n_postings / len(index), "postings_per_query": read}
+
+
+def _pruned_engine(build: Callable[..., BM25Index], corpus: Corpus, setting: Setting) -> Engine:
     index = corpus.index
     if setting.doc_top:
-        index = model.index((keep_top(block, setting.doc_top) for block in corpus.terms()), index.doc_ids)
+        index = build((keep_top(block, setting.doc_top) for block in corpus.terms()), index.doc_ids)
     return ours(corpus._replace(index=index, queries=_pruned(corpus.queries, setting.query_top)), 1)
 
 
@@ -172,8 +235,12 @@ def _pruned(matrix: csr_array, n: int) -> csr_array:
 def latency_study(
     model: LatentTerms, names: Sequence[str], size: LatencySize, store: Store | None = None
 ) -> tuple[pd.DataFrame, dict]:
-    """Return a row a setting with the columns of `quality` and `timings`, and what the provenance states."""
-    table, facts = timings(model, GROWN_FROM, size)
-    table = quality(model, names, size.query_cuts, store).merge(table, on=list(Setting._fields))
+    """Return a row a setting with the columns of `quality` and `timings`, and what the provenance states.
+
+    SPLADE's terms are searched, too, as `given_splade` says.
+    """
+    splade = given_splade()
+    table, facts = timings(model, GROWN_FROM, size, splade)
+    table = quality(model, names, size.query_cuts, store, splade).merge(table, on=list(Setting._fields))
     facts |= {"collections": list(names), "grown from": GROWN_FROM, "size": asdict(size)}
-    return table, {"model": model.identity, "bm25": asdict(model.bm25), **facts}
+    return table, {"model": model.identity, "bm25": asdict(model.bm25), "splade": splade and splade.identity, **facts}

@@ -27,7 +27,7 @@ FAMILIES = ("lexical", "narrow", "broad")
 RARE = "rare"
 ALL, ONLY, WITHOUT, CONTROL = "all", "only", "without", "without as many"
 
-# Prunings of 42_pruning.
+# Prunings of 42_pruning; those of SPLADE's terms are called `of_splade(kind)`, as in 43.
 NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"
 QUERY_TOP, QUERY_MASS = "query top", "query mass"
@@ -61,6 +61,11 @@ CONTRADICTED, UNDECIDED = "contradicted", "undecided"
 REACHED, UNSIZED = "reaches the published size", "no size is published"
 SHORT, NO_INTERVAL = "below the published size", "no interval"
 LATENT_TERMS, SPLARE, OTHERS, OURS = "Latent Terms", "SPLARE", "other papers", "ours"
+
+
+def of_splade(kind: str) -> str:
+    """Return what a pruning, or a way to search, is called where it is of SPLADE's terms and not of latents."""
+    return f"{SPLADE}, {kind}"
 
 
 def is_limit(collection: str) -> bool:

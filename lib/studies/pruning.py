@@ -1,6 +1,6 @@
 """Quality against the size of the index: what is left out of documents or of queries (42_pruning)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -9,12 +9,16 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25 import pruning
+from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection, load_collection
+from lib.evaluation.baselines import inner_product_search
+from lib.evaluation.splade import Splade, splade_terms
 from lib.inspect.vocabulary import spaced_ranks
 from lib.latent_terms import LatentTerms
 from lib.studies import names as kinds
 from lib.studies.comparison import columns_first, document_frequency, origin_of, query_postings, summary_of, values_of
-from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.encoded import encode_collection
+from lib.studies.retrieval import given_splade
 from lib.support.checks import check_choice
 from lib.support.store import Store
 
@@ -36,55 +40,93 @@ PRUNINGS = (
     *(Pruning(kinds.QUERY_MASS, share) for share in (0.5, 0.7, 0.8, 0.9)),
 )
 LENGTHS_OF = (UNPRUNED, Pruning(kinds.DOCUMENT_TOP, 100), Pruning(kinds.DOCUMENT_TOP, 400))
+DEPTH = 11  # documents of a ranking: one more than are measured, for a query's own is left out
+
+
+class Terms(NamedTuple):
+    """What is pruned: term matrices, how pruned ones rank, the store's key, and what a kind of pruning is called."""
+
+    docs: csr_array
+    queries: csr_array
+    rank: Callable[[csr_array, csr_array], Ranking]
+    key: dict
+    called: Callable[[str], str]
+
+
+def latent_terms(model: LatentTerms, collection: Collection, store: Store) -> Terms:
+    """Return a collection's latent terms, ranked by BM25 with the model's own constants."""
+    encoded = encode_collection(model, collection, store)
+
+    def rank(docs: csr_array, queries: csr_array) -> Ranking:
+        return model.index(docs, collection.doc_ids).search(queries, collection.query_ids, DEPTH)
+
+    key = {"model": model.identity, "bm25": asdict(model.bm25)}
+    return Terms(encoded.doc_terms, encoded.query_terms, rank, key, str)
+
+
+def words_of_splade(splade: Splade, collection: Collection, store: Store) -> Terms:
+    """Return the words to which SPLADE gives weights, ranked by the inner product."""
+
+    def rank(docs: csr_array, queries: csr_array) -> Ranking:
+        return inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, DEPTH)
+
+    return Terms(*splade_terms(splade, collection, store), rank, {"splade": splade.identity}, kinds.of_splade)
 
 
 def pruning_study(
     model: LatentTerms, names: Iterable[str], prunings: Sequence[Pruning] = PRUNINGS, store: Store | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Measure what pruning costs and saves, with the model's own constants of BM25.
+    """Measure what pruning costs and saves, of latent terms and, as `given_splade` says, of SPLADE's.
 
-    Return a row a collection and pruning (kind, value): nDCG@10 as `summarise` gives it against no pruning, postings
-    and query_postings (mean), and both as shares of the unpruned (postings_share, query_share); the lengths (df by
-    rank) of the posting lists, for no pruning and for 100 and 400 latents a document; and what the provenance states.
+    Return a row a collection and pruning (kind, value): nDCG@10 as `summarise` gives it against no pruning of the same
+    terms, postings and query_postings (mean), and both as shares of the unpruned (postings_share, query_share); the
+    lengths (df by rank) of the posting lists, for no pruning and for 100 and 400 terms a document; and what the
+    provenance states.
     """
-    store, tables, lengths = store or Store(), [], []
+    store, tables, lengths, splade = store or Store(), [], [], given_splade()
     collections = [load_collection(name) for name in names]
     for collection in collections:
-        encoded, label = encode_collection(model, collection, store), {"collection": collection.full_name}
-        results = {each: _measured(model, collection, encoded, each, store) for each in prunings}
-        values = {str(each): result["values"] for each, result in results.items()}
-        table = summary_of(values, str(UNPRUNED)).drop(columns="system")
-        table[["kind", "value"]] = list(prunings)
-        table["postings"] = [result["df"].sum() for result in results.values()]
-        table["query_postings"] = [result["query_postings"].mean() for result in results.values()]
-        unpruned = table[table["kind"] == UNPRUNED.kind].iloc[0]
-        table["postings_share"] = table["postings"] / unpruned["postings"]
-        table["query_share"] = table["query_postings"] / unpruned["query_postings"]
-        tables.append(table.assign(**label))
-        for each in LENGTHS_OF:
-            if each in results:
-                df = np.sort(results[each]["df"])[::-1]
-                ranks = spaced_ranks(np.count_nonzero(df), 200)
-                lengths.append(pd.DataFrame(label | each._asdict() | {"rank": ranks, "df": df[ranks - 1]}))
+        pruned = [latent_terms(model, collection, store)]
+        pruned += [words_of_splade(splade, collection, store)] if splade else []
+        for terms in pruned:
+            results = {each: _measured(terms, collection, each, store) for each in prunings}
+            costs = _costs(results)
+            tables.append(costs.assign(collection=collection.full_name, kind=costs["kind"].map(terms.called)))
+            for each in LENGTHS_OF:
+                if each in results:
+                    df = np.sort(results[each]["df"])[::-1]
+                    ranks = spaced_ranks(np.count_nonzero(df), 200)
+                    label = {"collection": collection.full_name, "kind": terms.called(each.kind), "value": each.value}
+                    lengths.append(pd.DataFrame(label | {"rank": ranks, "df": df[ranks - 1]}))
     table = columns_first(pd.concat(tables, ignore_index=True), "collection", "kind", "value")
-    origin = origin_of(model, collections, prunings=[each._asdict() for each in prunings])
-    return table, pd.concat(lengths, ignore_index=True), origin
+    stated = {"prunings": [each._asdict() for each in prunings], "splade": splade and splade.identity}
+    return table, pd.concat(lengths, ignore_index=True), origin_of(model, collections, **stated)
 
 
-def _measured(
-    model: LatentTerms, collection: Collection, encoded: EncodedCollection, how: Pruning, store: Store
-) -> dict[str, np.ndarray]:
-    """Return nDCG@10 of each query, the df of each latent and the postings that each query reads."""
+def _costs(results: dict[Pruning, dict[str, np.ndarray]]) -> pd.DataFrame:
+    """Return a row a pruning, of what `_measured` returns."""
+    values = {str(each): result["values"] for each, result in results.items()}
+    table = summary_of(values, str(UNPRUNED)).drop(columns="system")
+    table[["kind", "value"]] = list(results)
+    table["postings"] = [result["df"].sum() for result in results.values()]
+    table["query_postings"] = [result["query_postings"].mean() for result in results.values()]
+    unpruned = table[table["kind"] == UNPRUNED.kind].iloc[0]
+    table["postings_share"] = table["postings"] / unpruned["postings"]
+    table["query_share"] = table["query_postings"] / unpruned["query_postings"]
+    return table
+
+
+def _measured(terms: Terms, collection: Collection, how: Pruning, store: Store) -> dict[str, np.ndarray]:
+    """Return nDCG@10 of each query, the df of each term and the postings that each query reads."""
 
     def make() -> dict[str, np.ndarray]:
-        docs, queries = prune_terms(encoded.doc_terms, encoded.query_terms, how)
-        ranking = model.index(docs, collection.doc_ids).search(queries, collection.query_ids, 11)
+        docs, queries = prune_terms(terms.docs, terms.queries, how)
         df = document_frequency(docs)
-        values = values_of(ranking, collection)[0]
+        values = values_of(terms.rank(docs, queries), collection)[0]
         return {"values": values, "df": df, "query_postings": query_postings(df, queries)}
 
-    key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity}
-    return store.get("pruned", key | {"pruning": list(how), "measure": kinds.MEASURE}, make)
+    key = terms.key | {"collection": collection.identity, "pruning": list(how), "measure": kinds.MEASURE}
+    return store.get("pruned", key, make)
 
 
 def prune_terms(docs: csr_array, queries: csr_array, how: Pruning) -> tuple[csr_array, csr_array]:
