@@ -10,6 +10,7 @@ _MODULE_OF = {
     "Collection": "data.collection",
     "LatentTerms": "latent_terms",
     "Ranking": "bm25.ranking",
+    "Searcher": "searcher",
     "SparseAutoencoder": "sae.autoencoder",
     "TokenEncoder": "encode.encoder",
     "evaluate": "evaluation.measures",

@@ -60,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
 
-    about = "Choose BM25's constants for a model. k1, b and idf are chosen on training queries and written into the "
-    about += "model, where model.index reads them. Of several models, print which ranks these queries best."
+    about = "Choose BM25's constants and a searcher's weights for a model. They are chosen on training queries and "
+    about += "written into the model, where model.index and Searcher read them. Of several models, print which ranks "
+    about += "these queries best."
     add = command("tune", _tune, about)
     add("models", type=user_path, nargs="+", help="Folders of models of one retriever. They are changed.")
     about = "Collections with training queries; each has the same weight."
@@ -274,13 +275,17 @@ def _tune(args: argparse.Namespace) -> None:
     for folder in args.models:
         _check_writable(folder)
     means = []
-    for folder, (constants, grid, summary) in zip(args.models, choose(models, args.collections), strict=True):
-        print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
+    for folder, choice in zip(args.models, choose(models, args.collections), strict=True):
+        for grid in (choice.grid, choice.weights_grid):
+            print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
+        constants, summary = choice.bm25, choice.comparison
         print(summary.to_string(index=False))
-        update_manifest(folder, "latent_terms.json", FORMAT_VERSION, {"bm25": asdict(constants)})
-        print(f"{constants} is written to {folder / 'latent_terms.json'}.", flush=True)
+        changes = {"bm25": asdict(constants), "weights": asdict(choice.weights)}
+        update_manifest(folder, "latent_terms.json", FORMAT_VERSION, changes)
+        print(f"{constants} and {choice.weights} are written to {folder / 'latent_terms.json'}.", flush=True)
         mean = summary.groupby("system")[["mean", "baseline_mean"]].mean()  # over collections
         row = {"tuned": mean["mean"]["tuned"], "paper": mean["baseline_mean"]["tuned"], "dense": mean["mean"]["dense"]}
+        row["one pass"] = mean["mean"]["one pass"]
         means.append({"model": folder} | row | asdict(constants))
     if len(means) > 1:
         print(pd.DataFrame(means).sort_values("tuned", ascending=False, kind="stable").to_string(index=False))

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
-from lib.bm25.weighting import PAPER, BM25Constants, check_constants
+from lib.bm25.weighting import PAPER, UNTUNED, BM25Constants, Weights, check_constants, check_weights_of
 from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.encode.packaged import RETRIEVER_NAME
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
@@ -57,6 +57,8 @@ class LatentTerms:
         A name in `lib.bm25.pooling.PHIS`.
     bm25 : BM25Constants
         The constants of `index`; the paper's unless others were tuned (`lib.evaluation.tuning`).
+    weights : Weights
+        The weights of a `lib.searcher.Searcher`.
 
     Warns
     -----
@@ -72,6 +74,7 @@ class LatentTerms:
         pooling: str = "sum",
         phi: str = "sqrt",
         bm25: BM25Constants = PAPER,
+        weights: Weights = UNTUNED,
     ):
         if encoder.d != sae.d:
             remedy = other_origin(sae, encoder) or "Pair it with the retriever that it was trained on."
@@ -83,6 +86,7 @@ class LatentTerms:
         self.pooling = check_choice(pooling, POOLINGS, "pooling")
         self.phi = check_choice(phi, PHIS, "phi")
         self.bm25 = check_constants(bm25)
+        self.weights = check_weights_of(weights)
         if difference := other_origin(sae, encoder):
             warnings.warn(difference, stacklevel=_outside())
 
@@ -134,11 +138,18 @@ class LatentTerms:
         model.bm25 = check_constants(bm25)
         return model
 
+    def with_weights(self, weights: Weights) -> "LatentTerms":
+        """Return the same model with other weights for a `Searcher`."""
+        model = copy.copy(self)
+        model.weights = check_weights_of(weights)
+        return model
+
     @property
     def config(self) -> dict:
         """Everything but the weights that makes this model what it is, JSON-able."""
         parts = {"encoder": self.encoder.config, "sae": self.sae.config}
-        return parts | {"pooling": self.pooling, "phi": self.phi, "bm25": asdict(self.bm25)}
+        reading = {"pooling": self.pooling, "phi": self.phi}
+        return parts | reading | {"bm25": asdict(self.bm25), "weights": asdict(self.weights)}
 
     @cached_property
     def identity(self) -> dict:
@@ -219,7 +230,8 @@ class LatentTerms:
         def read(manifest: dict, files: dict[str, Path]) -> "LatentTerms":
             sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
             reader = encoder or _retriever(folder, files, manifest["encoder"] | {"dtype": dtype, "device": device})
-            return cls(reader, sae, manifest["pooling"], manifest["phi"], BM25Constants(**manifest["bm25"]))
+            constants, weights = BM25Constants(**manifest["bm25"]), Weights(**manifest["weights"])
+            return cls(reader, sae, manifest["pooling"], manifest["phi"], constants, weights)
 
         return read_folder(folder, MANIFEST, FORMAT_VERSION, read)
 

@@ -164,6 +164,6 @@ def test_a_query_never_finds_itself(model, beir_folder, tmp_path):
         encoded.doc_embeddings, collection.doc_ids, encoded.query_embeddings, collection.query_ids
     )
     assert everything.doc_ids[collection.query_ids.index("d4")][0] == "d4"
-    run = Run(collection, encoded, BM25Constants(1.5, 0.5))
+    run = Run(collection, encoded, model.with_bm25(BM25Constants(1.5, 0.5)))
     for system in SYSTEMS:
         assert "d4" not in dict(run.ranking(system)["d4"]), system

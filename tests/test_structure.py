@@ -12,7 +12,7 @@ import pytest
 LIB = Path(__file__).parent.parent / "lib"
 
 # What each package, and each of the MODULES at the top of lib, may import of the others; other such modules, all.
-MODULES = {"latent_terms", "inference_free"}
+MODULES = {"latent_terms", "inference_free", "searcher"}
 LIBRARY = {"support", "data", "encode", "sae", "bm25", "evaluation", "inspect", "interop"} | MODULES
 BELOW = {
     "support": set(),
@@ -21,10 +21,11 @@ BELOW = {
     "sae": {"support", "encode"},
     "bm25": {"support"},
     "evaluation": {"support", "data", "encode", "bm25"},
-    "inspect": {"support", "bm25"},
-    "interop": LIBRARY - {"interop"},
+    "inspect": {"support", "bm25", "evaluation"},
+    "interop": LIBRARY - {"interop", "searcher"},
     "latent_terms": {"support", "encode", "sae", "bm25"},
     "inference_free": {"support", "encode", "bm25", "inspect", "latent_terms"},
+    "searcher": {"support", "encode", "bm25", "evaluation", "latent_terms"},
     "studies": LIBRARY | {"benchmarks"},
     "benchmarks": LIBRARY - {"inspect"},
     "report": {
@@ -110,7 +111,7 @@ def test_an_autoencoder_needs_no_text_encoder():
 def test_the_public_names():
     import lib
 
-    public = {"BM25Index", "Collection", "LatentTerms", "Ranking", "SparseAutoencoder", "TokenEncoder"}
+    public = {"BM25Index", "Collection", "LatentTerms", "Ranking", "Searcher", "SparseAutoencoder", "TokenEncoder"}
     assert set(lib.__all__) == public | {"evaluate", "load_collection"}
     assert set(lib.__all__) <= set(dir(lib))
     # a package of such a name would take its place as soon as anything imports a module of it

@@ -11,10 +11,11 @@ from scipy.sparse import csr_array, random_array
 import lib.evaluation.tuning
 import lib.studies.choice
 from lib.bm25.index import BM25Index
-from lib.bm25.weighting import IDFS, PAPER, BM25Constants
+from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import IDFS, PAPER, BM25Constants, Weights
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.measures import evaluate, per_query
-from lib.evaluation.tuning import GRID, check_training, ndcg_on_grid, tune_bm25
+from lib.evaluation.tuning import GRID, check_training, ndcg_on_grid, tune_bm25, tune_weights
 from lib.latent_terms import LatentTerms
 from lib.studies.choice import choose, tune
 from lib.studies.encoded import encode_collection
@@ -230,7 +231,8 @@ def folder(tmp_path):
 
 def test_tuning_a_model(folder, tiny_encoder, tiny_sae, tmp_path):
     model, store = LatentTerms(tiny_encoder, tiny_sae), Store(tmp_path / "store")
-    best, grid, summary = tune(model, [f"{folder}/train"], store)
+    choice = tune(model, [f"{folder}/train"], store)
+    best, grid, summary = choice.bm25, choice.grid, choice.comparison
     assert list(grid.columns) == ["k1", "b", "idf", "little/train", "mean"]
     assert len(grid) == len(GRID)
     assert grid["mean"].max() == grid["mean"][GRID.index(best)]
@@ -244,7 +246,10 @@ def test_tuning_a_model(folder, tiny_encoder, tiny_sae, tmp_path):
         ranking = index.search(queries, collection.query_ids)
         assert measured == pytest.approx(evaluate(ranking, collection.qrels, ["nDCG@10"])["nDCG@10"])
         assert measured == pytest.approx(grid["mean"][GRID.index(constants)])
-    assert set(rows.index) == {"dense", "tuned"}
+    assert set(rows.index) == {"dense", "tuned", "one pass"}
+    best_row = choice.weights_grid["mean"].idxmax()
+    assert vars(choice.weights) == choice.weights_grid.loc[best_row, ["latents", "words", "dense"]].to_dict()
+    assert rows["mean"]["one pass"] == pytest.approx(choice.weights_grid["mean"].max())
     assert set(rows["collection"]) == {"little/train"}
     assert (rows["low"] <= rows["difference"]).all() and (rows["difference"] <= rows["high"]).all()
 
@@ -252,11 +257,40 @@ def test_tuning_a_model(folder, tiny_encoder, tiny_sae, tmp_path):
 def test_each_of_several_models_is_tuned_as_alone(folder, tiny_encoder, tiny_sae, tmp_path):
     models = [LatentTerms(tiny_encoder, tiny_sae), LatentTerms(tiny_encoder, tiny_sae.with_k(1))]
     names = [f"{folder}/train"]
-    for model, (constants, grid, summary) in zip(models, choose(models, names, Store(tmp_path / "a")), strict=True):
+    for model, choice in zip(models, choose(models, names, Store(tmp_path / "a")), strict=True):
         alone = tune(model, names, Store(tmp_path / "b"))
-        assert constants == alone[0]
-        pd.testing.assert_frame_equal(grid, alone[1])
-        pd.testing.assert_frame_equal(summary, alone[2])
+        assert (choice.bm25, choice.weights) == (alone.bm25, alone.weights)
+        for name in ("grid", "weights_grid", "comparison"):
+            pd.testing.assert_frame_equal(getattr(choice, name), getattr(alone, name))
+
+
+def test_weights_are_chosen_by_the_measure_that_evaluate_gives():
+    """On a collection with a graded query, one that is a document itself, and one without relevant documents."""
+    rng = np.random.default_rng(0)
+    ids = [f"d{i}" for i in range(30)]
+    qrels = {"q0": {"d1": 2, "d5": 1, "gone": 1}, "d4": {"d4": 1, "d7": 1}, "q2": {"d3": 0}}
+    collection = Collection("c", "train", ids, ["x"] * 30, list(qrels), ["x"] * 3, qrels, "folder")
+    parts = rng.integers(0, 4, (3, 3, 30)).astype(np.float32)  # many ties
+    grid = [Weights(1, 0, 0), Weights(0.5, 2, 1), Weights(0, 0, 1)]
+    best, table = tune_weights([(collection, parts)], grid)
+    for weights, value in zip(grid, table["c/train"], strict=True):
+        totals = np.tensordot(list(vars(weights).values()), parts, (0, 1))
+        orders = [np.argsort(-total, kind="stable") for total in totals]
+        ranking = Ranking(list(qrels), [[ids[i] for i in order] for order in orders], [-np.sort(-t) for t in totals])
+        ranking = ranking.exclude(collection.self_matches)
+        assert evaluate(ranking, qrels, ["nDCG@10"])["nDCG@10"] == pytest.approx(value)
+    assert best == grid[table["mean"].argmax()]
+
+
+@pytest.mark.parametrize(
+    ("grid", "error", "message"),
+    [([], ValueError, "grid"), ([(1, 0, 0)], TypeError, "Weights"), (None, TypeError, "grid")],
+)
+def test_a_grid_of_weights_that_is_none(folder, grid, error, message):
+    with pytest.raises(error, match=message):
+        tune_weights([(load_collection(f"{folder}/train"), [])], grid)
+    with pytest.raises(ValueError, match="split 'test'"):
+        tune_weights([(load_collection(f"{folder}/test"), [])])
 
 
 def test_tuning_a_model_refuses_test_queries_before_it_encodes(folder, tiny_encoder, tiny_sae, monkeypatch):

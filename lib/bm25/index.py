@@ -25,7 +25,7 @@ from lib.bm25.postings import (
     weigh,
 )
 from lib.bm25.ranking import Ranking, check_excluded
-from lib.bm25.search import Best, Query, search
+from lib.bm25.search import Best, Query, scores_of, search
 from lib.bm25.weighting import (
     IDFS,
     PAPER,
@@ -305,6 +305,14 @@ class BM25Index:
         (best,) = self._search(self._check_query(query, "search_one"), k, allow, deny, threads)
         return [(self.doc_ids[doc], score) for doc, score in zip(best.docs.tolist(), best.scores.tolist(), strict=True)]
 
+    def scores(self, query: csr_array) -> np.ndarray:
+        """Return the score of every document for one query, float32 [n_docs], each to the bit that of `search`.
+
+        `query` and the errors are those of `search_one`.
+        """
+        query = self._check_query(query, "scores")
+        return scores_of(self._parts, len(self), self._query(query.indices.astype(np.int64), query.data))
+
     def _search(self, queries: csr_array, k: int, allow, deny, threads: int | None) -> list[Best]:
         k = check_count(k, "k")
         threads = usable_processors() if threads is None else check_count(threads, "threads")
@@ -337,6 +345,19 @@ class BM25Index:
         listed = np.zeros(len(self), bool)
         listed[[self._position[doc_id] for doc_id in ids]] = True
         return listed if deny is None else ~listed
+
+    def most(self, queries: csr_array) -> np.ndarray:
+        """Return what no document can score above, float64 [n_queries, n_vocabularies].
+
+        M = sum_j w_j(q) max(0, idf_j) (k1 + 1), over the columns of each vocabulary. Raises as `search`.
+        """
+        queries = self._check_queries(queries)
+        factors = csr_array(
+            (queries.data * self.idf[queries.indices].clip(0), queries.indices, queries.indptr), queries.shape
+        )
+        parts = zip(self.vocabularies, columns_of(self.vocabularies), strict=True)
+        sums = [factors[:, columns].sum(axis=1, dtype=np.float64) * (v.constants.k1 + 1) for v, columns in parts]
+        return np.stack(sums, axis=1)
 
     def _check_queries(self, queries: csr_array) -> csr_array:
         queries = check_query_weights(queries, self.largest_k1)

@@ -215,6 +215,14 @@ def search_likely(
     return Best(best.docs[:count], best.scores[:count])
 
 
+def scores_of(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query) -> np.ndarray:
+    """Return the score of every document, float32 [n_docs], each to the bit that of `search`."""
+    scores = np.empty(len(blocks) * BLOCK_ROWS, np.float32)
+    for block, _, first, size, _ in _each(blocks, n_docs, None, range(len(blocks))):
+        add_postings(block, query.latents, query.weights, scores[first : first + size])
+    return scores[:n_docs]
+
+
 def merge(parts: Sequence[Best], k: int) -> Best:
     """Return the k best of several, best first, documents of equal score in their order."""
     docs, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))

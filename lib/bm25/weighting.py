@@ -121,6 +121,45 @@ class Vocabulary:
         object.__setattr__(self, "weight", float(self.weight))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """How much latent terms, words and the retriever's embedding count in a score, each scaled to at most 1.
+
+    `lib.searcher.Searcher` has the equation. Raises TypeError or ValueError for a weight that is not a finite number of
+    at least 0, and if all are 0.
+
+    Parameters
+    ----------
+    latents, words, dense : float
+        Only their ratios matter for the order of documents.
+    """
+
+    latents: float = 1.0
+    words: float = 0.3
+    dense: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the weights, and make numbers of any kind floats, as JSON gives them back."""
+        for name, value in vars(self).items():
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a number.")
+            if not 0 <= float(value) <= 1e6:
+                raise ValueError(f"{name} is {value!r}; it must be a number from 0 to 1e6, such as 0.5.")
+            object.__setattr__(self, name, float(value))
+        if not any(vars(self).values()):
+            raise ValueError("All weights are 0, so every document would score 0; give one above 0, as latents=1.")
+
+
+UNTUNED = Weights()
+
+
+def check_weights_of(weights: Weights) -> Weights:
+    """Return `weights` if they are `Weights`, and raise a TypeError if not."""
+    if not isinstance(weights, Weights):
+        raise TypeError(f"The weights are {weights!r}; pass Weights(latents=1, words=0.3, dense=0.4) or the like.")
+    return weights
+
+
 def columns_of(vocabularies: Sequence[Vocabulary]) -> list[slice]:
     """Return the columns of each vocabulary."""
     ends = np.cumsum([vocabulary.width for vocabulary in vocabularies]).tolist()

@@ -1,7 +1,9 @@
 """What latent terms are compared with: BM25 over words and exact inner products; torch-free."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import bm25s
 import numpy as np
@@ -34,6 +36,42 @@ def analyze(texts: Iterable[str]) -> list[list[str]]:
         return_ids=False,  # words, not ids: ids would number the queries' words apart from the documents'
         show_progress=False,
     )
+
+
+class Words:
+    """A vocabulary of index words, as `analyze` returns them: texts to counts, the columns of a term matrix.
+
+    Raises TypeError or ValueError for words that are not `str` or repeat.
+
+    Parameters
+    ----------
+    words : iterable of str
+        The word of each column.
+    """
+
+    def __init__(self, words: Iterable[str]):
+        self.words = check_ids(words, what="words")
+        self._column = {word: column for column, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Words":
+        """Return the words of these texts, in the order of their first appearance."""
+        return cls(list(dict.fromkeys(chain.from_iterable(analyze(texts)))))
+
+    def encode(self, texts: Iterable[str]) -> csr_array:
+        """Return how often each text has each word, float32 [n_texts, n_words]; other words are left out."""
+        return self.count(analyze(texts))
+
+    def count(self, texts: Iterable[Sequence[str]]) -> csr_array:
+        """Return what `encode` does, of texts that are lists of words."""
+        counts = [Counter(self._column[word] for word in words if word in self._column) for words in texts]
+        indptr = np.cumsum([0, *map(len, counts)])
+        indices = np.fromiter(chain.from_iterable(counts), np.int32, indptr[-1])
+        data = np.fromiter((n for count in counts for n in count.values()), np.float32, indptr[-1])
+        return csr_array((data, indices, indptr), shape=(len(counts), len(self)))
 
 
 class LexicalBM25:

@@ -1,4 +1,4 @@
-"""BM25's constants chosen on training queries: encoded once, weighted and ranked anew for every point of a grid."""
+"""BM25's constants, and the weights of a fusion, chosen on training queries: every point of a grid is ranked."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,14 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25.pooling import check_weights, with_data
+from lib.bm25.ranking import top_k
 from lib.bm25.weighting import (
     IDFS,
     BM25Constants,
+    Weights,
     check_constants,
     check_query_weights,
+    check_weights_of,
     document_lengths,
     impact,
     saturation,
@@ -26,8 +29,11 @@ from lib.support.progress import progress
 
 SPLITS = ("train", "dev")  # what constants may be chosen on
 K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
+WORDS_GRID, DENSE_GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 GRID = tuple(BM25Constants(k1, b, idf) for idf, k1, b in product(IDFS, K1_GRID, B_GRID))
 MEASURE, CUTOFF = "nDCG@10", 10
+WEIGHTS_GRID = tuple(Weights(1, words, dense) for words, dense in product(WORDS_GRID, DENSE_GRID))
+WEIGHTS_GRID += tuple(Weights(0, words, 1) for words in WORDS_GRID)  # what there is without latents, to compare with
 _CHUNK = 2**20  # document weights that a thread holds dense at once: 4 MB of float32
 
 
@@ -99,6 +105,67 @@ def tune_bm25(
         table[collection.full_name] = ndcg_on_grid(collection, docs, queries, grid).mean(axis=1)
     table["mean"] = table[[collection.full_name for collection, _, _ in checked]].mean(axis=1)
     return grid[table["mean"].round(9).argmax()], table  # what differs by rounding only is equal
+
+
+def tune_weights(
+    scored: Iterable[tuple[Collection, Iterable[np.ndarray]]], grid: Sequence[Weights] = WEIGHTS_GRID
+) -> tuple[Weights, pd.DataFrame]:
+    """Choose the weights with the best nDCG@10, averaged over collections; of equal ones the first in the grid.
+
+    A convex combination of normalised scores needs few queries to tune (Bruch, Gai and Ingber, ACM TOIS 42, 2023). Each
+    collection has one vote, and the values are those that `evaluate` gives, as in `tune_bm25`, whose errors these are.
+
+    Parameters
+    ----------
+    scored : iterable of (collection, parts)
+        `parts` yields for each query in turn what `Searcher.parts` returns, float32 [3, n_docs].
+    grid : sequence of Weights
+
+    Returns
+    -------
+    Weights
+        The best of the grid.
+    DataFrame
+        One row a point of the grid: latents, words, dense, nDCG@10 on each collection, and their mean.
+    """
+    scored = list(check_iterable(scored, "scored"))
+    grid = [check_weights_of(weights) for weights in check_iterable(grid, "grid")]
+    check_training(collection for collection, _ in scored)
+    if not grid:
+        raise ValueError("The grid is empty; give at least one Weights.")
+    table = pd.DataFrame(grid)
+    for collection, parts in scored:
+        table[collection.full_name] = _ndcg_of_weights(collection, parts, grid).mean(axis=1)
+    table["mean"] = table[[collection.full_name for collection, _ in scored]].mean(axis=1)
+    return grid[table["mean"].round(9).argmax()], table
+
+
+def _ndcg_of_weights(collection: Collection, parts: Iterable[np.ndarray], grid: Sequence[Weights]) -> np.ndarray:
+    """Return nDCG@10 of each query for each point of a grid, float64 [len(grid), n_queries]."""
+    position = {doc: i for i, doc in enumerate(collection.doc_ids)}
+    factors = np.array([(weights.latents, weights.words, weights.dense) for weights in grid], np.float32)
+    discounts = 1 / np.log2(2 + np.arange(CUTOFF))
+    values = np.zeros((len(grid), len(collection.query_ids)))
+    queries = progress(
+        zip(collection.query_ids, parts, strict=True),
+        what=f"tune on {collection.full_name}",
+        unit="queries",
+        total=len(collection.query_ids),
+    )
+    for column, (query, of_query) in enumerate(queries):
+        judged, own = collection.qrels[query], collection.self_matches.get(query)
+        gains = np.zeros(len(position))
+        for doc, grade in judged.items():
+            if grade > 0 and doc in position and doc != own:
+                gains[position[doc]] = grade
+        totals = factors @ of_query
+        if own is not None:
+            totals[:, position[own]] = -np.inf
+        if ideal := _best_dcg(judged.values()):
+            for row, total in enumerate(totals):
+                found = gains[top_k(total, CUTOFF)]
+                values[row, column] = found @ discounts[: len(found)] / ideal
+    return values
 
 
 def _check_terms(

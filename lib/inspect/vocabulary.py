@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.special import gammaln, zeta
 
+from lib.evaluation.baselines import Words
 from lib.support.checks import check_count, check_integer, check_iterable, check_texts
 
 LEAST_TAIL = 50  # terms that a power law is fitted to, at least
@@ -87,16 +88,8 @@ def word_terms(documents: Sequence[Sequence[str]], queries: Sequence[Sequence[st
     for what, texts in (("documents", documents), ("queries", queries)):
         for position, words in enumerate(check_iterable(texts, what)):
             check_iterable(words, f"{what}[{position}]")
-    columns = {word: column for column, word in enumerate(dict.fromkeys(chain.from_iterable(documents)))}
-    return _count(documents, columns), _count(queries, columns)
-
-
-def _count(texts: Sequence[Sequence[str]], columns: dict[str, int]) -> csr_array:
-    counts = [Counter(columns[word] for word in words if word in columns) for words in texts]
-    indptr = np.cumsum([0, *map(len, counts)])
-    indices = np.fromiter((column for count in counts for column in count), np.int32, indptr[-1])
-    data = np.fromiter((n for count in counts for n in count.values()), np.float32, indptr[-1])
-    return csr_array((data, indices, indptr), shape=(len(texts), len(columns)))
+    vocabulary = Words(list(dict.fromkeys(chain.from_iterable(documents))))
+    return vocabulary.count(documents), vocabulary.count(queries)
 
 
 def growth(df: np.ndarray, n_docs: int, sizes: Sequence[int]) -> np.ndarray:

@@ -9,7 +9,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.studies.names import DENSE, DENSE_FUSED, LATE, LATENT, LATENT_FUSED, LEXICAL, SPLADE, TUNED, of_splade
+from lib.studies.names import (
+    DENSE,
+    DENSE_FUSED,
+    DENSE_WORDS,
+    LATE,
+    LATENT,
+    LATENT_FUSED,
+    LATENT_WORDS,
+    LEXICAL,
+    ONE_PASS,
+    SPLADE,
+    TUNED,
+    of_splade,
+)
 from lib.support.files import make_folder, replacing
 
 # Okabe and Ito's colours, which colour-blind readers tell from each other, too.
@@ -22,6 +35,9 @@ COLOURS = {
     TUNED: "#009E73",
     DENSE_FUSED: "#56B4E9",
     LATENT_FUSED: "#E69F00",
+    DENSE_WORDS: "#6A3D9A",
+    LATENT_WORDS: "#8B4513",
+    ONE_PASS: "#B8B800",
 }
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 PALETTE += ("#999999", "#000000", "#8B4513", "#6A3D9A", "#B8B800", "#00A0A0")

@@ -13,17 +13,19 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, hstack, vstack
 
 from lib.bm25.pooling import apply_phi, pool
 from lib.bm25.ranking import Ranking, top_k
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder, TokenStates
+from lib.evaluation.baselines import Words
 from lib.evaluation.late_interaction import MaxSim, StoredStates, in_bytes
 from lib.inference_free import mean_codes
 from lib.inspect.vocabulary import latent_token_matrix
 from lib.latent_terms import LatentTerms
 from lib.sae.autoencoder import Codes, SparseAutoencoder
+from lib.searcher import Searcher
 from lib.support.folders import digest_json
 from lib.support.store import SHARD, Store
 
@@ -330,6 +332,13 @@ def ranking_of(collection: Collection, best: dict[str, np.ndarray]) -> Ranking:
     """Return a ranking by document ids of one by positions, "docs" and "scores" [n_queries, k]."""
     doc_ids = [[collection.doc_ids[i] for i in row] for row in best["docs"]]
     return Ranking(collection.query_ids, doc_ids, list(best["scores"]))
+
+
+def searcher_of(model: LatentTerms, collection: Collection, encoded: EncodedCollection) -> tuple[Searcher, csr_array]:
+    """Return what searches an encoded collection, and the terms of its queries as `Searcher.encode_queries` does."""
+    words, blocks = Words.of(collection.doc_texts), [(encoded.doc_terms, encoded.doc_embeddings)]
+    searcher = Searcher.of_blocks(model, blocks, words.encode(collection.doc_texts), words, collection.doc_ids)
+    return searcher, hstack([encoded.query_terms, words.encode(collection.query_texts)], format="csr")
 
 
 def encode_together(models: Sequence[LatentTerms], collection: Collection, store: Store | None = None) -> None:

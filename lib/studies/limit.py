@@ -13,11 +13,21 @@ from lib.evaluation.splade import splade_ranking
 from lib.latent_terms import LatentTerms
 from lib.studies.comparison import columns_first, origin_of, summary_of, values_of
 from lib.studies.encoded import encode_collection
-from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, SPLADE, TUNED
+from lib.studies.names import (
+    DENSE,
+    LATE,
+    LATENT,
+    LATENT_WORDS,
+    LEXICAL,
+    LIMIT_MEASURES,
+    ONE_PASS,
+    SPLADE,
+    TUNED,
+)
 from lib.studies.retrieval import SYSTEMS, RetrievalConfig, Run, given_splade
 from lib.support.store import Store
 
-LIMIT_SYSTEMS = (LEXICAL, DENSE, LATE, LATENT, TUNED)  # and SPLADE, if there is a model of it
+LIMIT_SYSTEMS = (LEXICAL, DENSE, LATE, LATENT, TUNED, LATENT_WORDS, ONE_PASS)  # and SPLADE, if there is a model of it
 DEPTH = 1000
 
 
@@ -57,11 +67,21 @@ def _values(model: LatentTerms, collection: Collection, store: Store) -> dict[st
     config = RetrievalConfig(depth=DEPTH, measures=LIMIT_MEASURES)
 
     def make() -> dict[str, np.ndarray]:
-        run = Run(collection, encode_collection(model, collection, store, config.depth), model.bm25, config)
+        run = Run(collection, encode_collection(model, collection, store, config.depth), model, config)
         return {system: values_of(SYSTEMS[system](run), collection, LIMIT_MEASURES) for system in LIMIT_SYSTEMS}
 
     key = {"model": model.identity, "collection": collection.identity, "retrieval": asdict(config)}
-    return store.get("limit", key | {"tuned": asdict(model.bm25), "analyzer": ANALYZER, "systems": LIMIT_SYSTEMS}, make)
+    return store.get(
+        "limit",
+        key
+        | {
+            "tuned": asdict(model.bm25),
+            "weights": asdict(model.weights),
+            "analyzer": ANALYZER,
+            "systems": LIMIT_SYSTEMS,
+        },
+        make,
+    )
 
 
 def _share_kept(first: np.ndarray, now: np.ndarray) -> tuple[float, float, float]:

@@ -17,6 +17,9 @@ LATENT = "latent terms"
 TUNED = "latent terms, tuned"
 DENSE_FUSED = "dense + lexical"
 LATENT_FUSED = "latent terms + lexical"
+DENSE_WORDS = "dense + words, weighted"
+LATENT_WORDS = "latent terms + words"
+ONE_PASS = "all of one pass"
 
 # Vocabularies of 30_zipf; the third is SPLADE.
 LATENTS = "latents"

@@ -2,22 +2,25 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import pandas as pd
+from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking
-from lib.bm25.weighting import PAPER, BM25Constants
+from lib.bm25.weighting import PAPER, BM25Constants, Weights
 from lib.data.collection import Collection
 from lib.evaluation.baselines import ANALYZER, dense_search
 from lib.evaluation.fusion import fuse
 from lib.evaluation.measures import per_query, summarise
 from lib.evaluation.splade import Splade, splade_ranking
 from lib.latent_terms import LatentTerms
+from lib.searcher import Searcher
 from lib.studies import names as kinds
 from lib.studies.comparison import columns_first, lexical_ranking, load_collections
-from lib.studies.encoded import EncodedCollection, encode_collection
+from lib.studies.encoded import EncodedCollection, encode_collection, searcher_of
 from lib.studies.profiles import current_profile
 from lib.support.store import Store
 
@@ -26,12 +29,13 @@ SPLADE_VARIABLE = "LATENT_TERMS_SPLADE"
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """What the systems are set to; none of it was tuned."""
+    """What the systems are set to; only `dense_words` was tuned."""
 
     bm25: BM25Constants = PAPER  # of latent terms
     lexical_k1: float = 1.2
     lexical_b: float = 0.75
     fusion_c: float = 60  # of reciprocal-rank fusion
+    dense_words: Weights = Weights(0, 0.5, 1)  # noqa: RUF009 (frozen); chosen by `python -m lib tune`
     depth: int = 100  # documents that are ranked for each query
     measures: tuple[str, ...] = (kinds.MEASURE, kinds.RECALL, kinds.DEEP_RECALL)
     seed: int = 0  # of the bootstrap and of the randomisation test
@@ -39,13 +43,18 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One collection to rank: as a model encodes it, the model's own constants of BM25, and what was ranked so far."""
+    """One collection to rank: as a model encodes it, the model, and what was ranked so far."""
 
     collection: Collection
     encoded: EncodedCollection
-    tuned: BM25Constants
+    model: LatentTerms
     config: RetrievalConfig = RetrievalConfig()
     rankings: dict[str, Ranking] = field(default_factory=dict)
+
+    @cached_property
+    def searcher(self) -> tuple[Searcher, csr_array]:
+        """What searches the collection by all of one pass, and the terms of the queries for it."""
+        return searcher_of(self.model, self.collection, self.encoded)
 
     @property
     def depth(self) -> int:
@@ -77,17 +86,27 @@ def fused(run: Run, ranking: Ranking) -> Ranking:
     return fuse([ranking, run.ranking(kinds.LEXICAL).above(0)], c=run.config.fusion_c, k=run.config.depth)
 
 
+def weighted(run: Run, weights: Weights) -> Ranking:
+    """Rank by a weighted sum of what latents, words and embeddings give."""
+    searcher, query_terms = run.searcher
+    embeddings, query_ids = run.encoded.query_embeddings, run.collection.query_ids
+    return searcher.search_encoded(query_terms, embeddings, query_ids, run.depth, weights=weights)
+
+
 # A system takes a `Run` and returns a ranking. Its colour stands in `lib.report.common.COLOURS`.
 SYSTEMS: dict[str, Callable[[Run], Ranking]] = {
     kinds.LEXICAL: lambda run: lexical_ranking(run.collection, run.depth, run.config.lexical_k1, run.config.lexical_b),
     kinds.DENSE: dense,
     kinds.LATENT: lambda run: latent_bm25(run, run.config.bm25),  # the paper's constants
-    kinds.TUNED: lambda run: latent_bm25(run, run.tuned),  # the model's own
+    kinds.TUNED: lambda run: latent_bm25(run, run.model.bm25),  # the model's own
     kinds.LATE: lambda run: run.encoded.late,
     kinds.DENSE_FUSED: lambda run: fused(run, run.ranking(kinds.DENSE)),
     kinds.LATENT_FUSED: lambda run: fused(
         run, run.ranking(kinds.LATENT).above(0)
     ),  # only documents that share a latent
+    kinds.DENSE_WORDS: lambda run: weighted(run, run.config.dense_words),
+    kinds.LATENT_WORDS: lambda run: weighted(run, replace(run.model.weights, dense=0)),  # one index
+    kinds.ONE_PASS: lambda run: weighted(run, run.model.weights),
 }
 
 
@@ -121,7 +140,7 @@ def retrieval_table(
     config, collections = config or RetrievalConfig(), load_collections(names)
     summary, values = [], []
     for collection in collections:
-        run = Run(collection, encode_collection(model, collection, store, config.depth + 1), model.bm25, config)
+        run = Run(collection, encode_collection(model, collection, store, config.depth + 1), model, config)
         rankings = {system: run.ranking(system) for system in SYSTEMS}
         if splade is not None:
             ranking = splade_ranking(splade, collection, run.depth, store)
@@ -140,5 +159,6 @@ def retrieval_table(
     by_query = pd.concat(values).pivot(index=["collection", "measure", "query_id"], columns="system", values="value")
     identities = [collection.identity for collection in collections]
     origin = {"model": model.identity, "collections": identities, "retrieval": asdict(config)}
-    origin |= {"tuned": asdict(model.bm25), "lexical analyzer": ANALYZER, "splade": splade and splade.identity}
+    origin |= {"tuned": asdict(model.bm25), "weights": asdict(model.weights), "lexical analyzer": ANALYZER}
+    origin["splade"] = splade and splade.identity
     return table, by_query.reset_index(), origin
