@@ -71,17 +71,8 @@ def _values(model: LatentTerms, collection: Collection, store: Store) -> dict[st
         return {system: values_of(SYSTEMS[system](run), collection, LIMIT_MEASURES) for system in LIMIT_SYSTEMS}
 
     key = {"model": model.identity, "collection": collection.identity, "retrieval": asdict(config)}
-    return store.get(
-        "limit",
-        key
-        | {
-            "tuned": asdict(model.bm25),
-            "weights": asdict(model.weights),
-            "analyzer": ANALYZER,
-            "systems": LIMIT_SYSTEMS,
-        },
-        make,
-    )
+    key |= {"tuned": asdict(model.bm25), "weights": asdict(model.weights), "analyzer": ANALYZER}
+    return store.get("limit", key | {"systems": LIMIT_SYSTEMS}, make)
 
 
 def _share_kept(first: np.ndarray, now: np.ndarray) -> tuple[float, float, float]:
