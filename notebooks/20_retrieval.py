@@ -47,6 +47,9 @@ model
 # - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
 #   (`python -m lib tune`) other than the queries below.
 # - *… + lexical*: reciprocal-rank fusion with lexical BM25.
+# - *dense + words, weighted*: what most people would do today; the sum of the embedding's and BM25's scores, each
+#   divided by the most that it could be. *latent terms + words*: both in one inverted index. *all of one pass*: latent
+#   terms, words and the embedding (`lib.Searcher`). Weights were chosen on training queries, as the constants.
 #
 # Intervals are 95 % bootstrap intervals over queries. p is that of a two-sided paired randomisation test against
 # dense, `p_holm` corrected for the number of systems.

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from lib.evaluation.baselines import (
     ANALYZER,
     LexicalBM25,
+    Words,
     analyze,
     dense_search,
     inner_product_search,
@@ -200,3 +201,13 @@ def test_inner_product_search_refuses(changes, error, message):
     good |= {"query_terms": csr_array(np.ones((1, 2))), "query_ids": ["q"]}
     with pytest.raises(error, match=message):
         inner_product_search(**good | changes)
+
+
+def test_words_are_counted_by_columns():
+    words = Words.of(["the cats sat", "a dog, a cat", ""])
+    assert words.words == ["cat", "sat", "dog"]  # stemmed, without stop words
+    assert words.encode(["cat cat dog", "zebra", ""]).toarray().tolist() == [[2, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert words.encode([]).shape == (0, 3)
+    for wrong, error in (("cat", TypeError), (["cat", "cat"], ValueError), ([1], TypeError)):
+        with pytest.raises(error, match="words"):
+            Words(wrong)

@@ -34,6 +34,15 @@ def test_relative_scores():
     assert fuse([first, second], "relative scores", 1, weights=(0.75, 0.25))["q"] == [("a", 0.875)]
 
 
+def test_min_max():
+    first = Ranking(["q", "r"], [["a", "b", "c"], []], [np.array([0.5, 0.25, -0.5]), np.array([])])
+    second = Ranking(["q", "r"], [["c", "a"], ["a"]], [np.array([10.0, 5.0]), np.array([-1.0])])
+    # q: a 0.75 * 1; b 0.75 * 0.75 / 1 = 0.5625; c 0 + 0.25 * 1 = 0.25
+    fused = fuse([first, second], "min-max", weights=(0.75, 0.25))
+    assert fused["q"] == [("a", 0.75), ("b", 0.5625), ("c", 0.25)]
+    assert fused["r"] == [("a", 0.25)]
+
+
 def test_a_weight_of_0_leaves_the_order_to_the_others():
     assert fuse([ranked("abc"), ranked("cba")], weights=(0, 1)).doc_ids == [["c", "b", "a"]]
 

@@ -92,3 +92,22 @@ def test_what_does_not_fit_is_refused(matrix, arguments, error, message):
 def test_a_vocabulary_out_of_range_is_refused(fields):
     with pytest.raises((TypeError, ValueError), match=rf"{next(iter(fields))} is"):
         Vocabulary(**{"name": "words", "width": 3} | fields)
+
+
+@pytest.mark.parametrize("idf", ["lucene", "robertson"])
+def test_all_scores_are_those_of_the_search_and_none_is_above_the_most(matrix, idf):
+    queries = hstack([terms(4, 20, 3), terms(4, 30, 4)], format="csr")
+    vocabularies = [Vocabulary("latents", 20, BM25Constants(8, 0.7, idf)), Vocabulary("words", 30, WORDS, 0.6)]
+    index = BM25Index.build(matrix, ids(60), vocabularies=vocabularies)
+    expected = scores(index, queries)
+    np.testing.assert_array_equal([index.scores(queries[[i]]) for i in range(4)], expected.astype(np.float32))
+    most = index.most(queries)
+    rows = queries.toarray() * np.maximum(index.idf, 0)
+    parts = [rows[:, :20].sum(axis=1) * 9, rows[:, 20:].sum(axis=1) * 2.2]
+    np.testing.assert_allclose(most, np.transpose(parts), rtol=1e-5)
+    assert (expected.max(axis=1) <= most.sum(axis=1)).all()
+    for call in (index.scores, index.most):
+        with pytest.raises(ValueError, match="49 latents"):
+            call(queries[[0], :49])
+    with pytest.raises(ValueError, match="4 rows"):
+        index.scores(queries)

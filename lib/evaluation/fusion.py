@@ -26,9 +26,19 @@ def relative_scores(scores: np.ndarray, weight: float) -> np.ndarray:
     return weight * positive / positive[:1]
 
 
+def min_max(scores: np.ndarray, weight: float) -> np.ndarray:
+    """Return weight * (score - last score) / (best score - last score): from the weight, for the best, to 0.
+
+    For scores of any sign, as of embeddings; the deeper the rankings, the better (Bruch, Gai and Ingber 2023, equation
+    2). Where all scores are equal, each document has the weight.
+    """
+    spread = scores[:1] - scores[-1:]
+    return weight * np.divide(scores - scores[-1:], spread, out=np.ones_like(scores), where=spread > 0)
+
+
 # A fusion takes one query's scores, float64 (n,), best first, and the ranking's weight, and returns what the ranking
 # adds to the fused scores of its documents, float64 (at most n,); documents behind the last one get nothing.
-FUSIONS = {"reciprocal ranks": reciprocal_ranks, "relative scores": relative_scores}
+FUSIONS = {"reciprocal ranks": reciprocal_ranks, "relative scores": relative_scores, "min-max": min_max}
 
 
 def fuse(
