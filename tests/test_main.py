@@ -15,12 +15,13 @@ from conftest import TEXTS
 
 import lib.__main__
 from lib.__main__ import main
-from lib.bm25.weighting import BM25Constants
+from lib.bm25.weighting import BM25Constants, Weights
 from lib.data.training_text import LocalText
 from lib.encode.encoder import TokenEncoder
 from lib.latent_terms import LatentTerms
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.training import TrainingConfig
+from lib.studies.choice import Choice
 
 
 @pytest.fixture(autouse=True)
@@ -227,17 +228,19 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
         called.append(([model.sae.width for model in models], names))
         grid = pd.DataFrame({"k1": [8.0, 1.5], "mean": [0.2, 0.3]})
         for b, mean in ((0.25, 0.3), (0.5, 0.4)):
-            rows = {"system": ["dense", "tuned"], "mean": [0.1, mean], "baseline_mean": [0.2, 0.2]}
-            yield BM25Constants(k1=1.5, b=b, idf="robertson-clipped"), grid, pd.DataFrame(rows)
+            rows = {"system": ["dense", "tuned", "one pass"], "mean": [0.1, mean, mean + 0.1], "baseline_mean": 0.2}
+            constants = BM25Constants(k1=1.5, b=b, idf="robertson-clipped")
+            yield Choice(constants, grid, Weights(1, b, 2), grid, pd.DataFrame(rows))
 
     monkeypatch.setattr(lib.__main__, "choose", choose)
     run(monkeypatch, "tune", *folders)
     assert called == [([40, 40], ["pydoc/train", "beir/scifact/train", "beir/nfcorpus/train"])]
     tuned = [LatentTerms.load(folder).bm25 for folder in folders]
     assert tuned == [BM25Constants(1.5, b, "robertson-clipped") for b in (0.25, 0.5)]
+    assert [LatentTerms.load(folder).weights for folder in folders] == [Weights(1, 0.25, 2), Weights(1, 0.5, 2)]
     assert [next(folder.glob("*.safetensors")).read_bytes() for folder in folders] == weights
     out = capsys.readouterr().out
-    assert "BM25Constants(k1=1.5, b=0.25, idf='robertson-clipped') is written" in out
+    assert "BM25Constants(k1=1.5, b=0.25, idf='robertson-clipped') and Weights(" in out
     best, other = out.splitlines()[-2:]
     assert best.split()[:4] == [str(folders[1]), "0.4", "0.2", "0.1"]
     assert other.split()[:4] == [str(folders[0]), "0.3", "0.2", "0.1"]
@@ -296,7 +299,7 @@ def test_every_option_is_documented_in_a_sentence(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             run(monkeypatch, command, "--help")
         words = " ".join(capsys.readouterr().out.split())
-        assert "k1, b and idf" in words or "Dtype of the weights in the saved file. (default: float32)" in words
+        assert "BM25's constants" in words or "Dtype of the weights in the saved file. (default: float32)" in words
     assert all(text[-1] == "." for text in lib.__main__._documentation(TrainingConfig).values())
 
 
