@@ -24,6 +24,7 @@ class Feedback:
     whose likelihood of the query is the score here, and whose terms are chosen by idf too, since some latents are in
     every document; or Rocchio's formula (1971) without documents that are not relevant.
 
+    Where a query has one answer, feedback can lose: choose the numbers on training queries, weight 0 among them.
     TypeError or ValueError for numbers out of range.
 
     Parameters
@@ -37,7 +38,7 @@ class Feedback:
     """
 
     n_docs: int = 3
-    n_terms: int = 300
+    n_terms: int = 1000
     weight: float = 0.2
 
     def __post_init__(self) -> None:
