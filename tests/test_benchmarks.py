@@ -194,15 +194,23 @@ def pydoc(monkeypatch, module) -> None:
 def test_the_command_for_fvu(monkeypatch, capsys, nobody_else, tiny_encoder):
     pydoc(monkeypatch, training)
     monkeypatch.setattr(training, "HELD_OUT", 10)
-    monkeypatch.setattr(training, "TokenEncoder", lambda **settings: tiny_encoder)
-    run_command(monkeypatch, training, SHARED | {"--fvu-tokens": 48})
+    monkeypatch.setattr(training, "TokenEncoder", lambda model, **settings: {"my-retriever": tiny_encoder}[model])
+    fvu = SHARED | {"--model": "my-retriever"}
+    run_command(monkeypatch, training, fvu | {"--fvu-tokens": 48})
     printed = capsys.readouterr().out
     assert "beside the reference" in printed
     assert f"{OURS}, bfloat16 product" in printed
     assert "+0.00%" in printed  # the reference beside itself
     n = sum(tiny_encoder.count_tokens(TEXTS))
     with pytest.raises(ValueError, match=f"{n} .*{n + 1}"):
-        run_command(monkeypatch, training, SHARED | {"--fvu-tokens": n - 9})
+        run_command(monkeypatch, training, fvu | {"--fvu-tokens": n - 9})
+
+
+@pytest.mark.parametrize("settings", [{"--model": "my-retriever"}, {"--fvu-tokens": 48, "--d": 8}])
+def test_an_option_of_the_other_measurement_is_refused(monkeypatch, capsys, settings):
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, training, SHARED | settings)
+    assert "--d is for times and --model for FVU" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

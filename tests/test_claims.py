@@ -343,7 +343,7 @@ def test_one_retriever_tests_nothing_about_retrievers(folder, tmp_path):
         rows.to_csv(tmp_path / "backbones.csv", index=False)
         judged = claims_study(tmp_path)[0].set_index("key").loc[["weak", "each-retriever"]]
         assert set(judged["verdict"]) == {UNTESTED}
-        assert set(judged["why"]) == {"fewer than two retrievers of one vector a text in backbones.csv"}
+        assert set(judged["why"]) == {"one dense retriever in backbones.csv"}
 
 
 def test_seeds_have_a_chi_squared_interval(folder):

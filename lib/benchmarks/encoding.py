@@ -141,7 +141,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.encoding", description=__doc__)
     add = parser.add_argument
-    add("--model", help="Folder or hub id of a saved LatentTerms; by default the packaged model.")
+    add("--model", help="What LatentTerms.load takes; by default the packaged model.")
     add("--collection", default="pydoc", help="Collection whose documents are encoded.")
     add("--texts", type=int, default=2_048, help="Number of its documents, evenly spaced.")
     add("--batch-tokens", type=int, help="Tokens of a forward pass of this package; by default the encoder's.")

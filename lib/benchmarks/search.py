@@ -143,7 +143,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.search", description=__doc__)
     add = parser.add_argument
-    add("--model", help="Folder or hub id of a saved LatentTerms; by default the packaged model.")
+    add("--model", help="What LatentTerms.load takes; by default the packaged model.")
     add("--collection", default="pydoc", help="Collection of the sentences and queries.")
     add("--texts", type=int, default=2_000, help="Number of its documents to grow corpora from, evenly spaced.")
     add("--real", action="store_true", help="Search the collection's own documents first.")

@@ -147,11 +147,14 @@ def main() -> None:
     add("--widths", type=int, nargs="+", default=[8_192, 32_768], help="Numbers of latents.")
     add("--k", type=int, default=16, help="Latents of a token.")
     add("--batch-tokens", type=int, default=4_096, help="Token states of a step.")
-    add("--d", type=int, default=384, help="Size of the random states that time is measured on.")
+    add("--d", type=int, help="Size of the random states that time is measured on; by default 384.")
+    add("--model", help="Retriever whose states FVU is measured on; by default the packaged all-MiniLM-L6-v2.")
     add("--share-dead", type=float, default=0.01, help="Share of latents given to AuxK as dead.")
     add("--repeats", type=int, default=7, help="Turns of each competitor that are measured.")
     add("--fvu-tokens", type=int, default=0, help="Train on this many tokens and compare FVU instead of time.")
     args = parser.parse_args()
+    if (args.d if args.fvu_tokens else args.model) is not None:
+        parser.error("--d is for times and --model for FVU (with --fvu-tokens); give one of the two.")
     log_to_stderr()
     for module in ("sparsify", "sae_lens"):
         if not find_spec(module):
@@ -159,10 +162,10 @@ def main() -> None:
     config = TrainingConfig(width=max(args.widths), k=args.k, batch_tokens=args.batch_tokens)
     load = f"load average before {os.getloadavg()[0]:.1f}"
     if args.fvu_tokens:
-        states = pydoc_states(TokenEncoder(dtype="float32"), args.fvu_tokens + HELD_OUT, config.seed)
+        states = pydoc_states(TokenEncoder(args.model, dtype="float32"), args.fvu_tokens + HELD_OUT, config.seed)
         result = fvu_table(states, args.widths, config)
     else:
-        result = speed_table(args.d, args.widths, config, args.share_dead, args.repeats)
+        result = speed_table(args.d or 384, args.widths, config, args.share_dead, args.repeats)
     dtype = config.resolved().select_dtype
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, products in {dtype}, {load}")
     formats = {

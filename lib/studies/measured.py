@@ -92,7 +92,7 @@ def _retrievers(results: Results) -> pd.DataFrame:
     dense = table.loc[table["system"] == names.DENSE, "backbone"]
     rows = table[(table["system"] == names.LATENT) & table["backbone"].isin(dense)]
     if rows["backbone"].nunique() < 2:
-        raise NotMeasured("fewer than two retrievers of one vector a text in backbones.csv")
+        raise NotMeasured("one dense retriever in backbones.csv")
     return without_limit(rows).assign(reach=NORMAL * rows["seed_sd"] / np.sqrt(rows["seeds"]))
 
 
