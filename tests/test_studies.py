@@ -15,7 +15,7 @@ from lib.studies.beyond import Setting, beyond_study, change_terms, choose_setti
 from lib.studies.comparison import query_postings, summary_of
 from lib.studies.encoded import encode_collection
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
-from lib.studies.limit import limit_study
+from lib.studies.limit import LIMIT_SYSTEMS, limit_study
 from lib.studies.names import AS_TUNED, FAMILIES, LIMIT_MEASURES, LOOKED_UP, TOGETHER, WITH_FEEDBACK, WITH_LATE
 from lib.studies.pruning import UNPRUNED, Pruning, prune_terms, pruning_study
 from lib.studies.zipf import zipf_study
@@ -123,7 +123,7 @@ def test_the_zipf_study_counts_words_and_latents(model, collections, tmp_path, m
 
 def test_limit_measures_each_system_at_each_size(model, tmp_path):
     table, _ = limit_study(model, ["limit/46/20", "limit/60/20"], Store(tmp_path))
-    assert len(table) == 2 * len(LIMIT_MEASURES) * 5
+    assert len(table) == 2 * len(LIMIT_MEASURES) * len(LIMIT_SYSTEMS)
     rows = table.set_index(["n_docs", "measure", "system"]).sort_index()
     # all 46 documents are among the first 100, so recall is 1 by counting
     assert (rows.loc[(46, "R@100"), "mean"] == 1).all()
