@@ -1,6 +1,7 @@
 """Which files are data, and the one reader of lines."""
 
 import gzip
+import sys
 
 import pytest
 
@@ -81,3 +82,7 @@ def test_what_is_no_utf8_is_refused_with_file_and_line(tmp_path, content, name, 
 def test_only_ascii_white_space_separates_columns():
     assert columns_of(" q\u00a01 \t Q0\x0b\x0cd\u20032\r") == ["q\u00a01", "Q0", "d\u20032"]
     assert columns_of("a\x1cb\x85c\u2028d") == ["a\x1cb\x85c\u2028d"]
+    spaces = [space for space in map(chr, range(sys.maxunicode + 1)) if space.isspace()]
+    assert len(spaces) == 29
+    for space in spaces:
+        assert columns_of(f"a{space}b c") == ["a", "b", "c"] if space in " \t\n\r\v\f" else [f"a{space}b", "c"]

@@ -141,8 +141,8 @@ def check_weights(matrix: csr_array, what: str = "the term matrix") -> csr_array
         matrix = matrix.copy()  # the caller's stays as it is
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
-    wrong = np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))
-    if len(wrong):
+    if not 0 <= matrix.data.min(initial=0) <= matrix.data.max(initial=0) < np.inf:  # of a NaN, both are NaN
+        wrong = np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))
         row = int(np.searchsorted(matrix.indptr, wrong[0], side="right") - 1)
         raise ValueError(
             f"{what} holds {matrix.data[wrong[0]]} in row {row}; term weights are finite and at least 0. "

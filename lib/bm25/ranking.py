@@ -3,6 +3,7 @@
 import gzip
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, compress
@@ -207,10 +208,10 @@ class Ranking:
         but those that `write_trec` encoded, and said so in the tag, are decoded. A ValueError names the file, and the
         line that is malformed, not UTF-8, or gives a rank twice.
         """
-        runs: dict[str, dict[int, tuple[str, float]]] = {}
+        runs: dict[str, dict[int, tuple[str, float]]] = defaultdict(dict)
         for place, line in read_lines(path):
             query_id, doc_id, rank, score = _parse_line(line, place)
-            run = runs.setdefault(query_id, {})
+            run = runs[query_id]
             if rank in run:
                 raise ValueError(f"{place}: query {query_id!r} has rank {rank} twice; number them.")
             run[rank] = (doc_id, score)

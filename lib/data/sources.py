@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from lib.support.checks import GRADES, check_grade
@@ -142,6 +143,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
+@lru_cache  # a file has few grades
 def _grade(number: str) -> int | None:
     """Return the grade that is written as 1, 1.0 or 1e0; None if it is none."""
     try:

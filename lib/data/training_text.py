@@ -62,7 +62,7 @@ def split(line: str, max_words: int) -> Iterator[str]:
     passage: list[str] = []
     for sentence in _SENTENCE_END.split(line):
         words = sentence.split()
-        if any(len(word) > LONGEST_WORD for word in words):
+        if len(sentence) > LONGEST_WORD and max(map(len, words), default=0) > LONGEST_WORD:
             if passage:
                 yield " ".join(passage)
                 passage = []

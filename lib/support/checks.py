@@ -15,6 +15,8 @@ def check_iterable(values: Iterable, what: str, *, ordered: bool = True, rows: b
     of a dict, `values.keys()`, have an order.
     """
     kind, remedy = type(values), None
+    if kind in (list, tuple):
+        return values
     has_columns = hasattr(kind, "columns") or hasattr(kind, "column_names")  # pandas, polars, pyarrow; datasets
     if isinstance(values, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"{what} is a single {kind.__name__}; pass a list of str, for example [{what}].")
@@ -48,8 +50,11 @@ def check_texts(
     A sequence is checked before it is returned; another iterable, such as a generator, as it is read. Raises as
     `check_iterable`, and a TypeError for an element that is not a `str`, whose position is named, and the `remedy`.
     """
-    checked = _checked(check_iterable(texts, what, ordered=ordered), what, remedy)
-    return list(checked) if hasattr(texts, "__len__") else checked
+    texts = check_iterable(texts, what, ordered=ordered)
+    if not hasattr(texts, "__len__"):
+        return _checked(texts, what, remedy)
+    texts = list(texts)
+    return texts if {str}.issuperset(map(type, texts)) else list(_checked(texts, what, remedy))
 
 
 def _checked(texts: Iterable[str], what: str, remedy: str) -> Iterator[str]:
@@ -115,7 +120,7 @@ def check_grade(grade: float, what: str) -> int:
 
     Raises a TypeError if it is no whole number (a `bool` is none), a ValueError if it is further from 0 than 10,000.
     """
-    if not isinstance(grade, Real) or isinstance(grade, bool) or grade % 1 != 0:
+    if type(grade) is not int and (not isinstance(grade, Real) or isinstance(grade, bool) or grade % 1 != 0):
         raise TypeError(f"{what} is {grade!r} ({type(grade).__name__}); a grade is an integer, above 0 for relevant.")
     if not -GRADES <= grade <= GRADES:
         raise ValueError(f"{what} is {grade!r}; a grade is from {-GRADES} to {GRADES}. Use smaller grades.")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from lib.support.files import user_path
 
-_SPACE = " \t\n\r\v\f"  # of ASCII; Unicode knows twenty more, which may stand in ids
 _FIRST_BYTES = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -40,15 +39,16 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     stays. A ValueError names file and line of what is not UTF-8 (such as UTF-16) and where a .gz file breaks off.
     """
     path, number = user_path(path), 0
+    name = str(path)
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8").rstrip(_SPACE)
+                line = raw.removeprefix(codecs.BOM_UTF8).rstrip().decode()  # of bytes, it drops white space of ASCII
                 if "\0" in line:
                     kind = "holds a NUL byte, as UTF-16 and binary files do"
                     raise ValueError(f"{path}, line {number} {kind}; convert the file to UTF-8, or drop the byte.")
                 if line and not line.isspace():
-                    yield f"{path}, line {number}", line
+                    yield f"{name}, line {number}", line
     except UnicodeDecodeError as error:
         first = error.object if number == 1 else b""
         kind = next((f" but {kind}" for start, kind in _FIRST_BYTES.items() if first.startswith(start)), "")
@@ -61,4 +61,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 def columns_of(line: str) -> list[str]:
     """Return the columns of a line of a TREC file, which ASCII white space separates, and nothing else."""
+    spaced = line.replace("\t", " ")
+    if spaced.isprintable():  # then it has no other white space than " ", of ASCII or not
+        return spaced.split()
     return [column.decode() for column in line.encode().split()]
