@@ -19,6 +19,7 @@ QUERY_WORDS = (4, 30)  # fewest and most words of a summary that serves as a que
 BODY_WORDS = 15  # fewest words of a body worth finding
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _MADE_BY_THE_PLATFORM = re.compile(r"config-.*|_sysconfigdata.*|(site|user)customize\.py|_distutils_system_mod\.py")
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields of a syntax tree that hold statements
 _WORD = re.compile(r"\w+")
 
 
@@ -148,8 +149,8 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         docstring = (ast.get_docstring(node) or "").strip()
         if docstring:
             yield name, docstring
-    for child in ast.iter_child_nodes(node):
+    for child in (child for block in _BLOCKS for child in getattr(node, block, ())):
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _docstrings(child, f"{name}.{child.name}")
-        elif not isinstance(child, ast.expr):
+        elif hasattr(child, "body") or hasattr(child, "cases"):
             yield from _docstrings(child, name)
