@@ -251,6 +251,17 @@ def test_many_queries_are_sampled_reproducibly_and_agree_with_the_t_test():
     assert p == pytest.approx(stats.ttest_rel(frames["b"]["value"], reference).pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("n, n_resamples", [(2, 4), (3, 7), (8, 300), (12, 100), (40, 1_000), (1_500, 1_000)])
+@pytest.mark.parametrize("decimals", [1, 16])  # with ties and without
+def test_p_is_that_of_scipy(n, n_resamples, decimals):
+    rng = np.random.default_rng(n)
+    frames = {"a": frame(np.zeros(n)), "b": frame(rng.normal(0.03, 0.2, n).round(decimals))}
+    difference, batch = (frames["b"]["value"].to_numpy(),), 2**20 // n
+    settings = {"permutation_type": "samples", "n_resamples": n_resamples, "batch": batch}
+    expected = stats.permutation_test(difference, np.mean, rng=np.random.default_rng(5), **settings).pvalue
+    assert compare(frames, "a", "AP", n_resamples, seed=5)["p"][0] == expected
+
+
 def test_pairs_are_matched_by_query_not_by_row():
     a, b = frame([0.1, 0.5, 0.9]), frame([0.2, 0.6, 1.0])
     rows = compare({"a": a, "b": b.iloc[::-1]}, "a", "AP")

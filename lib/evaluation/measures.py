@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 import ir_measures
 import numpy as np
@@ -176,18 +177,30 @@ def compare(
         if unpaired := sorted(set(series.index) ^ set(reference.index)):
             raise ValueError(f"{system!r} and {baseline!r} differ in queries {unpaired[:3]}; use equal qrels for both.")
         difference = (series.loc[reference.index] - reference).to_numpy()
-        test = stats.permutation_test(
-            (difference,),
-            np.mean,
-            permutation_type="samples",
-            n_resamples=n_resamples,
-            batch=max(1, 2**20 // len(difference)),
-            rng=np.random.default_rng(seed),
-        )
+        p = _sign_test(difference, n_resamples, np.random.default_rng(seed))
         interval = bootstrap_interval(difference, n_resamples=n_resamples, seed=seed)
-        rows.append((system, series.mean(), reference.mean(), difference.mean(), *interval, float(test.pvalue)))
+        rows.append((system, series.mean(), reference.mean(), difference.mean(), *interval, p))
     table = pd.DataFrame(rows, columns=["system", "mean", "baseline_mean", "difference", "low", "high", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy()))
+
+
+def _sign_test(difference: np.ndarray, n_resamples: int, rng: np.random.Generator) -> float:
+    """Return p of the mean under random signs, to the bit what `scipy.stats.permutation_test` gives of one sample.
+
+    That one shuffles a value and its negative by one random bit, in a loop over queries that takes four times as long.
+    """
+    values = difference[:, None]
+    flips: Iterable[np.ndarray]
+    if exact := 2 ** len(values) <= n_resamples:
+        n_resamples = 2 ** len(values)
+        flips = [np.array(list(product((False, True), repeat=len(values))))]
+    else:
+        size = min(max(1, 2**20 // len(values)), n_resamples), len(values)
+        flips = (rng.integers(2**32, size=size, dtype=np.uint32) & 1 == 0 for _ in range(0, n_resamples, size[0]))
+    means = np.concatenate([np.where(flip.T, -values, values).mean(axis=0) for flip in flips])[:n_resamples]
+    observed, rounding = difference.mean(), 100 * np.finfo(np.float64).eps * abs(difference.mean())
+    fewer = min(np.count_nonzero(means <= observed + rounding), np.count_nonzero(means >= observed - rounding))
+    return float(min(1.0, 2 * (fewer + (not exact)) / (n_resamples + (not exact))))
 
 
 def summarise(frames: Mapping[str, pd.DataFrame], baseline: str, measure: str, seed: int = 0) -> pd.DataFrame:
