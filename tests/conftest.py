@@ -176,6 +176,16 @@ def packaged_encoder():
     return TokenEncoder(dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def fresh():
+    """Runs scripts in processes that have imported numba, scipy and torch, and nothing that is ours or the hub's."""
+    from fresh import HEAVY, Parent
+
+    parent = Parent(HEAVY)
+    yield parent
+    parent.close()
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """For modules that compute so little that threads would only wait for each other."""

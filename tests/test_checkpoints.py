@@ -1,7 +1,5 @@
 import fcntl
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -119,11 +117,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
+def test_two_processes_do_not_train_in_one_folder(fresh, tmp_path):
     child = "import sys; from lib.sae.checkpoints import Checkpoints; Checkpoints(sys.argv[1]).__enter__()"
     with Checkpoints(tmp_path):
-        done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True)
-        assert "Another process" in done.stderr
+        assert "Another process" in fresh.run(child, tmp_path).stderr
     with Checkpoints(tmp_path):  # free again
         pass
 

@@ -459,8 +459,8 @@ def test_a_saved_encoder_says_what_it_requires(converted, tmp_path, monkeypatch)
         SparseEncoder(str(tmp_path / "model"), trust_remote_code=True)
 
 
-@pytest.mark.slow  # a new process imports sentence-transformers
-def test_without_this_package_another_called_lib_is_not_imported(saved, strangers, tmp_path):
+@pytest.mark.slow  # a process imports sentence-transformers
+def test_without_this_package_another_called_lib_is_not_imported(fresh, saved, strangers, tmp_path):
     script = f"""
 import importlib.metadata
 installed = importlib.metadata.version
@@ -472,7 +472,7 @@ importlib.metadata.version = version
 from sentence_transformers import SparseEncoder
 SparseEncoder({str(saved)!r}, trust_remote_code=True)
 """
-    run = run_python(script, strangers, tmp_path)
+    run = fresh.run(script, folder=tmp_path, PYTHONPATH=str(strangers), HF_HUB_OFFLINE="1")
     assert re.search(r"ImportError: .*latent-terms.*pip install", run.stderr, re.DOTALL)
     assert not (tmp_path / "imported").exists()
 

@@ -1,7 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
 import sys
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -405,13 +403,14 @@ def test_native_dtype_is_one_that_is_allowed():
 
 
 FORK = """
-import multiprocessing, sys
+import multiprocessing, sys, torch
 from lib.encode.encoder import TokenEncoder
 
+torch.set_num_threads(2)  # with one, there is nothing to wait for
 encoder = TokenEncoder(sys.argv[1], dtype="float32")
 
 def encode():
-    return sum(len(block.states) for block in encoder.stream(["the cat sat on a mat ."] * 2000, progress=False))
+    return sum(len(block.states) for block in encoder.stream(["the cat sat on a mat ."] * 200, progress=False))
 
 def in_child(n_states):
     n_states.value = encode()
@@ -427,9 +426,8 @@ assert n_states.value == expected, (n_states.value, expected, child.exitcode)
 
 
 @pytest.mark.slow
-def test_a_fork_of_a_process_that_has_encoded_encodes(plain_folder):
-    settings = os.environ | {"OMP_NUM_THREADS": "2"}  # with one, there is nothing to wait for
-    run = subprocess.run([sys.executable, "-c", FORK, plain_folder], env=settings, capture_output=True, text=True)
+def test_a_fork_of_a_process_that_has_encoded_encodes(fresh, plain_folder):
+    run = fresh.run(FORK, plain_folder)
     assert run.returncode == 0, run.stderr
 
 

@@ -1,7 +1,6 @@
 import json
 import random
 import signal
-import subprocess
 import sys
 import time
 from glob import glob  # folders may vanish while it looks, unlike pathlib's
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
+from fresh import ROOT, Fork, Parent
 
 import lib.__main__
 from lib.__main__ import main
@@ -303,9 +303,8 @@ def test_every_option_is_documented_in_a_sentence(capsys, monkeypatch):
     assert all(text[-1] == "." for text in lib.__main__._documentation(TrainingConfig).values())
 
 
+IMPORTS = "import faulthandler, sentence_transformers, torch, transformers, lib.__main__, lib.encode.states"
 COMMAND = """
-import faulthandler
-import lib.encode.states, lib.__main__, torch
 faulthandler.dump_traceback_later(300, exit=True)  # should it ever hang, it says where
 torch.set_num_threads(1)
 lib.encode.states.CHUNK = 4
@@ -315,15 +314,16 @@ lib.__main__.main()
 MOMENTS = ["states", "states/*/*/*3.npy", "killed/checkpoints/*-1.json", "killed/*sae*"]
 
 
-@pytest.mark.slow  # six processes, each of which imports torch
+@pytest.mark.slow
 def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, text, sentence_folder, monkeypatch):
-    # each a process of its own: a fork of one that has loaded a model has not its threads, and may wait for them
+    # forks of a process that has imported all and computed nothing: one that has loaded a model has threads, for which
+    # its forks may wait
     settings = ["--model", sentence_folder, *SMALL, "--epochs", 1, "--checkpoint-every", 0, "--cache"]
-    draw = random.Random(0)
+    parent, draw = Parent(IMPORTS, PYTHONPATH=str(ROOT)), random.Random(0)
 
-    def started() -> subprocess.Popen:
+    def started() -> Fork:
         command = ["train", text, tmp_path / "killed", *settings, tmp_path / "states"]
-        return subprocess.Popen([sys.executable, "-c", COMMAND, *map(str, command)])
+        return parent.start(COMMAND, *command, files=[0, 1, 2])
 
     for moment in MOMENTS:
         child = started()
@@ -333,6 +333,7 @@ def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, te
         child.kill()
         assert child.wait() in (-signal.SIGKILL, 0)
     assert started().wait() == 0
+    parent.close()
     monkeypatch.setattr(lib.encode.states, "CHUNK", 4)
     run(monkeypatch, "train", text, tmp_path / "whole", *settings, tmp_path / "states of the whole")
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")

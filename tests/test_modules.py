@@ -4,10 +4,7 @@ import copy
 import inspect
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -432,8 +429,8 @@ def matrix(embeddings: torch.Tensor) -> np.ndarray:
     return embeddings.to_dense().numpy()
 
 
-@pytest.mark.slow  # a new process imports sentence-transformers
-def test_the_snippet_of_the_model_card_runs_in_a_fresh_process_and_gives_the_same(encoder, tmp_path):
+@pytest.mark.slow  # a process imports sentence-transformers
+def test_the_snippet_of_the_model_card_runs_in_a_fresh_process_and_gives_the_same(fresh, encoder, tmp_path):
     copy.deepcopy(encoder).save_pretrained(str(tmp_path / "model"))
     card = (tmp_path / "model" / "README.md").read_text()
     assert "- token-sae\n" in card
@@ -449,10 +446,8 @@ texts = json.loads({json.dumps(TEXTS)!r})
 for name, encoder in (("stock", model), ("own", load_sparse_encoder("model"))):
     numpy.save(name, encoder.encode_query(texts).to_dense().numpy())
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    )
+    run = fresh.run(script, folder=tmp_path)
+    assert run.returncode == 0, run.stderr
     assert f"[3, {WIDTH}]" in run.stdout
     expected = matrix(encoder.encode_query(TEXTS))
     assert np.count_nonzero(expected)

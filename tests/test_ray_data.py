@@ -1,8 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +150,7 @@ import json, os, signal, sys
 from pathlib import Path
 from lib.interop import ray_data
 
-folder, plan, unit, times = json.load(sys.stdin)
+folder, plan, unit, times = json.loads(sys.argv[1])
 ray_data._read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 for _ in range(times):
     if not (child := os.fork()):
@@ -162,12 +160,12 @@ for _ in range(times):
 """
 
 
-@pytest.mark.slow  # a new process imports torch
-def test_a_unit_that_kills_its_workers_ends_the_run(paths, model, tmp_path):
+@pytest.mark.slow  # the parent of the process imports torch
+def test_a_unit_that_kills_its_workers_ends_the_run(fresh, paths, model, tmp_path):
     plan, units = _plan(paths, model, **SETTINGS)
     worker = Worker(tmp_path, plan, str(tmp_path / "no model"), 1, "cpu")
-    work = json.dumps([str(tmp_path), plan, units[4], ATTEMPTS])
-    subprocess.run([sys.executable, "-c", KILLED_AT_WORK], input=work, text=True, timeout=120, check=True)
+    run = fresh.run(KILLED_AT_WORK, json.dumps([str(tmp_path), plan, units[4], ATTEMPTS]))
+    assert run.returncode == 0, run.stderr
     with pytest.raises(RuntimeError, match=r"4 to 8 .*c\.parquet .*rows_per_shard"):
         worker(units[4])
     for _ in range(ATTEMPTS + 1):  # called again, it is tried again; and errors are not counted

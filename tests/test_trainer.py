@@ -3,14 +3,15 @@ import math
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from typing import TextIO
 
 import numpy as np
 import pytest
 import torch
+from fresh import ROOT, Fork, Parent
 from safetensors import SafetensorError
 from test_kernels import BATCHES, both, draw_problem
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -312,16 +313,16 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, activation, no
     assert digest(train(states, config, checkpoints=tmp_path)) == digest(uninterrupted)
 
 
-CHILD = """
-import sys
-sys.path[:0] = [{tests!r}]
-import torch
-torch.set_num_threads({threads})
-from test_trainer import TINY, digest, sparse_states
+IMPORTS = """
+import sys, torch
 from lib.sae.trainer import train
+from test_trainer import TINY, digest, sparse_states
+"""
+CHILD = """
+torch.set_num_threads(int(sys.argv[2]))
 may_not = lambda: not sys.stdin.read(1)  # a step takes a byte, so a child that is killed late has not ended before
 print("started", flush=True)
-print(digest(train(sparse_states(), TINY, checkpoints={folder!r}, every=0.0, stopped=may_not)), flush=True)
+print(digest(train(sparse_states(), TINY, checkpoints=sys.argv[1], every=0.0, stopped=may_not)), flush=True)
 """
 
 
@@ -333,26 +334,34 @@ def newest_step(folder) -> int:
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
     # a checkpoint follows every step, so most of the time one is being written
-    folder = tmp_path / "checkpoints"
-    script = CHILD.format(tests=os.path.dirname(__file__), threads=torch.get_num_threads(), folder=str(folder))
-    draw, reached = random.Random(0), 0
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    folder, draw, reached = tmp_path / "checkpoints", random.Random(0), 0
+    parent = Parent(IMPORTS, PYTHONPATH=os.pathsep.join([str(ROOT), os.path.dirname(__file__)]))
+
+    def started(steps: int) -> tuple[Fork, TextIO, TextIO]:
+        """A child that may take so many steps, what it reads and what it prints."""
+        (stdin, leave), (printed, stdout) = os.pipe(), os.pipe()
+        child = parent.start(CHILD, folder, torch.get_num_threads(), files=[stdin, stdout, 2])
+        os.close(stdin)
+        os.close(stdout)
+        os.write(leave, b"." * steps)
+        return child, open(leave, "w"), open(printed)
+
     for _ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", script], **pipes)
-        assert child.stdout.readline() == "started\n"
-        child.stdin.write("." * draw.randint(2, 30))
-        child.stdin.flush()
+        child, _leave, printed = started(draw.randint(2, 30))
+        assert printed.readline() == "started\n"
         while newest_step(folder) <= reached:  # so that each of them gets somewhere
             assert child.poll() is None
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.05))
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         assert child.wait() == -signal.SIGKILL
         assert newest_step(folder) > reached
         reached = newest_step(folder)
     assert reached < 128
-    done = subprocess.run([sys.executable, "-c", script], input="." * 256, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["started", digest(train(sparse_states(), TINY))]
+    child, _leave, printed = started(256)
+    assert printed.read().split() == ["started", digest(train(sparse_states(), TINY))]
+    assert child.wait() == 0
+    parent.close()
 
 
 def test_another_configuration_or_other_states_do_not_resume(tmp_path):
