@@ -43,7 +43,7 @@ style: .venv/installed
 	$(BIN)/mypy
 
 check: style  ## style, types and the fast tests, in under two minutes
-	$(PYTEST) tests -m "not slow"
+	$(PYTEST) -p no:nbmake tests -m "not slow"  # nbmake takes seconds to import
 
 test: style  ## set up, check style and types, run all tests, run the notebooks on built-in data
 	rm -rf build/test

@@ -248,10 +248,13 @@ def test_hidden_files_are_no_modules_of_the_library(tmp_path):
     assert [docstring.id for docstring in pydoc._read_library(tmp_path)] == ["module"]
 
 
-def test_numpy_integers_are_arguments():
+def test_numpy_integers_are_arguments(monkeypatch, tmp_path):
+    for name in ("first", "second", "third"):
+        (tmp_path / f"{name}.py").write_text(f'"""Words of the {name} module."""')
+    monkeypatch.setattr(pydoc.sysconfig, "get_path", lambda name: tmp_path)
     assert limit.build(np.int64(50), np.int32(9), np.uint8(7)) == limit.build(50, 9, 7)
     assert limit.build_train(np.int64(50)) == limit.build_train(50)
-    assert pydoc.build("test", np.int64(300)) == pydoc.build("test", 300)
+    assert pydoc.build("test", np.int64(2)) == pydoc.build("test", 2)
 
 
 def test_pydoc_split_is_the_first_bit_of_the_sha256():

@@ -314,6 +314,7 @@ def test_a_damaged_index_loads_equal_or_is_refused(tmp_path):
     assert refused > 475  # nearly all: white space in the manifest may change
 
 
+@pytest.mark.slow
 def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_worst(tmp_path):
     docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)
     BM25Index.build(docs, ids(40)).save(tmp_path)

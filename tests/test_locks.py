@@ -87,6 +87,7 @@ def content(folder: Path) -> bytes:
     return read_folder(folder, NAME, 1, lambda _, files: files["a.bin"].read_bytes())
 
 
+@pytest.mark.slow  # four processes
 def test_savers_and_readers_of_one_index(tmp_path):
     folder = tmp_path / "index"
     BM25Index.build(csr_array(np.eye(2, dtype=np.float32)), ["a", "b"]).save(folder)
