@@ -234,7 +234,7 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
 
     monkeypatch.setattr(lib.__main__, "choose", choose)
     run(monkeypatch, "tune", *folders)
-    assert called == [([40, 40], ["pydoc/train", "beir/scifact/train", "beir/nfcorpus/train"])]
+    assert called == [([40, 40], ["pydoc/train", "beir/scifact/train", "beir/nfcorpus/dev"])]
     tuned = [LatentTerms.load(folder).bm25 for folder in folders]
     assert tuned == [BM25Constants(1.5, b, "robertson-clipped") for b in (0.25, 0.5)]
     assert [LatentTerms.load(folder).weights for folder in folders] == [Weights(1, 0.25, 2), Weights(1, 0.5, 2)]
