@@ -10,8 +10,9 @@ RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figure
 
 NOTEBOOKS ?= $(sort $(basename $(notdir $(wildcard notebooks/*.py))))
 
-convert = mkdir -p $(1); for name in $(NOTEBOOKS); do \
-	$(BIN)/jupytext --quiet --to ipynb --output $(1)/$$name.ipynb notebooks/$$name.py || exit 1; done
+# in one process, since the import of jupytext takes seconds
+convert = mkdir -p $(1); $(BIN)/python -c "import jupytext; \
+	[jupytext.write(jupytext.read(f'notebooks/{name}.py'), f'$(1)/{name}.ipynb') for name in '$(NOTEBOOKS)'.split()]"
 
 PYTEST := LATENT_TERMS_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
