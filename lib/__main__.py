@@ -32,6 +32,7 @@ from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.files import temporary_beside, user_path
 from lib.support.folders import digest_json, load_folder, update_manifest
+from lib.support.locks import locked
 from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
 
@@ -185,7 +186,8 @@ def _train(folder: Path, encoder: TokenEncoder, source: StateSource, config: Tra
         if trained := _finished(folder):
             check_same(trained, run_identity(source, config) | {"stored": args.stored}, folder)
             print(f"{folder} holds it already, trained to the end.", flush=True)
-            checkpoints.remove()
+            with locked(folder):  # and so remove the lock file of a process that was killed as it saved
+                checkpoints.remove()
             return
         for name in _WRITTEN:
             for path in folder.glob(f".{name}.????????.tmp"):  # of this command, killed while it saved

@@ -137,7 +137,9 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
     command = ["train", text, tmp_path / "a", "--model", plain_folder, *SMALL]
     run(monkeypatch, *command)
     before = bytes_of(tmp_path / "a")
+    (tmp_path / "a" / ".lock").write_text("{}")  # of a process that was killed as it saved
     run(monkeypatch, *command)
+    assert bytes_of(tmp_path / "a") == before
     assert "holds it already" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="seed is 5, was 0"):
         run(monkeypatch, *command, "--seed", 5)
