@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, whatever the machine has
 
 import pytest
+from fresh import HEAVY, Parent, fork_kernels
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # a slow machine is no failure
@@ -17,6 +18,12 @@ settings.load_profile("any machine")
 # Files about packages that no extra of `make test` installs; they are collected where all of their packages are.
 NEEDED = {"test_foreign_parity.py": ["sae_lens", "sparsify"], "test_ray_cluster.py": ["ray"]}
 collect_ignore = [file for file, packages in NEEDED.items() if not all(map(find_spec, packages))]
+
+
+def pytest_configure(config) -> None:
+    if config.getoption("nbmake", False):
+        config.add_cleanup(fork_kernels())
+
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = """
@@ -179,8 +186,6 @@ def packaged_encoder():
 @pytest.fixture(scope="session")
 def fresh():
     """Runs scripts in processes that have imported numba, scipy and torch, and nothing that is ours or the hub's."""
-    from fresh import HEAVY, Parent
-
     parent = Parent(HEAVY)
     yield parent
     parent.close()

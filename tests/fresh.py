@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +32,9 @@ with socket.socket(fileno=int(sys.argv[1])) as connection:
         order = json.loads(data)
         if "wait" in order:
             answer = os.waitpid(*order["wait"])
-        elif not (answer := os.fork()):
+        elif answer := os.fork():
+            os.setpgid(answer, answer)
+        else:
             break
         for file in files:
             os.close(file)
@@ -61,7 +64,9 @@ os._exit(code)  # without taking apart all that was imported, which would take l
 
 
 class Fork:
-    """A running script: what `subprocess.Popen` is to a command."""
+    """A running script, in a process group of its own: what `subprocess.Popen` is to a command."""
+
+    stdin = stdout = stderr = None
 
     def __init__(self, parent: "Parent", pid: int):
         self.parent, self.pid = parent, pid
@@ -76,8 +81,11 @@ class Fork:
     def wait(self) -> int:
         return self.poll(0)
 
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
 
 class Parent:
@@ -111,3 +119,24 @@ class Parent:
             for file in (out, err):
                 file.seek(0)
             return subprocess.CompletedProcess(script, code, out.read(), err.read())
+
+
+def fork_kernels() -> Callable[[], None]:
+    """Let the kernels of nbmake's notebooks be forks of one process that has imported what they all import, but lib.
+
+    Returns what ends that process.
+    """
+    from jupyter_client.provisioning import local_provisioner
+
+    parents: list[Parent] = []
+
+    def launch(command: list[str], cwd: str, env: dict[str, str], **_) -> Fork:
+        if not parents:
+            parents.append(Parent(f"{HEAVY}\nimport ipykernel.kernelapp, sentence_transformers"))
+        script = "ipykernel.kernelapp.launch_new_instance()"
+        arguments = command[command.index("ipykernel_launcher") + 1 :]
+        arguments.append(f"--IPKernelApp.parent_handle={parents[0].process.pid}")  # it ends with its parent
+        return parents[0].start(script, *arguments, files=[0, 1, 2], folder=Path(cwd), **env)
+
+    local_provisioner.launch_kernel = launch
+    return lambda: [parent.close() for parent in parents]
