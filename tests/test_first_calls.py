@@ -125,7 +125,6 @@ CALLS = {
     "evaluation.late_interaction.StoredStates": "StoredStates(np.eye(2, dtype=np.int8), np.arange(3), ids)",
     "evaluation.splade.folder_of_wheel": "from pathlib import Path; "
     'raises(FileNotFoundError, folder_of_wheel, Path("none.whl"))',
-    "evaluation.splade.Splade": "Splade(splade).encode_queries(texts)",
     "evaluation.tuning.check_training": "check_training([little()])",
     "evaluation.tuning.tune_bm25": "tune_bm25([(little(), rows, rows)])",
     "evaluation.tuning.tune_weights": "parts = np.ones((2, 3, 2), np.float32); tune_weights([(little(), parts)])",
@@ -157,9 +156,6 @@ CALLS = {
     "LatentTerms.load": 'LatentTerms.load("alone").encode_queries(["the cat"])',
     "LatentTerms.from_pretrained": 'LatentTerms.from_pretrained("me/terms")',
     "interop.conversion.load_sparse_encoder": 'load_sparse_encoder("me/sparse")',
-    "interop.modules.SparseAutoEncoderTokenEncoder": "Coder = SparseAutoEncoderTokenEncoder; "
-    'Coder.from_checkpoint("checkpoint.safetensors"); Coder(input_dim=4, hidden_dim=8, k=2).save("coder")',
-    "interop.ray_data.encode_corpus": 'raises((ImportError, ValueError), encode_corpus, "out", [], "alone", workers=1)',
     "interop.engines.rounding_loss": "from lib import BM25Index; rounding_loss(BM25Index.build(rows, ids), rows)",
     "__main__.main, train": f'sys.argv[1:] = ["train", "text", "trained", "--model", retriever, {SMALL}]; main()',
 }
@@ -237,6 +233,7 @@ METHODS = {
     'rerank(first, states, encoder.stream(["the cat"], "query"))',
     "inference_free.InferenceFreeQueries": "InferenceFreeQueries.build(model, texts).encode(texts)",
     **{f"Searcher.{name}": f"{SEARCHER}{call}" for name, call in SEARCHES.items()},
+    "evaluation.splade.Splade": "Splade(splade).encode_queries(texts)",
     "evaluation.splade.splade_terms": "from lib.evaluation.splade import Splade; "
     "splade_terms(Splade(splade), little())",
     "evaluation.splade.splade_ranking": "from lib.evaluation.splade import Splade; "
@@ -251,7 +248,10 @@ METHODS = {
     "from lib.interop.modules import SparseAutoEncoderTokenEncoder as Coder, SparseTokenPooling as Pooling; "
     "modules = [SentenceTransformer(retriever)[0], Coder(input_dim=32, hidden_dim=48, k=4), Pooling(48)]; "
     "TokenReconstructionLoss(SparseEncoder(modules=modules))",
+    "interop.modules.SparseAutoEncoderTokenEncoder": "Coder = SparseAutoEncoderTokenEncoder; "
+    'Coder.from_checkpoint("checkpoint.safetensors"); Coder(input_dim=4, hidden_dim=8, k=2).save("coder")',
     "interop.modules.SparseTokenPooling": 'SparseTokenPooling(8).save("pooling")',
+    "interop.ray_data.encode_corpus": 'raises((ImportError, ValueError), encode_corpus, "out", [], "alone", workers=1)',
     "__main__.main, join": 'sys.argv[1:] = ["join", "alone", "alone", "joined"]; main()',
     "__main__.main, tune": 'import shutil; shutil.copytree("alone", "tuned"); '
     'sys.argv[1:] = ["tune", "tuned", "--collections", "data/little/train"]; main()',
