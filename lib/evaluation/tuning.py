@@ -153,18 +153,18 @@ def _ndcg_of_weights(collection: Collection, parts: Iterable[np.ndarray], grid: 
         total=len(collection.query_ids),
     )
     for column, (query, of_query) in enumerate(queries):
-        judged, own = collection.qrels[query], collection.self_matches.get(query)
+        judged, self_match = collection.qrels[query], collection.self_matches.get(query)
         gains = np.zeros(len(position))
         for doc, grade in judged.items():
-            if grade > 0 and doc in position and doc != own:
+            if grade > 0 and doc in position and doc != self_match:
                 gains[position[doc]] = grade
         totals = factors @ of_query
-        if own is not None:
-            totals[:, position[own]] = -np.inf
+        if self_match is not None:
+            totals[:, position[self_match]] = -np.inf
         if ideal := _best_dcg(judged.values()):
             for row, total in enumerate(totals):
-                found = gains[top_k(total, CUTOFF)]
-                values[row, column] = found @ discounts[: len(found)] / ideal
+                top_gains = gains[top_k(total, CUTOFF)]
+                values[row, column] = top_gains @ discounts[: len(top_gains)] / ideal
     return values
 
 
