@@ -48,7 +48,7 @@ def beyond_in_words(table: pd.DataFrame) -> str:
 
 
 def _cost(mean: pd.Series) -> str:
-    """Return in words what a system costs; nothing where the table does not say, as those of earlier versions."""
+    """Return in words what a system costs; nothing where the table does not say."""
     time, states = mean.get("query_ms"), mean.get("state_bytes")
-    kept = f" and {states / 1000:.0f} kB of token states a document" if pd.notna(states) else ""
-    return f" It takes {time:.1f} ms a query{kept}." if pd.notna(time) else ""
+    stored = f" and {states / 1000:.0f} kB of token states a document" if pd.notna(states) else ""
+    return f" It takes {time:.1f} ms a query{stored}." if pd.notna(time) else ""

@@ -63,9 +63,9 @@ def made_once(folder: Path, make: Callable[[Path], Path]) -> Path:
         TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary,
         errors_name(folder, Path(temporary)),
     ):
-        made = make(Path(temporary))
+        unpacked = make(Path(temporary))
         try:
-            made.rename(folder)
+            unpacked.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was first
                 raise
