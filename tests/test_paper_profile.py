@@ -14,6 +14,7 @@ from test_backbones import save_colbert
 import lib.studies.backbones
 import lib.studies.encoded
 from lib.bm25.index import BM25Index
+from lib.bm25.weighting import BM25Constants, Weights
 from lib.data.sources import _find_ir_dataset
 from lib.data.training_text import StreamedText
 from lib.encode import packaged
@@ -21,9 +22,10 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import LexicalBM25, dense_search
 from lib.evaluation.late_interaction import late_interaction_search
 from lib.evaluation.measures import evaluate
+from lib.searcher import Searcher
 from lib.studies.backbones import backbone_table, encoder_of, models
 from lib.studies.inputs import setting, training_text
-from lib.studies.names import LATENT, LEXICAL, SPLADE
+from lib.studies.names import LATENT, LATENT_WORDS, LEXICAL, ONE_PASS, SPLADE, TUNED
 from lib.studies.profiles import LAPTOP, PAPER, PROFILES, SMOKE
 from lib.studies.retrieval_training import retrieval_training_study
 from lib.studies.seeds import seeds_study
@@ -151,6 +153,30 @@ def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):
     for (backbone, system), mean in of_seeds.stack().dropna().items():
         assert mean == pytest.approx(expected[backbone, system])
     assert len(by_query) == 3 * len(QUERIES) and by_query["query_id"].tolist()[: len(QUERIES)] == ids[1]
+
+
+def test_a_packaged_model_ranks_with_its_own_constants_and_weights(profile, monkeypatch):
+    paper, table = setting(PROFILES["paper"], profile), PROFILES["paper"].backbones
+    table, (collection,) = replace(table, backbones=table.backbones[:1]), paper.collections
+    monkeypatch.setenv("LATENT_TERMS_SPLADE", "")
+    plain, *_ = backbone_table(paper, table, profile)
+    packaged = models(paper, encoder_of(table.backbones[0]), profile)[1]
+    packaged = packaged.with_bm25(BM25Constants(1, 0.35)).with_weights(Weights(1, 0.5, 0.3))
+    monkeypatch.setattr(lib.studies.backbones, "packaged_of", lambda encoder: packaged)
+    rows, by_query, _, origin = backbone_table(paper, table, profile)
+    assert origin["backbones"]["Contriever, packaged"]["weights"] == {"latents": 1, "words": 0.5, "dense": 0.3}
+    docs, queries = packaged.encode_documents(collection.doc_texts), packaged.encode_queries(collection.query_texts)
+    searcher = Searcher.build(packaged, collection.doc_texts, collection.doc_ids)
+    rankings = {
+        TUNED: packaged.index(docs, collection.doc_ids).search(queries, collection.query_ids, 17),
+        LATENT_WORDS: searcher.search(collection.query_texts, collection.query_ids, 17, weights=Weights(1, 0.5, 0)),
+        ONE_PASS: searcher.search(collection.query_texts, collection.query_ids, 17),
+    }
+    expected = {s: evaluate(ranking, collection.qrels, [MEASURE])[MEASURE] for s, ranking in rankings.items()}
+    means = rows[rows["measure"] == MEASURE].set_index("system")["mean"]
+    assert means[list(rankings)].to_dict() == pytest.approx(expected)
+    assert by_query[list(rankings)].mean().to_dict() == pytest.approx(expected)
+    assert means[plain["system"].unique()].to_dict() == pytest.approx(plain.set_index("system")["mean"].to_dict())
 
 
 def test_shards_of_a_large_collection_make_the_same_table(profile, monkeypatch):

@@ -13,8 +13,9 @@ latent terms with the paper's k1 = 8, b = 0.7, a query's value the mean over the
 - *On no collection much worse*: of all pairs of a retriever and a collection, the one whose interval reaches lowest,
   widened for their number (Bonferroni). It must lie above -.05; the lowest published difference is -.039.
 
-Late-interaction retrievers take no part. Both intervals also hold what the mean over the seeds may be off by. Verdicts
-are those of `lib.studies.claims.judge`; with one retriever nothing is tested.
+Late-interaction retrievers take no part, nor do packaged models, whose constants and weights were tuned. Both intervals
+also hold what the mean over the seeds may be off by. Verdicts are those of `lib.studies.claims.judge`; with one
+retriever nothing is tested.
 """
 
 import logging
@@ -33,13 +34,25 @@ from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER
 from lib.evaluation.splade import Splade
-from lib.latent_terms import LatentTerms
+from lib.latent_terms import LatentTerms, packaged_models
 from lib.studies import encoded
 from lib.studies.comparison import check_collections, columns_first, lexical_ranking, summary_of, values_of
 from lib.studies.inputs import Setting
-from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, LIMIT_MEASURES, MEASURE, SPLADE, is_limit
+from lib.studies.names import (
+    DENSE,
+    LATE,
+    LATENT,
+    LATENT_WORDS,
+    LEXICAL,
+    LIMIT_MEASURES,
+    MEASURE,
+    ONE_PASS,
+    SPLADE,
+    TUNED,
+    is_limit,
+)
 from lib.studies.profiles import Backbone, BackboneTable
-from lib.studies.retrieval import given_splade
+from lib.studies.retrieval import SYSTEMS, RetrievalConfig, Run, given_splade
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.devices import training_device
 from lib.support.folders import digest_json
@@ -47,13 +60,14 @@ from lib.support.store import Store
 
 _log = logging.getLogger(__name__)
 _GPU_BATCH = 16_384  # tokens of a forward pass
+_PACKAGED = (TUNED, LATENT_WORDS, ONE_PASS)  # systems of a packaged model, with its own constants and weights
 
 
 def encoder_of(backbone: Backbone) -> TokenEncoder:
     """Return a retriever at its final layer and 512 tokens a text, or its own limit if that is less."""
     batch = {"batch_tokens": _GPU_BATCH} if training_device().type == "cuda" else {}
     prompts = {"query_prompt": backbone.query_prompt, "document_prompt": backbone.document_prompt}
-    return TokenEncoder(backbone.model, **prompts, max_length=512, **batch)
+    return TokenEncoder(backbone.model, **prompts, max_length=512, special_tokens=backbone.special_tokens, **batch)
 
 
 def models(setting: Setting, encoder: TokenEncoder, store: Store) -> list[LatentTerms]:
@@ -64,16 +78,23 @@ def models(setting: Setting, encoder: TokenEncoder, store: Store) -> list[Latent
     return [LatentTerms(encoder, sae) for sae in autoencoders(recipes, store)]
 
 
+def packaged_of(encoder: TokenEncoder) -> LatentTerms | None:
+    """Return the model that is packaged for a retriever, or None."""
+    name = encoder.name.rpartition("/")[2]
+    return LatentTerms.load(name) if name in packaged_models() else None
+
+
 def backbone_table(
     setting: Setting, table: BackboneTable, store: Store | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str], dict]:
     """Rank every collection with words, SPLADE, and each retriever as it is and in latent terms (the paper's BM25).
 
     Return a row a collection, measure, backbone and system ("lexical BM25", "SPLADE" as `given_splade` says, the
-    retriever's own "dense" or "late interaction", "latent terms"), with n_docs, n_queries and `measures.summarise`
-    against the retriever's own ranking; the values of each query, by the retriever's own ranking and by its latent
-    terms; what is left out, and why; and what the provenance states. A query's value of latent terms is its mean over
-    the seeds; seeds is their number, seed_sd the standard deviation of their means.
+    retriever's own "dense" or "late interaction", "latent terms"; if a model is packaged for the retriever, that with
+    its own constants, with words, and with all of one pass), with n_docs, n_queries and `measures.summarise` against
+    the retriever's own ranking; the values of each query, by what the retriever gives; what is left out, and why; and
+    what the provenance states. A query's value of latent terms is its mean over the seeds; seeds is their number,
+    seed_sd the standard deviation of their means.
 
     Raises before anything is computed: ValueError as `comparison.check_collections`, and for a retriever that cannot
     be loaded the errors of `TokenEncoder`.
@@ -86,12 +107,14 @@ def backbone_table(
     for collection in collections if splade else ():
         others[collection.full_name][SPLADE] = _values([_splade(splade, collection, store)], collection)
     for backbone, encoder in zip(table.backbones, encoders, strict=True):
-        trained = models(setting, encoder, store)
+        trained, packaged = models(setting, encoder, store), packaged_of(encoder)
         origins[backbone.name] = [model.identity for model in trained]
+        if packaged is not None:
+            origins[f"{backbone.name}, packaged"] = packaged.identity | packaged.config
         for collection in collections:
             _log.info("%s, %d seeds: %s", backbone.name, len(trained), collection.full_name)
-            baseline, ranking, latent = _rankings(trained, collection, store)
-            values = {baseline: _values([ranking], collection), LATENT: _values(latent, collection)}
+            baseline, rankings = _rankings(trained, packaged, collection, store)
+            values = {system: _values(runs, collection) for system, runs in rankings.items()}
             rows = _compared(values | others[collection.full_name], baseline, collection)
             parts += [part.assign(backbone=backbone.name) for part in rows]
             by_query += [part.assign(backbone=backbone.name) for part in _by_query(values, collection)]
@@ -170,10 +193,13 @@ def _splade(model: Splade, collection: Collection, store: Store) -> Ranking:
     return encoded.merged_ranking(collection, parts, k)
 
 
-def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) -> tuple[str, Ranking, list[Ranking]]:
-    """Return the name of the retriever's own ranking, that ranking, and those by the latent terms of each model.
+def _rankings(
+    trained: list[LatentTerms], packaged: LatentTerms | None, collection: Collection, store: Store
+) -> tuple[str, dict[str, list[Ranking]]]:
+    """Return the name of the retriever's own ranking, and the rankings of each system: a list, for there are seeds.
 
-    One pass over the documents serves all; what is read of a large collection is deleted when all have ranked it.
+    One pass over the documents serves all that read them in one way; what is read of a large collection is deleted
+    when all have ranked it.
     """
     encoder, k = trained[0].encoder, _depth(collection)
     name = LATE if encoder.late_interaction else DENSE
@@ -181,6 +207,7 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
     key = _key(collection, encoder=encoder.identity, system=name)
     terms = [encoded.terms_of(model) for model in trained]
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
+    systems = {} if packaged is None else {system: _packaged_key(system, packaged, collection) for system in _PACKAGED}
     large = len(list(encoded.shards(collection))) > 1
     passing = Store(store.folder / f"reading-{digest_json([key, keys])[:16]}") if large else store
 
@@ -196,15 +223,30 @@ def _rankings(trained: list[LatentTerms], collection: Collection, store: Store) 
         (queries,) = encoded.term_blocks(reading, phi, collection, "query", store)
         return index.search(queries, collection.query_ids, k)
 
+    @cache
+    def run() -> Run:
+        return Run(
+            collection, encoded.encode_collection(packaged, collection, passing), packaged, RetrievalConfig(depth=k - 1)
+        )
+
     pairs = zip((ranking_reading, *terms), (key, *keys), strict=True)
     needed = [reading for reading, each in pairs if not store.has("ranked", each)]
+    if not all(store.has("ranked", each) for each in systems.values()):
+        needed += [encoded.terms_of(packaged), encoded.Embeddings(packaged.encoder)]
     encoded.keep(needed, collection, "document", passing)
     encoded.keep([reading for reading in needed if not isinstance(reading, encoded.Late)], collection, "query", store)
-    ranking = _stored(collection, key, rank_own, store)
-    latent = [
+    rankings = {name: [_stored(collection, key, rank_own, store)]}
+    rankings[LATENT] = [
         _stored(collection, each, partial(rank_latent, reading, model.phi), store)
         for reading, each, model in zip(terms, keys, trained, strict=True)
     ]
+    for system, each in systems.items():
+        rankings[system] = [_stored(collection, each, lambda system=system: SYSTEMS[system](run()), store)]
     if large:
         shutil.rmtree(passing.folder, ignore_errors=True)
-    return name, ranking, latent
+    return name, rankings
+
+
+def _packaged_key(system: str, model: LatentTerms, collection: Collection) -> dict:
+    settings = {"bm25": asdict(model.bm25), "weights": asdict(model.weights), "analyzer": ANALYZER}
+    return _key(collection, model=model.identity, system=system, **settings)
