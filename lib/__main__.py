@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("out", type=user_path, help="Folder for the joined model.")
     add("--k", type=int, help="Latents of a token, divided among the models; by default the sum of theirs.")
     add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
+    add("--max-length", type=int, help="Tokens of a text that are read, at most; by default as the first model does.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
 
     about = "Choose BM25's constants and a searcher's weights for a model. They are chosen on training queries and "
@@ -266,8 +267,10 @@ def _join(args: argparse.Namespace) -> None:
     if (args.out / "latent_terms.json").exists():
         raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
     model = join_models([LatentTerms.load(folder) for folder in args.models], args.k)
-    if args.no_special_tokens:
-        model = LatentTerms(model.encoder.replace(special_tokens=False), model.sae, model.pooling, model.phi)
+    changes = {"special_tokens": False} if args.no_special_tokens else {}
+    changes |= {} if args.max_length is None else {"max_length": args.max_length}
+    if changes:
+        model = LatentTerms(model.encoder.replace(**changes), model.sae, model.pooling, model.phi)
     model.save(args.out, args.stored)
     print(f"{model} is written to {args.out}.")
 

@@ -196,6 +196,9 @@ def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     assert (without.encoder.special_tokens, loaded_model.encoder.special_tokens) == (False, True)
     assert without.encoder.identity == models[0].encoder.identity | {"special_tokens": False}
     assert without.encode_documents(["dog"]).nnz < join_models(models).encode_documents(["dog"]).nnz
+    run(*folders, tmp_path / "short", "--max-length", 5)
+    short = LatentTerms.load(tmp_path / "short", dtype="float32")
+    assert short.encoder.identity == models[0].encoder.identity | {"max_length": 5}
     for arguments, message in (
         ((*folders, tmp_path / "joined"), "FileExistsError: .* holds a model; give another folder"),
         ((folders[0], tmp_path / "c"), "ValueError: The parts are .*; give two or more"),
