@@ -17,7 +17,7 @@ import lib.bm25.index
 import lib.bm25.postings
 import lib.bm25.search
 from lib.bm25.index import BM25Index
-from lib.bm25.weighting import IDFS, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
+from lib.bm25.weighting import IDFS, INNER_PRODUCT, idf_lucene, idf_robertson, idf_robertson_clipped, saturation
 from lib.support.folders import load_folder, save_folder, save_parts
 
 IDS = ["a", "b", "c"]
@@ -116,7 +116,15 @@ def test_universal_latent_scores_below_zero_under_robertson_only():
     docs = csr_array(np.ones((4, 1), np.float32))
     query = csr_array(np.ones((1, 1), np.float32))
     signs = {idf: np.sign(all_scores(BM25Index.build(docs, ids(4), idf=idf), query)[0, 0]) for idf in IDFS}
-    assert signs == {"lucene": 1, "robertson": -1, "robertson-clipped": 0}
+    assert signs == {"lucene": 1, "robertson": -1, "robertson-clipped": 0, "none": 1}
+
+
+def test_an_index_ranks_by_inner_product():
+    docs, queries = random_terms(60, 30, 1), random_terms(6, 30, 2)
+    index = BM25Index.build(docs, ids(60), INNER_PRODUCT)
+    np.testing.assert_allclose(all_scores(index, queries), (queries @ docs.T).toarray(), rtol=1e-6)
+    index.add(docs[:3], ["x", "y", "z"])
+    np.testing.assert_allclose(all_scores(index, queries)[:, 60:], (queries @ docs[:3].T).toarray(), rtol=1e-6)
 
 
 def test_ties_are_broken_by_document_order_and_k_may_exceed_the_collection():

@@ -24,10 +24,11 @@ BELOW = {
     "evaluation": {"support", "data", "encode", "bm25"},
     "inspect": {"support", "bm25", "evaluation"},
     "interop": LIBRARY - {"interop", "searcher"},
+    "learned": {"support", "data", "encode", "sae", "bm25", "evaluation", "interop", "latent_terms"},
     "latent_terms": {"support", "encode", "sae", "bm25"},
     "inference_free": {"support", "encode", "bm25", "inspect", "latent_terms"},
     "searcher": {"support", "encode", "bm25", "evaluation", "latent_terms"},
-    "studies": LIBRARY | {"benchmarks"},
+    "studies": LIBRARY | {"learned", "benchmarks"},
     "benchmarks": LIBRARY - {"inspect"},
     "report": {
         "support",

@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sentence_transformers.sentence_transformer.modules import Pooling
 from test_modules import BOUNDS, LENGTHS, WIDTH, K, N, dense, draw, make, padded
 from torch.testing import assert_close
 
+from lib.bm25.pruning import keep_top
 from lib.interop.modules import MissingFeatureError, SparseTokenPooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -279,3 +281,24 @@ def test_features_that_do_not_fit():
             pooling(wrong)
     with pytest.raises(ValueError, match=r"max_active_dims is 5.*sparse_rows"):
         SparseTokenPooling(WIDTH, sparse_rows=True)(given, max_active_dims=5)
+
+
+@pytest.mark.parametrize("sparse_rows", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_top_leaves_the_largest_weights_of_queries_and_documents(form, sparse_rows):
+    whole = SparseTokenPooling(WIDTH, "max_log1p")(features(form))["sentence_embedding"]
+    pooling = SparseTokenPooling(WIDTH, "max_log1p", sparse_rows=sparse_rows, top=(2, 3)).eval()
+    for task, n in (("query", 2), ("document", 3), (None, WIDTH)):
+        rows = pooling(features(form), task=task)["sentence_embedding"].to_dense()
+        expected = torch.from_numpy(keep_top(csr_array(whole.numpy()), n).toarray())
+        assert_close(rows, expected)
+    assert_close(pooling.train()(features(form), task="query")["sentence_embedding"].to_dense(), whole)
+
+
+def test_top_is_saved_where_there_is_one(tmp_path):
+    assert "top" not in SparseTokenPooling(WIDTH).get_config_dict()
+    SparseTokenPooling(WIDTH, top=[2, 3]).save(tmp_path)
+    assert SparseTokenPooling.load(str(tmp_path)).top == (2, 3)
+    for top in ((2,), (0, 3), (2, 3, 4)):
+        with pytest.raises(ValueError, match="top"):
+            SparseTokenPooling(WIDTH, top=top)

@@ -43,7 +43,17 @@ def idf_robertson_clipped(df: np.ndarray, n_docs: int) -> np.ndarray:
     return np.maximum(idf_robertson(df, n_docs), 0.0)
 
 
-IDFS = {"lucene": idf_lucene, "robertson": idf_robertson, "robertson-clipped": idf_robertson_clipped}
+def idf_none(df: np.ndarray, n_docs: int) -> np.ndarray:
+    """Return 1 for every latent: trained weights need no idf."""
+    return np.ones(len(df))
+
+
+IDFS = {
+    "lucene": idf_lucene,
+    "robertson": idf_robertson,
+    "robertson-clipped": idf_robertson_clipped,
+    "none": idf_none,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class BM25Constants:
         From 0 to 1e30: how slowly a weight saturates.
     b : float
         From 0 to 1: how much a document's length counts.
-    idf : {"lucene", "robertson", "robertson-clipped"}
+    idf : {"lucene", "robertson", "robertson-clipped", "none"}
         A name in `IDFS`, which has the equations.
     """
 
@@ -80,6 +90,7 @@ class BM25Constants:
 
 
 PAPER = BM25Constants()
+INNER_PRODUCT = BM25Constants(k1=1e12, b=0, idf="none")  # the impact w (k1 + 1) / (w + k1) is w to float32's precision
 
 
 def check_constants(constants: BM25Constants) -> BM25Constants:

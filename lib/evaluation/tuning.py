@@ -30,7 +30,8 @@ from lib.support.progress import progress
 SPLITS = ("train", "dev")  # what constants may be chosen on
 K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
 WORDS_GRID, DENSE_GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
-GRID = tuple(BM25Constants(k1, b, idf) for idf, k1, b in product(IDFS, K1_GRID, B_GRID))
+_WITH_IDF = [name for name in IDFS if name != "none"]
+GRID = tuple(BM25Constants(k1, b, idf) for idf, k1, b in product(_WITH_IDF, K1_GRID, B_GRID))
 MEASURE, CUTOFF = "nDCG@10", 10
 WEIGHTS_GRID = tuple(Weights(1, words, dense) for words, dense in product(WORDS_GRID, DENSE_GRID))
 WEIGHTS_GRID += tuple(Weights(0, words, 1) for words in WORDS_GRID)  # what there is without latents, to compare with

@@ -14,6 +14,7 @@ from lib.interop.modules.features import LatentModule, check_fits, feature, real
 from lib.support.checks import check_choice, check_count, check_integer, check_texts
 
 _MAKER = "SparseAutoEncoderTokenEncoder"
+_TASKS = ("query", "document")  # of `SparseEncoder.encode_query` and `encode_document`
 
 
 class _Layout(NamedTuple):
@@ -75,16 +76,20 @@ class SparseTokenPooling(LatentModule):
         How many tokens the tokenizer puts before and after every text. A text with no other tokens, but for a
         prompt's, has an empty row, as in `lib.latent_terms.LatentTerms`. (0, 0) looks for none.
     include_special : bool
-        Whether special tokens count. This, the two before it and the next, which the pull request does not have, are
-        saved only where they are not the default.
+        Whether special tokens count. This, the two before it and the next two, which the pull request does not have,
+        are saved only where they are not the default.
     labels : sequence of str, optional
         A label of each latent, such as its `lib.inspect.vocabulary.top_tokens`, which `SparseEncoder.decode` then gives
         beside its number.
+    top : (int, int), optional
+        How many of a query's and of a document's weights are left, the largest, outside of training mode: (40, 400) in
+        SPLARE. Which of both a text is, `SparseEncoder.encode_query` and `encode_document` say; others stay whole.
     """
 
     config_keys = ["embedding_dimension", "pooling_strategy", "include_prompt", "values_key", "indices_key"]  # noqa: RUF012
     own_settings = {"sparse_rows": False, "special_tokens": (0, 0), "include_special": True, "labels": None}  # noqa: RUF012
-    forward_kwargs = {"max_active_dims"}  # noqa: RUF012
+    own_settings |= {"top": None}
+    forward_kwargs = {"max_active_dims", "task"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class SparseTokenPooling(LatentModule):
         special_tokens: Sequence[int] = (0, 0),
         include_special: bool = True,
         labels: Sequence[str] | None = None,
+        top: Sequence[int] | None = None,
     ):
         super().__init__()
         self.embedding_dimension = check_count(embedding_dimension, "embedding_dimension")
@@ -112,12 +118,17 @@ class SparseTokenPooling(LatentModule):
             raise ValueError(
                 f"There are {len(self.labels)} labels; give one for each of {embedding_dimension} latents."
             )
+        self.top = None if top is None else tuple(check_count(n, "each of top") for n in top)
+        if self.top is not None and len(self.top) != len(_TASKS):
+            raise ValueError(f"top is {self.top}; give two numbers, for queries and documents, such as (40, 400).")
 
     def __repr__(self) -> str:
         labels = {} if self.labels is None else {"labels": f"{len(self.labels)} of them"}
         return f"{type(self).__name__}({self.get_config_dict() | labels})"
 
-    def forward(self, features: dict[str, Any], max_active_dims: int | None = None, **kwargs) -> dict[str, Any]:
+    def forward(
+        self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None, **kwargs
+    ) -> dict[str, Any]:
         """Add `sentence_embedding` to `features`, as the class says.
 
         MissingFeatureError (a KeyError and a ValueError) without activations or latents; ValueError for a shape that
@@ -142,7 +153,8 @@ class SparseTokenPooling(LatentModule):
             raise ValueError(f"{self.values_key} and {self.indices_key} have shapes {shapes}; they must be equal.")
         length = features.get("prompt_length")  # an int, or a tensor of equal ones, as trainers give it
         counts = self._counting(layout, 0 if length is None else int(torch.as_tensor(length).flatten()[0]))
-        features["sentence_embedding"] = self._pool(values.flatten(0, -2), indices.flatten(0, -2), layout, counts)
+        n = self.top[_TASKS.index(task)] if self.top and task in _TASKS and not self.training else None
+        features["sentence_embedding"] = self._pool(values.flatten(0, -2), indices.flatten(0, -2), layout, counts, n)
         return features
 
     def _counting(self, layout: _Layout, prompt_length: int) -> torch.Tensor:
@@ -157,7 +169,10 @@ class SparseTokenPooling(LatentModule):
                 counts = counts & proper & (positions >= before)
         return counts if self.include_prompt else counts & (positions >= prompt_length)
 
-    def _pool(self, values: torch.Tensor, indices: torch.Tensor, layout: _Layout, counts: torch.Tensor) -> torch.Tensor:
+    def _pool(
+        self, values: torch.Tensor, indices: torch.Tensor, layout: _Layout, counts: torch.Tensor, n: int | None
+    ) -> torch.Tensor:
+        """Return the rows of the texts, [B, width], with the `n` largest weights of each; None leaves all."""
         width, n_texts = self.embedding_dimension, len(layout.ends)
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < width:
             raise ValueError(
@@ -170,6 +185,8 @@ class SparseTokenPooling(LatentModule):
         z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
         pooling, phi = strategies()[self.pooling_strategy]
         weights = PHIS[phi].apply(POOLINGS[pooling](z, _Cells(cell_of, len(cells))), torch)
+        if n is not None:
+            cells, weights = _largest(cells, weights, cells // width, n)
         if self.sparse_rows:
             places = torch.stack([cells // width, cells % width])
             return torch.sparse_coo_tensor(places, weights, (n_texts, width), is_coalesced=True, check_invariants=False)
@@ -204,6 +221,17 @@ class SparseTokenPooling(LatentModule):
     def get_embedding_dimension(self) -> int:
         """Return the width."""
         return self.embedding_dimension
+
+
+def _largest(
+    cells: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor, n: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cells with the n largest weights of each row, of equal ones the first; cells are sorted by row."""
+    order = weights.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    starts = torch.searchsorted(rows, rows)  # of each cell's row
+    best = order[torch.arange(len(rows), device=rows.device) - starts < n].sort().values
+    return cells[best], weights[best]
 
 
 def _packed_layout(bounds: torch.Tensor) -> _Layout:

@@ -1,0 +1,1 @@
+"""Retrievers trained through latents on pairs of a query and a text that answers it, and their controls."""
