@@ -198,6 +198,13 @@ def test_prompts_are_looked_up_as_the_library_does(converted, prompts, default, 
     assert_equal_rows(from_sparse_encoder(converted), converted)
 
 
+def test_a_model_in_bfloat16_is_compared_in_float32(plain_folder, tiny_sae):
+    model = LatentTerms(TokenEncoder(plain_folder, dtype="bfloat16"), tiny_sae)
+    exact = LatentTerms(TokenEncoder(plain_folder, dtype="float32"), tiny_sae)
+    rows = term_matrix(to_sparse_encoder(model).encode_document(TEXTS))
+    assert abs(rows - exact.encode_documents(TEXTS)).max() < 1e-4
+
+
 def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_sae, tmp_path, recwarn):
     def warned() -> list[str]:
         return [str(warning.message) for warning in recwarn if "was trained on" in str(warning.message)]

@@ -97,7 +97,8 @@ def to_sparse_encoder(
     converted = SparseEncoder(modules=modules, prompts=dict(encoder.prompts), similarity_fn_name="dot", device=device)
     if other_origin(sae, encoder) is None:
         coder.trained_on = origin_of(converted, coder) | {"name": public_name(encoder.name)}
-    _check_equal(model, converted.eval(), "Make it of a model whose encoder is a plain Transformer.")
+    exact = LatentTerms(encoder.replace(dtype="float32"), sae, model.pooling, model.phi)  # as `converted` computes
+    _check_equal(exact, converted.eval(), "Make it of a model whose encoder is a plain Transformer.")
     return converted
 
 
@@ -225,8 +226,9 @@ def _check_equal(model: LatentTerms, encoder: SparseEncoder, remedy: str) -> Non
         error = np.linalg.norm((expected - rows).toarray()[~blank])
         if expected.nnz:
             error /= np.linalg.norm(expected.data)
-        if not error <= _TOLERANCE[model.encoder.dtype]:
-            raise ValueError(f"The rows of {kind} would differ by {error:.1%} of their norm. {remedy}")
+        dtype = model.encoder.dtype
+        if not error <= _TOLERANCE[dtype]:
+            raise ValueError(f"The rows of {kind} would differ by {error:.1%} of their norm in {dtype}. {remedy}")
 
 
 def load_sparse_encoder(
