@@ -19,7 +19,7 @@ from lib.interop.conversion import to_sparse_encoder
 from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder
 from lib.latent_terms import LatentTerms, join_models
-from lib.sae.autoencoder import SparseAutoencoder, join
+from lib.sae.autoencoder import SparseAutoencoder, join, part_of
 from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import read_checkpoint, write_saelens
 
@@ -49,6 +49,9 @@ def test_codes_are_those_of_the_parts_side_by_side(n, k, scale, seed):
     np.testing.assert_allclose(dense(codes, 12 * n), expected, rtol=0, atol=2e-6 * max(1, scale) * 12)
     mean = torch.stack([part.decode(part_codes) for part, part_codes in zip(parts, each, strict=True)]).mean(dim=0)
     torch.testing.assert_close(joined.decode(codes), mean, rtol=1e-4, atol=1e-4 * max(1, scale))
+    last = part_of(joined, n - 1)
+    np.testing.assert_allclose(dense(last.encode(h), 12), expected[:, -12:], rtol=0, atol=2e-6 * max(1, scale) * 12)
+    torch.testing.assert_close(last.W_dec, parts[-1].W_dec)
 
 
 def test_worked_codes():
@@ -73,6 +76,9 @@ def test_another_k_is_divided_among_the_parts():
     np.testing.assert_allclose(dense(few.encode(h), 24), expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="groups is 2, k 5"):
         few.with_k(5)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        part_of(few, 2)
+    assert part_of(parts[0], 0).identity == parts[0].identity
 
 
 def test_groups_are_kept_by_all_that_copies_and_by_files(tmp_path):

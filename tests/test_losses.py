@@ -9,6 +9,8 @@ from sentence_transformers import (
     SparseEncoderTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sparse_encoder.losses.csr import CSRReconstructionLoss
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from torch.testing import assert_close
 
 from lib.interop.losses import TokenReconstructionLoss
@@ -57,6 +59,33 @@ def test_the_loss_and_its_gradients_are_those_of_the_trainer_of_this_package(sen
     for name, weight in sae.named_parameters():
         assert_close(weight.grad, named[name].grad, atol=1e-5, rtol=1e-4)
     assert all(weight.grad is None for weight in encoder[0].parameters())
+
+
+def test_the_larger_k_and_its_gradients_are_those_of_the_csr_loss_of_sentence_transformers(sentence_folder):
+    """The library's loss is not divided by the variance, and reads sentences: here each token is one."""
+    encoder, x = make(sentence_folder), states(make(sentence_folder))
+    library = SparseAutoEncoder(32, 48, k=4, k_aux=48, dead_threshold=0)
+    with torch.no_grad():
+        library.encoder.weight.copy_(encoder[1].W_enc.T)
+        library.latent_bias.copy_(torch.linspace(-0.1, 0.1, 48))
+        encoder[1].b_enc.copy_(library.latent_bias)
+    expected = CSRReconstructionLoss(encoder).compute_loss_from_embeddings([library({"sentence_embedding": x})])
+    parts = TokenReconstructionLoss(encoder.train(), larger=1 / 8)([encoder.preprocess(TRAINED)])
+    variance = x.var(dim=0, correction=0).mean()
+    for name, other in (("fvu", "reconstruction_loss_k"), ("fvu_4k", "reconstruction_loss_4k")):
+        assert_close(parts[name] * variance, expected[other], atol=1e-6, rtol=1e-6)
+    (variance * (parts["fvu"] + parts["fvu_4k"])).backward()
+    (expected["reconstruction_loss_k"] + expected["reconstruction_loss_4k"]).backward()
+    tied = encoder[1].W_enc.grad.T + encoder[1].W_dec.grad  # the library's decoder is the encoder's transpose
+    assert_close(tied, library.encoder.weight.grad, atol=1e-6, rtol=1e-5)
+    assert_close(encoder[1].b_enc.grad, library.latent_bias.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_jointly_trained_the_retriever_has_gradients(sentence_folder):
+    encoder = make(sentence_folder).train()
+    TokenReconstructionLoss(encoder, joint=True)([encoder.preprocess(TRAINED)])["fvu"].backward()
+    assert encoder[0].training
+    assert any(weight.grad is not None and weight.grad.any() for weight in encoder[0].parameters())
 
 
 def test_thresholds_stay_as_they_are(sentence_folder):

@@ -19,15 +19,18 @@ from lib.support.checks import check_count
 
 
 class TokenReconstructionLoss(torch.nn.Module):
-    """Reconstruction of token states, FVU + auxk AuxK (Gao et al., arXiv 2406.04093, A.2).
+    """Reconstruction of token states, FVU(k) + larger FVU(4k) + auxk AuxK (AuxK: Gao et al., arXiv 2406.04093, A.2).
 
     FVU = sum |x - x_hat|^2 / sum |x - mean|^2,   AuxK = sum |e - e_hat|^2 / sum |e|^2
 
     x is `sae_input_normalized`, x_hat `sae_output_decoded`, each over the tokens of a batch that are not padding.
     e = x - x_hat is a constant, e_hat its reconstruction by the min(D / 2, `k_aux`) largest dead latents of a token; if
-    fewer are dead, by all of them, and the loss shrinks with their share of that number. The retriever is frozen: all
-    modules before the autoencoder require no gradients, stay in evaluation mode, without dropout, and become its
-    `trained_on`. The thresholds of jumprelu stay as they are: no gradient reaches them (`lib.sae.trainer` trains them).
+    fewer are dead, by all of them, and the loss shrinks with their share of that number. FVU(4k) is that of codes of 4k
+    latents a token; with larger = 1/8, FVU(k) and it are CSR's (arXiv 2503.01776), divided by the variance of x.
+
+    The retriever is frozen: all modules before the autoencoder require no gradients, stay in evaluation mode, without
+    dropout, and become its `trained_on`. The thresholds of jumprelu stay as they are: no gradient reaches them
+    (`lib.sae.trainer` trains them).
 
     Parameters
     ----------
@@ -38,9 +41,20 @@ class TokenReconstructionLoss(torch.nn.Module):
     dead_tokens : int
         A latent is dead when it was not active for this many tokens, at least 1. AuxK is 0 before as many were read, so
         give fewer, such as half of the tokens of the run, if that is short: the length of a run is not known here.
+    larger : float
+        Coefficient of FVU(4k); 0 leaves it out. Of a width below 4k, all latents take part.
+    joint : bool
+        Whether the retriever is trained with it: x is a constant still, but gradients of x_hat reach the retriever.
     """
 
-    def __init__(self, model: SparseEncoder, auxk: float = 1 / 32, dead_tokens: int = 1_000_000):
+    def __init__(
+        self,
+        model: SparseEncoder,
+        auxk: float = 1 / 32,
+        dead_tokens: int = 1_000_000,
+        larger: float = 0.0,
+        joint: bool = False,
+    ):
         super().__init__()
         self.model = model
         if not any(isinstance(module, SparseAutoEncoderTokenEncoder) for module in model):
@@ -50,11 +64,13 @@ class TokenReconstructionLoss(torch.nn.Module):
             raise ValueError("The autoencoder has no decoder to reconstruct with; make it with has_decoder=True.")
         if self._sae.frozen:
             raise ValueError("The autoencoder is frozen; make it, or load it, with frozen=False to train it.")
-        if not auxk >= 0:
-            raise ValueError(f"auxk is {auxk}; it must be at least 0.")
-        self.auxk, self.dead_tokens = auxk, check_count(dead_tokens, "dead_tokens")
+        for name, value in (("auxk", auxk), ("larger", larger)):
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}; it must be at least 0.")
+        self.auxk, self.larger, self.joint = auxk, larger, joint
+        self.dead_tokens = check_count(dead_tokens, "dead_tokens")
         self.register_buffer("silent", torch.zeros_like(self._sae.b_enc, dtype=torch.int64))  # tokens since last active
-        for module in self._retriever:
+        for module in self._retriever if not joint else ():
             module.requires_grad_(False)
         self._sae.trained_on = origin_of(model, self._sae)
 
@@ -70,17 +86,26 @@ class TokenReconstructionLoss(torch.nn.Module):
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return {"fvu": ..., "auxk": ...}, scalars to be added up; every column of texts counts, labels do not.
+        """Return {"fvu": ..., "fvu_4k": ..., "auxk": ...}, scalars to be added up, without those that are left out.
 
-        ValueError if all tokens are padding, and if the attention mask is of other tokens.
+        Every column of texts counts, labels do not. ValueError if all tokens are padding, and if the attention mask is
+        of other tokens.
         """
-        for module in self._retriever:
+        for module in self._retriever if not self.joint else ():
             module.eval()
-        read = [self._read(features) for features in sentence_features]
-        x, x_hat, active = (torch.cat(parts) for parts in zip(*read, strict=True))
+        return self.compute_loss_from_embeddings([self.model(features) for features in sentence_features])
+
+    def compute_loss_from_embeddings(self, outputs: Iterable[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return what `forward` does, of what the model has made of each column of texts."""
+        read = [self._read(output) for output in outputs]
+        x, x_hat, tokens, active = (torch.cat(parts) for parts in zip(*read, strict=True))
         if not len(x):
             raise ValueError("The batch has no token that is not padding; drop empty texts.")
-        losses = {"fvu": unexplained(x, x_hat, x.mean(dim=0))}
+        mean = x.mean(dim=0)
+        losses = {"fvu": unexplained(x, x_hat, mean)}
+        if self.larger:
+            codes = self._sae.encode_tokens(tokens, min(4 * self._sae.k, self._sae.hidden_dim))
+            losses["fvu_4k"] = self.larger * unexplained(x, self._sae.decode_codes(*codes).float(), mean)
         if self.auxk:
             losses["auxk"] = self.auxk * self._auxk(x, (x - x_hat).detach())
         if self._sae.training:
@@ -88,18 +113,18 @@ class TokenReconstructionLoss(torch.nn.Module):
             self.silent[active] = 0
         return losses
 
-    def _read(self, features: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return x and x_hat [n, D] of the tokens that are not padding, and their active latents [p]."""
-        sae, output = self._sae, self.model(features)
+    def _read(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return x, x_hat and embeddings [n, D] of the tokens that are not padding, and their active latents [p]."""
+        sae = self._sae
         values, indices = (output[f"token_sparse_{kind}"].flatten(0, -2) for kind in ("values", "indices"))
+        tokens = output["backbone_token_embeddings"].flatten(0, -2)
         if "sae_output_decoded" in output:
             x, x_hat = output["sae_input_normalized"], output["sae_output_decoded"]
         else:  # in evaluation mode
-            tokens = output["backbone_token_embeddings"]
-            x, x_hat = sae.normalize(tokens).flatten(0, -2), sae.decode_codes(values, indices)
+            x, x_hat = sae.normalize(tokens), sae.decode_codes(values, indices)
         mask = None if "cu_seq_lens_q" in output else output.get("attention_mask")
         real = real_tokens(mask, output["token_sparse_values"]).flatten()
-        return x[real].detach().float(), x_hat[real].float(), indices[real][values[real] > 0]
+        return x[real].detach().float(), x_hat[real].float(), tokens[real], indices[real][values[real] > 0]
 
     def _auxk(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         sae = self._sae
@@ -113,4 +138,4 @@ class TokenReconstructionLoss(torch.nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings, for a model card."""
-        return {"auxk": self.auxk, "dead_tokens": self.dead_tokens}
+        return {name: getattr(self, name) for name in ("auxk", "dead_tokens", "larger", "joint")}

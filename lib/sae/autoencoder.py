@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from lib.sae.activations import ACTIVATIONS
 from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
-from lib.support.checks import check_choice
+from lib.support.checks import check_choice, check_integer
 from lib.support.folders import digest_arrays, read_folder, save_folder
 from lib.support.hub import find_folder, upload
 
@@ -263,6 +263,22 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         metadata["run"] = {"states": {"encoder": trained_on[0]}}
     activation = FinishedTopK(sum(part.k for part in parts), groups=len(parts))
     return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec / len(parts), b_pre, activation, metadata)
+
+
+def part_of(joined: SparseAutoencoder, number: int) -> SparseAutoencoder:
+    """Return the autoencoder with the codes of one part of those that `join` joined, up to rounding.
+
+    Its reconstruction is off by the difference of its own b_pre to the parts' mean. Raises TypeError or ValueError for
+    a number that is none of the parts', from 0 on.
+    """
+    groups = getattr(joined.activation, "groups", 1)
+    size = joined.width // groups
+    columns = slice(check_integer(number, "number", 0, groups - 1) * size, (number + 1) * size)
+    weights = {"W_enc": joined.W_enc[columns], "b_enc": joined.b_enc[columns], "W_dec": joined.W_dec[columns] * groups}
+    activation = joined.activation if groups == 1 else FinishedTopK(joined.k // groups)
+    return SparseAutoencoder(
+        **weights, b_pre=joined.b_pre, activation=activation, metadata=joined.metadata, centre=joined.centre
+    )
 
 
 def _in_bytes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
