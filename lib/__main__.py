@@ -22,6 +22,7 @@ from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.latent_terms import LatentTerms, join_models
+from lib.learned.pairs import load_pairs
 from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
@@ -37,6 +38,7 @@ from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
+_SAMPLE, _QUERIES = 4_000, 500  # of pairs that are tuned on
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints
 
 
@@ -68,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     add = command("tune", _tune, about)
     add("models", type=user_path, nargs="+", help="Folders of models of one retriever. They are changed.")
     about = "Collections with training queries; each has the same weight."
-    add("--collections", nargs="+", default=list(LAPTOP.tuning_collections), help=about)
+    add("--collections", nargs="*", default=list(LAPTOP.tuning_collections), help=about)
+    about = "Pairs of a query and its answer, files or names in LATENT_TERMS_PAIRS; of each a sample is a collection, "
+    add("--pairs", nargs="+", default=[], help=about + f"{_SAMPLE:,} pairs and {_QUERIES} of their queries.")
     return parser
 
 
@@ -279,8 +283,9 @@ def _tune(args: argparse.Namespace) -> None:
     models = [LatentTerms.load(folder) for folder in args.models]
     for folder in args.models:
         _check_writable(folder)
+    pairs = [load_pairs(name).sample(_SAMPLE).collection(Path(name).stem, _QUERIES) for name in args.pairs]
     means = []
-    for folder, choice in zip(args.models, choose(models, args.collections), strict=True):
+    for folder, choice in zip(args.models, choose(models, [*args.collections, *pairs]), strict=True):
         for grid in (choice.grid, choice.weights_grid):
             print(grid.sort_values("mean", ascending=False, kind="stable").head(10).to_string(index=False))
         constants, summary = choice.bm25, choice.comparison

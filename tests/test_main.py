@@ -246,6 +246,10 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
     best, other = out.splitlines()[-2:]
     assert best.split()[:4] == [str(folders[1]), "0.4", "0.2", "0.1"]
     assert other.split()[:4] == [str(folders[0]), "0.3", "0.2", "0.1"]
+    (tmp_path / "mine.jsonl").write_text('{"query": "cat", "positive": "the cat"}\n')
+    run(monkeypatch, "tune", *folders, "--collections", "--pairs", tmp_path / "mine.jsonl")
+    ((mine,),) = [names for _, names in called[1:]]
+    assert (mine.full_name, mine.doc_texts, mine.query_texts) == ("mine/train", ["the cat"], ["cat"])
 
 
 @pytest.mark.slow

@@ -54,6 +54,15 @@ def test_files_are_read_once_each_and_equal_pairs_once(tmp_path, monkeypatch):
     assert load_pairs(tmp_path / "a.jsonl").digest == Pairs(["q", "r"], ["p", "p"]).digest
 
 
+def test_pairs_are_a_collection_to_tune_on():
+    pairs = Pairs(["a", "b", "a", "c"], ["one", "two", "three", "one"])
+    collection = pairs.collection("mine", 2)
+    assert (collection.full_name, collection.doc_texts) == ("mine/train", ["one", "two", "three"])
+    assert collection.query_texts == ["a", "b"]
+    assert collection.qrels == {"q0": {"d0": 1, "d2": 1}, "q1": {"d1": 1}}
+    assert pairs.collection("mine").qrels["q2"] == {"d0": 1}
+
+
 @pytest.mark.parametrize(
     "row, words",
     [

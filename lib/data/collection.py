@@ -20,7 +20,7 @@ from lib.data.sources import BUILT_IN, agreed_split, find_folder, ir_dataset, re
 from lib.support.checks import check_choice, check_grade, check_ids, check_texts
 from lib.support.files import user_path
 
-SOURCES = ("built-in", "mirror", "ir_datasets", "folder")
+SOURCES = ("built-in", "mirror", "ir_datasets", "folder", "pairs")
 _SELF_MATCHED = ("beir/arguana",)  # each query is a document, and has its id
 _IDENTITIES = Path(__file__).parent / "identities.json"
 
@@ -48,7 +48,7 @@ class Collection:
     qrels : dict
         Query id → document id → grade: an integer, of numpy too, or 1.0, of at most 10,000; stored as int.
     source : str
-        "built-in", "mirror", "ir_datasets" or "folder".
+        "built-in", "mirror", "ir_datasets", "folder" or "pairs".
     """
 
     name: str

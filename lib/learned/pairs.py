@@ -92,6 +92,20 @@ class Pairs:
         negatives = [self.negatives[i] for i in chosen]
         return Pairs([self.queries[i] for i in chosen], [self.positives[i] for i in chosen], negatives)
 
+    def collection(self, name: str, n_queries: int | None = None) -> Collection:
+        """Return the positives as the documents of a collection of the split "train", to tune on.
+
+        All queries are asked, or the first `n_queries`; what answers them are their positives.
+        """
+        docs = {passage: f"d{i}" for i, passage in enumerate(self.passages)}
+        queries = {query: f"q{i}" for i, query in enumerate(list(dict.fromkeys(self.queries))[:n_queries])}
+        qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in queries.values()}
+        for query, positive in zip(self.queries, self.positives, strict=True):
+            if query in queries:
+                qrels[queries[query]][docs[positive]] = 1
+        columns = (list(docs.values()), list(docs), list(queries.values()), list(queries))
+        return Collection(name, "train", *columns, qrels, "pairs")
+
     def columns(self) -> dict[str, list[str]]:
         """Return the texts as the columns of a dataset: query, positive, negative_1, negative_2, ..."""
         columns = dict(zip(SIDES, (self.queries, self.positives), strict=True))

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
     comparison: pd.DataFrame
 
 
-def tune(model: LatentTerms, names: Iterable[str], store: Store | None = None) -> Choice:
+def tune(model: LatentTerms, collections: Iterable[Collection | str], store: Store | None = None) -> Choice:
     """Choose BM25's constants and a searcher's weights for a model on training queries.
 
     Return the constants, for `model.with_bm25`, and the grid that was tried, as `tuning.tune_bm25`; the weights, chosen
@@ -37,17 +37,19 @@ def tune(model: LatentTerms, names: Iterable[str], store: Store | None = None) -
 
     ValueError for an unknown collection, and as `tuning.check_training`, before anything is encoded.
     """
-    (result,) = choose([model], names, store)
+    (result,) = choose([model], collections, store)
     return result
 
 
-def choose(models: Sequence[LatentTerms], names: Iterable[str], store: Store | None = None) -> Iterator[Choice]:
+def choose(
+    models: Sequence[LatentTerms], collections: Iterable[Collection | str], store: Store | None = None
+) -> Iterator[Choice]:
     """Yield what `tune` returns for each of several models of one retriever.
 
     Each collection is encoded once for all of them, before the first result. ValueError as `tune`, and for models of
     different retrievers.
     """
-    collections = [load_collection(name) for name in names]
+    collections = [c if isinstance(c, Collection) else load_collection(c) for c in collections]
     check_training(collections)
     store = store or Store()
     for collection in collections:
