@@ -1,4 +1,7 @@
+import copy
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 import lib.sae.autoencoder
 import lib.sae.codes
+import lib.sae.selection
 from lib.bm25.pooling import pool
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import Codes, FinishedJumpReLU, FinishedTopK, largest_codes
@@ -476,3 +480,73 @@ def test_the_identity_is_computed_once():
     assert model.to("cpu") is model
     assert model.with_k(2).identity == model.identity | {"k": 2}
     assert SparseAutoencoder(**weights(seed=1), activation=FinishedTopK(3)).identity != model.identity
+
+
+# What the search in bfloat16 makes of the weights
+
+
+@pytest.fixture
+def roundings(monkeypatch) -> list[int]:
+    """Search in bfloat16; return a list to which the width is added whenever an encoder is rounded."""
+    widths, append = [], lib.sae.selection._append
+
+    def counted(rows, column, dtype):
+        if isinstance(column, torch.Tensor):
+            widths.append(len(rows))
+        return append(rows, column, dtype)
+
+    monkeypatch.setattr(lib.sae.codes, "native_dtype", lambda _: "bfloat16")
+    monkeypatch.setattr(lib.sae.selection, "_append", counted)
+    return widths
+
+
+def wide(k: int = 4, groups: int = 2) -> SparseAutoencoder:
+    W_enc = torch.randn(512, 24, generator=torch.Generator().manual_seed(3))
+    return SparseAutoencoder(W_enc, torch.zeros(512), W_enc, torch.zeros(24), FinishedTopK(k, groups))
+
+
+def same(codes: Codes, others: Codes) -> bool:
+    return torch.equal(codes.indices, others.indices) and torch.equal(codes.values, others.values)
+
+
+def test_the_encoder_is_rounded_once(roundings, tmp_path):
+    model, h = wide(), states(40, 24)
+    codes = model.encode(h)
+    assert all(same(model.encode(h[i : i + 3]), Codes(*(part[i : i + 3] for part in codes))) for i in range(0, 40, 3))
+    for other in (model.with_k(2), model.to("cpu")):
+        other.encode(h)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(same(other, codes) for other in threads.map(model.encode, [h] * 8))
+    assert roundings == [256, 256]
+    model.save(tmp_path)
+    for n, other in enumerate(
+        (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), SparseAutoencoder.load(tmp_path))
+    ):
+        assert same(other.encode(h), codes)
+        assert roundings == [256, 256] * (n + 2)
+    assert len(pickle.dumps(model)) == len(pickle.dumps(wide()))
+
+
+def test_weights_that_change_are_rounded_again(roundings):
+    weight = torch.nn.Parameter(torch.randn(512, 24))
+    model, h = SparseAutoencoder(weight, torch.zeros(512), weight, torch.zeros(24), FinishedTopK(4)), states(40, 24)
+    before = model.encode(h)
+    optimizer = torch.optim.SGD([weight], 1.0)
+    weight.sum().backward()
+    optimizer.step()
+    model.b_enc.add_(torch.arange(512) / 100)
+    fresh = SparseAutoencoder(
+        **{name: part.clone() for name, part in model.tensors().items()}, activation=FinishedTopK(4)
+    )
+    assert same(model.encode(h), fresh.encode(h))
+    assert not same(model.encode(h), before)
+    assert roundings == [512] * 3
+    with pytest.raises(AttributeError):
+        model.W_enc = weight
+
+
+@torch.inference_mode()
+def test_weights_made_in_inference_mode(roundings):
+    model, h = wide(), states(5, 24)
+    assert same(model.encode(h), model.encode(h))
+    assert roundings == [256, 256]

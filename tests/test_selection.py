@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lib.sae import selection
-from lib.sae.selection import largest, pre_activations, select, top
+from lib.sae.selection import EncoderWeights, largest, pre_activations, select, top
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +91,7 @@ def test_top_is_that_of_float32_whatever_finds_it(seed, n, width, k, spread, bia
     # latents that lie as close together as `spread`, far below what bfloat16 tells apart
     W_enc = torch.randn(1, 24, generator=generator) + spread * torch.randn(width, 24, generator=generator)
     b_enc = bias + spread * torch.randn(width, generator=generator)
-    values, indices = top(centred, W_enc, b_enc, k, dtype)
+    values, indices = top(centred, EncoderWeights(W_enc, b_enc), k, dtype)
     assert values.shape == indices.shape == (n, k)
     assert all(len(set(row)) == k for row in indices.tolist())
     pre = centred.double() @ W_enc.double().T + b_enc
@@ -108,7 +108,7 @@ def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
     W_enc[:, 0] = torch.linspace(1, 2, 64)  # the first input distinguishes them
     W_enc[:, 1] = 1 + 1e-5 * torch.arange(64)  # not by the second
     centred = torch.tensor([[1.0, 0.0], [0.0, 1.0], [float("nan"), 0.0]])
-    values, indices = top(centred, W_enc, torch.zeros(64), 2, torch.bfloat16)
+    values, indices = top(centred, EncoderWeights(W_enc, torch.zeros(64)), 2, torch.bfloat16)
     assert searched == [2]
     assert indices[:2].tolist() == [[63, 62], [63, 62]]
     assert values[2].isnan().all()
@@ -119,9 +119,10 @@ def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):
 def test_top_of_blocks(monkeypatch, dtype, block):
     generator = torch.Generator().manual_seed(3)
     centred, W_enc = torch.randn(50, 24, generator=generator), torch.randn(256, 24, generator=generator)
-    together = top(centred, W_enc, torch.zeros(256), 4, dtype)
+    encoder = EncoderWeights(W_enc, torch.zeros(256))
+    together = top(centred, encoder, 4, dtype)
     monkeypatch.setattr(selection, "_BLOCK", block)
-    for part, expected in zip(top(centred, W_enc, torch.zeros(256), 4, dtype), together, strict=True):
+    for part, expected in zip(top(centred, encoder, 4, dtype), together, strict=True):
         torch.testing.assert_close(part, expected)
 
 

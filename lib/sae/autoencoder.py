@@ -11,6 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from lib.sae.activations import ACTIVATIONS
 from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
+from lib.sae.selection import EncoderWeights
 from lib.support.checks import check_choice, check_integer
 from lib.support.folders import digest_arrays, read_folder, save_folder
 from lib.support.hub import find_folder, upload
@@ -31,6 +32,9 @@ class SparseAutoencoder:
 
     x is the token state h itself or, with a centre c, x = sqrt(d) (h - c) / |h - c|, as token autoencoders of
     sentence-transformers scale it. No code is ever negative, so that a later square root is never NaN.
+
+    Where the processor has bfloat16, the first call of `encode` keeps a copy of the encoder in it, half as large as
+    W_enc (`lib.sae.selection.EncoderWeights`).
 
     Raises TypeError if `activation` is no `FinishedActivation`; ValueError for shapes that do not fit each other, a
     weight that is not finite, and an activation that the width does not fit.
@@ -67,10 +71,11 @@ class SparseAutoencoder:
             raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
         self.width, self.d = W_enc.shape
         self.activation = activation.to(W_enc.device)
-        self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.centre = (
+        W_enc, b_enc, self.W_dec, self.b_pre, self.centre = (
             None if tensor is None else tensor.detach().to(torch.float32).contiguous()
             for tensor in (W_enc, b_enc, W_dec, b_pre, centre)
         )
+        self._encoder = EncoderWeights(W_enc, b_enc)
         shapes = {"W_enc": (self.width, self.d), "W_dec": (self.width, self.d), "b_pre": (self.d,), "centre": (self.d,)}
         for name, tensor in self.tensors().items():
             shape = shapes.get(name, (self.width,))
@@ -85,6 +90,16 @@ class SparseAutoencoder:
         settings = [f"{name}={value}" for name, value in self.activation.settings().items()]
         facts = [f"d={self.d}", f"width={self.width}", self.activation.name, *settings]
         return f"SparseAutoencoder({', '.join(facts + ['scaled'] * self.scales)})"
+
+    @property
+    def W_enc(self) -> torch.Tensor:
+        """The encoder, float32 [width, d]."""
+        return self._encoder.W_enc
+
+    @property
+    def b_enc(self) -> torch.Tensor:
+        """Its bias, float32 [width]."""
+        return self._encoder.b_enc
 
     @property
     def k(self) -> int:
@@ -116,7 +131,10 @@ class SparseAutoencoder:
     def _with(self, activation: FinishedActivation, device: torch.device | str | None = None) -> "SparseAutoencoder":
         weights = {name: getattr(self, name).to(device) for name in _WEIGHTS}
         centre = None if self.centre is None else self.centre.to(device)
-        return SparseAutoencoder(**weights, activation=activation, metadata=self.metadata, centre=centre)
+        sae = SparseAutoencoder(**weights, activation=activation, metadata=self.metadata, centre=centre)
+        if device is None:  # the same weights, and what was computed of them
+            sae._encoder = self._encoder
+        return sae
 
     def normalize(self, states: torch.Tensor) -> torch.Tensor:
         """Return what is encoded and reconstructed of token states, x, float32 [n, d]; without a centre, themselves.
@@ -134,7 +152,7 @@ class SparseAutoencoder:
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:
         """Return the codes of token states [n, d], errors as `normalize`; they never depend on the other tokens."""
-        return self.activation.encode(self.normalize(states) - self.b_pre, self.W_enc, self.b_enc)
+        return self.activation.encode(self.normalize(states) - self.b_pre, self._encoder)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> torch.Tensor:

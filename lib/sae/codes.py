@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch.nn.functional import pad
 
-from lib.sae.selection import top
+from lib.sae.selection import EncoderWeights, top
 from lib.support.checks import check_count
 from lib.support.devices import DTYPES, native_dtype
 
@@ -57,7 +57,7 @@ class FinishedActivation(ABC):
         object.__setattr__(self, "k", check_count(self.k, "k"))
 
     @abstractmethod
-    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+    def encode(self, centred: torch.Tensor, encoder: EncoderWeights) -> Codes:
         """Return the codes of x - b_pre, `centred`, float32 [n, d]."""
 
     def check(self, width: int) -> None:
@@ -118,13 +118,13 @@ class FinishedTopK(FinishedActivation):
         if width % self.groups:
             raise ValueError(f"groups is {self.groups}, the width {width}; groups are of one size, so it must divide.")
 
-    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+    def encode(self, centred: torch.Tensor, encoder: EncoderWeights) -> Codes:
         """See `FinishedActivation`."""
         k, dtype = self.k // self.groups, DTYPES[native_dtype(centred.device)]
-        weights = zip(W_enc.chunk(self.groups), b_enc.chunk(self.groups), strict=True)
-        parts = [top(centred, *group, k, dtype) for group in weights]
+        parts = [top(centred, group, k, dtype) for group in encoder.parts(self.groups)]
         values, indices = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
-        first = torch.arange(0, len(b_enc), len(b_enc) // self.groups, device=indices.device)  # latent of each group
+        width = len(encoder.b_enc)
+        first = torch.arange(0, width, width // self.groups, device=indices.device)  # latent of each group
         return Codes(indices.add_(first.repeat_interleave(k)), values.relu_())
 
 
@@ -151,9 +151,9 @@ class FinishedJumpReLU(FinishedActivation):
         """Raise a ValueError."""
         raise ValueError(f"Thresholds decide what is active, not k, {k}; train a topk autoencoder with budgets for it.")
 
-    def encode(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> Codes:
+    def encode(self, centred: torch.Tensor, encoder: EncoderWeights) -> Codes:
         """See `FinishedActivation`."""
-        chunks = []
+        W_enc, b_enc, chunks = encoder.W_enc, encoder.b_enc, []
         for rows in centred.split(max(1, _CHUNK // len(b_enc))):
             pre = torch.addmm(b_enc, rows, W_enc.T)
             silent = pre <= self.threshold  # NaN is not, and stays

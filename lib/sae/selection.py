@@ -33,6 +33,65 @@ class Pairs(NamedTuple):
         return numbers.repeat_interleave(self.starts.diff(), output_size=len(self.indices))
 
 
+class Rounded(NamedTuple):
+    """An encoder in bfloat16, as the columns of a product: that of long batches takes half the time by columns.
+
+    Attributes
+    ----------
+    columns : torch.Tensor, bfloat16 [d + 1, width]
+        W_enc^T, and b_enc below it.
+    longest, lost : torch.Tensor, float32 scalars
+        The largest norm of a column, and of what a column lost in rounding.
+    version : tuple of int
+        How often the weights had been changed in place.
+    """
+
+    columns: torch.Tensor
+    longest: torch.Tensor
+    lost: torch.Tensor
+    version: tuple[int, ...]
+
+
+class EncoderWeights:
+    """W_enc, float32 [width, d], and b_enc, float32 [width], of a finished autoencoder, and what `top` makes of them.
+
+    That depends on the weights only, so it is computed when it is first needed and then kept: 2 (d + 1) width bytes,
+    half of W_enc's, where latents are found in bfloat16, else nothing. Copies and pickles leave it out. It is computed
+    again if the weights were changed in place, as training does, by anything but `.data` or numpy, of which torch keeps
+    no count.
+    """
+
+    def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor):
+        self.W_enc, self.b_enc = W_enc, b_enc
+        self._rounded: Rounded | None = None
+        self._parts: dict[int, list[EncoderWeights]] = {}
+
+    def __reduce__(self):
+        return EncoderWeights, (self.W_enc, self.b_enc)
+
+    def parts(self, n: int) -> list["EncoderWeights"]:
+        """Return the weights of n equal parts of the latents, views of these."""
+        if n == 1:
+            return [self]
+        if n not in self._parts:
+            chunks = zip(self.W_enc.chunk(n), self.b_enc.chunk(n), strict=True)
+            self._parts[n] = [EncoderWeights(*chunk) for chunk in chunks]
+        return self._parts[n]
+
+    def rounded(self) -> Rounded:
+        """Return the weights in bfloat16. Threads that need them first may all compute them, to the same result."""
+        weights = (self.W_enc, self.b_enc)
+        version = tuple(0 if tensor.is_inference() else tensor._version for tensor in weights)
+        rounded = self._rounded
+        if rounded is None or rounded.version != version:
+            rows = _append(*weights, torch.bfloat16)
+            numbers = rows.float()
+            lost = torch.hypot((self.W_enc - numbers[:, :-1]).norm(dim=1), self.b_enc - numbers[:, -1]).max()
+            rounded = Rounded(rows.T.contiguous(), numbers.norm(dim=1).max(), lost, version)
+            self._rounded = rounded
+        return rounded
+
+
 def on_gpu(tensor: torch.Tensor) -> bool:
     """Whether to use the operations that are fast on a GPU: the same numbers up to rounding."""
     return tensor.is_cuda
@@ -68,15 +127,15 @@ def select(
     """
     width = len(W_enc)
     if dtype == torch.int8:
-        rows, columns = _quantised(centred, W_enc, b_enc)
+        rows, table = _quantised(centred, W_enc, b_enc)
         multiply, m, product_dtype = torch._int_mm, min(2 * k, width), torch.int32
     elif on_gpu(centred):  # another column would cost the products their alignment
-        rows, columns = centred.to(dtype), W_enc.to(dtype)
+        rows, table = centred.to(dtype), W_enc.to(dtype)
         multiply, m, product_dtype = partial(torch.addmm, b_enc.to(dtype)), k, dtype
     else:  # b_enc is the weight of an input that is always 1
-        rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
+        rows, table = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
         multiply, m, product_dtype = torch.mm, k, dtype
-    blocks = _search(rows, columns, m, multiply, product_dtype, signed)
+    blocks = _search(rows, table.T, m, multiply, product_dtype, signed)
     indices = torch.cat([latents for _, latents in blocks])
     if m == k:
         return indices
@@ -85,7 +144,7 @@ def select(
 
 
 def top(
-    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype
+    centred: torch.Tensor, encoder: EncoderWeights, k: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k largest pre-activations, W_enc (h - b_pre) + b_enc, largest first, and their latents.
 
@@ -94,12 +153,13 @@ def top(
     rounding errors, the row is searched again in float32. So the result is that of float32, except for latents whose
     pre-activations differ by less than the rounding error of float32.
     """
+    W_enc, b_enc = encoder.W_enc, encoder.b_enc
     m = _CANDIDATES * k
     if dtype == torch.float32 or on_gpu(centred) or m > len(W_enc):
         return _dense_top(centred, W_enc, b_enc, k)
-    rows, columns = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
+    rows, rounded = _append(centred, 1, dtype), encoder.rounded()
     candidates, least = [], []
-    for pre, latents in _search(rows, columns, m, torch.mm, dtype):
+    for pre, latents in _search(rows, rounded.columns, m, torch.mm, dtype):
         candidates.append(latents)
         least.append(pre.gather(1, latents).amin(dim=1))
     indices = torch.cat(candidates)
@@ -107,7 +167,7 @@ def top(
     indices = indices.gather(1, positions)
     # all others were at most this, or 0, before they were rounded to bfloat16
     others = torch.cat(least).float().clamp(min=0) * (1 + torch.finfo(dtype).eps)
-    unsure = ~(values[:, -1] > others + _error(centred, W_enc, b_enc, rows, columns))  # NaN is unsure
+    unsure = ~(values[:, -1] > others + _error(centred, rows, rounded))  # NaN is unsure
     if unsure.any():
         values[unsure], indices[unsure] = _dense_top(centred[unsure], W_enc, b_enc, k)
     return values, indices
@@ -117,37 +177,35 @@ def _dense_top(
     centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = []
-    for pre, latents in _search(centred, W_enc, k, partial(torch.addmm, b_enc), torch.float32):
+    for pre, latents in _search(centred, W_enc.T, k, partial(torch.addmm, b_enc), torch.float32):
         values, order = pre.gather(1, latents).sort(dim=1, descending=True)
         blocks.append((values, latents.gather(1, order)))
     values, indices = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return values, indices
 
 
-def _error(
-    centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
-    """Return by how much, at most, the products of `rows` and `columns` differ from pre-activations, float32 [n].
+def _error(centred: torch.Tensor, rows: torch.Tensor, rounded: Rounded) -> torch.Tensor:
+    """Return by how much, at most, the products of `rows` and the columns differ from pre-activations, float32 [n].
 
     |x w - x' w'| <= |x - x'| |w'| + |x| |w - w'|, and a sum of m products in float32 is off by m eps |x'| |w'| at most.
     """
-    rounded_rows, rounded_columns = rows.float(), columns.float()
+    rounded_rows = rows.float()
     lost_rows = (centred - rounded_rows[:, :-1]).norm(dim=1)
-    lost_columns = torch.hypot((W_enc - rounded_columns[:, :-1]).norm(dim=1), b_enc - rounded_columns[:, -1]).max()
-    length, longest = rounded_rows.norm(dim=1), rounded_columns.norm(dim=1).max()
+    length, longest = rounded_rows.norm(dim=1), rounded.longest
     summing = rows.shape[1] * torch.finfo(torch.float32).eps * length * longest
-    return 1.001 * (lost_rows * longest + (length + lost_rows) * lost_columns + 2 * summing)
+    return 1.001 * (lost_rows * longest + (length + lost_rows) * rounded.lost + 2 * summing)
 
 
 def _search(
     rows: torch.Tensor, columns: torch.Tensor, m: int, multiply: Callable, dtype: torch.dtype, signed: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the products of rows and columns, in `dtype`, block by block, and the m largest columns of each row."""
-    blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(rows) else _BLOCK) // len(columns)))
-    shape = (len(blocks[0]), len(columns))
+    """Yield the products of rows [n, d] and columns [d, width], in `dtype`, by blocks, and the m largest of each."""
+    width = columns.shape[1]
+    blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(rows) else _BLOCK) // width))
+    shape = (len(blocks[0]), width)
     product = torch.empty(shape, dtype=dtype, device=rows.device)  # one for all blocks: new memory is slow
     for block in blocks:
-        pre = multiply(block, columns.T, out=product[: len(block)])
+        pre = multiply(block, columns, out=product[: len(block)])
         yield pre, largest(pre.abs_() if signed else pre, m)
 
 
