@@ -38,7 +38,7 @@ from lib.support.processors import usable_processors
 from lib.support.progress import log_to_stderr
 
 SWEPT = ("width", "k", "seed")  # several values may be given, as for --layer: one autoencoder for each combination
-_SAMPLE, _QUERIES = 4_000, 500  # of pairs that are tuned on
+_SAMPLE, _QUERIES = 2_000, 500  # of pairs that are tuned on
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints
 
 

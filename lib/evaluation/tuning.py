@@ -29,7 +29,7 @@ from lib.support.progress import progress
 
 SPLITS = ("train", "dev")  # what constants may be chosen on
 K1_GRID, B_GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0), (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
-WORDS_GRID, DENSE_GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+WORDS_GRID, DENSE_GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)
 _WITH_IDF = [name for name in IDFS if name != "none"]
 GRID = tuple(BM25Constants(k1, b, idf) for idf, k1, b in product(_WITH_IDF, K1_GRID, B_GRID))
 MEASURE, CUTOFF = "nDCG@10", 10
