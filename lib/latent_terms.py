@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
 from lib.bm25.weighting import PAPER, UNTUNED, BM25Constants, Weights, check_constants, check_weights_of
 from lib.encode.encoder import TokenEncoder, TokenStates
@@ -21,6 +21,9 @@ from lib.support.checks import check_choice
 from lib.support.files import user_path
 from lib.support.folders import read_folder, save_folder
 from lib.support.hub import find_folder, upload
+
+if TYPE_CHECKING:
+    from lib.bm25.index import BM25Index
 
 MANIFEST = "latent_terms.json"
 PACKAGED = Path(__file__).parent / "sae" / "packaged"  # a folder a model, called as its retriever
@@ -124,12 +127,14 @@ class LatentTerms:
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
         return EncodedTexts(terms, block.pooled, firings)
 
-    def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> BM25Index:
+    def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> "BM25Index":
         """Return `BM25Index.build(doc_terms, doc_ids, self.bm25)`, with the errors of that.
 
         `doc_terms` is what `encode_documents` returns, or a stream of consecutive blocks of its rows:
         `model.index((block.terms for block in model.stream(texts)), doc_ids)`.
         """
+        from lib.bm25.index import BM25Index  # numba is slow to import, and not needed to encode
+
         return BM25Index.build(doc_terms, doc_ids, self.bm25)
 
     def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":

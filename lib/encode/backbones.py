@@ -76,25 +76,24 @@ def _json(folder: str, name: str, local: bool) -> dict:
     return {} if path is None else json.loads(Path(path).read_text("utf-8"))
 
 
+def _is_a(module, name: str) -> bool:
+    """Whether a module is of a class of that name: sentence_transformers is too slow to import for `isinstance`."""
+    return any(kind.__name__ == name for kind in type(module).__mro__)
+
+
 def is_late_interaction(model) -> bool:
     """Whether the model embeds each token, not the text."""
-    from sentence_transformers import MultiVectorEncoder
-
-    return isinstance(model, MultiVectorEncoder)
+    return _is_a(model, "MultiVectorEncoder")
 
 
 def embedding_modules(model) -> list[torch.nn.Module]:
     """Return the modules that make embeddings of states, in float32, without the mask, which `Reader` applies."""
-    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
-    return [module.float() for module in list(model)[1:] if not isinstance(module, MultiVectorMask)]
+    return [module.float() for module in list(model)[1:] if not _is_a(module, "MultiVectorMask")]
 
 
 def gives_unit_vectors(model) -> bool:
     """Whether the last module scales embeddings to norm 1."""
-    from sentence_transformers.base.modules import Normalize
-
-    return isinstance(list(model)[-1], Normalize)
+    return _is_a(list(model)[-1], "Normalize")
 
 
 def configured_prompts(model) -> dict[str, str]:
@@ -245,9 +244,7 @@ class Reader:
 
 def _scored_ids(model, kind: str) -> np.ndarray | None:
     """Return which token ids the model's mask (its skiplist) keeps in texts of a kind, bool by id; None without one."""
-    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
-    masks = [module for module in model if isinstance(module, MultiVectorMask)]
+    masks = [module for module in model if _is_a(module, "MultiVectorMask")]
     if not masks:
         return None
     ids = torch.arange(max(model.tokenizer.get_vocab().values()) + 1)[None]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.encode import backbones
+from lib.encode import backbones, plain
 from lib.encode.backbones import LONG_TEXTS, Passage, Reader
 from lib.encode.fetch import copy_files, fetch
 from lib.encode.limits import Lengths, token_limits
@@ -119,7 +119,8 @@ class TokenEncoder:
         max_length = None if max_length is None else check_count(max_length, "max_length")
         self.name, place = locate(model)
         self.folder = fetch(place)
-        self._model = backbones.load(str(self.folder), device, max_length)
+        loading = (str(self.folder), device, max_length)
+        self._model = plain.load(*loading) or backbones.load(*loading)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
         self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
