@@ -1,4 +1,7 @@
-"""`python -m lib train`: autoencoders, on text. `join`: one of several. `tune`: choose BM25's constants for a model."""
+"""`python -m lib train`: autoencoders, on text. `join`: one of several. `tune`: choose BM25's constants for a model.
+
+`finetune`: retrievers through latents, on pairs.
+"""
 
 import argparse
 import inspect
@@ -8,21 +11,24 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pandas as pd
 import torch
 from safetensors import safe_open
 
+from lib.data.collection import load_collection
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.latent_terms import LatentTerms, join_models
-from lib.learned.pairs import load_pairs
+from lib.learned.pairs import MINERS, join_pairs, load_pairs, mine_negatives
+from lib.learned.teachers import TEACHERS, teacher_scores
 from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
@@ -42,7 +48,8 @@ _SAMPLE, _QUERIES = 2_000, 500  # of pairs that are tuned on
 _WRITTEN = ("latent_terms.json", "sae.safetensors", "training_log.jsonl")  # beside the checkpoints
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser; `arguments` are those that it will be given."""
     parser = argparse.ArgumentParser(prog="python -m lib")
     commands = parser.add_subparsers(required=True)
 
@@ -73,7 +80,59 @@ def _parser() -> argparse.ArgumentParser:
     add("--collections", nargs="*", default=list(LAPTOP.tuning_collections), help=about)
     about = "Pairs of a query and its answer, files or names in LATENT_TERMS_PAIRS; of each a sample is a collection, "
     add("--pairs", nargs="+", default=[], help=about + f"{_SAMPLE:,} pairs and {_QUERIES} of their queries.")
+
+    about = "Train a retriever through latents, or a control of such, on pairs of a query and a text that answers it. "
+    kinds = commands.add_parser("finetune", help=about.partition(",")[0] + ".", description=about)
+    if [*arguments][:1] == ["finetune"]:  # the trainers take seconds to import
+        _add_finetune_arguments(kinds.add_subparsers(required=True, metavar="KIND"))
     return parser
+
+
+def _add_finetune_arguments(kinds) -> None:
+    from lib.learned.models import KINDS
+    from lib.learned.train import FinetuneConfig
+
+    for name, kind in KINDS.items():
+        settings = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+        parser = kinds.add_parser(
+            name, help=kind.about, description=inspect.getdoc(kind).partition("\n")[0], **settings
+        )
+        parser.set_defaults(run=_finetune, kind=kind)
+        add = parser.add_argument
+        add(
+            "pairs", nargs="+", help="Files or folders of .jsonl, names of files in LATENT_TERMS_PAIRS, or collections."
+        )
+        add("out", type=user_path, help="Folder for the finetuned model. The same command continues one.")
+        add("--base", help="Folder or name of a LatentTerms, or of a retriever; by default the packaged model.")
+        add("--sample", type=int, help="Train on this many of the pairs, drawn at random; by default on all.")
+        add("--negatives", type=int, default=4, help="Hard negatives of a query; 0 mines none.")
+        add("--miners", nargs="+", choices=MINERS, default=list(MINERS), help="What ranks the texts that they are of.")
+        teachers = "Learn the scores of this retriever, or the sum of several, such as dense:all-mpnet-base-v2."
+        add("--teacher", nargs="+", default=[], metavar=f"{{{','.join(TEACHERS)}}}:RETRIEVER", help=teachers)
+        about = "Collection without test queries that is ranked while training; the best state is saved. '' for none."
+        add("--dev", default="pydoc/500/train", help=about)
+        _add_settings(add, kind)
+        _add_settings(add, FinetuneConfig)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from lib.learned.train import RUN, FinetuneConfig, finetune, load_base
+
+    kind, config = args.kind(**_settings(args, args.kind)), FinetuneConfig(**_settings(args, FinetuneConfig))
+    teachers = [name.partition(":")[::2] for name in args.teacher]
+    args.out.mkdir(parents=True, exist_ok=True)
+    _check_writable(args.out)
+    pairs = join_pairs(load_pairs(name) for name in args.pairs)
+    pairs = pairs if args.sample is None else pairs.sample(args.sample, config.seed)
+    base = load_base(args.base)
+    if args.negatives:
+        model = base if isinstance(base, LatentTerms) else None
+        pairs = mine_negatives(pairs, args.miners, args.negatives, model=model, seed=config.seed)
+    encoders = [(name, TokenEncoder(retriever or None)) for name, retriever in teachers]
+    teacher = teacher_scores(pairs, encoders) if encoders else None
+    dev = load_collection(args.dev) if args.dev else None
+    finetune(kind, pairs, args.out, base=base, config=config, teacher=teacher, dev=dev)
+    print(f"{args.out} holds the finetuned model, and what it was made of in {RUN}.")
 
 
 def _add_training_arguments(add: Callable) -> None:
@@ -96,24 +155,38 @@ def _add_training_arguments(add: Callable) -> None:
     add("--device", help="Device that encodes and trains: cpu, cuda, cuda:1; by default the GPU if there is one.")
     add("--checkpoint-every", type=float, default=300.0, metavar="SECONDS", help="Seconds between checkpoints.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
-    documentation = _documentation(TrainingConfig)
-    for field in fields(TrainingConfig):
+    _add_settings(add, TrainingConfig, SWEPT)
+
+
+def _add_settings(add: Callable, config: type, swept: Collection[str] = ()) -> None:
+    """Add an option for each field of a dataclass; those that are tuples, and those swept, take several values."""
+    documentation = _documentation(config)
+    for field in fields(config):
         option = f"--{field.name.replace('_', '-')}"
         settings = {"type": field.type, "default": field.default, "help": documentation[field.name]}
         if field.type is bool:
             settings = settings | {"type": None, "action": argparse.BooleanOptionalAction}
-        elif field.name in SWEPT:
+        elif field.name in swept:
             settings |= {"nargs": "+", "default": [field.default]}
-        elif field.name == "budgets":
-            settings |= {"type": int, "nargs": "*"}
+        elif get_origin(field.type) is tuple:
+            settings |= {"type": get_args(field.type)[0], "nargs": "*"}
         add(option, **settings)
 
 
+def _settings(args: argparse.Namespace, config: type) -> dict:
+    """Return what was given for each field of a dataclass."""
+    values = {field.name: getattr(args, field.name) for field in fields(config)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def _documentation(config: type) -> dict[str, str]:
-    """Return what the docstring of a class says of each attribute."""
-    section = inspect.getdoc(config).split("Attributes\n----------\n")[1].split("\n\n")[0]
-    entries = re.findall(r"^(\S.*?) : .*\n((?:    .*\n?)+)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    """Return what the docstrings of a class, and of those that it is made of, say of each attribute."""
+    texts = {}
+    for kind in reversed(config.__mro__):
+        section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes\n----------\n")[2].split("\n\n")[0]
+        entries = re.findall(r"^(\S.*?) : .*\n((?:    .*\n?)+)", section, re.MULTILINE)
+        texts |= {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    return texts
 
 
 def _default_cache() -> Path:
@@ -122,7 +195,7 @@ def _default_cache() -> Path:
 
 def main() -> None:
     """Run the command line; an error about the input or the machine is one line on stderr, a bug has its traceback."""
-    args = _parser().parse_args()
+    args = _parser(sys.argv[1:]).parse_args()
     log_to_stderr()
     torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))  # torch does not know of quotas
     try:
@@ -139,8 +212,7 @@ def _raised_by_this_package(error: Exception) -> bool:
 
 
 def _train_all(args: argparse.Namespace) -> None:
-    settings = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
-    settings["budgets"] = tuple(settings["budgets"])
+    settings = _settings(args, TrainingConfig)
     swept = product(*(settings.pop(name) for name in SWEPT))
     device = training_device(args.device)
     configs = [TrainingConfig(**settings, **dict(zip(SWEPT, values, strict=True))).resolved(device) for values in swept]

@@ -54,7 +54,7 @@ def test_a_command_of_a_readme_exists(command):
             known = variable in MAKEFILE or any(variable in path.read_text("utf-8") for path in ROOT.glob("lib/*/*.py"))
             assert known if is_setting else f"\n{argument}:" in MAKEFILE, argument
     elif arguments[:2] == ["-m", "lib"]:
-        _parser().parse_args(arguments[2:])
+        _parser(arguments[2:]).parse_args(arguments[2:])
     elif arguments[:1] == ["-m"] and arguments[1].startswith("lib."):
         module = ROOT / arguments[1].replace(".", "/")
         source = next(path for path in (module.with_suffix(".py"), module / "__main__.py") if path.exists())

@@ -17,6 +17,9 @@ from lib.evaluation.fusion import FUSIONS, fuse
 from lib.interop.conversion import to_sparse_encoder
 from lib.interop.engines import ENGINES
 from lib.latent_terms import LatentTerms
+from lib.learned.models import KINDS
+from lib.learned.pairs import Pairs
+from lib.learned.train import FinetuneConfig, finetune
 from lib.report.common import COLOURS
 from lib.report.retrieval import retrieval_figure
 from lib.sae.activations import ACTIVATIONS, activation_of
@@ -35,7 +38,7 @@ RECIPES = {
 }
 
 
-REGISTRIES = (ACTIVATIONS, POOLINGS, PHIS, FUSIONS, ENGINES, SYSTEMS, COLOURS)
+REGISTRIES = (ACTIVATIONS, POOLINGS, PHIS, FUSIONS, ENGINES, SYSTEMS, COLOURS, KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +68,7 @@ def test_every_recipe_is_short():
         "A study with its figure",
         "An engine",
         "A loss",
+        "A learned retriever",
     }
     assert wanted <= set(RECIPES)
     for title in wanted:
@@ -183,3 +187,12 @@ def test_a_study_with_its_figure(tiny_encoder, tiny_sae, beir_folder, tmp_path, 
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"lengths.{end}" for end in ("csv", "json", "png", "pdf")
     }
+
+
+def test_a_learned_retriever(tiny_encoder, tiny_sae, tmp_path):
+    follow("A learned retriever")
+    pairs = Pairs(["old cat", "red bird"], ["the old cat sat", "a red bird sang"])
+    base, config = LatentTerms(tiny_encoder, tiny_sae), FinetuneConfig(batch_size=2, steps=1)
+    model = finetune("summed-splare", pairs, tmp_path, base=base, config=config)
+    assert model[-1].pooling_strategy == "sum_sqrt"
+    assert json.loads((tmp_path / "finetuned.json").read_text())["run"]["kind"] == "SummedSplare"

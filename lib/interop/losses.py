@@ -44,7 +44,8 @@ class TokenReconstructionLoss(torch.nn.Module):
     larger : float
         Coefficient of FVU(4k); 0 leaves it out. Of a width below 4k, all latents take part.
     joint : bool
-        Whether the retriever is trained with it: x is a constant still, but gradients of x_hat reach the retriever.
+        Whether the retriever is trained with it: x is a constant still, but gradients of x_hat reach the retriever,
+        and there is no `trained_on`.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class TokenReconstructionLoss(torch.nn.Module):
         self.register_buffer("silent", torch.zeros_like(self._sae.b_enc, dtype=torch.int64))  # tokens since last active
         for module in self._retriever if not joint else ():
             module.requires_grad_(False)
-        self._sae.trained_on = origin_of(model, self._sae)
+        self._sae.trained_on = None if joint else origin_of(model, self._sae)
 
     @property
     def _sae(self) -> SparseAutoEncoderTokenEncoder:

@@ -163,6 +163,14 @@ def _parse(place: str, line: str) -> tuple[str, str]:
     return fields["query"], fields["positive"]
 
 
+def join_pairs(parts: Iterable[Pairs]) -> Pairs:
+    """Return the pairs of several sources, equal ones once, without negatives; ValueError if there are none."""
+    pairs = dict.fromkeys(pair for part in parts for pair in zip(part.queries, part.positives, strict=True))
+    if not pairs:
+        raise ValueError("There are no pairs; give at least one source of them.")
+    return Pairs(*map(list, zip(*pairs, strict=True)))
+
+
 def collection_pairs(collection: Collection) -> Pairs:
     """Return a pair for each document that is relevant to a query of a collection, by its training qrels.
 

@@ -1,0 +1,427 @@
+"""Training of retrievers on pairs, by the trainers of sentence-transformers."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    SparseEncoder,
+    SparseEncoderTrainer,
+    SparseEncoderTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import SpladeRegularizerWeightSchedulerCallback
+from sentence_transformers.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
+from sentence_transformers.sparse_encoder.losses import SpladeLoss
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder
+from lib.interop import optional_module
+from lib.interop.conversion import load_sparse_encoder
+from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
+from lib.interop.modules.features import origin_of, public_name
+from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
+from lib.learned.models import KINDS, Kind, Model
+from lib.learned.pairs import Pairs
+from lib.learned.teachers import TeacherScores
+from lib.sae.trainer import check_same
+from lib.support.checks import check_count, check_integer
+from lib.support.files import make_folder, remove, replacing, user_path
+from lib.support.folders import digest_json
+from lib.support.progress import progress
+from lib.support.store import Store
+
+RUN, LOG, CHECKPOINTS = "finetuned.json", "training_log.jsonl", "checkpoints"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a retriever is trained, whatever its kind. Raises TypeError or ValueError for values that are not allowed.
+
+    Attributes
+    ----------
+    epochs : float
+        How often each pair is seen.
+    steps : int
+        Batches after which the training ends, instead of the epochs; 0 leaves that to them.
+    batch_size : int
+        Pairs of a batch, of which no two share a text. A last batch with fewer is left out.
+    max_length : int
+        Tokens of a text that are read in training, at most. The finished model reads as many as the retriever.
+    warmup : float
+        Share of the steps over which the learning rates rise; then they fall to 0 along a line.
+    flops_warmup : float
+        Share of the steps over which the weights of FLOPS rise, as the square of the step.
+    teacher_temperature : float
+        What a teacher's scores are divided by: with 0.5, a candidate that is one standard deviation better is e^2 times
+        as likely.
+    every : int
+        Steps between two checkpoints, and between two evaluations.
+    seed : int
+        Seed of new weights, of the order of the pairs and of dropout.
+    """
+
+    epochs: float = 1.0
+    steps: int = 0
+    batch_size: int = 32
+    max_length: int = 128
+    warmup: float = 0.1
+    flops_warmup: float = 1 / 3
+    teacher_temperature: float = 0.5
+    every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name in ("batch_size", "max_length", "every"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        for name in ("steps", "seed"):
+            object.__setattr__(self, name, check_integer(getattr(self, name), name))
+        for name in ("epochs", "teacher_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("warmup", "flops_warmup"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a share of the steps, such as 0.1.")
+
+
+def finetune(
+    kind: Kind | str,
+    pairs: Pairs,
+    out: str | Path,
+    *,
+    base: LatentTerms | TokenEncoder | str | Path | None = None,
+    config: FinetuneConfig | None = None,
+    teacher: TeacherScores | None = None,
+    dev: Collection | None = None,
+    store: Store | None = None,
+) -> Model:
+    """Train a retriever of a kind on pairs and save it to the folder `out`; return it as it was saved.
+
+    The folder stands on its own: LoRA is merged into the retriever's weights. `SparseEncoder(out)` reads it, for kinds
+    with token latents with `trust_remote_code=True`; `lib.learned.retriever.LearnedRetriever.load(out)` needs no flag.
+    `finetuned.json` says what it was made of, by digests, and `training_log.jsonl` has a row of losses every few steps.
+
+    The same call continues after an interruption from the last checkpoint, and on one machine with equally many threads
+    ends at the same weights. Checkpoints are the trainer's, with files of torch beside the weights; they are removed at
+    the end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings that are not allowed; fewer pairs than a batch; a base that the kind cannot be made of, such as an
+        autoencoder of another layer; a teacher that scored other pairs; and a folder that holds another run (the fields
+        that differ are named).
+    ImportError
+        Without the extra `learned`, or `trainer` for kinds without LoRA.
+    FloatingPointError
+        If the loss is not finite. The last checkpoint stays.
+
+    Parameters
+    ----------
+    kind : Kind or str
+        Such as `Splare(top=(40, 400))`, or a name in `lib.learned.models.KINDS` for the defaults.
+    pairs : Pairs
+    out : str or Path
+        Which is made if there is none.
+    base : LatentTerms, TokenEncoder, str or Path, optional
+        The retriever, with its autoencoder where the kind reads one, or the folder or name of one of both; None is the
+        packaged model.
+    config : FinetuneConfig, optional
+    teacher : TeacherScores, optional
+        Scores of these pairs' candidates, which the model learns to reproduce (KL); without one, it learns to tell a
+        query's positive from all other texts of a batch.
+    dev : Collection, optional
+        A small collection, not of test queries, that is ranked every `config.every` steps; the saved model is the best
+        of these.
+    store : Store, optional
+        Where embeddings of kinds that do not train the retriever are kept.
+    """
+    kind = KINDS[kind]() if isinstance(kind, str) and kind in KINDS else kind
+    if not isinstance(kind, Kind):
+        raise ValueError(f"kind is {kind!r}; give a kind of lib.learned.models or one of {', '.join(KINDS)}.")
+    config, out = config or FinetuneConfig(), user_path(out)
+    columns = kind.columns(pairs)
+    if len(columns["query"]) < config.batch_size:
+        raise ValueError(
+            f"There are {len(columns['query'])} pairs, fewer than a batch of {config.batch_size}; add some."
+        )
+    if teacher is not None:
+        teacher.check_belongs_to(pairs)
+        columns = columns | {"label": teacher.values.tolist()}
+    for module in ("accelerate", "datasets"):
+        optional_module(module, "trainer")
+    base = load_base(base)
+    run = _run(kind, base, pairs, config, teacher, dev)
+    earlier = json.loads((out / RUN).read_text("utf-8")) if (out / RUN).is_file() else None
+    if earlier is not None:
+        check_same(earlier["run"], run, out)
+        if earlier["finished"]:
+            return load_finetuned(out)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = kind.build(base)
+    _write_run(make_folder(out), run, finished=False)
+    limit = model.max_seq_length
+    model.max_seq_length = min(limit, config.max_length)
+    trainer = _trainer(kind, model, columns, out, config, teacher is not None, dev, store)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / CHECKPOINTS)))
+    model.max_seq_length = limit
+    _finish(model)
+    model.save_pretrained(str(out))
+    _write_run(out, run, finished=True)
+    remove(out / CHECKPOINTS)
+    return model
+
+
+def load_finetuned(folder: str | Path) -> Model:
+    """Return the model that `finetune` has saved, of the type that it returns; errors as `load_sparse_encoder`."""
+    folder = user_path(folder)
+    config = json.loads((folder / "config_sentence_transformers.json").read_text("utf-8"))
+    if config["model_type"] == SentenceTransformer.__name__:
+        return SentenceTransformer(str(folder), local_files_only=True)
+    return load_sparse_encoder(folder)
+
+
+def load_base(base: LatentTerms | TokenEncoder | str | Path | None) -> LatentTerms | TokenEncoder:
+    """Return what `finetune` takes for `base`: a `LatentTerms` if its name or folder has one, else the retriever."""
+    if isinstance(base, LatentTerms | TokenEncoder):
+        return base
+    is_model = base is None or base in packaged_models() or (user_path(base) / MANIFEST).is_file()
+    return LatentTerms.load(base, dtype="float32") if is_model else TokenEncoder(base, dtype="float32")
+
+
+def _run(
+    kind: Kind,
+    base: LatentTerms | TokenEncoder,
+    pairs: Pairs,
+    config: FinetuneConfig,
+    teacher: TeacherScores | None,
+    dev: Collection | None,
+) -> dict[str, Any]:
+    """Return everything that decides the trained weights, JSON-able."""
+    latent = isinstance(base, LatentTerms)
+    identity = base.encoder.identity if latent else base.identity
+    run = {
+        "kind": type(kind).__name__,
+        "settings": asdict(kind),
+        "config": asdict(config),
+        "retriever": identity | {"model": public_name(identity["model"])},
+        "autoencoder": base.sae.identity if latent else None,
+        "pairs": {"n": len(pairs), "n_negatives": pairs.n_negatives, "sha256": pairs.digest},
+        "teacher": None if teacher is None else teacher.digest,
+        "dev": None if dev is None else dev.identity,
+    }
+    return json.loads(json.dumps(run))
+
+
+def _write_run(folder: Path, run: dict[str, Any], finished: bool) -> None:
+    with replacing(folder / RUN) as temporary:
+        temporary.write_text(json.dumps({"run": run, "finished": finished}, indent=2) + "\n", "utf-8")
+
+
+def _trainer(
+    kind: Kind,
+    model: Model,
+    columns: dict[str, list],
+    out: Path,
+    config: FinetuneConfig,
+    distilled: bool,
+    dev: Collection | None,
+    store: Store | None,
+) -> SentenceTransformerTrainer | SparseEncoderTrainer:
+    sparse = isinstance(model, SparseEncoder)
+    evaluator = None if dev is None else _evaluator(dev, model)
+    trained = _head(model, columns, store or Store()) if kind.frozen else model
+    loss = kind.loss(trained, config.teacher_temperature if distilled else None)
+    callbacks = [_Progress(out / LOG, config.every), *kind.callbacks(model)]
+    if isinstance(loss, SpladeLoss):
+        callbacks.append(SpladeRegularizerWeightSchedulerCallback(loss, warmup_ratio=config.flops_warmup))
+    trainer = _finite(SparseEncoderTrainer if sparse else SentenceTransformerTrainer)(
+        model=trained,
+        args=_arguments(kind, model, columns, out, config, evaluator),
+        train_dataset=optional_module("datasets", "trainer").Dataset.from_dict(columns),
+        loss=loss,
+        evaluator=evaluator,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    kind: Kind, model: Model, columns: dict[str, list], out: Path, config: FinetuneConfig, evaluator
+) -> SentenceTransformerTrainingArguments:
+    sparse = isinstance(model, SparseEncoder)
+    settings: dict[str, Any] = {}
+    if evaluator is not None:
+        metric = f"eval_{evaluator.metric}"
+        settings = {"eval_strategy": "steps", "eval_steps": config.every, "eval_on_start": True}
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": True}
+    if kind.head_learning_rate is not None and not kind.frozen:
+        settings["learning_rate_mapping"] = {r"^model\.0\.": kind.learning_rate}
+    prompts = {name: prompt for name in columns if (prompt := _prompt(model, name))}
+    return (SparseEncoderTrainingArguments if sparse else SentenceTransformerTrainingArguments)(
+        output_dir=str(out / CHECKPOINTS),
+        num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=kind.head_learning_rate or kind.learning_rate,
+        warmup_steps=config.warmup,
+        # without a teacher, all texts of a batch but a query's positive are its negatives
+        batch_sampler=BatchSamplers.BATCH_SAMPLER if "label" in columns else BatchSamplers.NO_DUPLICATES,
+        dataloader_drop_last=True,
+        prompts=prompts or None,
+        save_strategy="steps",
+        save_steps=config.every,
+        save_total_limit=2,
+        logging_steps=max(1, config.every // 10),
+        seed=config.seed,
+        use_cpu=model.device.type == "cpu",
+        report_to="none",
+        disable_tqdm=True,
+        **settings,
+    )
+
+
+def _finite(kind: type) -> type:
+    """Return a trainer that stops, before it takes a step, at a loss that is not finite."""
+
+    class FiniteTrainer(kind):
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            value = loss[0] if isinstance(loss, tuple) else loss
+            if not torch.isfinite(value):
+                last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+                state = "there is no checkpoint yet" if last is None else f"the last checkpoint is {last}"
+                raise FloatingPointError(
+                    f"The loss of step {self.state.global_step + 1} is {value.item()}; {state}. Lower the learning "
+                    "rate, the scale or alpha, into another folder."
+                )
+            return loss
+
+    return FiniteTrainer
+
+
+class _Progress(TrainerCallback):
+    """Shows progress, writes the log, and has the last step evaluated."""
+
+    def __init__(self, log: Path, every: int):
+        self._log, self._every, self._status = log, every, ""
+        self._steps: Iterator[int] = iter(())
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        shape = {"total": state.max_steps, "initial": state.global_step, "status": lambda: self._status}
+        self._steps = progress(range(state.global_step, state.max_steps + 1), what="finetune", unit="steps", **shape)
+        next(self._steps, None)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        next(self._steps, None)
+        if state.global_step == state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if "loss" in (logs or {}):
+            self._status = f"loss {logs['loss']:.4g}"
+        state.log_history[-1] |= logs or {}  # other callbacks may have added something
+        with replacing(self._log) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), "utf-8")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self._steps.close()
+
+
+class _Evaluator(BaseEvaluator):
+    """Evaluates one model, whatever part of it a trainer trains; `metric` is nDCG@10."""
+
+    def __init__(self, model: Model, evaluator: BaseEvaluator, metric: str):
+        super().__init__()
+        self.model, self.evaluator, self.metric = model, evaluator, metric
+
+    def __call__(self, model=None, output_path=None, epoch: int = -1, steps: int = -1) -> dict[str, float]:
+        values = self.evaluator(self.model, None, epoch, steps)
+        return {name: value for name, value in values.items() if name == self.metric or "active_dims" in name}
+
+
+def _evaluator(dev: Collection, model: Model) -> _Evaluator:
+    relevant = {query: {doc for doc, grade in rows.items() if grade > 0} for query, rows in dev.qrels.items()}
+    texts = [
+        dict(zip(*sides, strict=True)) for sides in ((dev.query_ids, dev.query_texts), (dev.doc_ids, dev.doc_texts))
+    ]
+    settings = {"name": "dev", "write_csv": False, "ndcg_at_k": [10], "mrr_at_k": [10], "map_at_k": [10]}
+    settings |= {"accuracy_at_k": [10], "precision_recall_at_k": [10]}
+    if isinstance(model, SparseEncoder):
+        return _Evaluator(model, SparseInformationRetrievalEvaluator(*texts, relevant, **settings), "dev_dot_ndcg@10")
+    return _Evaluator(model, InformationRetrievalEvaluator(*texts, relevant, **settings), "dev_cosine_ndcg@10")
+
+
+def _head(model: SparseEncoder, columns: dict[str, list], store: Store) -> SparseEncoder:
+    """Return the modules behind the retriever's embedding, as a model to which texts are their stored embeddings."""
+    modules = list(model)
+    first = next(number for number, module in enumerate(modules) if isinstance(module, SparseAutoEncoder))
+    retriever = SentenceTransformer(modules=modules[:first], device=str(model.device))
+    texts: dict[str, dict[str, None]] = {}  # by prompt, in order and each once
+    for name in (name for name in columns if name != "label"):
+        texts.setdefault(_prompt(model, name), {}).update(dict.fromkeys(columns[name]))
+    reader = {"retriever": origin_of(model, modules[first])["fingerprint"], "max_length": model.max_seq_length}
+    tables = {}
+    for prompt, unique in ((prompt, tuple(unique)) for prompt, unique in texts.items()):
+
+        def embed(prompt: str = prompt, unique: tuple[str, ...] = unique) -> dict[str, Any]:
+            blocks = progress(range(0, len(unique), 512), what="embed", unit="blocks", total=len(unique) // 512 + 1)
+            settings = {"prompt": prompt, "show_progress_bar": False}
+            return {
+                "embeddings": np.concatenate([retriever.encode(list(unique[i : i + 512]), **settings) for i in blocks])
+            }
+
+        stored = store.get("pooled", reader | {"prompt": prompt, "texts": digest_json(unique)}, embed)
+        tables[prompt] = dict(zip(unique, torch.from_numpy(np.array(stored["embeddings"])), strict=True))
+
+    def look_up(texts: list[str], prompt: str | None = None, **_) -> dict[str, torch.Tensor]:
+        if (prompt or "") not in tables:  # the model card's statistics read without a prompt
+            return {}
+        return {"sentence_embedding": torch.stack([tables[prompt or ""][text] for text in texts])}
+
+    head = SparseEncoder(modules=modules[first:], device=str(model.device), similarity_fn_name="dot")
+    head.preprocess = look_up
+    return head
+
+
+def _prompt(model: Model, column: str) -> str:
+    return model.prompts.get("query" if column == "query" else "document") or ""
+
+
+def _finish(model: Model) -> None:
+    """Make a trained model what is saved: LoRA merged, sparse rows, latents of the retriever that it has now."""
+    model.eval()
+    backbone = model[0].auto_model
+    if getattr(backbone, "_hf_peft_config_loaded", False):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in list(backbone.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
+                parent, _, child = name.rpartition(".")
+                setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+        del backbone.peft_config
+        backbone._hf_peft_config_loaded = False
+    if not isinstance(model, SparseEncoder):
+        return
+    for module in model:
+        if isinstance(module, SparseTokenPooling) and module is model[-1]:
+            module.sparse_rows = True
+        if isinstance(module, SparseAutoEncoderTokenEncoder):
+            origin = origin_of(model, module)
+            module.trained_on = origin | {"name": f"{origin['name']}, finetuned"}
