@@ -1,7 +1,4 @@
-"""`python -m lib train`: autoencoders, on text. `join`: one of several. `tune`: choose BM25's constants for a model.
-
-`finetune`: retrievers through latents, on pairs.
-"""
+"""The command line, `python -m lib`: `train`, `join`, `tune` and `finetune` models, `index` texts and `search` them."""
 
 import argparse
 import inspect
@@ -18,7 +15,6 @@ from itertools import product
 from pathlib import Path
 from typing import get_args, get_origin
 
-import pandas as pd
 import torch
 from safetensors import safe_open
 
@@ -26,6 +22,7 @@ from lib.data.collection import load_collection
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
+from lib.indexing import check_target, index_texts, open_searcher
 from lib.latent_terms import LatentTerms, join_models
 from lib.learned.pairs import MINERS, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TEACHERS, teacher_scores
@@ -33,7 +30,6 @@ from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
 from lib.sae.training import TrainingConfig
-from lib.studies.choice import choose
 from lib.studies.profiles import LAPTOP
 from lib.support.checks import check_count
 from lib.support.devices import training_device
@@ -80,6 +76,20 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--collections", nargs="*", default=list(LAPTOP.tuning_collections), help=about)
     about = "Pairs of a query and its answer, files or names in LATENT_TERMS_PAIRS; of each a sample is a collection, "
     add("--pairs", nargs="+", default=[], help=about + f"{_SAMPLE:,} pairs and {_QUERIES} of their queries.")
+
+    about = "Index texts, so that search finds them. It ranks by latents, words and embeddings. Ids are the objects', "
+    about += "else the numbers of the lines. After an interruption, the same command continues."
+    add = command("index", _index, about)
+    about = "A .txt file with a text a line, a .jsonl file of objects with a text (also .gz), or a BEIR folder."
+    add("texts", help=about)
+    add("folder", type=user_path, help="Folder for the index; it must be empty or not there yet.")
+    add("--model", help="Folder, hub id or packaged name of a model; by default the packaged one of all-MiniLM-L6-v2.")
+
+    about = "Search what index has written. A line for each text that is found, best first: its score, a tab, its id."
+    add = command("search", _search, about)
+    add("folder", type=user_path, help="Folder that index has written.")
+    add("query", help="The text to search for.")
+    add("--k", type=int, default=10, help="Number of texts, at most.")
 
     about = "Train a retriever through latents, or a control of such, on pairs of a query and a text that answers it. "
     kinds = commands.add_parser("finetune", help=about.partition(",")[0] + ".", description=about)
@@ -352,6 +362,10 @@ def _join(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
+    import pandas as pd  # slow to import, like the measures, and no other command needs them
+
+    from lib.studies.choice import choose
+
     models = [LatentTerms.load(folder) for folder in args.models]
     for folder in args.models:
         _check_writable(folder)
@@ -371,6 +385,21 @@ def _tune(args: argparse.Namespace) -> None:
         means.append({"model": folder} | row | asdict(constants))
     if len(means) > 1:
         print(pd.DataFrame(means).sort_values("tuned", ascending=False, kind="stable").to_string(index=False))
+
+
+def _index(args: argparse.Namespace) -> None:
+    check_target(args.folder)
+    searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder)
+    print(f"{len(searcher):,} texts are indexed in {args.folder}.")
+
+
+def _search(args: argparse.Namespace) -> None:
+    if not args.query.strip():
+        raise ValueError("The query is empty; give the text to search for.")
+    check_count(args.k, "--k")
+    ranking = open_searcher(args.folder).search([args.query], ["query"], args.k, progress=False)
+    for doc_id, score in ranking["query"]:
+        print(f"{score:.4f}\t{doc_id}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from conftest import TEXTS
 from fresh import ROOT, Fork, Parent
 
 import lib.__main__
+import lib.studies.choice
 from lib.__main__ import main
 from lib.bm25.weighting import BM25Constants, Weights
 from lib.data.training_text import LocalText
@@ -234,7 +235,7 @@ def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folde
             constants = BM25Constants(k1=1.5, b=b, idf="robertson-clipped")
             yield Choice(constants, grid, Weights(1, b, 2), grid, pd.DataFrame(rows))
 
-    monkeypatch.setattr(lib.__main__, "choose", choose)
+    monkeypatch.setattr(lib.studies.choice, "choose", choose)
     run(monkeypatch, "tune", *folders)
     assert called == [([40, 40], ["pydoc/train", "beir/scifact/train", "beir/nfcorpus/dev"])]
     tuned = [LatentTerms.load(folder).bm25 for folder in folders]

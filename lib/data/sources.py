@@ -69,13 +69,13 @@ def find_folder(name: str, split: str | None) -> tuple[Path, str, str | None, st
         roots.insert(0, (mirror, "mirror"))
     for root, source in roots:
         for folder, last in ((root / name, None), ((root / name).parent, Path(name).name)):
-            if _file(folder, "corpus.jsonl") and (last is None or folder != root):
+            if find_file(folder, "corpus.jsonl") and (last is None or folder != root):
                 collection = folder.relative_to(root).as_posix() if source == "mirror" else folder.resolve().name
                 return folder, collection, split if last is None else agreed_split(last, split, name), source
     return None
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str) -> Path | None:
     """Return the file or its gzipped form; None if there is neither."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
@@ -86,11 +86,11 @@ def _read_folder(folder: Path, name: str, split: str | None, source: str) -> dic
     layout = _LAYOUT.format(split=split or "test")
     others = f"qrels holds {', '.join(files[:5]) or 'nothing'}; a collection is {layout}"
     split = _chosen_split(split, splits, name, others)
-    corpus, queries, judged = (_file(folder, f) for f in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
+    corpus, queries, judged = (find_file(folder, f) for f in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
     if corpus is None or queries is None or judged is None:
         raise ValueError(f"{folder} holds no queries.jsonl; a collection is {layout}.")
     qrels = _read_qrels(judged)
-    return _assemble(name, split, list(_read_jsonl(corpus)), _read_jsonl(queries), qrels, source)
+    return _assemble(name, split, list(read_jsonl(corpus)), read_jsonl(queries), qrels, source)
 
 
 def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict, source: str) -> dict:
@@ -111,8 +111,11 @@ def _assemble(name: str, split: str, docs: list, queries: Iterable, qrels: dict,
     }
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (id, canonical text) of each line."""
+def read_jsonl(path: Path, *, numbered: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield (id, canonical text) of each line; if `numbered`, the number of the line is the id where there is none.
+
+    A ValueError names file and line of what is no JSON object of strings `_id` and `text` or `title`.
+    """
     for place, line in read_lines(path):
         try:
             record = json.loads(line)
@@ -120,10 +123,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
             raise ValueError(f"{place} is not JSON ({error}); write one object per line.") from error
         fields = record if isinstance(record, dict) else {}
         title, text = fields.get("title"), fields.get("text")
-        strings = isinstance(fields.get("_id"), str) and isinstance(title, str | None) and isinstance(text, str | None)
-        if not (strings and {"title", "text"} & set(fields)):
+        doc_id = fields.get("_id", place.rpartition(" ")[2] if numbered else None)
+        strings = isinstance(title, str | None) and isinstance(text, str | None) and {"title", "text"} & set(fields)
+        if not (isinstance(doc_id, str) and strings):
             raise ValueError(f"{place} is {line[:80]!r}; write an object of strings '_id' and 'text' or 'title'.")
-        yield fields["_id"], canonical_text(title, text)
+        yield doc_id, canonical_text(title, text)
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from lib.support.checks import check_choice
 
 PROFILE = "LATENT_TERMS_PROFILE"  # the environment variable that names the profile
@@ -246,5 +244,7 @@ def start(name: str | None = None) -> Profile:
     profile = current_profile() if name is None else PROFILES[check_choice(name, PROFILES, "profile")]
     os.environ[PROFILE] = profile.name
     os.chdir(repository_root())  # so that relative paths, such as LATENT_TERMS_DATA's, are the repository's
+    import pandas as pd  # slow to import, and the command line reads the profiles, too
+
     pd.set_option("display.width", 200, "display.max_rows", 100, "display.max_colwidth", 90)
     return profile

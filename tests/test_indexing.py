@@ -1,0 +1,137 @@
+"""Texts to a saved searcher: what is read, what continues, what is refused; and the two commands."""
+
+import gzip
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+
+from lib import LatentTerms, Searcher, indexing
+from lib.__main__ import main
+from lib.bm25.weighting import BM25Constants, Weights
+from lib.indexing import index_texts, open_searcher, read_texts
+
+DOCS = [*(text.strip() for text in TEXTS if text.strip()), "the cat and the dog", "a red house in the tree"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder, tiny_sae):
+    return LatentTerms(tiny_encoder, tiny_sae, bm25=BM25Constants(1.5, 0.5), weights=Weights(1, 0.5, 0.5))
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(DOCS) + "\n", "utf-8")
+    return path
+
+
+def write_lines(path, records) -> None:
+    content = "".join(record if isinstance(record, str) else json.dumps(record) + "\n" for record in records).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "expected"),
+    [
+        ("a.txt", ["one\n", "\n", " two \n"], [("1", "one"), ("3", " two")]),
+        ("a.txt.gz", ["one\n"], [("1", "one")]),
+        ("a.jsonl", [{"text": "x"}, {"_id": "b", "title": "t", "text": "y"}], [("1", "x"), ("b", "t\ny")]),
+        ("corpus.jsonl.gz", [{"_id": "b", "text": "y"}], [("b", "y")]),
+    ],
+)
+def test_what_is_read(tmp_path, name, records, expected):
+    write_lines(tmp_path / name, records)
+    assert list(read_texts(tmp_path if name.startswith("corpus") else tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"one\n\xfftwo\n", r"a\.txt, line 2 is not UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": 7}\n', r"a\.jsonl, line 2 .*'text'"),
+        ("a.jsonl", b'{"_id": "2", "text": "x"}\n{"text": "y"}\n', r"a\.jsonl repeats '2'"),
+        ("corpus.jsonl", b'{"text": "x"}\n', r"line 1 .*'_id'"),
+        ("a.txt", b"\n\n", r"a\.txt holds no text"),
+        ("a.csv", b"one\n", r"a\.csv is another file; .*\.jsonl"),
+        ("other", b"", "no corpus.jsonl; give"),
+        ("a.txt", b"!\n?\n", "index word"),
+    ],
+)
+def test_what_is_refused(tmp_path, model, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    source = tmp_path if name in ("corpus.jsonl", "other") else tmp_path / name
+    with pytest.raises(ValueError, match=message):
+        index_texts(model, source, tmp_path / "index", progress=False)
+    assert not (tmp_path / "index" / "searcher.json").exists()
+
+
+def test_it_is_the_searcher_of_the_texts(tmp_path, source, model, monkeypatch):
+    monkeypatch.setattr(indexing, "_PART", 3)
+    index_texts(model, source, tmp_path / "index", progress=False)
+    assert not (tmp_path / "index" / "parts").exists()
+    ids = [str(number + 1) for number in range(len(DOCS))]
+    opened = Searcher.load(tmp_path / "index", encoder=model.encoder)  # in the same dtype on every machine
+    expected = Searcher.build(model, DOCS, ids, progress=False)
+    assert opened.words.words == expected.words.words
+    assert opened.index.doc_ids == ids
+    np.testing.assert_allclose(opened.embeddings, expected.embeddings, atol=1e-5)
+    found, wanted = (each.search(["old cat"], ["q"], 5) for each in (opened, expected))
+    assert found.doc_ids == wanted.doc_ids
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+
+
+def test_an_interrupted_index_continues(tmp_path, source, model, monkeypatch):
+    monkeypatch.setattr(indexing, "_PART", 3)
+    encoded, encode = [], indexing._encode
+
+    def interrupted(model, texts, lengths):
+        encoded.append(texts)
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        return encode(model, texts, lengths)
+
+    monkeypatch.setattr(indexing, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index_texts(model, source, tmp_path / "index", progress=False)
+    with pytest.raises(ValueError, match=r"half written.*same index command"):
+        open_searcher(tmp_path / "index")
+    index_texts(model, source, tmp_path / "index", progress=False)
+    parts = [DOCS[first : first + 3] for first in range(0, len(DOCS), 3)]
+    assert encoded == parts[:3] + parts[2:]
+    source.write_text("something else\n", "utf-8")
+    index_texts(model, source, tmp_path / "other", progress=False)
+    assert len(open_searcher(tmp_path / "other")) == 1
+
+
+def test_folders_that_are_not_written_to(tmp_path, source, model):
+    index_texts(model, source, tmp_path / "index", progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for name, message in (("index", "holds a searcher"), ("mine", r"thesis\.tex; give")):
+        with pytest.raises(FileExistsError, match=message):
+            index_texts(model, source, tmp_path / name, progress=False)
+
+
+def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lib", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    model.save(tmp_path / "model")
+    folder = tmp_path / "index"
+    assert f"{len(DOCS)} texts" in run("index", source, folder, "--model", tmp_path / "model")
+    lines = [line.split("\t") for line in run("search", folder, "old cat", "--k", 3).splitlines()]
+    expected = open_searcher(folder).search(["old cat"], ["q"], 3)["q"]
+    assert lines == [[f"{score:.4f}", doc_id] for doc_id, score in expected]
+    for arguments, message in (
+        (("search", folder, "  "), "ValueError: The query is empty"),
+        (("search", tmp_path / "none", "cat"), "FileNotFoundError: There is no folder"),
+        (("search", folder, "cat", "--k", 0), "ValueError: --k is 0"),
+        (("index", source, folder), "FileExistsError: .*holds a searcher"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(*arguments)
