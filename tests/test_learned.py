@@ -20,7 +20,7 @@ from lib.evaluation.baselines import inner_product_search
 from lib.latent_terms import LatentTerms
 from lib.learned import train
 from lib.learned.losses import AnnealedK, ranking_loss
-from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, Dense, Splare, VocabularyHead
+from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
 from lib.learned.retriever import LearnedRetriever
 from lib.learned.teachers import TeacherScores
@@ -35,7 +35,7 @@ SMALL = {"width": 64, "k": 4}
 TINY = {
     "splare": Splare(top=(5, 10)),
     "vocabulary": VocabularyHead(k=4, top=(5, 10)),
-    "dense": Dense(dims=(8, 32)),
+    "dense": DenseControl(dims=(8, 32)),
     "bottleneck": Bottleneck(**SMALL),
     "bottleneck of tokens": Bottleneck(**SMALL, pooling="max_log1p", rank=2, learning_rate=1e-3),
     "csr": Csr(**SMALL),
@@ -236,7 +236,7 @@ def test_bad_input_is_refused_before_any_work(pairs, triples, base, tmp_path, mo
         wrong = LatentTerms(base.encoder.at(1), elsewhere)
     refused(ValueError, "layer 3", base=wrong)
     refused(ValueError, "from 0 to 0", kind=Splare(part=1))
-    refused(ValueError, "33", kind=Dense(dims=(33,)))
+    refused(ValueError, "33", kind=DenseControl(dims=(33,)))
     monkeypatch.setitem(sys.modules, "peft", None)
     refused(ImportError, r"latent-terms\[learned\]")
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -252,7 +252,7 @@ def test_bad_input_is_refused_before_any_work(pairs, triples, base, tmp_path, mo
         (lambda: CsrV2(width=64, k=4, annealed_from=17), "annealed_from is 17.*16"),
         (lambda: Splare(top=(40,)), "top"),
         (lambda: Splare(flops=(-1, 0)), "flops"),
-        (lambda: Dense(learning_rate=0), "learning_rate is 0"),
+        (lambda: DenseControl(learning_rate=0), "learning_rate is 0"),
         (lambda: FinetuneConfig(warmup=1.5), "warmup is 1.5"),
         (lambda: FinetuneConfig(batch_size=0), "batch_size is 0"),
         (lambda: FinetuneConfig(epochs=0), "epochs is 0"),

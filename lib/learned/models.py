@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.losses import (
     DistillKLDivLoss,
     MatryoshkaLoss,
@@ -111,8 +112,11 @@ def _retriever(encoder: TokenEncoder) -> SentenceTransformer:
 
 
 def _embedding_modules(encoder: TokenEncoder) -> list[torch.nn.Module]:
-    """Return the modules of the retriever's own embedding, which is not scaled to norm 1."""
-    return [module for module in _retriever(encoder) if not isinstance(module, Normalize)]
+    """Return the modules of the retriever's own embedding, scaled to norm sqrt(d): its squares are 1 on average."""
+    modules = [module for module in _retriever(encoder) if not isinstance(module, Normalize)]
+    d = modules[-1].get_embedding_dimension()
+    scale = Dense(d, d, bias=False, activation_function=None, init_weight=d**0.5 * torch.eye(d)).requires_grad_(False)
+    return [*modules, Normalize(), scale]
 
 
 def _check_flops(flops: tuple[float, float]) -> None:
@@ -205,7 +209,7 @@ class VocabularyHead(_Tokens):
 
 
 @dataclass(frozen=True)
-class Dense(Kind):
+class DenseControl(Kind):
     """The retriever itself, finetuned on the same pairs: the control of every other kind.
 
     Attributes
@@ -278,8 +282,8 @@ def _sparse_encoder(modules: list[torch.nn.Module], encoder: TokenEncoder) -> Sp
 class Bottleneck(_Autoencoder):
     """The autoencoder as the bottleneck of the retriever, both trained together: ranking(z) + alpha L + FLOPS.
 
-    z = TopK(W_enc (v - b)), v the retriever's embedding; L = L(k) + L(4k) / 8 + auxk AuxK. Or z is pooled from codes of
-    all token states. Rows of z are scaled to norm 1.
+    z = TopK(W_enc (v - b)), v the retriever's embedding scaled to norm sqrt(d); L = L(k) + L(4k) / 8 + auxk AuxK. Or z
+    is pooled from codes of all token states. Rows of z are scaled to norm 1.
 
     Attributes
     ----------
@@ -287,7 +291,7 @@ class Bottleneck(_Autoencoder):
         "embedding" reads v; another, a name in `lib.interop.modules.token_pooling.strategies()`, pools the tokens'
         codes: "max_log1p", "sum_sqrt".
     alpha : float
-        Weight of the reconstruction. Of embeddings it is a mean square, of tokens divided by the variance.
+        Weight of the reconstruction.
     auxk : float
         Weight of AuxK in the reconstruction.
     flops : (float, float)
@@ -340,7 +344,7 @@ class Csr(_Autoencoder):
     auxk, gamma : float
         Weights of AuxK and of the ranking loss.
     supervised : bool
-        Whether the answer to a query is its positive; else each text is its own, as in CSR.
+        Whether the positive of a query is its answer; else each text is its own, as in CSR.
     annealed_from : int
         k of the first step, which falls to `k` over half of the training; 0 is not to change it.
     finetuned : bool
@@ -350,7 +354,7 @@ class Csr(_Autoencoder):
     learning_rate: float = 2e-5
     rank: int = 0
     auxk: float = 0.1
-    gamma: float = 0.1
+    gamma: float = 1.0
     supervised: bool = False
     annealed_from: int = 0
     finetuned: bool = False
@@ -404,7 +408,7 @@ class CsrV2(Csr):
 KINDS: dict[str, type[Kind]] = {
     "splare": Splare,
     "vocabulary": VocabularyHead,
-    "dense": Dense,
+    "dense": DenseControl,
     "bottleneck": Bottleneck,
     "csr": Csr,
     "csrv2": CsrV2,
