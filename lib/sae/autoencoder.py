@@ -34,7 +34,7 @@ class SparseAutoencoder:
     sentence-transformers scale it. No code is ever negative, so that a later square root is never NaN.
 
     Where the processor has bfloat16, the first call of `encode` keeps a copy of the encoder in it, half as large as
-    W_enc (`lib.sae.selection.EncoderWeights`).
+    W_enc, and the first with a query's number of tokens another one (`lib.sae.selection.EncoderWeights`).
 
     Raises TypeError if `activation` is no `FinishedActivation`; ValueError for shapes that do not fit each other, a
     weight that is not finite, and an activation that the width does not fit.

@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 
+from lib.support.devices import CPU, native_dtype
+
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
 _GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
+_FEW = 16  # rows, up to which a product takes most of its time to read the other matrix
 _CANDIDATES = 3  # times k latents are candidates in bfloat16, enough for nearly all tokens of a trained autoencoder
 
 
@@ -34,36 +37,37 @@ class Pairs(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """An encoder in bfloat16, as the columns of a product: that of long batches takes half the time by columns.
+    """An encoder in bfloat16, in the form that a product with few rows, or with many, reads fastest.
 
     Attributes
     ----------
-    columns : torch.Tensor, bfloat16 [d + 1, width]
-        W_enc^T, and b_enc below it.
+    multiply : callable
+        multiply(rows, out=...) returns the product of rows [n, d + 1], the last column 1, with W_enc^T and b_enc below
+        it, in `out` or elsewhere.
     longest, lost : torch.Tensor, float32 scalars
         The largest norm of a column, and of what a column lost in rounding.
     version : tuple of int
         How often the weights had been changed in place.
     """
 
-    columns: torch.Tensor
+    multiply: Callable
     longest: torch.Tensor
     lost: torch.Tensor
     version: tuple[int, ...]
 
 
 class EncoderWeights:
-    """W_enc, float32 [width, d], and b_enc, float32 [width], of a finished autoencoder, and what `top` makes of them.
+    """W_enc, float32 [width, d], and b_enc, float32 [width], of a finished autoencoder, and two forms for `top`.
 
-    That depends on the weights only, so it is computed when it is first needed and then kept: 2 (d + 1) width bytes,
-    half of W_enc's, where latents are found in bfloat16, else nothing. Copies and pickles leave it out. It is computed
-    again if the weights were changed in place, as training does, by anything but `.data` or numpy, of which torch keeps
-    no count.
+    Both depend on the weights only, so they are computed when they are first needed, and kept: where latents are found
+    in bfloat16, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as a query, and as many
+    for longer input. Copies and pickles leave them out. They are computed again if the weights were changed in place,
+    as training does, by anything but `.data` or numpy, of which torch keeps no count.
     """
 
     def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor):
         self.W_enc, self.b_enc = W_enc, b_enc
-        self._rounded: Rounded | None = None
+        self._rounded: dict[bool, Rounded] = {}
         self._parts: dict[int, list[EncoderWeights]] = {}
 
     def __reduce__(self):
@@ -78,18 +82,37 @@ class EncoderWeights:
             self._parts[n] = [EncoderWeights(*chunk) for chunk in chunks]
         return self._parts[n]
 
-    def rounded(self) -> Rounded:
-        """Return the weights in bfloat16. Threads that need them first may all compute them, to the same result."""
-        weights = (self.W_enc, self.b_enc)
+    def rounded(self, n: int) -> Rounded:
+        """Return the weights in bfloat16 for a product with n rows. Threads may all compute them, to the same bits."""
+        few, weights = n <= _FEW and _can_pack(), (self.W_enc, self.b_enc)
         version = tuple(0 if tensor.is_inference() else tensor._version for tensor in weights)
-        rounded = self._rounded
+        rounded = self._rounded.get(few)
         if rounded is None or rounded.version != version:
             rows = _append(*weights, torch.bfloat16)
             numbers = rows.float()
             lost = torch.hypot((self.W_enc - numbers[:, :-1]).norm(dim=1), self.b_enc - numbers[:, -1]).max()
-            rounded = Rounded(rows.T.contiguous(), numbers.norm(dim=1).max(), lost, version)
-            self._rounded = rounded
+            multiply = _packed_product(rows) if few else partial(_product, rows.T.contiguous())
+            self._rounded[few] = rounded = Rounded(multiply, numbers.norm(dim=1).max(), lost, version)
         return rounded
+
+
+@cache
+def _can_pack() -> bool:
+    """Whether oneDNN can keep a matrix in the order in which it multiplies: a product with few rows is twice as fast.
+
+    torch does so for compiled models, by operations that it does not document. Without them results are the same.
+    """
+    native = native_dtype(CPU) == "bfloat16" and torch.backends.mkldnn.is_available()
+    return native and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+
+
+def _packed_product(table: torch.Tensor) -> Callable:
+    packed = torch.ops.mkldnn._reorder_linear_weight(table)
+    return lambda rows, out: torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+
+
+def _product(columns: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return torch.mm(rows, columns, out=out)
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
@@ -128,14 +151,14 @@ def select(
     width = len(W_enc)
     if dtype == torch.int8:
         rows, table = _quantised(centred, W_enc, b_enc)
-        multiply, m, product_dtype = torch._int_mm, min(2 * k, width), torch.int32
+        product, m, product_dtype = torch._int_mm, min(2 * k, width), torch.int32
     elif on_gpu(centred):  # another column would cost the products their alignment
         rows, table = centred.to(dtype), W_enc.to(dtype)
-        multiply, m, product_dtype = partial(torch.addmm, b_enc.to(dtype)), k, dtype
+        product, m, product_dtype = partial(torch.addmm, b_enc.to(dtype)), k, dtype
     else:  # b_enc is the weight of an input that is always 1
         rows, table = _append(centred, 1, dtype), _append(W_enc, b_enc, dtype)
-        multiply, m, product_dtype = torch.mm, k, dtype
-    blocks = _search(rows, table.T, m, multiply, product_dtype, signed)
+        product, m, product_dtype = torch.mm, k, dtype
+    blocks = _search(rows, width, m, lambda block, out: product(block, table.T, out=out), product_dtype, signed)
     indices = torch.cat([latents for _, latents in blocks])
     if m == k:
         return indices
@@ -157,9 +180,9 @@ def top(
     m = _CANDIDATES * k
     if dtype == torch.float32 or on_gpu(centred) or m > len(W_enc):
         return _dense_top(centred, W_enc, b_enc, k)
-    rows, rounded = _append(centred, 1, dtype), encoder.rounded()
+    rows, rounded = _append(centred, 1, dtype), encoder.rounded(len(centred))
     candidates, least = [], []
-    for pre, latents in _search(rows, rounded.columns, m, torch.mm, dtype):
+    for pre, latents in _search(rows, len(W_enc), m, rounded.multiply, dtype):
         candidates.append(latents)
         least.append(pre.gather(1, latents).amin(dim=1))
     indices = torch.cat(candidates)
@@ -176,8 +199,11 @@ def top(
 def _dense_top(
     centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    def multiply(block: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(b_enc, block, W_enc.T, out=out)
+
     blocks = []
-    for pre, latents in _search(centred, W_enc.T, k, partial(torch.addmm, b_enc), torch.float32):
+    for pre, latents in _search(centred, len(W_enc), k, multiply, torch.float32):
         values, order = pre.gather(1, latents).sort(dim=1, descending=True)
         blocks.append((values, latents.gather(1, order)))
     values, indices = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -197,15 +223,14 @@ def _error(centred: torch.Tensor, rows: torch.Tensor, rounded: Rounded) -> torch
 
 
 def _search(
-    rows: torch.Tensor, columns: torch.Tensor, m: int, multiply: Callable, dtype: torch.dtype, signed: bool = False
+    rows: torch.Tensor, width: int, m: int, multiply: Callable, dtype: torch.dtype, signed: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the products of rows [n, d] and columns [d, width], in `dtype`, by blocks, and the m largest of each."""
-    width = columns.shape[1]
+    """Yield `multiply(block, out=...)`, [rows, width] in `dtype`, of blocks of rows, and the m largest of each row."""
     blocks = rows.split(max(1, (_GPU_BLOCK if on_gpu(rows) else _BLOCK) // width))
     shape = (len(blocks[0]), width)
     product = torch.empty(shape, dtype=dtype, device=rows.device)  # one for all blocks: new memory is slow
     for block in blocks:
-        pre = multiply(block, columns, out=product[: len(block)])
+        pre = multiply(block, out=product[: len(block)])
         yield pre, largest(pre.abs_() if signed else pre, m)
 
 
