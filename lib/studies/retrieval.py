@@ -35,7 +35,7 @@ class RetrievalConfig:
     lexical_k1: float = 1.2
     lexical_b: float = 0.75
     fusion_c: float = 60  # of reciprocal-rank fusion
-    dense_words: Weights = Weights(0, 0.8, 1)  # noqa: RUF009 (frozen); best on the queries of the model card
+    dense_words: Weights = Weights(0, 0.5, 1)  # noqa: RUF009 (frozen); best on the queries of the model card
     depth: int = 100  # documents that are ranked for each query
     measures: tuple[str, ...] = (kinds.MEASURE, kinds.RECALL, kinds.DEEP_RECALL)
     seed: int = 0  # of the bootstrap and of the randomisation test
