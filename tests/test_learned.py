@@ -17,6 +17,7 @@ from lib.__main__ import main
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import inner_product_search
+from lib.interop.conversion import to_sparse_encoder
 from lib.latent_terms import LatentTerms
 from lib.learned import train
 from lib.learned.losses import AnnealedK, ranking_loss
@@ -269,6 +270,29 @@ def test_a_part_of_a_joined_autoencoder_is_read(pairs, tiny_encoder, tiny_sae):
     )
     joined = LatentTerms(tiny_encoder, join([tiny_sae, other]))
     assert [Splare(part=part).build(joined)[1].hidden_dim for part in (0, 1, -1)] == [64, 64, 128]
+
+
+def test_a_middle_layer_is_read_and_only_blocks_below_it_are_trained(pairs, tiny_encoder, tiny_sae, tmp_path):
+    base = LatentTerms(tiny_encoder.at(2), tiny_sae)
+    finetune(Splare(top=(50, 50)), pairs, tmp_path, base=base, config=CONFIG)
+    model = LearnedRetriever.load(tmp_path)
+    before, after = (module[0].auto_model.state_dict() for module in (to_sparse_encoder(base), model.model))
+    changed = {int(key.split(".")[2]) for key, weight in before.items() if not torch.equal(weight, after[key])}
+    assert changed == {0, 1}
+    assert model.latent_terms().encoder.layer == 2
+
+
+def test_prompts_are_those_of_the_retriever(pairs, sentence_folder, tiny_sae, tmp_path):
+    encoder = TokenEncoder(sentence_folder, dtype="float32", query_prompt="query : ")
+    kind = Csr(**SMALL, supervised=True)
+    model = kind.build(encoder).eval()
+    head = train._head(model, kind.columns(pairs), Store(tmp_path / "store"))
+    front = SentenceTransformer(modules=list(model)[:4])
+    for texts, prompt in ((QUERIES[:3], "query : "), (POSITIVES[:3], None)):
+        expected = front.encode(texts, prompt=prompt, convert_to_tensor=True)
+        assert_close(head.preprocess(texts, prompt=prompt)["sentence_embedding"], expected)
+    finetune(TINY["splare"], pairs, tmp_path / "out", base=LatentTerms(encoder, tiny_sae), config=CONFIG)
+    assert load_finetuned(tmp_path / "out").prompts["query"] == "query : "
 
 
 def test_the_ranking_losses_are_their_equations():

@@ -366,9 +366,8 @@ def _evaluator(dev: Collection, model: Model) -> _Evaluator:
     ]
     settings = {"name": "dev", "write_csv": False, "ndcg_at_k": [10], "mrr_at_k": [10], "map_at_k": [10]}
     settings |= {"accuracy_at_k": [10], "precision_recall_at_k": [10]}
-    if isinstance(model, SparseEncoder):
-        return _Evaluator(model, SparseInformationRetrievalEvaluator(*texts, relevant, **settings), "dev_dot_ndcg@10")
-    return _Evaluator(model, InformationRetrievalEvaluator(*texts, relevant, **settings), "dev_cosine_ndcg@10")
+    kind = SparseInformationRetrievalEvaluator if isinstance(model, SparseEncoder) else InformationRetrievalEvaluator
+    return _Evaluator(model, kind(*texts, relevant, **settings), f"dev_{model.similarity_fn_name}_ndcg@10")
 
 
 def _head(model: SparseEncoder, columns: dict[str, list], store: Store) -> SparseEncoder:
