@@ -230,6 +230,7 @@ def test_bad_input_is_refused_before_any_work(pairs, triples, base, tmp_path, mo
     refused(ValueError, "splare, vocabulary", kind="splade")
     scores = TeacherScores(np.zeros((24, 3), np.float32), {}, triples.digest)
     refused(ValueError, pairs.digest[:12], teacher=scores)
+    refused(ValueError, "supervised", kind=TINY["csr"], teacher=scores, of=triples)
     refused(ValueError, "LatentTerms", base=base.encoder)
     metadata = {"run": {"states": {"encoder": base.encoder.identity}}}
     elsewhere = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedTopK(4), metadata=metadata)

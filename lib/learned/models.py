@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -39,7 +39,7 @@ from lib.sae.autoencoder import SparseAutoencoder, part_of
 from lib.sae.codes import FinishedTopK
 from lib.support.checks import check_choice, check_count, check_integer
 
-Model = SparseEncoder | SentenceTransformer
+Model: TypeAlias = SparseEncoder | SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ class Kind(ABC):
     scale: float = 20.0
 
     about: ClassVar[str]
-    head_learning_rate: ClassVar[float | None] = None  # of what is new behind the retriever
-    frozen: ClassVar[bool] = False  # whether the retriever is not trained, so that its embeddings are kept
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -86,6 +84,16 @@ class Kind(ABC):
     def callbacks(self, model: Model) -> list[TrainerCallback]:
         """Return what changes the model's settings between steps."""
         return []
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the retriever is not trained, so that its embeddings can be kept."""
+        return False
+
+    @property
+    def learning_rates(self) -> dict[str, Any]:
+        """The arguments of a trainer that say how fast which weights learn."""
+        return {"learning_rate": self.learning_rate}
 
     def adapt(self, model: Model, n_blocks: int) -> None:
         """Put LoRA on the first `n_blocks` blocks of the retriever, if it is used; ImportError without peft."""
@@ -261,6 +269,12 @@ class _Autoencoder(Kind):
         if 4 * check_count(self.k, "k") > check_count(self.width, "width"):
             raise ValueError(f"k is {self.k}; 4k, which the loss takes, must be at most the width, {self.width}.")
 
+    @property
+    def learning_rates(self) -> dict[str, Any]:
+        """See `Kind`."""
+        retriever = {} if self.frozen else {r"^model\.0\.": self.learning_rate}
+        return {"learning_rate": self.head_learning_rate, "learning_rate_mapping": retriever}
+
     def _of_embeddings(self, encoder: TokenEncoder) -> SparseEncoder:
         """Return a model of the retriever's embedding, an autoencoder of it and codes of norm 1."""
         front = _embedding_modules(encoder)
@@ -368,7 +382,7 @@ class Csr(_Autoencoder):
 
     @property
     def frozen(self) -> bool:
-        """Whether the retriever's embeddings can be kept."""
+        """See `Kind`."""
         return not self.finetuned
 
     def build(self, base: LatentTerms | TokenEncoder) -> SparseEncoder:

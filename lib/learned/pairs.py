@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Pairs:
                 f"There are {lengths[0]} queries, {lengths[1]} positives and negatives for {lengths[2]} of them, "
                 f"{counts} each; give one positive and equally many negatives for each query."
             )
-        columns = {"queries": self.queries, "positives": self.positives}
+        columns: dict[str, Iterable[str]] = {"queries": self.queries, "positives": self.positives}
         columns |= {f"negatives[{number}]": column for number, column in enumerate(zip(*negatives, strict=True))}
         for name, column in columns.items():
             for position, text in enumerate(check_texts(column, name)):
@@ -195,8 +196,8 @@ def collection_pairs(collection: Collection) -> Pairs:
 class Miner:
     """How passages are ranked for queries, to find texts that look like an answer: a name in `MINERS`."""
 
-    identity: Callable[[LatentTerms | None], dict]
-    ranker: Callable[[list[str], LatentTerms | None], Callable[[list[str], int], Ranking]]
+    identity: Callable[[Any], dict]
+    ranker: Callable[[list[str], Any], Callable[[list[str], int], Ranking]]
 
 
 def _by_words(passages: list[str], _) -> Callable[[list[str], int], Ranking]:

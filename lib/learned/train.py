@@ -156,14 +156,7 @@ def finetune(
     if not isinstance(kind, Kind):
         raise ValueError(f"kind is {kind!r}; give a kind of lib.learned.models or one of {', '.join(KINDS)}.")
     config, out = config or FinetuneConfig(), user_path(out)
-    columns = kind.columns(pairs)
-    if len(columns["query"]) < config.batch_size:
-        raise ValueError(
-            f"There are {len(columns['query'])} pairs, fewer than a batch of {config.batch_size}; add some."
-        )
-    if teacher is not None:
-        teacher.check_belongs_to(pairs)
-        columns = columns | {"label": teacher.values.tolist()}
+    columns = _columns(kind, pairs, teacher, config.batch_size)
     for module in ("accelerate", "datasets"):
         optional_module(module, "trainer")
     base = load_base(base)
@@ -172,7 +165,7 @@ def finetune(
     if earlier is not None:
         check_same(earlier["run"], run, out)
         if earlier["finished"]:
-            return load_finetuned(out)
+            return load_finetuned(out)  # as it is
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = kind.build(base)
@@ -187,6 +180,19 @@ def finetune(
     _write_run(out, run, finished=True)
     remove(out / CHECKPOINTS)
     return model
+
+
+def _columns(kind: Kind, pairs: Pairs, teacher: TeacherScores | None, batch_size: int) -> dict[str, list]:
+    """Return the columns of the training data; ValueError for too few, and for a teacher that does not fit."""
+    columns: dict[str, list] = {**kind.columns(pairs)}
+    if (n := len(columns["query"])) < batch_size:
+        raise ValueError(f"There are {n} pairs, fewer than a batch of {batch_size}; add some.")
+    if teacher is None:
+        return columns
+    teacher.check_belongs_to(pairs)
+    if columns.keys() != pairs.columns().keys():
+        raise ValueError(f"{kind} learns from each text alone and from no teacher; set supervised=True, or drop it.")
+    return columns | {"label": teacher.values.tolist()}
 
 
 def load_finetuned(folder: str | Path) -> Model:
@@ -215,14 +221,13 @@ def _run(
     dev: Collection | None,
 ) -> dict[str, Any]:
     """Return everything that decides the trained weights, JSON-able."""
-    latent = isinstance(base, LatentTerms)
-    identity = base.encoder.identity if latent else base.identity
+    encoder, sae = (base.encoder, base.sae) if isinstance(base, LatentTerms) else (base, None)
     run = {
         "kind": type(kind).__name__,
         "settings": asdict(kind),
         "config": asdict(config),
-        "retriever": identity | {"model": public_name(identity["model"])},
-        "autoencoder": base.sae.identity if latent else None,
+        "retriever": encoder.identity | {"model": public_name(encoder.name)},
+        "autoencoder": None if sae is None else sae.identity,
         "pairs": {"n": len(pairs), "n_negatives": pairs.n_negatives, "sha256": pairs.digest},
         "teacher": None if teacher is None else teacher.digest,
         "dev": None if dev is None else dev.identity,
@@ -273,15 +278,12 @@ def _arguments(
         metric = f"eval_{evaluator.metric}"
         settings = {"eval_strategy": "steps", "eval_steps": config.every, "eval_on_start": True}
         settings |= {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": True}
-    if kind.head_learning_rate is not None and not kind.frozen:
-        settings["learning_rate_mapping"] = {r"^model\.0\.": kind.learning_rate}
     prompts = {name: prompt for name in columns if (prompt := _prompt(model, name))}
     return (SparseEncoderTrainingArguments if sparse else SentenceTransformerTrainingArguments)(
         output_dir=str(out / CHECKPOINTS),
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         per_device_train_batch_size=config.batch_size,
-        learning_rate=kind.head_learning_rate or kind.learning_rate,
         warmup_steps=config.warmup,
         # without a teacher, all texts of a batch but a query's positive are its negatives
         batch_sampler=BatchSamplers.BATCH_SAMPLER if "label" in columns else BatchSamplers.NO_DUPLICATES,
@@ -296,6 +298,7 @@ def _arguments(
         use_cpu=model.device.type == "cpu",
         report_to="none",
         disable_tqdm=True,
+        **kind.learning_rates,
         **settings,
     )
 
@@ -328,7 +331,7 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         shape = {"total": state.max_steps, "initial": state.global_step, "status": lambda: self._status}
-        self._steps = progress(range(state.global_step, state.max_steps + 1), what="finetune", unit="steps", **shape)
+        self._steps = progress(range(state.global_step, state.max_steps), what="finetune", unit="steps", **shape)
         next(self._steps, None)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -342,9 +345,6 @@ class _Progress(TrainerCallback):
         state.log_history[-1] |= logs or {}  # other callbacks may have added something
         with replacing(self._log) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), "utf-8")
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self._steps.close()
 
 
 class _Evaluator(BaseEvaluator):
