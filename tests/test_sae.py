@@ -560,3 +560,36 @@ def test_weights_made_in_inference_mode(roundings):
     model, h = wide(), states(5, 24)
     assert same(model.encode(h), model.encode(h))
     assert roundings == [256, 256]
+
+
+FORK = """
+import multiprocessing, torch
+import lib.sae.codes
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedTopK
+
+lib.sae.codes.native_dtype = lambda _: "bfloat16"
+torch.set_num_threads(2)  # with one, there is nothing to wait for
+W_enc, states = torch.randn(20_000, 64), torch.randn(600, 64)
+model = SparseAutoencoder(W_enc, torch.zeros(20_000), W_enc, torch.zeros(64), FinishedTopK(8, groups=2))
+
+def encode():
+    return [part for n in (600, 5) for part in model.encode(states[:n])]
+
+def in_child(equal):
+    equal.value = all(map(torch.equal, encode(), expected))
+
+expected = encode()
+context = multiprocessing.get_context("fork")
+equal = context.Value("b", False)
+child = context.Process(target=in_child, args=[equal], daemon=True)
+child.start()
+child.join(30)
+assert equal.value, child.exitcode
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_of_a_process_that_has_encoded_encodes(fresh):
+    run = fresh.run(FORK)
+    assert run.returncode == 0, run.stderr
