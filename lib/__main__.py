@@ -389,7 +389,10 @@ def _tune(args: argparse.Namespace) -> None:
 
 def _index(args: argparse.Namespace) -> None:
     check_target(args.folder)
-    searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder)
+    try:
+        searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command continues from there.")
     print(f"{len(searcher):,} texts are indexed in {args.folder}.")
 
 

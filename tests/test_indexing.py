@@ -115,6 +115,16 @@ def test_folders_that_are_not_written_to(tmp_path, source, model):
             index_texts(model, source, tmp_path / name, progress=False)
 
 
+def test_an_interrupted_command_says_how_to_continue(tmp_path, source, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LatentTerms, "load", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lib", "index", str(source), str(tmp_path / "index")])
+    with pytest.raises(SystemExit, match="same command continues"):
+        main()
+
+
 def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lib", *map(str, arguments)])
