@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import inner_product_search
 from lib.interop.conversion import to_sparse_encoder
+from lib.interop.losses import TokenReconstructionLoss
 from lib.latent_terms import LatentTerms
-from lib.learned import train
+from lib.learned import models, train
 from lib.learned.losses import AnnealedK, ranking_loss
 from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
@@ -85,6 +87,14 @@ def log_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def soon_dead():
+    """Have latents of tokens die within the few steps of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "TokenReconstructionLoss", partial(TokenReconstructionLoss, dead_tokens=300))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(pairs, base, dev, tmp_path_factory):
     """Returns the folder of a kind by its name in TINY, trained once."""
@@ -119,6 +129,8 @@ def test_each_kind_is_trained_and_its_folder_stands_alone(name, trained, sentenc
         key for key, weight in stock[0].auto_model.named_parameters() if not torch.equal(weight, backbone[key].data)
     }
     assert bool(changed) == (name != "csr")
+    if name == "bottleneck of tokens":
+        assert [row["auxk"] for row in log if "loss" in row][-1] > 0
     if TINY[name].rank and changed:  # LoRA, on projections alone
         assert all(re.fullmatch(r"encoder.layer.\d.*weight", key) for key in changed)
 
@@ -160,7 +172,7 @@ def test_a_finetuned_retriever_is_used_as_latent_terms_are(trained, base):
         LearnedRetriever(SentenceTransformer(str(base.encoder.folder)))
 
 
-@pytest.mark.parametrize("name", ["splare", "csr", "csrv2"])
+@pytest.mark.parametrize("name", ["splare", "csr", "csrv2", "bottleneck of tokens"])
 def test_an_interrupted_run_ends_at_the_same_weights(name, trained, pairs, base, dev, tmp_path, monkeypatch):
     out, settings = tmp_path / "out", {"base": base, "dev": dev, "store": Store(tmp_path / "store")}
     on_step_end = train._Progress.on_step_end
@@ -174,6 +186,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(name, trained, pairs, base,
         patch.setattr(train._Progress, "on_step_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetune(TINY[name], pairs, out, config=CONFIG, **settings)
+    (out / CHECKPOINTS / "checkpoint-3").mkdir()  # killed while it was written
     with pytest.raises(ValueError, match=r"config\.batch_size"):
         finetune(TINY[name], pairs, out, config=FinetuneConfig(steps=4, batch_size=4, every=2), **settings)
     finetune(TINY[name], pairs, out, config=CONFIG, **settings)

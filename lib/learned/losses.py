@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.losses import (
     SparseDistillKLDivLoss,
@@ -79,6 +81,28 @@ class BottleneckLoss(SpladeLoss):
         return super().get_config_dict() | {"reconstruction": self.reconstruction, "alpha": self.alpha}
 
 
+class LossState(TrainerCallback):
+    """Keeps what a loss counts, such as for how long latents have been silent, in checkpoints."""
+
+    def __init__(self, loss: torch.nn.Module):
+        self.buffers = {name: buffer for name, buffer in loss.named_buffers() if not name.startswith("model.")}
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Go on from the checkpoint of the step, if there is one."""
+        path = self._path(args, state)
+        if self.buffers and path.is_file():
+            for name, values in load_file(path).items():
+                self.buffers[name].copy_(values)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Write the counts beside what the trainer has written."""
+        if self.buffers:
+            save_file({name: buffer.contiguous() for name, buffer in self.buffers.items()}, self._path(args, state))
+
+    def _path(self, args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss.safetensors"
+
+
 class AnnealedK(TrainerCallback):
     """Lowers the k of an autoencoder from `first` to `last` by equal factors over the first half of the steps."""
 
@@ -96,5 +120,3 @@ class AnnealedK(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs) -> None:
         """Set the last k, with which the model is saved."""
         self.autoencoder.k = self.last
-
-    on_save = on_train_end  # a checkpoint is the model as it would be used

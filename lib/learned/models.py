@@ -98,6 +98,8 @@ class Kind(ABC):
     def adapt(self, model: Model, n_blocks: int) -> None:
         """Put LoRA on the first `n_blocks` blocks of the retriever, if it is used; ImportError without peft."""
         if self.rank and not self.frozen:
+            if not n_blocks:
+                raise ValueError("Layer 0 has no blocks below it that LoRA could train; read a later layer.")
             names = [
                 name
                 for name, module in model[0].auto_model.named_modules()

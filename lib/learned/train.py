@@ -24,7 +24,7 @@ from sentence_transformers.sparse_encoder.evaluation import SparseInformationRet
 from sentence_transformers.sparse_encoder.losses import SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
@@ -33,6 +33,7 @@ from lib.interop.conversion import load_sparse_encoder
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.features import origin_of, public_name
 from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
+from lib.learned.losses import LossState
 from lib.learned.models import KINDS, Kind, Model
 from lib.learned.pairs import Pairs
 from lib.learned.teachers import TeacherScores
@@ -113,24 +114,16 @@ def finetune(
 ) -> Model:
     """Train a retriever of a kind on pairs and save it to the folder `out`; return it as it was saved.
 
-    The folder stands on its own: LoRA is merged into the retriever's weights. `SparseEncoder(out)` reads it, for kinds
-    with token latents with `trust_remote_code=True`; `lib.learned.retriever.LearnedRetriever.load(out)` needs no flag.
-    `finetuned.json` says what it was made of, by digests, and `training_log.jsonl` has a row of losses every few steps.
+    The folder stands on its own, with LoRA merged into the retriever's weights: `LearnedRetriever.load(out)` reads it,
+    and `SparseEncoder(out, trust_remote_code=True)` of sentence-transformers. `finetuned.json` says by digests what it
+    was made of; `training_log.jsonl` has losses. The same call continues after an interruption from the last
+    checkpoint, and on one machine with equally many threads ends at the same weights. Checkpoints are the trainer's,
+    with files of torch beside the weights; they are removed at the end.
 
-    The same call continues after an interruption from the last checkpoint, and on one machine with equally many threads
-    ends at the same weights. Checkpoints are the trainer's, with files of torch beside the weights; they are removed at
-    the end.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For settings that are not allowed; fewer pairs than a batch; a base that the kind cannot be made of, such as an
-        autoencoder of another layer; a teacher that scored other pairs; and a folder that holds another run (the fields
-        that differ are named).
-    ImportError
-        Without the extra `learned`, or `trainer` for kinds without LoRA.
-    FloatingPointError
-        If the loss is not finite. The last checkpoint stays.
+    Raises TypeError or ValueError for settings that are not allowed, fewer pairs than a batch, a base that the kind
+    cannot be made of (such as an autoencoder of another layer), a teacher that scored other pairs, and a folder that
+    holds another run (the fields that differ are named); ImportError without the extra `learned`; FloatingPointError
+    for a loss that is not finite, before which the last checkpoint stays.
 
     Parameters
     ----------
@@ -138,7 +131,6 @@ def finetune(
         Such as `Splare(top=(40, 400))`, or a name in `lib.learned.models.KINDS` for the defaults.
     pairs : Pairs
     out : str or Path
-        Which is made if there is none.
     base : LatentTerms, TokenEncoder, str or Path, optional
         The retriever, with its autoencoder where the kind reads one, or the folder or name of one of both; None is the
         packaged model.
@@ -147,10 +139,9 @@ def finetune(
         Scores of these pairs' candidates, which the model learns to reproduce (KL); without one, it learns to tell a
         query's positive from all other texts of a batch.
     dev : Collection, optional
-        A small collection, not of test queries, that is ranked every `config.every` steps; the saved model is the best
-        of these.
+        A small one, not of test queries, that is ranked every `config.every` steps; the best state is what is saved.
     store : Store, optional
-        Where embeddings of kinds that do not train the retriever are kept.
+        Where embeddings are kept for kinds that do not train the retriever.
     """
     kind = KINDS[kind]() if isinstance(kind, str) and kind in KINDS else kind
     if not isinstance(kind, Kind):
@@ -173,7 +164,7 @@ def finetune(
     limit = model.max_seq_length
     model.max_seq_length = min(limit, config.max_length)
     trainer = _trainer(kind, model, columns, out, config, teacher is not None, dev, store)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / CHECKPOINTS)))
+    trainer.train(resume_from_checkpoint=_last_checkpoint(out / CHECKPOINTS))
     model.max_seq_length = limit
     _finish(model)
     model.save_pretrained(str(out))
@@ -254,7 +245,7 @@ def _trainer(
     evaluator = None if dev is None else _evaluator(dev, model)
     trained = _head(model, columns, store or Store()) if kind.frozen else model
     loss = kind.loss(trained, config.teacher_temperature if distilled else None)
-    callbacks = [_Progress(out / LOG, config.every), *kind.callbacks(model)]
+    callbacks = [_Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
     if isinstance(loss, SpladeLoss):
         callbacks.append(SpladeRegularizerWeightSchedulerCallback(loss, warmup_ratio=config.flops_warmup))
     trainer = _finite(SparseEncoderTrainer if sparse else SentenceTransformerTrainer)(
@@ -303,6 +294,12 @@ def _arguments(
     )
 
 
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the last checkpoint that is complete: of its files, the trainer writes its own state last."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
 def _finite(kind: type) -> type:
     """Return a trainer that stops, before it takes a step, at a loss that is not finite."""
 
@@ -311,7 +308,7 @@ def _finite(kind: type) -> type:
             loss = super().compute_loss(*args, **kwargs)
             value = loss[0] if isinstance(loss, tuple) else loss
             if not torch.isfinite(value):
-                last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+                last = _last_checkpoint(Path(self.args.output_dir))
                 state = "there is no checkpoint yet" if last is None else f"the last checkpoint is {last}"
                 raise FloatingPointError(
                     f"The loss of step {self.state.global_step + 1} is {value.item()}; {state}. Lower the learning "
@@ -325,8 +322,8 @@ def _finite(kind: type) -> type:
 class _Progress(TrainerCallback):
     """Shows progress, writes the log, and has the last step evaluated."""
 
-    def __init__(self, log: Path, every: int):
-        self._log, self._every, self._status = log, every, ""
+    def __init__(self, log: Path):
+        self._log, self._status = log, ""
         self._steps: Iterator[int] = iter(())
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
