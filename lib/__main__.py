@@ -117,7 +117,7 @@ def _add_finetune_arguments(kinds) -> None:
         add("--sample", type=int, help="Train on this many of the pairs, drawn at random; by default on all.")
         add("--negatives", type=int, default=4, help="Hard negatives of a query; 0 mines none.")
         add("--miners", nargs="+", choices=MINERS, default=list(MINERS), help="What ranks the texts that they are of.")
-        teachers = "Learn the scores of this retriever, or the sum of several, such as dense:all-mpnet-base-v2."
+        teachers = "Learn the scores of this retriever, or the mean of several, such as dense:all-mpnet-base-v2."
         add("--teacher", nargs="+", default=[], metavar=f"{{{','.join(TEACHERS)}}}:RETRIEVER", help=teachers)
         about = "Collection without test queries that is ranked while training; the best state is saved. '' for none."
         add("--dev", default="pydoc/500/train", help=about)

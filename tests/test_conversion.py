@@ -327,6 +327,10 @@ def test_what_latent_terms_cannot_say(converted, sentence_folder, tiny_encoder):
     with pytest.raises(ValueError, match="max_active_dims is 5"):
         from_sparse_encoder(converted)
     converted.max_active_dims = None
+    converted[-1].top = (40, 400)
+    with pytest.raises(ValueError, match=r"top is \(40, 400\).*keep_top"):
+        from_sparse_encoder(converted)
+    converted[-1].top = None
     with pytest.raises(ValueError, match="k is 3"):
         from_sparse_encoder(converted, k=3)
     without_decoder = copy.deepcopy(converted)

@@ -284,6 +284,7 @@ def test_a_part_of_a_joined_autoencoder_is_read(pairs, tiny_encoder, tiny_sae):
     )
     joined = LatentTerms(tiny_encoder, join([tiny_sae, other]))
     assert [Splare(part=part).build(joined)[1].hidden_dim for part in (0, 1, -1)] == [64, 64, 128]
+    assert [Splare(part=part, k=k).build(joined)[1].k for part, k in ((0, 0), (0, 6), (-1, 0))] == [4, 6, 8]
 
 
 def test_a_middle_layer_is_read_and_only_blocks_below_it_are_trained(pairs, tiny_encoder, tiny_sae, tmp_path):

@@ -149,6 +149,8 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     transformer, layer, coder, pooling = _parts(encoder)
     if encoder.max_active_dims is not None:
         raise ValueError(f"max_active_dims is {encoder.max_active_dims}; set it to None, and use lib.bm25.pruning.")
+    if pooling.top is not None:
+        raise ValueError(f"top is {pooling.top}; set the pooling's to None, and use lib.bm25.pruning.keep_top.")
     if coder.W_dec is None:
         raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
     k = _average(coder, k)

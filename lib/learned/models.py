@@ -178,9 +178,13 @@ class Splare(_Tokens):
     part : int
         Which of the autoencoders that were joined into one is used, from 0 on; -1 is all of them, which takes several
         times longer.
+    k : int
+        Latents that a token may have; 0 is the autoencoder's own number: 8 of a part of the packaged one, each of which
+        was trained with 16.
     """
 
     part: int = 0
+    k: int = 0
     about: ClassVar[str] = "latents of a frozen autoencoder, max log1p; the retriever learns by LoRA"
 
     def build(self, base: LatentTerms | TokenEncoder) -> SparseEncoder:
@@ -189,7 +193,8 @@ class Splare(_Tokens):
             raise ValueError("SPLARE reads an autoencoder; give a LatentTerms, or its folder, not a retriever alone.")
         if difference := other_origin(base.sae, base.encoder):
             raise ValueError(difference)
-        return self._model(_encoder(base), base.sae if self.part == -1 else part_of(base.sae, self.part))
+        sae = base.sae if self.part == -1 else part_of(base.sae, self.part)
+        return self._model(_encoder(base), sae.with_k(self.k) if self.k else sae)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class VocabularyHead(_Tokens):
         Words that a token may have.
     """
 
-    k: int = 24
+    k: int = 16
     about: ClassVar[str] = "words of the tokenizer in the place of latents: SPLARE's control"
 
     def build(self, base: LatentTerms | TokenEncoder) -> SparseEncoder:

@@ -82,7 +82,7 @@ def teacher_scores(
     *,
     store: Store | None = None,
 ) -> TeacherScores:
-    """Return the scores of a teacher, or the weighted sum of those of several; each teacher's are stored.
+    """Return the scores of a teacher, or the weighted sum of those of several; each one's are stored.
 
     ValueError for pairs without negatives, which leave nothing to rank, no teacher, an unknown one, weights of another
     number, and a teacher that gives all candidates of every query the same score.
@@ -93,12 +93,12 @@ def teacher_scores(
     teachers : sequence of (str, TokenEncoder)
         A name in `TEACHERS`, and the retriever: ("dense", TokenEncoder("all-mpnet-base-v2")).
     weights : sequence of float, optional
-        None is equal ones.
+        None is equal ones that add up to 1.
     store : Store, optional
     """
     if not pairs.n_negatives:
         raise ValueError("The pairs have no negatives, so there is nothing to rank; add some with mine_negatives.")
-    weights = [1.0] * len(teachers) if weights is None else list(weights)
+    weights = [1 / len(teachers)] * len(teachers) if weights is None else list(weights)
     if not teachers or len(weights) != len(teachers):
         raise ValueError(f"There are {len(teachers)} teachers and {len(weights)} weights; give one weight for each.")
     store = store or Store()
