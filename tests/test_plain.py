@@ -10,9 +10,7 @@ from lib import TokenEncoder
 from lib.encode import plain
 
 FILES = {
-    "modules.json": [
-        {"type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling", "Normalize")
-    ],
+    "modules.json": [{"type": kind, "path": path} for kind, path in plain._MODULES],
     "config.json": {"model_type": "bert"},
     "sentence_bert_config.json": {"max_seq_length": 256, "do_lower_case": False},
     "config_sentence_transformers.json": {"__version__": {}},
@@ -42,9 +40,11 @@ def test_it_is_what_sentence_transformers_gives(packaged_encoder, monkeypatch):
     ("name", "change"),
     [
         (None, None),
-        ("modules.json", [{"type": "sentence_transformers.models.Transformer"}]),
+        ("modules.json", FILES["modules.json"][:2]),
+        ("modules.json", [{"type": plain._MODULES[0][0], "path": "0_Transformer"}, *FILES["modules.json"][1:]]),
         ("config.json", {"model_type": "qwen3"}),
         ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": True}),
+        ("sentence_bert_config.json", {"max_seq_length": None, "do_lower_case": False}),
         ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False, "query_length": 8}),
         ("config_sentence_transformers.json", {"__version__": {}, "prompts": {"query": "q: "}}),
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}),

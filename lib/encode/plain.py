@@ -11,6 +11,9 @@ from torch.nn.functional import normalize
 
 from lib.encode.limits import check_limits, check_vocabulary
 
+_PLACES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+_MODULES = [(f"sentence_transformers.models.{kind}", path) for kind, path in _PLACES.items()]
+
 
 class Transformer(torch.nn.Module):
     """The Transformer of `PlainModel`; its attributes have sentence-transformers' names."""
@@ -95,16 +98,17 @@ def load(folder: str, device: str | None, max_length: int | None = None) -> Plai
 
 
 def _is_plain(folder: Path) -> bool:
-    modules = [module["type"] for module in _json(folder / "modules.json") or ()]
+    modules = [(module.get("type"), module.get("path")) for module in _json(folder / "modules.json")]
     pooling = _json(folder / "1_Pooling" / "config.json")
     reading = _json(folder / "sentence_bert_config.json")
     modes = {name for name, value in pooling.items() if name.startswith("pooling_mode") and value}
     return (
-        modules == [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
+        modules == _MODULES
         and modes == {"pooling_mode_mean_tokens"}
         and pooling.get("include_prompt", True)
         and _json(folder / "config.json").get("model_type") in ("bert", "mpnet")
-        and reading == {"max_seq_length": reading.get("max_seq_length"), "do_lower_case": False}
+        and isinstance(reading.get("max_seq_length"), int)
+        and reading == {"max_seq_length": reading["max_seq_length"], "do_lower_case": False}
         and _json(folder / "config_sentence_transformers.json").keys() == {"__version__"}
         and (folder / "model.safetensors").is_file()
     )
