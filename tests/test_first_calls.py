@@ -125,6 +125,13 @@ CALLS = {
     "evaluation.late_interaction.StoredStates": "StoredStates(np.eye(2, dtype=np.int8), np.arange(3), ids)",
     "evaluation.splade.folder_of_wheel": "from pathlib import Path; "
     'raises(FileNotFoundError, folder_of_wheel, Path("none.whl"))',
+    "learned.pairs.Pairs": 'Pairs(texts, ["cats", "dogs"]).digest',
+    "learned.models.Splare": "Splare()",
+    "learned.retriever.LearnedRetriever": 'LearnedRetriever.load("me/sparse").encode_queries(texts)',
+    "learned.train.FinetuneConfig": "FinetuneConfig()",
+    "learned.train.finetune": "from lib.learned.pairs import Pairs; from lib.learned.train import FinetuneConfig; "
+    'pairs, config = Pairs(texts, ["cats", "dogs"]), FinetuneConfig(batch_size=2, steps=1); '
+    'finetune("dense", pairs, "finetuned", base=retriever, config=config)',
     "evaluation.tuning.check_training": "check_training([little()])",
     "evaluation.tuning.tune_bm25": "tune_bm25([(little(), rows, rows)])",
     "evaluation.tuning.tune_weights": "parts = np.ones((2, 3, 2), np.float32); tune_weights([(little(), parts)])",
