@@ -29,7 +29,7 @@ from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
 from lib.report.pruning import pruning_figure
-from lib.report.retrieval import retrieval_figure, wide_table
+from lib.report.retrieval import retrieval_figure, wide_table, without_ranks
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
 from lib.report.width_k import width_k_figure
@@ -158,8 +158,8 @@ def _verdict(row) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "retrieval": lambda results: latex_table(wide_table(results["retrieval"], names.MEASURE)),
-    "recall": lambda results: latex_table(wide_table(results["retrieval"], "R@100")),
+    "retrieval": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), names.MEASURE)),
+    "recall": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), "R@100")),
     "published": lambda _: latex_table(PUBLISHED.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")),
     "limit": _limit_table,
     "latency": _latency_table,

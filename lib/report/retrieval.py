@@ -9,7 +9,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, collections_of, colours_of, markdown_table, significant
-from lib.studies.names import DENSE, LATE, LATENT, LEXICAL, MEASURE, RECALL, SPLADE, TUNED, is_limit
+from lib.studies.names import (
+    DENSE,
+    DENSE_FUSED,
+    DENSE_WORDS,
+    LATE,
+    LATENT,
+    LATENT_FUSED,
+    LATENT_WORDS,
+    LEXICAL,
+    MEASURE,
+    ONE_PASS,
+    RECALL,
+    SPLADE,
+    TUNED,
+    is_limit,
+)
 from lib.studies.published import PUBLISHED_DENSE
 from lib.studies.results import mean_of
 from lib.support.files import replacing
@@ -24,9 +39,14 @@ def systems_of(summary: pd.DataFrame) -> dict[str, str]:
     return colours_of(sorted(summary["system"].unique(), key=[*COLOURS, *summary["system"]].index))
 
 
+def without_ranks(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without the fusions by reciprocal ranks: where space is short, the weighted ones are shown."""
+    return summary[~summary["system"].isin([DENSE_FUSED, LATENT_FUSED])]
+
+
 def retrieval_figure(summary: pd.DataFrame, measure: str = MEASURE) -> Figure:
     """Draw the retrieval table as bars, a group a collection, with 95 % bootstrap intervals over its queries."""
-    table = summary[summary["measure"] == measure]
+    table = without_ranks(summary[summary["measure"] == measure])
     names, systems = collections_of(table), systems_of(table)
     width = 0.8 / len(systems)
     with plt.rc_context(STYLE):
@@ -74,7 +94,12 @@ def readme_results(folder: Path) -> str:
     if tuned := origin["config"].get("tuned"):
         constants = ", ".join(f"{name} = {value}" for name, value in tuned.items())
         note += f" Tuned on the training queries of other splits: {constants}."
-    return "\n\n".join(filter(None, [markdown_table(wide_table(summary)), note, results_in_words(summary)]))
+    if weights := origin["config"].get("weights"):
+        of_parts = ", ".join(f"{name} {value}" for name, value in weights.items())
+        note += f" Weights of *{ONE_PASS}*, chosen likewise: {of_parts}."
+    return "\n\n".join(
+        filter(None, [markdown_table(wide_table(without_ranks(summary))), note, results_in_words(summary)])
+    )
 
 
 def results_in_words(summary: pd.DataFrame) -> str:
@@ -85,10 +110,11 @@ def results_in_words(summary: pd.DataFrame) -> str:
     if real:
         ndcg = means.loc[MEASURE].loc[real]
         mean = ndcg.mean()
-        systems = [name for name in (LATENT, TUNED, LATE, SPLADE, DENSE, LEXICAL) if name in mean]
+        fusions = (ONE_PASS, LATENT_WORDS, DENSE_WORDS)
+        systems = [name for name in (LATENT, TUNED, *fusions, LATE, SPLADE, DENSE, LEXICAL) if name in mean]
         rows = summary[(summary["measure"] == MEASURE) & summary["collection"].isin(real)]
         changes = []
-        for system in [name for name in (LATENT, TUNED) if name in mean]:
+        for system in [name for name in (LATENT, TUNED, *fusions) if name in mean]:
             difference, low, high = mean_of(rows[rows["system"] == system])
             least = (ndcg[system] / ndcg[DENSE]).min()
             changes.append(f"{system} {difference:+.3f} [{low:+.3f}, {high:+.3f}] (at least {least:.2f} of it on each)")
@@ -105,7 +131,8 @@ def results_in_words(summary: pd.DataFrame) -> str:
         recall = means.loc[(RECALL, "limit")]
         sentences.append(
             f"On `limit`, {RECALL} is {recall[LATENT]:.3f} with latent terms, {recall[DENSE]:.3f} with dense search "
-            f"({recall[LATENT] / recall[DENSE]:.1f} times), {recall[LEXICAL]:.3f} with words."
+            f"({recall[LATENT] / recall[DENSE]:.1f} times), {recall[LEXICAL]:.3f} with words"
+            + (f" and {recall[LATENT_WORDS]:.3f} with both in one index." if LATENT_WORDS in recall else ".")
         )
     return " ".join(sentences)
 
