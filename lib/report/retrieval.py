@@ -12,8 +12,6 @@ from lib.report.common import COLOURS, SIGNIFICANT, STYLE, collections_of, colou
 from lib.studies.names import (
     DENSE,
     DENSE_FUSED,
-    DENSE_WORDS,
-    LATE,
     LATENT,
     LATENT_FUSED,
     LATENT_WORDS,
@@ -21,8 +19,6 @@ from lib.studies.names import (
     MEASURE,
     ONE_PASS,
     RECALL,
-    SPLADE,
-    TUNED,
     is_limit,
 )
 from lib.studies.published import PUBLISHED_DENSE
@@ -109,20 +105,15 @@ def results_in_words(summary: pd.DataFrame) -> str:
     sentences = []
     if real:
         ndcg = means.loc[MEASURE].loc[real]
-        mean = ndcg.mean()
-        fusions = (ONE_PASS, LATENT_WORDS, DENSE_WORDS)
-        systems = [name for name in (LATENT, TUNED, *fusions, LATE, SPLADE, DENSE, LEXICAL) if name in mean]
-        rows = summary[(summary["measure"] == MEASURE) & summary["collection"].isin(real)]
+        rows = without_ranks(summary[(summary["measure"] == MEASURE) & summary["collection"].isin(real)])
         changes = []
-        for system in [name for name in (LATENT, TUNED, *fusions) if name in mean]:
+        for system in [name for name in systems_of(rows) if name != DENSE]:
             difference, low, high = mean_of(rows[rows["system"] == system])
-            least = (ndcg[system] / ndcg[DENSE]).min()
-            changes.append(f"{system} {difference:+.3f} [{low:+.3f}, {high:+.3f}] (at least {least:.2f} of it on each)")
-        sentences += [
-            f"Mean over the {COUNTS.get(len(real), len(real))} real test collections: "
-            f"{', '.join(f'{system} {mean[system]:.3f}' for system in systems)}.",
-            f"Mean difference from dense, with its 95 % interval: {', '.join(changes)}.",
-        ]
+            changes.append(f"{system} {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
+        sentences.append(
+            f"Mean over the {COUNTS.get(len(real), len(real))} real test collections: dense {ndcg[DENSE].mean():.3f}; "
+            f"the others differ from it, with 95 % intervals, by: {', '.join(changes)}."
+        )
         for name in [name for name in PUBLISHED if name in real]:
             here, published = ndcg[DENSE][name], PUBLISHED_DENSE[PUBLISHED[name]]["all-MiniLM-L6-v2"]
             source = f"and {published:.4f} as published for this retriever (MTEB)"

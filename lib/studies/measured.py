@@ -121,11 +121,21 @@ def weakest_less_strongest(results: Results) -> list[Measured]:
 
 def against_late(results: Results) -> list[Measured]:
     """Return latent terms less late interaction over the same token states."""
-    table = results["retrieval_per_query"]
-    if names.LATE not in table:
-        raise NotMeasured(f"no {names.LATE} among the systems")
-    figure = _paired(without_limit(table[table["measure"] == names.MEASURE]), names.LATENT, names.LATE)
+    figure = _less(results, names.LATENT, names.LATE)
     return [figure._replace(on=f"{figure.on}, retriever not trained for it")]
+
+
+def more_than_dense_and_words(results: Results, system: str) -> list[Measured]:
+    """Return a system of the retrieval table less the weighted sum of dense search and words."""
+    return [_less(results, system, names.DENSE_WORDS)]
+
+
+def _less(results: Results, system: str, reference: str) -> Measured:
+    """Return one system of the retrieval table less another, query by query."""
+    table = results["retrieval_per_query"]
+    if missing := [name for name in (system, reference) if name not in table]:
+        raise NotMeasured(f"no {missing[0]} among the systems")
+    return _paired(without_limit(table[table["measure"] == names.MEASURE]), system, reference)
 
 
 def _paired(values: pd.DataFrame, column: str, reference: str) -> Measured:
