@@ -114,10 +114,11 @@ def results_in_words(summary: pd.DataFrame) -> str:
             f"Mean over the {COUNTS.get(len(real), len(real))} real test collections: dense {ndcg[DENSE].mean():.3f}; "
             f"the others differ from it, with 95 % intervals, by: {', '.join(changes)}."
         )
-        for name in [name for name in PUBLISHED if name in real]:
-            here, published = ndcg[DENSE][name], PUBLISHED_DENSE[PUBLISHED[name]]["all-MiniLM-L6-v2"]
-            source = f"and {published:.4f} as published for this retriever (MTEB)"
-            sentences.append(f"Dense on {PUBLISHED[name]} is {here:.4f} here, {source}.")
+        if names := [name for name in PUBLISHED if name in real]:
+            here = " and ".join(f"{ndcg[DENSE][name]:.4f}" for name in names)
+            published = [f"{PUBLISHED_DENSE[PUBLISHED[name]]['all-MiniLM-L6-v2']:.4f}" for name in names]
+            of = " and ".join(PUBLISHED[name] for name in names)
+            sentences.append(f"Dense on {of} is {here} here, {' and '.join(published)} as published (MTEB).")
     if (RECALL, "limit") in means.index:
         recall = means.loc[(RECALL, "limit")]
         sentences.append(

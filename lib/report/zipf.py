@@ -33,7 +33,7 @@ def rank_frequency_figure(curves: pd.DataFrame) -> Figure:
 
 
 def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Figure:
-    """Draw one collection's rank-frequency curves with the fitted tails, and every collection's exponents."""
+    """Draw one collection's rank-frequency curves with the fitted tails, and in their colours every one's exponents."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), width_ratios=(3, 2))
         fit_of = fits[fits["collection"] == collection].set_index("vocabulary")
@@ -53,9 +53,7 @@ def zipf_figure(fits: pd.DataFrame, curves: pd.DataFrame, collection: str) -> Fi
             y = np.arange(len(names)) + 0.24 * (number - middle)
             right.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.4)
             faces = [colour if p >= PLAUSIBLE else "white" for p in rows["p"]]
-            right.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3, label=vocabulary)
-            label = {"textcoords": "offset points", "color": colour, "va": "center", "fontsize": 8}
-            right.annotate(vocabulary, (rows["high"].iloc[0], y[0]), (4, 0), **label)
+            right.scatter(rows["exponent"], y, s=26, color=faces, edgecolors=colour, zorder=3)
         right.axvline(1, color="black", linewidth=0.8, linestyle=":")
         right.text(1, -0.55, " Zipf's law", fontsize=7.5, va="center")
         right.set_yticks(np.arange(len(names)), names, fontsize=8)
