@@ -218,7 +218,8 @@ def main() -> None:
 
 def _raised_by_this_package(error: Exception) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith("lib.")
+    package = frame.f_globals.get("__package__") or ""  # the name of this module is __main__ when it is run
+    return package.split(".")[0] == "lib"
 
 
 def _train_all(args: argparse.Namespace) -> None:

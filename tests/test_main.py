@@ -1,5 +1,6 @@
 import json
 import random
+import runpy
 import signal
 import sys
 import time
@@ -260,6 +261,12 @@ def test_constants_are_not_tuned_on_test_queries(tmp_path, text, sentence_folder
     with pytest.raises(SystemExit, match="split 'test'"):
         run(monkeypatch, "tune", tmp_path / "a", "--collections", "pydoc/1000/test")
     assert bytes_of(tmp_path / "a") == before
+
+
+def test_an_error_about_the_input_is_one_line_where_this_module_raises_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lib", "search", "nowhere", " "])
+    with pytest.raises(SystemExit, match=r"^ValueError: The query is empty"):
+        runpy.run_module("lib", run_name="__main__")
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path, plain_folder, monkeypatch):
