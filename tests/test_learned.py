@@ -32,7 +32,7 @@ from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.codes import FinishedTopK
 from lib.support.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 SMALL = {"width": 64, "k": 4}
 TINY = {
