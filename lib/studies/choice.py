@@ -30,6 +30,7 @@ class Choice(NamedTuple):
 def tune(model: LatentTerms, collections: Iterable[Collection | str], store: Store | None = None) -> Choice:
     """Choose BM25's constants and a searcher's weights for a model on training queries.
 
+    A collection is given, or named as `load_collection` takes it.
     Return the constants, for `model.with_bm25`, and the grid that was tried, as `tuning.tune_bm25`; the weights, chosen
     with these constants, and the grid of them, as `tuning.tune_weights`; and a row a collection and system ("tuned",
     "dense", and "one pass" with the weights): nDCG@10 against the paper's constants, as `measures.compare`. All was
