@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export LATENT_TERMS_PROFILE ?= smoke
 export LATENT_TERMS_CACHE ?= build/store
+# a hundred processes start in the tests; each would compile the library anew
+unexport PYTHONDONTWRITEBYTECODE
 BUILT := build/$(LATENT_TERMS_PROFILE)
 RESULTS := $(if $(filter laptop,$(LATENT_TERMS_PROFILE)),figures,$(BUILT)/figures)
 

@@ -164,6 +164,20 @@ CALLS = {
     "LatentTerms.from_pretrained": 'LatentTerms.from_pretrained("me/terms")',
     "interop.conversion.load_sparse_encoder": 'load_sparse_encoder("me/sparse")',
     "interop.engines.rounding_loss": "from lib import BM25Index; rounding_loss(BM25Index.build(rows, ids), rows)",
+    "evaluation.splade.Splade": "Splade(splade).encode_queries(texts)",
+    "evaluation.splade.splade_terms": "from lib.evaluation.splade import Splade; "
+    "splade_terms(Splade(splade), little())",
+    "evaluation.splade.splade_ranking": "from lib.evaluation.splade import Splade; "
+    "splade_ranking(Splade(splade), little(), 1)",
+    "interop.modules.SparseAutoEncoderTokenEncoder": "Coder = SparseAutoEncoderTokenEncoder; "
+    'Coder.from_checkpoint("checkpoint.safetensors"); Coder(input_dim=4, hidden_dim=8, k=2).save("coder")',
+    "interop.modules.SparseTokenPooling": 'SparseTokenPooling(8).save("pooling")',
+    "interop.ray_data.encode_corpus": 'raises((ImportError, ValueError), encode_corpus, "out", [], "alone", workers=1)',
+    "__main__.main, join": 'sys.argv[1:] = ["join", "alone", "alone", "joined"]; main()',
+    "__main__.main, tune": 'import shutil; shutil.copytree("alone", "tuned"); '
+    'sys.argv[1:] = ["tune", "tuned", "--collections", "data/little/train"]; main()',
+    "__main__.main, index": 'sys.argv[1:] = ["index", "text/a.txt", "indexed", "--model", "alone"]; main()',
+    "__main__.main, search": 'sys.argv[1:] = ["search", "searcher", "the cat"]; main()',
     "__main__.main, train": f'sys.argv[1:] = ["train", "text", "trained", "--model", retriever, {SMALL}]; main()',
 }
 CALLS |= {f"interop.engines.write, {name}": f'write(little_index(), "out", "{name}")' for name in TARGETS}
@@ -240,11 +254,6 @@ METHODS = {
     'rerank(first, states, encoder.stream(["the cat"], "query"))',
     "inference_free.InferenceFreeQueries": "InferenceFreeQueries.build(model, texts).encode(texts)",
     **{f"Searcher.{name}": f"{SEARCHER}{call}" for name, call in SEARCHES.items()},
-    "evaluation.splade.Splade": "Splade(splade).encode_queries(texts)",
-    "evaluation.splade.splade_terms": "from lib.evaluation.splade import Splade; "
-    "splade_terms(Splade(splade), little())",
-    "evaluation.splade.splade_ranking": "from lib.evaluation.splade import Splade; "
-    "splade_ranking(Splade(splade), little(), 1)",
     "interop.conversion.term_matrix": "import torch; term_matrix(torch.eye(2))",
     "interop.conversion.from_sparse_encoder": f"{SPARSE}; from_sparse_encoder(encoder)",
     "interop.conversion.to_sparse_encoder": "to_sparse_encoder(model)",
@@ -255,13 +264,6 @@ METHODS = {
     "from lib.interop.modules import SparseAutoEncoderTokenEncoder as Coder, SparseTokenPooling as Pooling; "
     "modules = [SentenceTransformer(retriever)[0], Coder(input_dim=32, hidden_dim=48, k=4), Pooling(48)]; "
     "TokenReconstructionLoss(SparseEncoder(modules=modules))",
-    "interop.modules.SparseAutoEncoderTokenEncoder": "Coder = SparseAutoEncoderTokenEncoder; "
-    'Coder.from_checkpoint("checkpoint.safetensors"); Coder(input_dim=4, hidden_dim=8, k=2).save("coder")',
-    "interop.modules.SparseTokenPooling": 'SparseTokenPooling(8).save("pooling")',
-    "interop.ray_data.encode_corpus": 'raises((ImportError, ValueError), encode_corpus, "out", [], "alone", workers=1)',
-    "__main__.main, join": 'sys.argv[1:] = ["join", "alone", "alone", "joined"]; main()',
-    "__main__.main, tune": 'import shutil; shutil.copytree("alone", "tuned"); '
-    'sys.argv[1:] = ["tune", "tuned", "--collections", "data/little/train"]; main()',
 }
 
 # Modules in which everything is public. Of others, it is what READMEs and notebooks import and what packages export.
