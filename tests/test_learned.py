@@ -5,6 +5,7 @@ import random
 import re
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,7 +150,12 @@ def test_splare_and_its_control_leave_what_they_read_as_it_was_and_prune(name, t
 def test_weights_of_flops_rise_as_the_square_and_k_falls_by_equal_factors(trained):
     weights = [row["document_regularizer_weight"] for row in log_of(trained("splare")) if "loss" in row]
     assert weights == pytest.approx([0.01 * min(1, step / 3) ** 2 for step in range(4)])
-    assert [AnnealedK(None, 64, 4).k_at(share) for share in (0, 0.125, 0.25, 0.5, 0.9)] == [64, 32, 16, 4, 4]
+    annealed, args = AnnealedK(SimpleNamespace(k=4), 64, 4), (None, SimpleNamespace(global_step=1, max_steps=8), None)
+    assert [annealed.k_at(share) for share in (0, 0.125, 0.25, 0.5, 0.9)] == [64, 32, 16, 4, 4]
+    annealed.on_step_begin(*args)
+    assert annealed.autoencoder.k == 32
+    annealed.on_step_end(*args)  # after which the model may be evaluated and saved
+    assert annealed.autoencoder.k == 4
 
 
 def test_a_finetuned_retriever_is_used_as_latent_terms_are(trained, base):
@@ -231,6 +237,26 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_state(pairs, base, 
     checkpoint = SparseEncoder(str(tmp_path / CHECKPOINTS / "checkpoint-2"), trust_remote_code=True)
     assert torch.isfinite(dense(checkpoint.encode(TEXTS))).all()
     assert not (tmp_path / "modules.json").exists()
+
+
+def test_weights_that_are_not_finite_are_never_a_checkpoint(pairs, base, tmp_path, monkeypatch):
+    on_step_end = train._FiniteWeights.on_step_end
+
+    def spoil(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 4:
+            next(iter(model.parameters())).data.fill_(torch.nan)
+        on_step_end(self, args, state, control, model=model, **kwargs)
+
+    monkeypatch.setattr(train._FiniteWeights, "on_step_end", spoil)
+    with pytest.raises(FloatingPointError, match=r"step 4.*NaN.*checkpoint-2"):
+        finetune(TINY["bottleneck"], pairs, tmp_path, base=base, config=CONFIG)
+    assert not (tmp_path / CHECKPOINTS / "checkpoint-4").exists()
+
+
+@pytest.mark.parametrize("name", ["splare", "dense", "csrv2"])
+def test_nothing_is_dropped_at_random_in_training(name, base):
+    dropouts = [module for module in TINY[name].build(base).modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropouts and all(module.p == 0 for module in dropouts)
 
 
 def test_bad_input_is_refused_before_any_work(pairs, triples, base, tmp_path, monkeypatch, tiny_sae):

@@ -499,3 +499,17 @@ def test_modules_that_do_not_fit_each_other_are_refused_early(sentence_folder):
         SparseEncoder(modules=[transformer, make(), SparseTokenPooling(WIDTH)])
     with pytest.raises(ValueError, match=r"24.*SparseTokenPooling.* 25"):
         SparseEncoder(modules=[transformer, make(input_dim=32), SparseTokenPooling(WIDTH + 1)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"groups": 3}, {"variant": "jumprelu"}, {"token_batch_size": 4}])
+def test_frozen_weights_give_the_same_codes_and_gradients_without_a_dense_backward_pass(settings):
+    tokens, weights = draw(N, D), draw(N, 18)
+    results = []
+    for frozen in (False, True):
+        x = tokens.clone().requires_grad_()
+        values, indices = make(frozen=frozen, k=18, **settings).encode_tokens(x)
+        assert (values == 0).any()  # whose gradient is 0
+        (values * weights).sum().backward()
+        results.append((values, indices, x.grad))
+    for expected, result in zip(*results, strict=True):
+        assert_close(result, expected)

@@ -17,6 +17,7 @@ from sentence_transformers.util import pairwise_dot_score
 from transformers import TrainerCallback
 
 from lib.support.checks import check_count
+from lib.support.files import replacing
 
 
 def scaled_score(a: torch.Tensor, b: torch.Tensor, similarity: Callable, scale: float) -> torch.Tensor:
@@ -82,25 +83,29 @@ class BottleneckLoss(SpladeLoss):
 
 
 class LossState(TrainerCallback):
-    """Keeps what a loss counts, such as for how long latents have been silent, in checkpoints."""
+    """Keeps what a loss counts, such as for how long latents have been silent, in checkpoints.
+
+    Its file is written after all others of a checkpoint, with nothing to count, too: a checkpoint with it is complete.
+    """
+
+    file_name = "loss.safetensors"
 
     def __init__(self, loss: torch.nn.Module):
         self.buffers = {name: buffer for name, buffer in loss.named_buffers() if not name.startswith("model.")}
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Go on from the checkpoint of the step, if there is one."""
-        path = self._path(args, state)
-        if self.buffers and path.is_file():
-            for name, values in load_file(path).items():
+        if state.global_step:
+            for name, values in load_file(self._path(args, state)).items():
                 self.buffers[name].copy_(values)
 
     def on_save(self, args, state, control, **kwargs) -> None:
         """Write the counts beside what the trainer has written."""
-        if self.buffers:
-            save_file({name: buffer.contiguous() for name, buffer in self.buffers.items()}, self._path(args, state))
+        with replacing(self._path(args, state)) as temporary:
+            save_file({name: buffer.contiguous() for name, buffer in self.buffers.items()}, temporary)
 
     def _path(self, args, state) -> Path:
-        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss.safetensors"
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.file_name
 
 
 class AnnealedK(TrainerCallback):
@@ -117,6 +122,6 @@ class AnnealedK(TrainerCallback):
         """Set k for the step."""
         self.autoencoder.k = self.k_at(state.global_step / state.max_steps)
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Set the last k, with which the model is saved."""
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Set the last k, with which the model is evaluated and saved."""
         self.autoencoder.k = self.last

@@ -118,7 +118,19 @@ def _encoder(base: LatentTerms | TokenEncoder) -> TokenEncoder:
 
 
 def _retriever(encoder: TokenEncoder) -> SentenceTransformer:
-    return SentenceTransformer(str(encoder.folder), device=str(encoder.device), local_files_only=True).float()
+    return without_dropout(
+        SentenceTransformer(str(encoder.folder), device=str(encoder.device), local_files_only=True).float()
+    )
+
+
+def without_dropout(model: Model) -> Model:
+    """Set every dropout of a model to 0: a few thousand steps do not overfit, and attention without it is fused."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model
 
 
 def _embedding_modules(encoder: TokenEncoder) -> list[torch.nn.Module]:
@@ -156,7 +168,7 @@ class _Tokens(Kind):
         SparseTokenPooling(1, top=self.top)  # checks them
 
     def _model(self, encoder: TokenEncoder, sae: SparseAutoencoder, labels: list[str] | None = None) -> SparseEncoder:
-        model = to_sparse_encoder(LatentTerms(encoder, sae, "max", "log1p"), labels=labels)
+        model = without_dropout(to_sparse_encoder(LatentTerms(encoder, sae, "max", "log1p"), labels=labels))
         model[-2].trained_on = None  # it is to read what the retriever becomes
         model[-1].top = tuple(self.top)
         self.adapt(model, encoder.layer)
@@ -215,12 +227,17 @@ class VocabularyHead(_Tokens):
     def build(self, base: LatentTerms | TokenEncoder) -> SparseEncoder:
         """See `Kind`."""
         encoder = _encoder(base)
-        words = _retriever(encoder)[0].auto_model.get_input_embeddings().weight.detach()
+        labels = encoder.tokenizer.convert_ids_to_tokens(list(range((head := self.head(encoder)).width)))
+        return self._model(encoder, head, labels)
+
+    def head(self, encoder: TokenEncoder) -> SparseAutoencoder:
+        """Return the word embeddings in the form of an autoencoder; ValueError if they are of another size."""
+        words = _retriever(encoder)[0].auto_model.get_input_embeddings().weight.detach().float()
         if words.shape[1] != encoder.d:
             raise ValueError(f"{encoder.name} has words of size {words.shape[1]} and states of size {encoder.d}.")
-        zeros = words.new_zeros(len(words)), words.new_zeros(encoder.d)
-        head = SparseAutoencoder(words, zeros[0], words, zeros[1], FinishedTopK(self.k))
-        return self._model(encoder, head, encoder.tokenizer.convert_ids_to_tokens(list(range(len(words)))))
+        return SparseAutoencoder(
+            words, words.new_zeros(len(words)), words, words.new_zeros(encoder.d), FinishedTopK(self.k)
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from sentence_transformers.sparse_encoder.evaluation import SparseInformationRet
 from sentence_transformers.sparse_encoder.losses import SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
@@ -151,7 +150,7 @@ def finetune(
     for module in ("accelerate", "datasets"):
         optional_module(module, "trainer")
     base = load_base(base)
-    run = _run(kind, base, pairs, config, teacher, dev)
+    run = run_identity(kind, base, pairs, config, teacher, dev)
     earlier = json.loads((out / RUN).read_text("utf-8")) if (out / RUN).is_file() else None
     if earlier is not None:
         check_same(earlier["run"], run, out)
@@ -171,6 +170,12 @@ def finetune(
     _write_run(out, run, finished=True)
     remove(out / CHECKPOINTS)
     return model
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether `finetune` has finished in a folder."""
+    path = user_path(folder) / RUN
+    return path.is_file() and json.loads(path.read_text("utf-8"))["finished"]
 
 
 def _columns(kind: Kind, pairs: Pairs, teacher: TeacherScores | None, batch_size: int) -> dict[str, list]:
@@ -203,13 +208,13 @@ def load_base(base: LatentTerms | TokenEncoder | str | Path | None) -> LatentTer
     return LatentTerms.load(base, dtype="float32") if is_model else TokenEncoder(base, dtype="float32")
 
 
-def _run(
+def run_identity(
     kind: Kind,
     base: LatentTerms | TokenEncoder,
     pairs: Pairs,
     config: FinetuneConfig,
-    teacher: TeacherScores | None,
-    dev: Collection | None,
+    teacher: TeacherScores | None = None,
+    dev: Collection | None = None,
 ) -> dict[str, Any]:
     """Return everything that decides the trained weights, JSON-able."""
     encoder, sae = (base.encoder, base.sae) if isinstance(base, LatentTerms) else (base, None)
@@ -245,7 +250,7 @@ def _trainer(
     evaluator = None if dev is None else _evaluator(dev, model)
     trained = _head(model, columns, store or Store()) if kind.frozen else model
     loss = kind.loss(trained, config.teacher_temperature if distilled else None)
-    callbacks = [_Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
+    callbacks = [_FiniteWeights(), _Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
     if isinstance(loss, SpladeLoss):
         callbacks.append(SpladeRegularizerWeightSchedulerCallback(loss, warmup_ratio=config.flops_warmup))
     trainer = _finite(SparseEncoderTrainer if sparse else SentenceTransformerTrainer)(
@@ -295,8 +300,8 @@ def _arguments(
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """Return the last checkpoint that is complete: of its files, the trainer writes its own state last."""
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    """Return the last checkpoint that is complete (`LossState`)."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{LossState.file_name}")]
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
@@ -308,15 +313,26 @@ def _finite(kind: type) -> type:
             loss = super().compute_loss(*args, **kwargs)
             value = loss[0] if isinstance(loss, tuple) else loss
             if not torch.isfinite(value):
-                last = _last_checkpoint(Path(self.args.output_dir))
-                state = "there is no checkpoint yet" if last is None else f"the last checkpoint is {last}"
-                raise FloatingPointError(
-                    f"The loss of step {self.state.global_step + 1} is {value.item()}; {state}. Lower the learning "
-                    "rate, the scale or alpha, into another folder."
-                )
+                raise _diverged(f"The loss of step {self.state.global_step + 1} is {value.item()}", self.args)
             return loss
 
     return FiniteTrainer
+
+
+def _diverged(what: str, args) -> FloatingPointError:
+    last = _last_checkpoint(Path(args.output_dir))
+    state = "there is no checkpoint yet" if last is None else f"the last checkpoint is {last}"
+    return FloatingPointError(f"{what}; {state}. Lower the learning rate, the scale or alpha, into another folder.")
+
+
+class _FiniteWeights(TrainerCallback):
+    """Has no checkpoint written of weights that are not finite, as gradients of a finite loss may leave them."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        if control.should_save:
+            for name, weight in model.named_parameters():
+                if not torch.isfinite(weight).all():
+                    raise _diverged(f"After step {state.global_step}, {name} holds NaN or infinity", args)
 
 
 class _Progress(TrainerCallback):

@@ -30,6 +30,26 @@ from lib.support.checks import check_choice, check_count, check_integer
 _CHUNK = 2**25  # pre-activations held at once: 128 MB of float32
 
 
+class _OfFrozen(torch.autograd.Function):
+    """The values z [N, k] of codes of x [N, D] by frozen weights, with a backward pass that makes no [N, width].
+
+    d z_ij / d x_i is the column of W_enc of that latent where z_ij > 0, else 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x, W_enc, indices, values):
+        """Return `values`."""
+        ctx.save_for_backward(W_enc, indices, values)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the gradient of x; the others have none."""
+        W_enc, indices, values = ctx.saved_tensors
+        weights = (gradient * (values > 0)).to(W_enc.dtype)
+        return embedding_bag(indices, W_enc.T.contiguous(), per_sample_weights=weights, mode="sum"), None, None, None
+
+
 class SparseAutoEncoderTokenEncoder(LatentModule):
     """Token embeddings h to sparse codes z, a token at a time.
 
@@ -194,10 +214,12 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
     def _encode(self, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         codes = []
         for chunk in x.split(self.token_batch_size or max(1, _CHUNK // self.hidden_dim)):
-            pre = self.encode_pre_act(chunk)
-            if self.theta is not None:
-                pre = pre * (pre > self.theta)
-            codes.append(largest_codes(pre, k, self.groups))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                pre = self.encode_pre_act(chunk)
+                if self.theta is not None:
+                    pre = pre * (pre > self.theta)
+                indices, values = largest_codes(pre, k, self.groups)
+            codes.append((indices, _OfFrozen.apply(chunk, self.W_enc, indices, values) if self.frozen else values))
         indices, values = (torch.cat(parts) for parts in zip(*codes, strict=True))
         return values, indices
 
