@@ -1,9 +1,10 @@
-"""The command line, `python -m lib`: `train`, `join`, `tune` and `finetune` models, `index` texts and `search` them."""
+"""The command line, `python -m lib`: what is done to models (`train`, `join`, `label`, ...), `index` and `search`."""
 
 import argparse
 import inspect
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -22,7 +23,7 @@ from lib.data.collection import load_collection
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
-from lib.indexing import check_target, index_texts, open_searcher
+from lib.indexing import check_target, index_texts, open_searcher, read_texts
 from lib.latent_terms import LatentTerms, join_models
 from lib.learned.pairs import MINERS, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TEACHERS, teacher_scores
@@ -77,11 +78,20 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     about = "Pairs of a query and its answer, files or names in LATENT_TERMS_PAIRS; of each a sample is a collection, "
     add("--pairs", nargs="+", default=[], help=about + f"{_SAMPLE:,} pairs and {_QUERIES} of their queries.")
 
+    about = "Label the latents of a model by texts that they fire in. Labels are made of half of them and measured on "
+    about += "the others: the median of how well they predict firing (AUC) is printed beside that of random labels. "
+    about += "They are written into the model's folder, where model.labels, model.show and browse read them."
+    add = command("label", _label, about)
+    add("model", type=user_path, help="Folder of the model.")
+    source = "A .txt file with a text a line, a .jsonl file of objects with a text (also .gz), or a BEIR folder."
+    add("texts", help=source)
+    add("--sample", type=int, default=10_000, help="Texts that are read at most, drawn at random.")
+    add("--seed", type=int, default=0, help="Seed of the sample, and of the random labels.")
+
     about = "Index texts, so that search finds them. It ranks by latents, words and embeddings. Ids are the objects', "
     about += "else the numbers of the lines. After an interruption, the same command continues."
     add = command("index", _index, about)
-    about = "A .txt file with a text a line, a .jsonl file of objects with a text (also .gz), or a BEIR folder."
-    add("texts", help=about)
+    add("texts", help=source)
     add("folder", type=user_path, help="Folder for the index; it must be empty or not there yet.")
     add("--model", help="Folder, hub id or packaged name of a model; by default the packaged one of all-MiniLM-L6-v2.")
 
@@ -386,6 +396,19 @@ def _tune(args: argparse.Namespace) -> None:
         means.append({"model": folder} | row | asdict(constants))
     if len(means) > 1:
         print(pd.DataFrame(means).sort_values("tuned", ascending=False, kind="stable").to_string(index=False))
+
+
+def _label(args: argparse.Namespace) -> None:
+    from lib.inspect.labelling import label_latents
+
+    check_count(args.sample, "--sample")
+    model = LatentTerms.load(args.model)
+    _check_writable(args.model)
+    texts = [text for _, text in read_texts(args.texts)]
+    if len(texts) > args.sample:
+        texts = random.Random(args.seed).sample(texts, args.sample)
+    labels = label_latents(model, texts, seed=args.seed)
+    print(f"{labels} is written to {labels.save(args.model)}.")
 
 
 def _index(args: argparse.Namespace) -> None:

@@ -13,11 +13,15 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool
+from lib.bm25.steering import STEP, steer
 from lib.bm25.weighting import PAPER, UNTUNED, BM25Constants, Weights, check_constants, check_weights_of
 from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.encode.packaged import RETRIEVER_NAME
+from lib.inspect.display import ShownText, stretches
+from lib.inspect.labels import LABELS, Labels
+from lib.inspect.reading import read
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
-from lib.support.checks import check_choice
+from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.files import user_path
 from lib.support.folders import read_folder, save_folder
 from lib.support.hub import find_folder, upload
@@ -90,6 +94,7 @@ class LatentTerms:
         self.phi = check_choice(phi, PHIS, "phi")
         self.bm25 = check_constants(bm25)
         self.weights = check_weights_of(weights)
+        self._folder: Path | None = None  # where the model was loaded from
         if difference := other_origin(sae, encoder):
             warnings.warn(difference, stacklevel=_outside())
 
@@ -126,6 +131,46 @@ class LatentTerms:
         terms = apply_phi(pool(indices, values, block.offsets, self.sae.width, self.pooling), self.phi)
         firings = np.bincount(indices[values > 0], minlength=self.sae.width)
         return EncodedTexts(terms, block.pooled, firings)
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """What the latents are called, if `python -m lib label` wrote it into the folder that the model is of.
+
+        ValueError if the labels there are another model's, or damaged.
+        """
+        if self._folder is None or not (self._folder / LABELS).is_file():
+            return None
+        return Labels.load(self._folder, self.sae.identity["weights"])
+
+    def show(self, text: str, kind: str = "document", *, n_latents: int = 8) -> ShownText:
+        """Return a text as the model reads it, which a notebook shows: tokens shaded by their strongest latents.
+
+        `kind` is "document" or "query", `n_latents` how many latents of a token are named when it is hovered.
+        TypeError for a text that is no `str`; ValueError for another kind.
+        """
+        check_count(n_latents, "n_latents")
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}; pass one str.")
+        reading = read(self, [text], kind, progress=False)
+        return ShownText(list(stretches(reading, 0, n_latents)), self.labels)
+
+    def steer(
+        self,
+        queries: csr_array,
+        factors: Mapping[int, float] | None = None,
+        *,
+        more: Iterable[str] = (),
+        less: Iterable[str] = (),
+        step: float = STEP,
+    ) -> csr_array:
+        """Return `lib.bm25.steering.steer` of encoded queries, where `more` and `less` are texts.
+
+        For example, `model.steer(queries, {17: 0.0}, less=["snakes in the garden"])`; errors as there, and as
+        `encode_documents`.
+        """
+        more, less = (list(check_texts(texts, what)) for texts, what in ((more, "more"), (less, "less")))
+        rows = [self.encode_documents(texts, progress=False) if texts else None for texts in (more, less)]
+        return steer(queries, factors, more=rows[0], less=rows[1], step=step)
 
     def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> "BM25Index":
         """Return `BM25Index.build(doc_terms, doc_ids, self.bm25)`, with the errors of that.
@@ -236,7 +281,9 @@ class LatentTerms:
             sae = SparseAutoencoder.from_weights(files["sae.safetensors"], manifest["sae"])
             reader = encoder or _retriever(folder, files, manifest["encoder"] | {"dtype": dtype, "device": device})
             constants, weights = BM25Constants(**manifest["bm25"]), Weights(**manifest["weights"])
-            return cls(reader, sae, manifest["pooling"], manifest["phi"], constants, weights)
+            model = cls(reader, sae, manifest["pooling"], manifest["phi"], constants, weights)
+            model._folder = folder
+            return model
 
         return read_folder(folder, MANIFEST, FORMAT_VERSION, read)
 

@@ -18,6 +18,7 @@ from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count, check_ids, check_texts
 from lib.support.files import remove
 from lib.support.folders import read_folder, save_folder, save_parts
+from lib.support.html import Results
 
 FORMAT_VERSION = 1
 MANIFEST = "searcher.json"
@@ -240,7 +241,7 @@ class Searcher:
         if weights.dense:
             dense = self._unit(embeddings)[0] @ self.embeddings[self._position[doc_id]]
             contributions.append(Contribution("embedding", "", weights.dense * float(dense)))
-        return sorted(contributions, key=lambda contribution: -contribution.score)
+        return Results(sorted(contributions, key=lambda contribution: -contribution.score))
 
     def save(self, folder: str | Path, dtype: str = "float32", *, with_retriever: bool = False) -> None:
         """Write the model, the index, the words and the embeddings to `folder`, atomically.

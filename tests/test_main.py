@@ -351,3 +351,16 @@ def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, te
     monkeypatch.setattr(lib.encode.states, "CHUNK", 4)
     run(monkeypatch, "train", text, tmp_path / "whole", *settings, tmp_path / "states of the whole")
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_the_label_command_end_to_end(tmp_path, tiny_encoder, tiny_sae, monkeypatch, capsys):
+    LatentTerms(tiny_encoder, tiny_sae).save(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n".join(text for text in TEXTS * 6 if text.strip()))
+    run(monkeypatch, "label", tmp_path / "model", tmp_path / "texts.txt", "--sample", 30)
+    assert "labels.json" in capsys.readouterr().out
+    first = (tmp_path / "model" / "labels.json").read_bytes()
+    run(monkeypatch, "label", tmp_path / "model", tmp_path / "texts.txt", "--sample", 30)
+    assert (tmp_path / "model" / "labels.json").read_bytes() == first
+    assert any(LatentTerms.load(tmp_path / "model", encoder=tiny_encoder).labels.names)
+    with pytest.raises(SystemExit, match="--sample is 0"):
+        run(monkeypatch, "label", tmp_path / "model", tmp_path / "texts.txt", "--sample", 0)

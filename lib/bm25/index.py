@@ -38,6 +38,7 @@ from lib.bm25.weighting import (
 )
 from lib.support.checks import check_count, check_id, check_ids, check_iterable
 from lib.support.folders import read_folder, save_folder, save_parts
+from lib.support.html import Results, table
 from lib.support.processors import usable_processors
 
 FORMAT_VERSION = 1
@@ -139,6 +140,12 @@ class BM25Index:
         widths = ", ".join(f"{vocabulary.width:,} {vocabulary.name}" for vocabulary in self.vocabularies)
         weighting = self.constants if len(self.vocabularies) == 1 else self.vocabularies
         return f"BM25Index({len(self):,} documents, {widths}, {self.n_postings:,} postings, {weighting})"
+
+    def _repr_html_(self) -> str:
+        """Return sizes and constants as a table."""
+        rows = [("documents", f"{len(self):,}"), ("postings", f"{self.n_postings:,}")]
+        rows += [(v.name, f"{v.width:,} columns, weight {v.weight:g}, {v.constants}") for v in self.vocabularies]
+        return table(["BM25Index", ""], rows)
 
     @property
     def n_postings(self) -> int:
@@ -375,7 +382,8 @@ class BM25Index:
     def explain(self, query: csr_array, doc_id: str) -> list[Contribution]:
         """Return what each latent that query and document share adds to the score, largest first.
 
-        `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`.
+        `query` is one row, float32 [1, width] or [width], such as `queries[[0]]`. A notebook shows the list as a table;
+        `model.labels.explain` adds the labels of the latents.
 
         Raises TypeError or ValueError for more than one row, another width, weights out of range, and an id that is not
         in the index.
@@ -391,7 +399,7 @@ class BM25Index:
             for impact in block.impacts[postings][block.docs[postings] == position]:  # one or none
                 factors = (float(weight), float(self.idf[latent]), float(impact))
                 contributions.append(Contribution(int(latent), *factors, math.prod(factors)))
-        return sorted(contributions, key=lambda contribution: -contribution.score)
+        return Results(sorted(contributions, key=lambda contribution: -contribution.score))
 
     def save(self, folder: str | Path) -> None:
         """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""

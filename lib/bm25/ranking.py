@@ -6,6 +6,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from itertools import chain, compress
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,7 @@ import numpy as np
 
 from lib.support.checks import check_count, check_id, check_ids, check_iterable, check_mapping, check_texts
 from lib.support.files import replacing, user_path
+from lib.support.html import table
 from lib.support.lines import columns_of, read_lines
 
 # what would break a line, or come back changed: read_lines drops a byte order mark and refuses NUL
@@ -106,6 +108,14 @@ class Ranking:
     def __repr__(self) -> str:
         """Say how many queries and retrieved documents there are."""
         return f"Ranking({len(self)} queries, {sum(map(len, self.doc_ids))} retrieved documents)"
+
+    def _repr_html_(self) -> str:
+        """Return the best ten documents of the first five queries as tables."""
+        tables = [
+            table(["rank", "document", "score"], [(rank, *row) for rank, row in enumerate(self[query][:10], 1)], query)
+            for query in self.query_ids[:5]
+        ]
+        return f"<p>{escape(repr(self))}</p>" + "".join(tables)
 
     def __len__(self) -> int:
         """Return the number of queries."""

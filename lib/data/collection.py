@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lib.data import limit, pydoc
 from lib.data.sources import BUILT_IN, agreed_split, find_folder, ir_dataset, read
 from lib.support.checks import check_choice, check_grade, check_ids, check_texts
 from lib.support.files import user_path
+from lib.support.html import table
 
 SOURCES = ("built-in", "mirror", "ir_datasets", "folder", "pairs")
 _SELF_MATCHED = ("beir/arguana",)  # each query is a document, and has its id
@@ -161,6 +163,15 @@ class Collection:
             f"Collection {self.full_name} ({self.source}): {len(self.doc_ids):,} documents, {len(self.query_ids):,} "
             f"queries, {self._n_qrels:,} qrels{lacking}\n  {self.doc_ids[0]!r} … {self.doc_ids[-1]!r}, sha256 of "
             f"{', '.join(digests)}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the counts, and the beginning of the first three documents and queries, as tables."""
+        title = f"{self.full_name} ({self.source}): {len(self.doc_ids):,} documents, {len(self.query_ids):,} queries"
+        parts = {"document": (self.doc_ids, self.doc_texts), "query": (self.query_ids, self.query_texts)}
+        return f"<p>{escape(title)}, {self._n_qrels:,} judgements</p>" + "".join(
+            table([kind, "text"], [(id_, text[:200]) for id_, text in zip(ids[:3], texts[:3], strict=True)])
+            for kind, (ids, texts) in parts.items()
         )
 
 

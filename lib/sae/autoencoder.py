@@ -14,6 +14,7 @@ from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
 from lib.sae.selection import EncoderWeights
 from lib.support.checks import check_choice, check_integer
 from lib.support.folders import digest_arrays, read_folder, save_folder
+from lib.support.html import table
 from lib.support.hub import find_folder, upload
 
 FORMAT_VERSION = 1
@@ -90,6 +91,13 @@ class SparseAutoencoder:
         settings = [f"{name}={value}" for name, value in self.activation.settings().items()]
         facts = [f"d={self.d}", f"width={self.width}", self.activation.name, *settings]
         return f"SparseAutoencoder({', '.join(facts + ['scaled'] * self.scales)})"
+
+    def _repr_html_(self) -> str:
+        """Return its settings, and what is known of its training, as a table."""
+        rows = [(name, str(value)) for name, value in self.config.items() if name != "metadata"]
+        origin = self.metadata.get("run", {}).get("states", {}).get("encoder", {})
+        rows += [(name, str(origin[name])) for name in ("model", "layer") if name in origin]
+        return table(["SparseAutoencoder", ""], rows)
 
     @property
     def W_enc(self) -> torch.Tensor:
