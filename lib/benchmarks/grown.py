@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from lib.bm25.pooling import apply_phi, undo_phi
+from lib.bm25.pooling import apply_phi, pool, undo_phi
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_count
 
@@ -75,3 +75,14 @@ def grow(sentences: Sentences, n_docs: int, seed: int = 0) -> Iterator[tuple[csr
         embeddings = counts @ sentences.embeddings
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         yield apply_phi(summed, sentences.phi), embeddings
+
+
+def largest_of(sentences: csr_array, starts: np.ndarray, n_docs: int) -> Iterator[csr_array]:
+    """Yield blocks of grown documents each of whose weights, float32 [rows, width], is the largest of its sentences'.
+
+    `sentences` are their rows, `starts` as in `Sentences`.
+    """
+    for counts in draws(starts, n_docs):
+        rows = sentences[counts.indices]  # of each document's sentences, one after the other
+        cells = rows.indices[:, None], rows.data[:, None], rows.indptr[counts.indptr]
+        yield pool(*cells, sentences.shape[1], "max")

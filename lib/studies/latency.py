@@ -13,11 +13,10 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from lib.benchmarks.encoding import spread
-from lib.benchmarks.grown import draws, encode_sentences, sentences_of
+from lib.benchmarks.grown import draws, encode_sentences, largest_of, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
 from lib.bm25.index import BM25Index
-from lib.bm25.pooling import pool
 from lib.bm25.postings import post
 from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
@@ -145,12 +144,7 @@ def splade_corpus(splade: Splade, texts: list[str], starts: np.ndarray, queries:
 
     `texts` are the sentences, `starts` as in `Sentences`. There are no embeddings.
     """
-    sentences = splade.encode_documents(texts)
-    blocks = []
-    for counts in draws(starts, n_docs):
-        rows = sentences[counts.indices]  # of each document's sentences, one after the other
-        cells = rows.indices[:, None], rows.data[:, None], rows.indptr[counts.indptr]
-        blocks.append(pool(*cells, sentences.shape[1], "max"))
+    blocks = list(largest_of(splade.encode_documents(texts), starts, n_docs))
     index = inner_product_index(blocks, [f"d{i}" for i in range(n_docs)])
     none = np.empty((0, 0), np.float32)
     return Corpus(index, lambda: iter(blocks), none, splade.encode_queries(queries), none)

@@ -55,6 +55,15 @@ TWO_SEEDS, SEED_AND_WORDS = "two seeds", f"seed 0 and {LEXICAL}"
 SHARE_OF_FIRINGS, SHARE_OF_LATENTS, IN_EVERY_RUN, BY_CHANCE = "firings", "latents", "every run", "chance"
 SAME = 0.7  # least cosine at which two latents count as the same, as in Paulo and Belrose (arXiv 2501.16615)
 
+# Retrievers trained on pairs (70, 71, 72), and their controls.
+UNTRAINED_DENSE, TRAINED_DENSE = DENSE, "dense, finetuned"
+UNTRAINED_SPLARE, TRAINED_SPLARE = "SPLARE's readout, untrained", "SPLARE, trained"
+UNTRAINED_WORDS, TRAINED_WORDS = "vocabulary head, untrained", "vocabulary head, trained"
+BM25_OF_SPLARE = "SPLARE, trained, by BM25"
+AFTER_EMBEDDINGS, AFTER_TOKENS = "autoencoder afterwards, of embeddings", "autoencoder afterwards, of tokens"
+CSR_FROZEN, JOINT, JOINT_TOKENS = "CSR", "joint", "joint, of tokens"
+TRUNCATED, MATRYOSHKA, CSRV2 = "dense, truncated", "dense, Matryoshka", "CSRv2"
+
 # Clauset, Shalizi and Newman (SIAM Review 2009) rule a power law out below this p.
 PLAUSIBLE = 0.1
 
@@ -64,11 +73,17 @@ CONTRADICTED, UNDECIDED = "contradicted", "undecided"
 REACHED, UNSIZED = "reaches the published size", "no size is published"
 SHORT, NO_INTERVAL = "below the published size", "no interval"
 LATENT_TERMS, SPLARE, OTHERS, OURS = "Latent Terms", "SPLARE", "other papers", "ours"
+SPLARE_TRAINED, CSR_SECOND = "SPLARE, trained", "CSRv2"
 
 
 def of_splade(kind: str) -> str:
     """Return what a pruning, or a way to search, is called where it is of SPLADE's terms and not of latents."""
     return f"{SPLADE}, {kind}"
+
+
+def pruned(system: str, query_top: int, doc_top: int) -> str:
+    """Return what a system is called whose queries and documents keep their largest weights only."""
+    return f"{system}, top {query_top} and {doc_top}"
 
 
 def is_limit(collection: str) -> bool:

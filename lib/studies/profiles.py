@@ -63,6 +63,44 @@ class BackboneTable:
 
 
 @dataclass(frozen=True)
+class LearnedSize:
+    """The size of the studies that train retrievers on pairs (70, 71, 72)."""
+
+    sae: SweepSize  # the retriever, and the autoencoders that are trained for 70 and 71
+    pairs: tuple[str, ...]  # sources as `load_pairs` knows them
+    near: tuple[str, ...]  # collections whose texts or queries are of the kind of some of the pairs
+    n_pairs: int  # of each source, drawn at random
+    n_negatives: int  # mined for each query, by words and by latents
+    teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean
+    collections: tuple[str, ...]  # that are ranked
+    dev: tuple[str, ...]  # whose training queries constants are chosen on
+    n_docs: int | None  # of a sample of each ranked collection; None is all of it
+    n_queries: int | None
+    dev_docs: int  # of a sample of each collection that is chosen on
+    dev_queries: int
+    epochs: float  # this and the next two are fields of FinetuneConfig
+    batch_size: int
+    every: int
+    n_seeds: int  # runs of each system of the main tables of 70 and 71, which differ in the seed
+    lora_rates: tuple[float, ...]  # learning rates that are tried where LoRA is trained
+    whole_rates: tuple[float, ...]  # the same where the whole retriever is
+    layers: tuple[int, ...]  # of 70, each with the smallest of the widths
+    widths: tuple[int, ...]  # of 70, each at the final layer
+    top: tuple[int, int]  # weights that a query and a document of SPLARE keep
+    doc_tops: tuple[int, ...]  # of 70, tried for documents
+    timed: LatencySize  # of 70
+    width: int  # latents of the autoencoders of embeddings in 71
+    k: int  # of an embedding in 71
+    ks_ablated: tuple[int, ...]  # tried beside it
+    ks: tuple[int, ...]  # of 72
+    ablated_ks: tuple[int, ...]  # of these, of the ablation of CSRv2
+    annealed_from: int  # k of the first step where it is annealed (72)
+    csr_width: int  # latents of the autoencoders of 72
+    csr_epochs: float  # on stored embeddings
+    csr_batch: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """The size of every study."""
 
@@ -82,6 +120,7 @@ class Profile:
     sweeps: SweepSize
     latency: LatencySize
     backbones: BackboneTable
+    learned: LearnedSize
 
     @property
     def figures_folder(self) -> Path:
@@ -116,6 +155,43 @@ _SWEEPS = SweepSize(
     n_seeds=5,
 )
 
+_LEARNED = LearnedSize(
+    sae=replace(
+        _SWEEPS, collections=(), tokens=1_000_000, epochs=3, batch_tokens=4_096, dead_tokens=500_000, width=8_192
+    ),
+    pairs=("papers", "medquad", "squad-questions", "python-functions"),
+    near=("squad", "pydoc/test"),
+    n_pairs=3_000,
+    n_negatives=2,
+    teachers=(_MPNET,),
+    collections=("beir/scifact/test", "beir/nfcorpus/test", "squad", "pydoc/test"),
+    dev=("beir/scifact/train", "beir/nfcorpus/dev", "pydoc/train"),
+    n_docs=None,
+    n_queries=None,
+    dev_docs=1_500,
+    dev_queries=150,
+    epochs=1.0,
+    batch_size=32,
+    every=40,
+    n_seeds=3,
+    lora_rates=(2e-4, 1e-3),
+    whole_rates=(2e-5, 1e-4),
+    layers=(4, 5, 6),
+    widths=(8_192, 16_384, 32_768),
+    top=(40, 400),
+    doc_tops=(50, 100, 200, 400),
+    timed=LatencySize(texts=1_500, n_docs=100_000, n_queries=50, repeats=3),
+    width=8_192,
+    k=32,
+    ks_ablated=(16, 64),
+    ks=(2, 4, 8, 16, 32, 64),
+    ablated_ks=(2, 4),
+    annealed_from=64,
+    csr_width=4_096,
+    csr_epochs=5,
+    csr_batch=128,
+)
+
 LAPTOP = Profile(
     name="laptop",
     dtype="float32",
@@ -145,6 +221,7 @@ LAPTOP = Profile(
             n_seeds=3,
         ),
     ),
+    learned=_LEARNED,
 )
 
 _SMOKE_SWEEPS = replace(
@@ -183,6 +260,36 @@ SMOKE = replace(
     sweeps=_SMOKE_SWEEPS,
     latency=LatencySize(texts=150, n_docs=4_000, n_queries=10, repeats=1),
     backbones=BackboneTable((replace(_MINILM, special_tokens=True),), _SMOKE_SWEEPS),
+    learned=replace(
+        _LEARNED,
+        sae=replace(_SMOKE_SWEEPS, collections=()),
+        pairs=("pydoc/500/train",),
+        near=("pydoc/500/test",),
+        n_pairs=48,
+        teachers=(_MINILM,),
+        collections=("pydoc/500/test",),
+        dev=("pydoc/500/train",),
+        n_docs=60,
+        n_queries=20,
+        dev_docs=40,
+        dev_queries=10,
+        batch_size=16,
+        every=2,
+        n_seeds=1,
+        lora_rates=(1e-3,),
+        whole_rates=(1e-4,),
+        layers=(4, 6),
+        widths=(256,),
+        doc_tops=(50, 400),
+        timed=LatencySize(texts=60, n_docs=2_000, n_queries=5, repeats=1),
+        width=512,
+        ks_ablated=(),
+        ks=(2, 8, 32),
+        ablated_ks=(2,),
+        csr_width=256,
+        csr_epochs=2,
+        csr_batch=16,
+    ),
 )
 
 _PAPER_SWEEPS = replace(
@@ -216,6 +323,22 @@ PAPER = replace(
             Backbone("GTE-ModernColBERT", "lightonai/GTE-ModernColBERT-v1"),
         ),
         size=replace(_PAPER_SWEEPS, collections=(*_BEIR, *_LARGE, "limit/50000")),
+    ),
+    learned=replace(
+        _LEARNED,
+        sae=replace(_PAPER_SWEEPS, collections=()),
+        n_pairs=1_000_000,
+        n_negatives=7,
+        collections=_BEIR,
+        dev=("beir/scifact/train", "beir/nfcorpus/dev", "beir/fiqa/dev"),
+        near=(),
+        batch_size=128,
+        every=500,
+        layers=(6, 8, 10, 12),
+        widths=(16_384, 65_536, 262_144),
+        width=16_384,
+        csr_width=16_384,
+        csr_batch=4_096,
     ),
 )
 

@@ -1,0 +1,67 @@
+"""Figures and sentences of `70_splare`."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from lib.report.common import STYLE, change, colours_of
+from lib.report.trained import contrasts_in_words, draw_means, means_of
+from lib.studies.names import MEASURE
+
+
+def splare_figure(layers: pd.DataFrame, widths: pd.DataFrame, pruning: pd.DataFrame, lengths: pd.DataFrame) -> Figure:
+    """Draw nDCG@10 by layer, by width and by latents of a document, and the lengths of posting lists."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(2, 2, figsize=(7.6, 5.2))
+        for axes, table, field in ((panels[0, 0], layers, "layer"), (panels[0, 1], widths, "width")):
+            rows = means_of(table)
+            for kind, colour in colours_of(rows["kind"]).items():
+                draw_means(axes, rows[rows["kind"] == kind], field, kind, colour)
+            axes.set(xlabel=field, ylabel=MEASURE)
+            axes.set_xticks(sorted(set(rows[field])))
+        panels[0, 1].set_xscale("log", base=2)
+        panels[0, 1].set_xticks(widths["width"].unique(), [f"{width:,}" for width in widths["width"].unique()])
+        panels[0, 1].xaxis.set_minor_locator(NullLocator())
+        rows = means_of(pruning).dropna(subset="doc_top")
+        colours = colours_of(rows["kind"])
+        for kind, colour in colours.items():
+            draw_means(panels[1, 0], rows[rows["kind"] == kind], "doc_top", kind, colour)
+        panels[1, 0].set(xlabel="weights of a document that are kept", ylabel=MEASURE)
+        first = lengths[lengths["collection"] == lengths["collection"].iloc[0]]
+        for system, colour in colours.items():
+            curve = first[first["system"] == system]
+            panels[1, 1].plot(curve["rank"], curve["df"], color=colour)
+        panels[1, 1].set(xscale="log", yscale="log", xlabel="rank of the posting list", ylabel="documents in it")
+        panels[1, 1].set_title(first["collection"].iloc[0], fontsize=8)
+        panels[0, 0].legend(fontsize=6.5)
+        panels[1, 0].legend(fontsize=6.5)
+    return figure
+
+
+def latency_figure(latency: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Draw nDCG@10, the mean over collections, against the time of a search."""
+    quality = means_of(table).set_index("system")
+    rows = latency[latency["system"].isin(quality.index)]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 3.2))
+        for (system, colour), row in zip(colours_of(rows["system"]).items(), rows.itertuples(), strict=True):
+            mean = quality.loc[system]
+            axes.hlines(mean["mean"], row.ms_low, row.ms_high, color=colour, linewidth=1)
+            axes.vlines(row.median_ms, mean["low"], mean["high"], color=colour, linewidth=1)
+            axes.scatter(row.median_ms, mean["mean"], s=22, color=colour, label=system)
+        axes.set(xscale="log", ylabel=MEASURE)
+        axes.set_xlabel(f"ms a query, {rows['n_docs'].iloc[0]:,} grown documents, one thread")
+        axes.legend(fontsize=6.5)
+    return figure
+
+
+def splare_in_words(contrasts: pd.DataFrame, pruning: pd.DataFrame, latency: pd.DataFrame) -> str:
+    """Say what each named pair of systems differs by, what pruning costs and how long a search takes."""
+    lines = [contrasts_in_words(contrasts)]
+    for row in means_of(pruning).dropna(subset="doc_top").itertuples():
+        fields = pd.Series(row._asdict())
+        lines.append(f"{row.kind}, {row.doc_top:.0f} weights of a document: {change(fields)} beside all of them.")
+    for row in latency.itertuples():
+        lines.append(f"{row.system}: {row.median_ms:.2f} ms, {row.reads:,.0f} postings a query.")
+    return "\n".join(lines)

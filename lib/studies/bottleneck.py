@@ -1,0 +1,125 @@
+"""Study `71_bottleneck`: whether training the retriever and the autoencoder together beats either alone.
+
+The rule stands in `lib.studies.trained`.
+
+Beside it, of 2026-11-29: six ways to a sparse vector are ranked, all of one retriever and one set of pairs: the dense
+one, finetuned, without an autoencoder; the trained vocabulary; autoencoders afterwards, of the finetuned retriever's
+embeddings and of the untrained one's tokens; CSR; SPLARE; and joint training, of embeddings and of tokens. The joint
+one is compared with each of the others (`contrasts`).
+"""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from lib.latent_terms import LatentTerms
+from lib.learned.models import Bottleneck, Csr, DenseControl
+from lib.studies import names
+from lib.studies.splare import lora_kinds
+from lib.studies.trained import (
+    Bench,
+    Readout,
+    codes_readout,
+    dense_readout,
+    finetuned_encoder,
+    token_readout,
+    trained_readout,
+)
+from lib.studies.trained_tables import (
+    choose,
+    contrasts_table,
+    rates,
+    results_of,
+    seed_means,
+    systems_table,
+)
+
+OTHERS = (
+    *(names.TRAINED_DENSE, names.TRAINED_WORDS, names.AFTER_EMBEDDINGS, names.AFTER_TOKENS, names.CSR_FROZEN),
+    *(names.TRAINED_SPLARE, names.JOINT_TOKENS),
+)
+ALPHAS, LAMBDAS = (0.0, 0.1, 10.0), (0.0, 1.0)  # tried beside alpha = 1 and lambda = 0.1
+
+
+def contrasts() -> list[tuple[str, str]]:
+    """Return the pairs of systems that are compared, named before any result."""
+    return [(names.JOINT, other) for other in OTHERS] + [(names.TRAINED_DENSE, names.DENSE)]
+
+
+def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
+    """Return tables by name, and what their provenance states.
+
+    `bottleneck` is `systems_table` against the finetuned dense retriever, with fvu, the share of the variance of the
+    documents' embeddings that the autoencoder leaves unexplained; `bottleneck_contrasts` is `contrasts_table`;
+    `bottleneck_tried` what was tried on training queries; `bottleneck_ablation` changes alpha, lambda and k one at a
+    time, of seed 0, against none of these changes, with the columns field and value.
+    """
+    size, reader = bench.size, bench.reader
+    dense, dense_tried = choose(
+        bench,
+        names.TRAINED_DENSE,
+        rates(DenseControl(rank=0), size.whole_rates),
+        bench.base,
+    )
+    joint, joint_tried = choose(
+        bench, names.JOINT, rates(Bottleneck(width=size.width, k=size.k), size.whole_rates), bench.base
+    )
+    kinds, lora_tried = lora_kinds(bench)
+    of_tokens = replace(joint, pooling="max_log1p", k=size.sae.k, width=size.widths[0])
+    sae, csr = bench.model().sae, Csr(width=size.width, k=size.k)
+    config = {"epochs": size.csr_epochs, "batch_size": size.csr_batch, "bf16": False}
+    readouts = [
+        dense_readout(bench, names.DENSE, reader),
+        token_readout(bench, names.AFTER_TOKENS, LatentTerms(reader, sae, "max", "log1p")),
+    ]
+    for seed in range(size.n_seeds):
+        run = bench.config(seed)
+        finetuned = finetuned_encoder(bench, dense, bench.base, run)
+        afterwards = replace(csr, gamma=0.0)
+        readouts += [
+            dense_readout(bench, names.TRAINED_DENSE, finetuned),
+            codes_readout(bench, names.AFTER_EMBEDDINGS, afterwards, finetuned, bench.config(seed, **config)),
+            codes_readout(bench, names.CSR_FROZEN, csr, bench.base, bench.config(seed, **config)),
+            trained_readout(bench, names.JOINT, joint, bench.base, run),
+        ]
+        for system in (names.TRAINED_WORDS, names.TRAINED_SPLARE):
+            readouts.append(trained_readout(bench, system, *kinds[system], run)._replace(top=None))
+    readouts.append(trained_readout(bench, names.JOINT_TOKENS, of_tokens, bench.base, bench.config()))
+    results = results_of(bench, readouts)
+    tables = {
+        "bottleneck": _with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
+        "bottleneck_contrasts": contrasts_table(seed_means(results), contrasts()),
+        "bottleneck_tried": pd.concat([dense_tried, joint_tried, lora_tried], ignore_index=True),
+        "bottleneck_ablation": ablation(bench, joint),
+    }
+    chosen = {names.TRAINED_DENSE: repr(dense), names.JOINT: repr(joint), names.JOINT_TOKENS: repr(of_tokens)}
+    return tables, bench.origin(csr=config, chosen=chosen | {system: repr(kind) for system, (kind, _) in kinds.items()})
+
+
+def ablation(bench: Bench, joint: Bottleneck) -> pd.DataFrame:
+    """Change alpha, lambda (of both sides) and k of the joint training, one at a time."""
+    changes: list[tuple[str, float, dict]] = [("none", 0, {})]
+    changes += [("alpha", alpha, {"alpha": alpha}) for alpha in ALPHAS]
+    changes += [("lambda", weight, {"flops": (weight, weight)}) for weight in LAMBDAS]
+    changes += [("k", k, {"k": k}) for k in bench.size.ks_ablated]
+    labels = {f"{field} {value:g}" if field != "none" else names.JOINT: (field, value) for field, value, _ in changes}
+    readouts = [
+        trained_readout(bench, name, replace(joint, **change), bench.base, bench.config())
+        for name, (_, _, change) in zip(labels, changes, strict=True)
+    ]
+    table = systems_table(bench, results_of(bench, readouts), names.JOINT)
+    fields, values = zip(*(labels[system] for system in table["system"]), strict=True)
+    return _with_fvu(bench, table.assign(field=fields, value=values), readouts)
+
+
+def _with_fvu(bench: Bench, table: pd.DataFrame, readouts: list[Readout]) -> pd.DataFrame:
+    """Add the column fvu, a mean over seeds; in the last rows also over collections."""
+    rows = [
+        {"collection": collection.full_name, "system": readout.name, "fvu": readout.fvu(collection)}
+        for collection in bench.collections
+        for readout in readouts
+    ]
+    fvu = pd.DataFrame(rows)
+    means = fvu.groupby("system", as_index=False)["fvu"].mean().assign(collection=names.MEAN)
+    by_collection = fvu.groupby(["collection", "system"], as_index=False)["fvu"].mean()
+    return table.merge(pd.concat([by_collection, means]), on=["collection", "system"], how="left")

@@ -1,0 +1,230 @@
+"""Study `70_splare`: SPLARE beside the frozen latents and the trained vocabulary. The rule stands in
+`lib.studies.trained`.
+
+Beside it, of 2026-11-29: every system is ranked with whole rows, SPLARE and its control also with the 40 largest
+weights of a query and the 400 largest of a document, as SPLARE does. BM25 ranks SPLARE's whole rows with constants
+chosen on the training queries. The pairs of systems that are compared are `CONTRASTS`; SPLARE's claims are that latents
+beat the vocabulary, that layers peak near two thirds, that quality rises with the logarithm of the width, and that 100
+latents of a document cost 2 %.
+"""
+
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from lib.benchmarks.encoding import spread
+from lib.benchmarks.grown import encode_sentences, grow, largest_of, sentences_of
+from lib.bm25.pruning import keep_top
+from lib.bm25.weighting import PAPER, BM25Constants
+from lib.data.collection import Collection
+from lib.encode.encoder import TokenEncoder
+from lib.evaluation.tuning import tune_bm25
+from lib.inspect.vocabulary import spaced_ranks
+from lib.latent_terms import LatentTerms
+from lib.learned.models import DenseControl, Kind, Splare, VocabularyHead
+from lib.studies import names
+from lib.studies.comparison import lexical_ranking, values_of
+from lib.studies.latency import inner_product_index
+from lib.studies.trained import (
+    Bench,
+    Readout,
+    dense_readout,
+    token_readout,
+    trained_readout,
+)
+from lib.studies.trained_tables import (
+    DEPTH,
+    choose,
+    contrasts_table,
+    measured,
+    rates,
+    results_of,
+    search_ms,
+    seed_means,
+    systems_table,
+)
+
+READ_BY_MAXIMUM = (
+    names.UNTRAINED_SPLARE,
+    names.TRAINED_WORDS,
+    names.TRAINED_SPLARE,
+)  # what prunings, lengths, times are of
+
+
+def contrasts(bench: Bench) -> list[tuple[str, str]]:
+    """Return the pairs of systems that are compared, named before any result."""
+    splare, words = (names.pruned(system, *bench.size.top) for system in (names.TRAINED_SPLARE, names.TRAINED_WORDS))
+    return [
+        (names.TRAINED_SPLARE, names.UNTRAINED_SPLARE),
+        (names.TRAINED_SPLARE, names.TRAINED_WORDS),
+        (splare, words),
+        (names.TRAINED_SPLARE, names.TRAINED_DENSE),
+        (names.TRAINED_DENSE, names.DENSE),
+        (names.BM25_OF_SPLARE, names.TUNED),
+        (splare, names.TUNED),
+    ]
+
+
+def lora_kinds(bench: Bench) -> tuple[dict[str, tuple[Kind, LatentTerms | TokenEncoder]], pd.DataFrame]:
+    """Return what is trained by LoRA, by system, with the learning rate chosen; and what was tried (`choose`)."""
+    size = bench.size
+    kinds = {names.TRAINED_DENSE: DenseControl(), names.TRAINED_WORDS: VocabularyHead(k=size.sae.k, top=size.top)}
+    bases: dict[str, LatentTerms | TokenEncoder] = dict.fromkeys(kinds, bench.base)
+    kinds[names.TRAINED_SPLARE], bases[names.TRAINED_SPLARE] = Splare(top=size.top), bench.model()
+    chosen, tried = {}, []
+    for system, kind in kinds.items():
+        best, table = choose(bench, system, rates(kind, size.lora_rates), bases[system])
+        chosen[system] = best, bases[system]
+        tried.append(table)
+    return chosen, pd.concat(tried, ignore_index=True)
+
+
+def untrained_readouts(bench: Bench) -> list[Readout]:
+    """Return what nothing was trained for: dense, latent terms, SPLARE's readout and its control."""
+    model, reader = bench.model(), bench.reader
+    head = VocabularyHead(k=bench.size.sae.k).head(bench.base)
+    terms = token_readout(bench, names.LATENT, LatentTerms(reader, model.sae))
+    return [
+        dense_readout(bench, names.DENSE, reader),
+        terms._replace(bm25=PAPER),
+        terms._replace(name=names.TUNED, bm25=tuned_bm25(bench, terms)),
+        token_readout(bench, names.UNTRAINED_SPLARE, LatentTerms(reader, model.sae, "max", "log1p")),
+        token_readout(bench, names.UNTRAINED_WORDS, LatentTerms(reader, head, "max", "log1p")),
+    ]
+
+
+def tuned_bm25(bench: Bench, readout: Readout) -> BM25Constants:
+    """Return BM25's constants for whole rows, chosen on the training queries."""
+    return tune_bm25([(collection, *readout.read(collection)) for collection in bench.dev])[0]
+
+
+def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict]:
+    """Return tables by name, nDCG@10 of each query of the layers and widths, and what the provenance states.
+
+    `splare` is `systems_table` against SPLARE's untrained readout; `splare_contrasts` is `contrasts_table`;
+    `splare_tried` what was tried on training queries; `splare_layers` and `splare_widths` are `systems_table` with the
+    columns layer and width, `splare_pruning` with kind and doc_top, against no pruning of the same rows;
+    `splare_lengths` the lengths of posting lists (df by rank); `splare_latency` kind, postings of a document, reads and
+    the times of `search_ms` on a grown corpus.
+    """
+    kinds, tried = lora_kinds(bench)
+    top, readouts = bench.size.top, untrained_readouts(bench)
+    for system, (kind, base) in kinds.items():
+        for seed in range(bench.size.n_seeds):
+            readout = trained_readout(bench, system, kind, base, bench.config(seed))
+            whole = readout._replace(top=None)
+            readouts += [whole] if readout.top is None else [whole, readout._replace(name=names.pruned(system, *top))]
+    splare = [readout for readout in readouts if readout.name == names.TRAINED_SPLARE]
+    constants = tuned_bm25(bench, splare[0])
+    readouts += [readout._replace(name=names.BM25_OF_SPLARE, bm25=constants) for readout in splare]
+    results = results_of(bench, readouts)
+    for collection in bench.collections:
+        results[collection.full_name][names.LEXICAL] = [_words(collection)]
+    first = {readout.name: readout for readout in reversed(readouts)}
+    layers, of_layers = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "layer")
+    widths, of_widths = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "width")
+    tables = {
+        "splare": systems_table(bench, results, names.UNTRAINED_SPLARE),
+        "splare_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
+        "splare_tried": tried,
+        "splare_layers": layers,
+        "splare_widths": widths,
+        "splare_pruning": pruning(bench, first),
+        "splare_lengths": lengths(bench, first),
+        "splare_latency": latency(bench, first),
+    }
+    chosen: dict = {system: repr(kind) for system, (kind, _) in kinds.items()}
+    chosen |= {name: asdict(first[name].bm25) for name in (names.TUNED, names.BM25_OF_SPLARE)}
+    return tables, of_layers.join(of_widths.drop(columns=["collection", "query_id"])), bench.origin(chosen=chosen)
+
+
+def _words(collection: Collection) -> dict[str, np.ndarray]:
+    ranking = lexical_ranking(collection, DEPTH)
+    values = values_of(ranking, collection, (names.MEASURE, names.DEEP_RECALL))
+    return {"values": values[0], "recall": values[1], "df": np.zeros(0, np.int64)}
+
+
+def by_autoencoder(bench: Bench, kind: Kind, field: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train SPLARE once through each layer with the smallest width, or each width at the final layer.
+
+    Return `systems_table` against the first, untrained ones among them, and nDCG@10 of each query (collection,
+    query_id and a column a system).
+    """
+    size, final = bench.size, bench.base.n_layers
+    settings = [(layer, size.widths[0]) for layer in size.layers]
+    if field == "width":
+        settings = [(final, width) for width in size.widths]
+    readouts, labels = [], {}
+    for layer, width in settings:
+        model, number = bench.model(layer, width), layer if field == "layer" else width
+        frozen = LatentTerms(bench.reader.at(layer), model.sae, "max", "log1p")
+        both = (
+            token_readout(bench, f"{names.UNTRAINED_SPLARE}, {field} {number}", frozen),
+            trained_readout(bench, f"{names.TRAINED_SPLARE}, {field} {number}", kind, model, bench.config()),
+        )
+        for system, readout in zip((names.UNTRAINED_SPLARE, names.TRAINED_SPLARE), both, strict=True):
+            readouts.append(readout._replace(top=None))
+            labels[readout.name] = {"kind": system, "layer": layer, "width": width}
+    results = results_of(bench, readouts)
+    table = systems_table(bench, results, readouts[1].name).join(pd.DataFrame.from_dict(labels, "index"), on="system")
+    values = [
+        pd.DataFrame({"collection": collection.full_name, "query_id": collection.query_ids} | values)
+        for collection, values in zip(bench.collections, seed_means(results).values(), strict=True)
+    ]
+    return table, pd.concat(values, ignore_index=True)
+
+
+def pruning(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:
+    """Keep fewer and fewer weights of documents, 40 of queries; against whole documents of the same system."""
+    tables, query_top = [], bench.size.top[0]
+    for system in READ_BY_MAXIMUM:
+        tops = {"all": readouts[system].read(bench.collections[0])[0].shape[1]}  # as many as there are
+        tops |= {str(top): top for top in bench.size.doc_tops}
+        pruned = [readouts[system]._replace(name=name, top=(query_top, top)) for name, top in tops.items()]
+        table = systems_table(bench, results_of(bench, pruned), "all")
+        doc_top = pd.to_numeric(table.pop("system"), errors="coerce")
+        tables.append(table.assign(kind=system, doc_top=doc_top))
+    return pd.concat(tables, ignore_index=True)
+
+
+def lengths(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:
+    """Return collection, system, rank and df: how long posting lists are, longest first, pruned as SPLARE prunes."""
+    rows = []
+    for collection in bench.collections:
+        for system in READ_BY_MAXIMUM:
+            df = np.sort(measured(bench, readouts[system]._replace(top=bench.size.top), collection)["df"])[::-1]
+            ranks = spaced_ranks(np.count_nonzero(df), 200)
+            rows.append(
+                pd.DataFrame({"collection": collection.full_name, "system": system, "rank": ranks, "df": df[ranks - 1]})
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def latency(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:
+    """Time exact search of a corpus that is grown of sentences (`lib.benchmarks.grown`), all in the same run.
+
+    A grown document's weight is phi of the sum of its sentences', as latent terms are pooled, or the largest of them.
+    """
+    size, rows = bench.size.timed, []
+    collection = max(bench.collections, key=lambda each: len(each.doc_ids))
+    texts, queries = spread(collection.doc_texts, size.texts), collection.query_texts[: size.n_queries]
+    model = LatentTerms(bench.reader, bench.model().sae, bm25=readouts[names.TUNED].bm25)
+    sentences = encode_sentences(model, texts)
+    blocks = [block for block, _ in grow(sentences, size.n_docs)]
+    systems = {names.TUNED: (blocks, model.encode_queries(queries, progress=False), model.index)}
+    split = [sentence for text in texts for sentence in sentences_of(text)]
+    for system in READ_BY_MAXIMUM:
+        encoder = readouts[system].model
+        docs = encoder.encode_documents(split, progress=False)
+        query_rows = encoder.encode_queries(queries, progress=False)
+        whole = list(largest_of(docs, sentences.starts, size.n_docs))
+        for name, query_top, doc_top in ((system, 0, 0), (names.pruned(system, *bench.size.top), *bench.size.top)):
+            pruned = [keep_top(block, doc_top) for block in whole] if doc_top else whole
+            systems[name] = pruned, keep_top(query_rows, query_top) if query_top else query_rows, inner_product_index
+    for name, (docs, query_rows, build) in systems.items():
+        df = sum(np.bincount(block.indices, minlength=block.shape[1]) for block in docs)
+        facts = {"system": name, "n_docs": size.n_docs, "doc_terms": df.sum() / size.n_docs}
+        facts["reads"] = df[query_rows.indices].sum() / query_rows.shape[0]
+        rows.append(facts | search_ms(bench, docs, query_rows, build))
+    return pd.DataFrame(rows)

@@ -1,0 +1,206 @@
+"""The studies of trained retrievers (70, 71, 72), whole, on a tiny model, and figures worked out by hand."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array
+from test_learned import POSITIVES, QUERIES
+from torch.testing import assert_close
+
+import lib.studies.trained
+from lib.data.collection import Collection
+from lib.data.training_text import GivenText
+from lib.learned.models import Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
+from lib.learned.pairs import Pairs
+from lib.learned.teachers import TeacherScores
+from lib.learned.train import load_finetuned
+from lib.report.bottleneck import bottleneck_figure, bottleneck_in_words
+from lib.report.csr import csr_figure, csr_in_words
+from lib.report.splare import latency_figure, splare_figure, splare_in_words
+from lib.report.trained import contrasts_figure, means_of
+from lib.studies import names
+from lib.studies.bottleneck import bottleneck_study
+from lib.studies.csr import cell, csr_study, truncated
+from lib.studies.inputs import Setting
+from lib.studies.profiles import SMOKE
+from lib.studies.splare import splare_study
+from lib.studies.trained import (
+    Bench,
+    Data,
+    Readout,
+    codes_readout,
+    dense_readout,
+    trained_readout,
+)
+from lib.studies.trained_tables import (
+    choose,
+    contrasts_table,
+    rates,
+    results_of,
+    systems_table,
+)
+from lib.support.store import Store
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+
+SAE = {"tokens": 96, "width": 64, "k": 3, "epochs": 1, "batch_tokens": 16, "dead_tokens": 32}
+SIZE = replace(
+    SMOKE.learned,
+    sae=replace(SMOKE.learned.sae, **SAE),
+    batch_size=8,
+    layers=(2, 3),
+    widths=(64,),
+    top=(5, 10),
+    doc_tops=(4,),
+    width=64,
+    k=4,
+    ks_ablated=(8,),
+    ks=(2, 8),
+    annealed_from=8,
+    csr_width=64,
+    csr_batch=8,
+    timed=replace(SMOKE.learned.timed, texts=24, n_docs=100, n_queries=3),
+)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_encoder, tmp_path_factory) -> Bench:
+    """Two splits of one collection of 24 documents, and its pairs with two negatives each and a teacher."""
+    ids = [str(number) for number in range(24)]
+    columns = (ids, POSITIVES, [f"q{i}" for i in ids], QUERIES, {f"q{i}": {i: 1} for i in ids}, "folder")
+    collections = [Collection("made", split, *columns) for split in ("test", "dev")]
+    pairs = Pairs(QUERIES, POSITIVES, [[POSITIVES[i - 1], POSITIVES[i - 2]] for i in range(24)])
+    scores = np.tile(np.array([2, 1, 0], np.float32), (24, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lib.studies.trained, "native_dtype", lambda device: "float32")
+        setting = Setting(SIZE.sae, tiny_encoder, GivenText(POSITIVES), "made", ())
+        bench = Bench(SIZE, setting, Store(tmp_path_factory.mktemp("store")), (collections[0],), (collections[1],))
+        vars(bench)["data"] = Data(pairs, TeacherScores(scores, {}, pairs.digest))
+        yield bench
+
+
+KINDS = {
+    "dense": DenseControl(),
+    "splare": Splare(top=(5, 10)),
+    "vocabulary": VocabularyHead(k=4, top=(5, 10)),
+    "bottleneck": Bottleneck(width=64, k=4),
+    "bottleneck of tokens": Bottleneck(width=64, k=4, pooling="max_log1p"),
+    "csrv2": CsrV2(width=64, k=4, annealed_from=8),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_are_those_of_the_trained_model_and_nothing_is_trained_twice(name, bench, monkeypatch):
+    kind, collection = KINDS[name], bench.collections[0]
+    base = bench.model() if name == "splare" else bench.base
+    before = set(bench.store.folder.glob("learned-*"))
+    trained_readout(bench, name, kind, base, bench.config())
+    (folder,) = (path for path in set(bench.store.folder.glob("learned-*")) - before if "front" not in path.name)
+    monkeypatch.setattr(lib.studies.trained, "finetune", None)
+    docs, queries = trained_readout(bench, name, kind, base, bench.config()).rows(collection)
+    model = load_finetuned(folder)
+    for rows, encode, texts in ((docs, model.encode_document, POSITIVES), (queries, model.encode_query, QUERIES)):
+        expected = encode(texts, convert_to_tensor=True)
+        expected = (expected.to_dense() if expected.is_sparse else expected).numpy()
+        rows = rows.toarray() if isinstance(rows, csr_array) else rows
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_of_a_frozen_retriever_only_the_autoencoder_is_kept(bench):
+    kind, collection = Csr(width=64, k=4), bench.collections[0]
+    readout = codes_readout(bench, "csr", kind, bench.base, bench.config())
+    docs, _ = readout.rows(collection)
+    assert docs.shape == (24, 64) and np.diff(docs.indptr).max() <= 4
+    assert_close(np.sqrt(docs.multiply(docs).sum(axis=1)), np.ones(24, np.float32), rtol=1e-5, atol=0)
+    assert readout.fvu(collection) > 0
+    assert readout.identity == codes_readout(bench, "csr", kind, bench.base, bench.config()).identity
+    other = codes_readout(bench, "csr", kind, bench.base, bench.config(seed=1))
+    assert other.identity != readout.identity
+
+
+def test_a_setting_is_chosen_on_training_queries(bench):
+    kinds = rates(Csr(width=64, k=4), (1e-3, 1e-2), "head_learning_rate")
+    best, tried = choose(bench, "csr", kinds, bench.base)
+    assert list(tried.columns) == ["system", "head_learning_rate", "made/dev", "mean", "chosen"]
+    assert tried["chosen"].sum() == 1 and best == kinds[int(tried["mean"].argmax())]
+
+
+def made_readout(name: str, docs, queries) -> Readout:
+    return Readout(name, {"made": name}, lambda collection: (csr_array(docs), csr_array(queries)))
+
+
+def test_a_row_says_what_is_read_and_what_is_dead(bench):
+    docs, queries = np.zeros((24, 5), np.float32), np.zeros((24, 5), np.float32)
+    docs[:, 0], docs[:6, 1], queries[:, 0], queries[:12, 1] = 1, 2, 1, 1
+    ids = [made_readout("few", docs, queries), made_readout("more", docs + 1, queries)]
+    results = results_of(bench, ids)
+    table = systems_table(bench, results, "few").set_index(["collection", "system"])
+    few = table.loc[("made/test", "few")]
+    # 24 + 6 postings; half of the queries read 24, half 30; three of five latents are in no document
+    assert few[["doc_terms", "query_terms", "reads", "dead"]].tolist() == [30 / 24, 1.5, 27, 0.6]
+    assert table.loc[(names.MEAN, "more"), "dead"] == 0
+    assert np.isnan(few["difference"]) and table.loc[(names.MEAN, "more"), "difference"] <= 0
+
+
+def test_named_pairs_are_compared_query_by_query():
+    values = {
+        "one": {"a": np.array([1.0, 0, 1, 1]), "b": np.array([0.0, 0, 1, 1])},
+        "two": {"a": np.array([0.5, 0.5]), "b": np.array([0.0, 0.5])},
+    }
+    table = contrasts_table(values, [("a", "b"), ("b", "a")]).set_index(["collection", "system"])
+    assert table["difference"].tolist() == [0.25, -0.25, 0.25, -0.25, 0.25, -0.25]
+    assert table.loc[("one", "a"), "p_holm"] == 1 and np.isnan(table.loc[(names.MEAN, "a"), "p"])
+
+
+def test_embeddings_are_cut_and_scaled(bench):
+    readout = dense_readout(bench, "dense", bench.reader)
+    collection = bench.collections[0]
+    whole, cut = readout.read(collection)[0], truncated(readout, 2).read(collection)[0]
+    assert_close(cut, whole[:, :2] / np.linalg.norm(whole[:, :2], axis=1, keepdims=True))
+    assert truncated(readout, 2).identity != truncated(readout, 3).identity
+
+
+def test_cells_are_named_by_what_changes():
+    assert [cell(False, False, False), cell(True, True, True)] == [names.CSR_FROZEN, names.CSRV2]
+    assert cell(True, False, True) == "CSR, annealed and finetuned"
+
+
+def test_csr(bench):
+    tables, origin = csr_study(bench)
+    table = means_of(tables["csr"])
+    assert set(table["kind"]) >= {names.CSR_FROZEN, names.CSRV2, names.TRUNCATED, names.MATRYOSHKA, names.DENSE}
+    assert len(table[table["kind"].str.startswith("CSR") & (table["k"] == 2)]) == 8  # the cells of the ablation
+    assert table.loc[table["system"] == "CSR, 8", ["bytes"]].iloc[0].tolist() == [64]
+    assert table.loc[table["kind"] == names.CSR_FROZEN, "median_ms"].gt(0).all()
+    assert set(origin["chosen"]) == {names.MATRYOSHKA, names.CSR_FROZEN}
+    assert "CSRv2, 2 less CSR, 2: " in csr_in_words(tables["csr"], tables["csr_contrasts"])
+    for figure in (csr_figure(tables["csr"]), contrasts_figure(tables["csr_contrasts"])):
+        plt.close(figure)
+
+
+def test_splare_and_bottleneck(bench):
+    tables, by_query, origin = splare_study(bench)
+    whole = means_of(tables["splare"]).set_index("system")
+    pruned = whole.loc[names.pruned(names.TRAINED_SPLARE, 5, 10)]
+    assert pruned["reads"] < whole.loc[names.TRAINED_SPLARE, "reads"] and pruned["doc_terms"] <= 10
+    assert set(origin["chosen"]) >= {names.TRAINED_SPLARE, names.TRAINED_WORDS, names.TRAINED_DENSE}
+    assert set(tables["splare_layers"]["layer"]) == {2, 3} and f"{names.TRAINED_SPLARE}, layer 2" in by_query
+    splare_figure(*(tables[f"splare_{name}"] for name in ("layers", "widths", "pruning", "lengths")))
+    latency_figure(tables["splare_latency"], tables["splare"])
+    words = splare_in_words(*(tables[f"splare_{name}"] for name in ("contrasts", "pruning", "latency")))
+    assert f"{names.TRAINED_SPLARE} less {names.TRAINED_WORDS}: " in words
+
+    joint, _ = bottleneck_study(bench)
+    table = means_of(joint["bottleneck"]).set_index("system")
+    pd.testing.assert_series_equal(
+        table.loc[names.TRAINED_SPLARE, ["mean", "reads"]], whole.loc[names.TRAINED_SPLARE, ["mean", "reads"]]
+    )
+    assert table.loc[[names.JOINT, names.CSR_FROZEN, names.AFTER_EMBEDDINGS], "fvu"].notna().all()
+    assert len(means_of(joint["bottleneck_ablation"])) == 7
+    bottleneck_figure(joint["bottleneck"], joint["bottleneck_ablation"])
+    tables = (joint[name] for name in ("bottleneck", "bottleneck_contrasts", "bottleneck_ablation"))
+    assert "alpha 0.1: " in bottleneck_in_words(*tables)
+    plt.close("all")
