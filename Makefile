@@ -18,7 +18,7 @@ convert = mkdir -p $(1); $(BIN)/python -c "import jupytext; \
 
 PYTEST := LATENT_TERMS_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help run lab style check test notebooks lint figures paper clean
+.PHONY: help run lab style check browse browser test notebooks lint figures paper clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,7 @@ help:  ## list the targets
 run: NOTEBOOKS := 20_retrieval
 run: notebooks  ## set up, rank a real collection with every system, print the table (smoke profile: minutes)
 	@$(BIN)/python -m lib.report $(RESULTS)
+	$(BIN)/python -m lib browse --collection pydoc/100 -o $(BUILT)/browse --force
 
 lab: .venv/installed  ## set up, open JupyterLab, where notebooks/*.py are notebooks (LAB="--no-browser": its options)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/00_tour.py
@@ -48,7 +49,14 @@ style: .venv/installed
 check: style  ## style, types and the fast tests, in under two minutes
 	$(PYTEST) -p no:nbmake tests -m "not slow"  # nbmake takes seconds to import
 
-test: style  ## set up, check style and types, run all tests, run the notebooks on built-in data
+browse: .venv/installed  ## write a page of the packaged model and all of pydoc, to click through, into build/browse
+	$(BIN)/python -m lib browse --collection pydoc -o build/browse --force
+
+# Debian's Chromium, for the tests of the page; they say so where there is none
+browser:
+	@command -v chromedriver || (apt-get update && apt-get install -y --no-install-recommends chromium-driver) || true
+
+test: style browser  ## set up, check style and types, run all tests, run the notebooks on built-in data
 	rm -rf build/test
 	$(call convert,build/test)
 	$(PYTEST) build/test tests --nbmake --nbmake-timeout=1200

@@ -88,6 +88,16 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--sample", type=int, default=10_000, help="Texts that are read at most, drawn at random.")
     add("--seed", type=int, default=0, help="Seed of the sample, and of the random labels.")
 
+    about = "Write a page of a model and a collection, to click through in a browser. It has latents, documents, and "
+    about += "queries with sliders; it opens from disk and fetches nothing."
+    add = command("browse", _browse, about)
+    add("model", nargs="?", help="Folder, hub id or packaged name of a model; by default that of all-MiniLM-L6-v2.")
+    about = "Collection as load_collection takes it; of a large one take a sample, such as pydoc/2000."
+    add("--collection", default="pydoc", help=about)
+    add("-o", "--out", type=user_path, required=True, help="Folder for the page; it must be empty or not there yet.")
+    add("--force", action="store_true", help="Replace the page that the folder holds; nothing else is ever replaced.")
+    add("--postings", type=int, default=128, help="Latents of a document that the page's search knows.")
+
     about = "Index texts, so that search finds them. It ranks by latents, words and embeddings. Ids are the objects', "
     about += "else the numbers of the lines. After an interruption, the same command continues."
     add = command("index", _index, about)
@@ -409,6 +419,18 @@ def _label(args: argparse.Namespace) -> None:
         texts = random.Random(args.seed).sample(texts, args.sample)
     labels = label_latents(model, texts, seed=args.seed)
     print(f"{labels} is written to {labels.save(args.model)}.")
+
+
+def _browse(args: argparse.Namespace) -> None:
+    from lib.browse.data import Page
+    from lib.browse.write import check_target, write_page
+
+    check_target(args.out, args.force)
+    check_count(args.postings, "--postings")
+    collection = load_collection(args.collection)
+    model = LatentTerms.load(args.model)
+    page = Page(model, collection.name, collection.doc_ids, collection.doc_texts, args.postings)
+    print(f"{write_page(page, args.out, replace=args.force)} is written; open it in a browser.")
 
 
 def _index(args: argparse.Namespace) -> None:

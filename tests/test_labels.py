@@ -102,7 +102,7 @@ def test_compare_refuses(a, b, options, match):
 def test_evidence_and_labels_by_hand():
     words = [["cat", "purr"], ["cat", "milk"], ["dog", "bark"], ["dog", "bone"]] * 20
     latents = [[0, 1], [0, 1], [2, 1], [2, 1]] * 20
-    evidence = {e.latent: e for e in evidence_of(by_hand(words, latents, 4))}
+    evidence = {e.latent: e for e in evidence_of(by_hand(words, latents, 4), np.array([True, True, True, False]))}
     assert evidence.keys() == {0, 1, 2}
     assert evidence[0].words == [("cat", 1.0)]
     assert {word for word, z in evidence[0].company if z > 0} == {"cat", "purr", "milk"}
@@ -110,6 +110,10 @@ def test_evidence_and_labels_by_hand():
     assert plain_label(evidence[0]) == "cat (milk, purr)"
     assert plain_label(evidence[0]._replace(company=[("cat", 9.0), ("purr", 4.0), ("milk", 2.0)])) == "cat (purr)"
     assert [share for _, share in evidence[1].words] == [0.25] * 4
+    assert plain_label(evidence[0]._replace(words=[(",", 0.6), ("cat", 0.4)], company=[])) == "cat"
+    assert plain_label(evidence[0]._replace(words=[(",", 1.0)], company=[])) == ","
+    only = evidence_of(by_hand(words, latents, 4), np.array([False, True, False, True]))
+    assert [e.latent for e in only] == [1]
 
 
 def test_agreement_is_the_area_under_the_curve():
@@ -135,6 +139,9 @@ def test_labels_beat_those_drawn_at_random():
     assert np.nanmedian(labels.auc[:8]) == 1
     assert np.nanmedian(labels.control[:8]) < 0.7
     assert "median AUC" in repr(labels)
+    words[1], latents[1] = ["rare", "word"], [9, 9]  # in a held-out text alone
+    labels = labels_of(_Named(10), by_hand(words, latents, 10))
+    assert (labels[9], np.isnan(labels.auc[9])) == ("rare, word", True)
 
 
 class _Named:

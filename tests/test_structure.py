@@ -23,6 +23,7 @@ BELOW = {
     "bm25": {"support"},
     "evaluation": {"support", "data", "encode", "bm25"},
     "inspect": {"support", "encode", "sae", "bm25", "evaluation", "latent_terms"},
+    "browse": {"support", "bm25", "inspect", "latent_terms", "inference_free"},
     "interop": LIBRARY - {"interop", "searcher", "indexing"},
     "learned": {"support", "data", "encode", "sae", "bm25", "evaluation", "interop", "latent_terms"},
     "latent_terms": {  # those of inspect do not import it

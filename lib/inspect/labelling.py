@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from lib.inspect.labels import Labels, words_of
 from lib.inspect.log_odds import PRIOR, log_odds
 from lib.inspect.reading import Reading, read
-from lib.inspect.vocabulary import latent_token_matrix
+from lib.inspect.vocabulary import latent_token_matrix, top_tokens
 from lib.latent_terms import LatentTerms
 
 LEAST_TEXTS = 5  # held-out texts that a latent must fire in, and be silent in, for its agreement to be measured
@@ -34,8 +34,8 @@ class Evidence(NamedTuple):
 
 def plain_label(evidence: Evidence) -> str:
     """Return the words of a latent, and in brackets what else its texts are about: "open, opened (file, stream)"."""
-    words = [word for word, share in evidence.words[:3] if share >= _LEAST_SHARE]
-    words = words or [word for word, _ in evidence.words[:1]]
+    words = [word for word, share in evidence.words[:3] if share >= _LEAST_SHARE and words_of(word)]
+    words = words or [word for word, _ in evidence.words[:1]]  # perhaps a comma
     company = [word for word, z in evidence.company if z >= _LEAST_Z and word not in words][: 5 - len(words)]
     return ", ".join(words) + (f" ({', '.join(company)})" if company else "")
 
@@ -49,6 +49,8 @@ def label_latents(
     progress: bool = True,
 ) -> Labels:
     """Label the latents of a model by every second text, and measure on the others how well labels predict firing.
+
+    A latent that fires only in the others is labelled by them, and not measured.
 
     Raises ValueError for fewer than two texts, and TypeError for a label that is no `str`.
 
@@ -73,14 +75,16 @@ def labels_of(
     """Return what `label_latents` does, of texts that are read."""
     if len(reading.texts) < 2:
         raise ValueError("There is one text; give at least two: labels of some are measured on the others.")
-    names = [""] * model.sae.width
-    for evidence in evidence_of(reading.part(slice(0, None, 2))):
+    width, held_out = model.sae.width, reading.part(slice(1, None, 2))
+    names = [""] * width
+    for evidence in evidence_of(reading.part(slice(0, None, 2)), np.ones(width, bool)):
         names[evidence.latent] = _checked(label(evidence), evidence.latent)
-    held_out = reading.part(slice(1, None, 2))
     labelled = np.flatnonzero([bool(name) for name in names])
     drawn = np.arange(len(names))
     drawn[labelled] = np.random.default_rng(seed).permutation(labelled)
     auc, control = agreement(names, held_out), agreement([names[j] for j in drawn], held_out)
+    for evidence in evidence_of(held_out, np.array([not name for name in names])):
+        names[evidence.latent] = _checked(label(evidence), evidence.latent)
     return Labels(names, auc, control, model.sae.identity["weights"])
 
 
@@ -90,25 +94,21 @@ def _checked(name: str, latent: int) -> str:
     return name
 
 
-def evidence_of(reading: Reading, n_contexts: int = 5) -> Iterator[Evidence]:
-    """Yield the evidence for each latent that is active, in their order."""
+def evidence_of(reading: Reading, wanted: np.ndarray, n_contexts: int = 5) -> Iterator[Evidence]:
+    """Yield the evidence for each latent that is active and wanted, bool [width], in their order."""
     words, word_of, counts = reading.words()
     shown, width = word_of >= 0, reading.terms.shape[1]
     latents, values = reading.latents[shown], reading.values[shown]
     mass = latent_token_matrix(latents, values, word_of[shown], width, len(words))
     places = strongest_places(reading, n_contexts)
     firing = reading.firings.astype(bool).astype(np.int64).T.tocsr()
-    for first in range(0, width, _CHUNK):
-        company = _company(firing[first : first + _CHUNK], counts)
-        for latent, z in enumerate(company, first):
-            row = slice(mass.indptr[latent], mass.indptr[latent + 1])
-            if row.start < row.stop:
-                order = np.argsort(-mass.data[row], kind="stable")[:10]
-                shares = mass.data[row][order] / mass.data[row].sum()
-                top = [words[word] for word in mass.indices[row][order]]
-                contexts = [context_of(reading, token) for token in places[latent]]
-                of_texts = [(words[word], score) for word, score in z]
-                yield Evidence(latent, list(zip(top, shares.tolist(), strict=True)), of_texts, contexts)
+    latents = np.flatnonzero((np.diff(mass.indptr) > 0) & wanted)
+    for first in range(0, len(latents), _CHUNK):
+        chunk = latents[first : first + _CHUNK]
+        for latent, z in zip(chunk.tolist(), _company(firing[chunk], counts), strict=True):
+            contexts = [context_of(reading, token) for token in places[latent]]
+            of_texts = [(words[word], score) for word, score in z]
+            yield Evidence(latent, top_tokens(mass, latent, words, 10), of_texts, contexts)
 
 
 def _company(firing: csr_array, counts: csr_array, n: int = 10) -> Iterator[list[tuple[int, float]]]:

@@ -10,6 +10,7 @@ from scipy.stats import false_discovery_control, norm
 from lib.bm25.pooling import check_weights
 from lib.support.html import Results
 
+_LEAST = 1e-9  # for a term that all texts have, on which the two sets do not differ
 PRIOR = 100.0  # texts that the prior is worth
 
 
@@ -36,8 +37,8 @@ def log_odds(
         p.
     """
     a, b = a + prior * share, b + prior * share
-    with np.errstate(divide="ignore"):  # a latent that every text has, and a prior of share 1
-        delta = np.log(a) - np.log(n_a + prior - a) - np.log(b) + np.log(n_b + prior - b)
+    rest_a, rest_b = (np.maximum(n + prior - x, _LEAST) for n, x in ((n_a, a), (n_b, b)))
+    delta = np.log(a) - np.log(rest_a) - np.log(b) + np.log(rest_b)
     return delta, delta / np.sqrt(1 / a + 1 / b)
 
 
