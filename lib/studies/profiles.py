@@ -161,7 +161,7 @@ _LEARNED = LearnedSize(
     ),
     pairs=("papers", "medquad", "squad-questions", "python-functions"),
     near=("squad", "pydoc/test"),
-    n_pairs=3_000,
+    n_pairs=2_000,
     n_negatives=2,
     teachers=(_MPNET,),
     collections=("beir/scifact/test", "beir/nfcorpus/test", "squad", "pydoc/test"),

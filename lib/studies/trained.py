@@ -2,7 +2,7 @@
 
 **The rule**, of 2026-11-29, before any result.
 
-- *Pairs.* `laptop`: 3,000 each, drawn at random, of papers, medquad, squad-questions and python-functions. No text of
+- *Pairs.* `laptop`: 2,000 each, drawn at random, of papers, medquad, squad-questions and python-functions. No text of
   theirs is in a ranked collection, but questions of the third are of the kind of `squad`, and functions of the kind of
   `pydoc`: these two collections are marked as near (`LearnedSize.near`), and a gain there is one in a domain that was
   trained for. Each query has two negatives, mined by words and by latents at ranks 5 to 50.
