@@ -346,14 +346,18 @@ async function queryView(text) {
     document.getElementById("status").textContent = `${order.length} documents, best first.`;
     return most;
   };
-  const sliders = parts.slice(0, SLIDERS).map(({latent}) => {
+  const groups = new Map(); // latents of one label, such as those of several seeds, have one slider
+  for (const {latent} of parts) groups.set(nameOf(latent), [...(groups.get(nameOf(latent)) ?? []), latent]);
+  const sliders = [...groups.values()].slice(0, SLIDERS).map((latents) => {
+    const [latent, ...others] = latents;
     const output = element("output", {}, "×1");
     const input = element("input", {type: "range", min: 0, max: 3, step: 0.25, value: 1, id: `factor-${latent}`, oninput: (event) => {
-      factors.set(latent, Number(event.target.value));
+      latents.forEach((each) => factors.set(each, Number(event.target.value)));
       output.textContent = `×${event.target.value}`;
       update();
     }});
-    return element("div", {class: "slider"}, element("label", {for: `factor-${latent}`}, latentLink(latent)), input, output);
+    return element("div", {class: "slider"}, element("label", {for: `factor-${latent}`}, latentLink(latent),
+      others.length ? element("small", {}, ` and ${others.length} of the same label`) : null), input, output);
   });
   const reset = element("button", {type: "button", onclick: () => {
     factors.clear();
