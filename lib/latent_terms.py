@@ -172,15 +172,17 @@ class LatentTerms:
         rows = [self.encode_documents(texts, progress=False) if texts else None for texts in (more, less)]
         return steer(queries, factors, more=rows[0], less=rows[1], step=step)
 
-    def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> "BM25Index":
-        """Return `BM25Index.build(doc_terms, doc_ids, self.bm25)`, with the errors of that.
+    def index(
+        self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str], *, impacts: str = "float32"
+    ) -> "BM25Index":
+        """Return `BM25Index.build(doc_terms, doc_ids, self.bm25, impacts=impacts)`, with the errors of that.
 
         `doc_terms` is what `encode_documents` returns, or a stream of consecutive blocks of its rows:
         `model.index((block.terms for block in model.stream(texts)), doc_ids)`.
         """
         from lib.bm25.index import BM25Index  # numba is slow to import, and not needed to encode
 
-        return BM25Index.build(doc_terms, doc_ids, self.bm25)
+        return BM25Index.build(doc_terms, doc_ids, self.bm25, impacts=impacts)
 
     def with_bm25(self, bm25: BM25Constants) -> "LatentTerms":
         """Return the same model with other constants for `index`."""

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, hstack, vstack
 
-from lib.bm25.index import BM25Index
+from lib.bm25.index import FORMS, BM25Index
 from lib.bm25.pooling import with_data
 from lib.bm25.ranking import Ranking, check_excluded, top_k
 from lib.bm25.weighting import BM25Constants, Vocabulary, Weights, check_weights_of
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER, Words
 from lib.latent_terms import LatentTerms
-from lib.support.checks import check_count, check_ids, check_texts
+from lib.support.checks import check_choice, check_count, check_ids, check_texts
 from lib.support.files import remove
 from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.html import Results
@@ -70,7 +70,13 @@ class Searcher:
 
     @classmethod
     def build(
-        cls, model: LatentTerms, texts: Iterable[str], doc_ids: Iterable[str], *, progress: bool = True
+        cls,
+        model: LatentTerms,
+        texts: Iterable[str],
+        doc_ids: Iterable[str],
+        *,
+        progress: bool = True,
+        impacts: str = "float32",
     ) -> "Searcher":
         """Encode documents in one pass, and index them.
 
@@ -84,7 +90,10 @@ class Searcher:
             Read twice, for its words and for its states, so a list or something else that can be.
         doc_ids : iterable of str
             Unique, one for each text.
+        impacts : {"float32", "uint8"}
+            The form of the index, as in `BM25Index.build`.
         """
+        check_choice(impacts, FORMS, "impacts")
         if isinstance(texts, Iterator):
             raise TypeError(f"texts is a {type(texts).__name__}, which is read once; pass list(texts).")
         words = Words.of(check_texts(texts, "texts"))
@@ -93,7 +102,7 @@ class Searcher:
         counts = words.encode(texts)
         doc_ids = check_ids(doc_ids, counts.shape[0], "doc_ids")  # before all of them are encoded
         blocks = ((block.terms, block.embeddings) for block in model.stream(texts, progress=progress))
-        return cls.of_blocks(model, blocks, counts, words, doc_ids)
+        return cls.of_blocks(model, blocks, counts, words, doc_ids, impacts=impacts)
 
     @classmethod
     def of_blocks(
@@ -103,6 +112,8 @@ class Searcher:
         counts: csr_array,
         words: Words,
         doc_ids: Sequence[str],
+        *,
+        impacts: str = "float32",
     ) -> "Searcher":
         """Index documents that are encoded: `blocks` of consecutive ones, their terms and embeddings, as `stream` has.
 
@@ -120,7 +131,7 @@ class Searcher:
             Vocabulary("latents", model.sae.width, model.bm25),
             Vocabulary("words", len(words), WORD_CONSTANTS),
         ]
-        index = BM25Index.build(rows(), doc_ids, vocabularies=vocabularies)
+        index = BM25Index.build(rows(), doc_ids, vocabularies=vocabularies, impacts=impacts)
         return cls(model, index, words, np.concatenate(embeddings))
 
     def encode_queries(self, texts: Iterable[str], *, progress: bool = True) -> tuple[csr_array, np.ndarray]:

@@ -82,6 +82,7 @@ CALLS = {
     "BM25Index.search_one": "index.search_one(rows[[0]], 1)",
     "BM25Index.scores": "index.scores(rows[[0]])",
     "BM25Index.most": "index.most(rows)",
+    "BM25Index.error_bound": "index.error_bound(rows)",
     "BM25Index.explain": 'index.explain(rows[[0]], "a")',
     "BM25Index.save": 'index.save("saved")',
     "BM25Index.push_to_hub": 'index.push_to_hub("me/new")',

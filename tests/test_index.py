@@ -541,7 +541,7 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(matrix, doc_ids, messag
     np.testing.assert_array_equal(all_scores(index, WORKED), before)
 
 
-@pytest.mark.parametrize("where", ["rows_of", "frequent_latents", "document_frequency", "joined", "reweigh"])
+@pytest.mark.parametrize("where", ["frequent.hold", "frequent_latents", "document_frequency", "joined", "reweigh"])
 def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monkeypatch, where):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -549,7 +549,7 @@ def test_an_interrupt_while_documents_are_added_leaves_the_index_as_it_was(monke
     index, whole = BM25Index.build(WORKED, IDS), BM25Index.build(vstack([WORKED, 2 * WORKED]), [*IDS, *"def"])
     before, state = all_scores(index, WORKED), repr(index)
     with monkeypatch.context() as patch:
-        patch.setattr(lib.bm25.index, where, interrupted)
+        patch.setattr(f"lib.bm25.index.{where}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.add(2 * WORKED, ["d", "e", "f"])
     assert repr(index) == state

@@ -9,7 +9,7 @@ from scipy.sparse import vstack
 from lib.benchmarks import grown, search, search_peers
 from lib.benchmarks.grown import encode_sentences, grow, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies, real_corpus
-from lib.benchmarks.search_peers import BARE, EXACT, PRUNED, Engine, engines
+from lib.benchmarks.search_peers import BARE, CODED, EXACT, PRUNED, Engine, engines
 from lib.data.collection import load_collection
 from lib.latent_terms import LatentTerms
 
@@ -78,13 +78,15 @@ def test_every_engine_finds_what_ours_finds(model, sentences, tmp_path, monkeypa
     assert seconds > 0
     assert len(corpus.index) == 60
     made = {name: engine for name, engine, _ in engines(corpus, tmp_path, peers=True)}
-    assert {EXACT, BARE, PRUNED, "scipy", "bm25s", "rank-bm25"} <= set(made)
+    assert {EXACT, BARE, CODED, PRUNED, "scipy", "bm25s", "rank-bm25"} <= set(made)
     for row in range(4):
         assert made[EXACT].find(row, 10) == [doc_id for doc_id, _ in corpus.index.search_one(corpus.queries[[row]], 10)]
         for name, engine in made.items():
             if engine.same_as == EXACT and name != PRUNED:
+                tolerance = 0.01 if name == CODED else 1e-5
                 found, wanted = (scores(corpus, row, one.find(row, 10)) for one in (engine, made[EXACT]))
-                np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg=name)
+                np.testing.assert_allclose(found, wanted, rtol=tolerance, err_msg=name)
+    assert made[CODED].bytes < made[EXACT].bytes
     fewer = engines(corpus, tmp_path / "fewer", peers=True, without=["rank", "impact", "Seismic", "faiss"])
     assert [name for name, _, _ in fewer][-2:] == ["scipy", "bm25s"]
     assert set(dict(list_of(engines(corpus, tmp_path, peers=False)))) == {n for n in made if EXACT in n or n == BARE}
@@ -179,6 +181,7 @@ def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, cap
     rows = pd.read_csv(out)
     assert rows.loc[rows["engine"] == BARE, "n_docs"].tolist() == [46, 30, 50]  # the collection itself comes first
     assert rows.loc[rows["engine"] == "scipy", "n_docs"].tolist() == [30]
+    assert rows.loc[rows["engine"] == EXACT, "times_exact"].tolist() == [1, 1, 1]
 
 
 def test_a_real_corpus_is_the_collection_itself(model):

@@ -53,6 +53,20 @@ def parts(model) -> np.ndarray:
     return np.stack([*shares, vectors[0] @ vectors[1].T / np.maximum(lengths[0], 1e-9)[:, None] / lengths[1].max()])
 
 
+def test_an_index_of_eight_bits(model, searcher, tmp_path):
+    coded = Searcher.build(model, DOCS, IDS, progress=False, impacts="uint8")
+    assert coded.index.impacts == "uint8"
+    for weights in (Weights(1, 0.3, 0), Weights(1, 0.3, 0.4)):
+        found, exact = (one.search(QUERIES, QUERY_IDS, len(DOCS), weights=weights) for one in (coded, searcher))
+        np.testing.assert_allclose(scores(found), scores(exact), atol=0.005)
+    total = sum(part.score for part in coded.explain(QUERIES[0], "d0"))
+    assert total == pytest.approx(scores(coded.search(QUERIES, QUERY_IDS, len(DOCS)))[0, 0], rel=1e-5)
+    coded.save(tmp_path)
+    assert repr(Searcher.load(tmp_path, encoder=model.encoder)) == repr(coded)
+    with pytest.raises(ValueError, match="impacts is 'int8'"):
+        Searcher.build(model, DOCS, IDS, impacts="int8")
+
+
 weight = st.sampled_from([0.0, 0.25, 1.0, 3.0])
 
 

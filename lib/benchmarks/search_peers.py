@@ -18,6 +18,7 @@ from lib.support.compiled import compiled
 from lib.support.processors import usable_processors
 
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
+CODED = "this package, 8-bit impacts"
 PRUNED = "this package, 100 latents a document, 40 a query"
 SEISMIC = {"n_postings": 4_000, "summary_energy": 0.4}  # of the index; what is varied is the search's query_cut
 HEAP_FACTOR = 0.9
@@ -76,7 +77,15 @@ def ours(corpus: Corpus, threads: int | None) -> Engine:
 
 
 def _index_bytes(index: BM25Index) -> int:
-    return sum(array.nbytes for part in index._parts for half in part for array in half)
+    parts = index._parts if index.impacts == "uint8" else [half for part in index._parts for half in part]
+    return sum(array.nbytes for part in parts for array in part)
+
+
+def ours_coded(corpus: Corpus) -> Engine:
+    """Return search that is exact among impacts of eight bits, one thread."""
+    constants = corpus.index.constants
+    index = BM25Index.build(corpus.terms(), corpus.index.doc_ids, constants, impacts="uint8")
+    return ours(corpus._replace(index=index), 1)
 
 
 def ours_pruned(corpus: Corpus) -> Engine:
@@ -199,6 +208,7 @@ def engines(
         EXACT: lambda: ours(corpus, 1),
         f"{EXACT}, {usable_processors()} threads": lambda: ours(corpus, None),
         BARE: lambda: bare_read(corpus),
+        CODED: lambda: ours_coded(corpus),
         PRUNED: lambda: ours_pruned(corpus),
     }
     if peers:

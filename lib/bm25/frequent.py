@@ -18,7 +18,7 @@ from lib.support.folders import save_parts
 
 SHARE = 8  # a latent has rows if at least one in so many documents has it; part of the index's format
 MOST = 2**16  # latents with rows, so that their numbers are uint16
-_LEVELS = 255
+LEVELS = 255
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -49,19 +49,41 @@ _DTYPES = {
 LARGE = ("docs.npy", "impacts.npy", "frequent_rows.npy", "frequent_numbers.npy", "frequent_impacts.npy")
 
 
-def frequent_latents(df: np.ndarray, n_docs: int) -> np.ndarray:
+def frequent_latents(df: np.ndarray, n_docs: int, share: int = SHARE) -> np.ndarray:
     """Return the latents that have rows, int64, ascending, given in how many documents each occurs."""
-    return np.flatnonzero(df * SHARE >= n_docs)[:MOST]
+    return np.flatnonzero(df * share >= n_docs)[:MOST]
+
+
+Part = tuple[Block, Rows]
+
+
+def hold(blocks: list[Block], frequent: np.ndarray, n_docs: int) -> tuple[list[Part], np.ndarray]:
+    """Return blocks with their rows, and by how much each latent's impacts are off, float32 [width]: 0."""
+    sizes = block_sizes(n_docs)
+    parts = [(block, rows_of(block, frequent, size)) for block, size in zip(blocks, sizes, strict=True)]
+    return parts, np.zeros(len(blocks[0].indptr) - 1, np.float32)
+
+
+def block_in(part: Part, frequent: np.ndarray, n_docs: int) -> Block:
+    """Return the postings of a block of `n_docs` documents."""
+    return part[0]
+
+
+def impacts_of(part: Part, latent: int, row: int, doc: int) -> np.ndarray:
+    """Return the impact of a latent in a document, none or one; `row` is the number of the latent's row or -1."""
+    block = part[0]
+    postings = slice(block.indptr[latent], block.indptr[latent + 1])
+    return block.impacts[postings][block.docs[postings] == doc]
 
 
 def rows_of(block: Block, latents: np.ndarray, n_docs: int) -> Rows:
     """Return the rows of a block of `n_docs` documents."""
     columns = block.matrix(n_docs)[:, latents]
     largest = columns.max(axis=0).toarray().ravel() if columns.nnz else np.zeros(len(latents), np.float32)
-    scales = np.maximum(largest / np.float32(_LEVELS), np.finfo(np.float32).tiny)
+    scales = np.maximum(largest / np.float32(LEVELS), np.finfo(np.float32).tiny)
     rows = np.zeros((len(latents), n_docs), np.uint8)
     number = np.repeat(np.arange(len(latents)), np.diff(columns.indptr))
-    rows[number, columns.indices] = np.minimum(np.rint(columns.data / scales[number]), _LEVELS)
+    rows[number, columns.indices] = np.minimum(np.rint(columns.data / scales[number]), LEVELS)
     forward = columns.tocsr()
     return Rows(
         rows,
@@ -72,8 +94,8 @@ def rows_of(block: Block, latents: np.ndarray, n_docs: int) -> Rows:
     )
 
 
-def writers(parts: list[tuple[Block, Rows]]) -> dict[str, Callable[[Path], None]]:
-    """Return what writes blocks and their rows, under the name of each file."""
+def writers(parts: list[Part], df: np.ndarray, errors: np.ndarray) -> dict[str, Callable[[Path], None]]:
+    """Return what writes blocks and their rows, under the name of each file; `df` and `errors` follow from those."""
 
     def write(which: int, field: str) -> Callable[[Path], None]:
         return lambda path: save_parts(path, [getattr(part[which], field).ravel() for part in parts])
@@ -81,8 +103,8 @@ def writers(parts: list[tuple[Block, Rows]]) -> dict[str, Callable[[Path], None]
     return {f"{prefix}{field}.npy": write(which, field) for which, prefix, field in _FILES}
 
 
-def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[Block, Rows]]:
-    """Return the blocks and rows in files that `writers` wrote; the large ones are memory-mapped.
+def read(files: Mapping[str, Path], n_docs: int, width: int) -> tuple[list[Part], np.ndarray, np.ndarray]:
+    """Return the blocks and rows in files that `writers` wrote, df and errors; the large files are memory-mapped.
 
     Every pointer is checked, so that search reads nothing outside the files; ValueError if something does not fit.
     """
@@ -95,9 +117,10 @@ def parts_in(files: Mapping[str, Path], n_docs: int, width: int) -> list[tuple[B
     blocks = blocks_in(indptr, docs, impacts, width)
     if not len(blocks) == len(sizes) > 0:
         raise ValueError(f"There are {len(blocks)} blocks of postings for {n_docs} documents")
-    n_frequent = len(frequent_latents(document_frequency(blocks), n_docs))
+    df = document_frequency(blocks)
+    n_frequent = len(frequent_latents(df, n_docs))
     rows = _rows_in(Rows(*(arrays[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
-    return list(zip(blocks, rows, strict=True))
+    return list(zip(blocks, rows, strict=True)), df, np.zeros(width, np.float32)
 
 
 def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
@@ -119,8 +142,7 @@ def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:
     ]
 
 
-@compiled(fastmath=True)
-def add_rows(rows, factors, numbers, estimates):
+def _add_rows(rows, factors, numbers, estimates):
     """Add the rows `numbers`, uint8 [n_docs] each, times their factors to `estimates`, float32 [n_docs]."""
     whole = len(numbers) - len(numbers) % 4
     for i in range(0, whole, 4):  # four at a time: estimates are read and written once for the four
@@ -135,6 +157,10 @@ def add_rows(rows, factors, numbers, estimates):
             estimates[doc] += factor * row[doc]
 
 
+add_rows = compiled(fastmath=True)(_add_rows)
+add_rows_in_order = compiled()(_add_rows)  # every sum as it is written: the same to the bit wherever a document stands
+
+
 @compiled()
 def error_bound(factors, most_of_rare):
     """Return by how much an estimate may differ from the score that float32 gives.
@@ -145,7 +171,7 @@ def error_bound(factors, most_of_rare):
     level = 0.0
     for factor in factors:
         level += abs(factor)
-    return np.float32(0.501 * level + 4 * _EPSILON * (len(factors) + 8) * (most_of_rare + _LEVELS * level))
+    return np.float32(0.501 * level + 4 * _EPSILON * (len(factors) + 8) * (most_of_rare + LEVELS * level))
 
 
 @compiled()

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from lib.bm25.frequent import LARGE, Rows, frequent_latents, parts_in, rows_of, writers
+from lib.bm25 import coded, frequent
+from lib.bm25.frequent import frequent_latents
 from lib.bm25.postings import (
     BLOCK_ROWS,
     Block,
@@ -36,12 +38,14 @@ from lib.bm25.weighting import (
     columns_of,
     saturation,
 )
-from lib.support.checks import check_count, check_id, check_ids, check_iterable
+from lib.support.checks import check_choice, check_count, check_id, check_ids, check_iterable
 from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.html import Results, table
 from lib.support.processors import usable_processors
 
 FORMAT_VERSION = 1
+LARGE = {*frequent.LARGE, *coded.LARGE}
+FORMS: dict[str, ModuleType] = {"float32": frequent, "uint8": coded}  # how impacts are held: the same functions in each
 
 
 class Contribution(NamedTuple):
@@ -66,6 +70,13 @@ def _check_vocabularies(vocabularies: Sequence[Vocabulary], constants: BM25Const
 def _n_rows(matrix: Any) -> int | None:
     """Return how many rows a matrix has, 1 if it is [width]; None for a stream, whose length is not known."""
     return math.prod(matrix.shape[:-1]) if hasattr(matrix, "tocsr") else None
+
+
+def hold(impacts: str, blocks: list[Block], n_docs: int) -> tuple[list, np.ndarray, np.ndarray]:
+    """Return blocks in a form, df, and by how much each latent's impacts are off in that form, float32 [width]."""
+    df, form = document_frequency(blocks), FORMS[impacts]
+    parts, errors = form.hold(blocks, frequent_latents(df, n_docs, form.SHARE), n_docs)
+    return parts, df, errors
 
 
 class BM25Index:
@@ -95,43 +106,43 @@ class BM25Index:
         |d| of each document in the first vocabulary.
     average_length : float
         avgdl of the first vocabulary, over all documents, empty ones too.
+    impacts : {"float32", "uint8"}
+        In which form impacts are held (`build`).
     """
 
-    def __init__(self, vocabularies: Sequence[Vocabulary], *documents):
-        self.vocabularies = tuple(vocabularies)
+    def __init__(self, vocabularies: Sequence[Vocabulary], impacts: str, *documents):
+        self.vocabularies, self.impacts = tuple(vocabularies), impacts
         self.constants = self.vocabularies[0].constants
         self.largest_k1 = max(vocabulary.constants.k1 for vocabulary in self.vocabularies)
         self._hold(*documents)
 
     def _hold(
         self,
-        blocks: list[Block],
         doc_ids: list[str],
         lengths: np.ndarray,
         averages: list[float],
-        rows: list[Rows] | None = None,
+        parts: list,
+        df: np.ndarray,
+        errors: np.ndarray,
     ) -> None:
         """Hold these documents and no others; all is computed first, so that an error leaves the index as it was.
 
         `lengths`, float32 [n_vocabularies, n_docs], and `averages` are |d| and avgdl.
         """
-        df, idfs = document_frequency(blocks), []
+        idfs = []
         for vocabulary, columns in zip(self.vocabularies, columns_of(self.vocabularies), strict=True):
             of_columns = IDFS[vocabulary.constants.idf](df[columns].astype(np.float64), len(doc_ids))
             idfs.append((vocabulary.weight * of_columns).astype(np.float32))
         idf = np.concatenate(idfs)
-        frequent = frequent_latents(df, len(doc_ids))
+        in_rows = frequent_latents(df, len(doc_ids), FORMS[self.impacts].SHARE)
         row_of = np.full(len(df), -1)
-        row_of[frequent] = np.arange(len(frequent))
-        sizes = block_sizes(len(doc_ids))
-        rows = rows or [rows_of(block, frequent, size) for block, size in zip(blocks, sizes, strict=True)]
+        row_of[in_rows] = np.arange(len(in_rows))
         position = {doc_id: number for number, doc_id in enumerate(doc_ids)}
         self.doc_ids, self._position = doc_ids, position
         self._lengths, self._averages = lengths, averages
         self.lengths, self.average_length = lengths[0], averages[0]
         self.width, self.df, self.idf = len(df), df, idf
-        self._blocks, self._row_of = blocks, row_of
-        self._parts = list(zip(blocks, rows, strict=True))
+        self._parts, self._row_of, self._in_rows, self._errors = parts, row_of, in_rows, errors
 
     def __len__(self) -> int:
         return len(self.doc_ids)
@@ -139,7 +150,16 @@ class BM25Index:
     def __repr__(self) -> str:
         widths = ", ".join(f"{vocabulary.width:,} {vocabulary.name}" for vocabulary in self.vocabularies)
         weighting = self.constants if len(self.vocabularies) == 1 else self.vocabularies
-        return f"BM25Index({len(self):,} documents, {widths}, {self.n_postings:,} postings, {weighting})"
+        postings = f"{self.n_postings:,} postings" + (f" of {self.impacts}" if self.impacts != "float32" else "")
+        return f"BM25Index({len(self):,} documents, {widths}, {postings}, {weighting})"
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return list(self._each_block())
+
+    def _each_block(self) -> Iterator[Block]:
+        for part, size in zip(self._parts, block_sizes(len(self)), strict=True):
+            yield FORMS[self.impacts].block_in(part, self._in_rows, size)
 
     def _repr_html_(self) -> str:
         """Return sizes and constants as a table."""
@@ -163,6 +183,7 @@ class BM25Index:
         b: float | None = None,
         idf: str | None = None,
         vocabularies: Sequence[Vocabulary] | None = None,
+        impacts: str = "float32",
     ) -> "BM25Index":
         """Index a document-term matrix, or a stream of blocks of its rows, of which only the index stays in memory.
 
@@ -183,7 +204,12 @@ class BM25Index:
         vocabularies : list of Vocabulary, optional
             What the columns are if not all of them have `constants`, which then is not given; their widths add up to
             the matrix's.
+        impacts : {"float32", "uint8"}
+            In which form impacts are held. "uint8" takes about 3 bytes a posting, a third of "float32"; each latent's
+            impacts are rounded to 255 levels in each block of 16,384 documents, search among them is exact, and
+            `error_bound` states by how much scores differ for it.
         """
+        check_choice(impacts, FORMS, "impacts")
         given: dict[str, Any] = {"k1": k1, "b": b, "idf": idf}
         changes = {name: value for name, value in given.items() if value is not None}
         constants = replace(check_constants(constants), **changes)
@@ -200,15 +226,17 @@ class BM25Index:
         for i, columns in enumerate(columns_of(vocabularies)):
             k1, b = vocabularies[i].constants.k1, vocabularies[i].constants.b
             weigh(blocks, columns, cut(saturation(lengths[i], averages[i], k1, b)), k1)
-        return cls(vocabularies, blocks, doc_ids, lengths.astype(np.float32), averages)
+        held = hold(impacts, blocks, len(doc_ids))
+        return cls(vocabularies, impacts, doc_ids, lengths.astype(np.float32), averages, *held)
 
     def add(self, matrix: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> None:
         """Add documents behind those in the index, as if all had been indexed at once; arguments as in `build`.
 
         N, df, idf, avgdl and with it every impact become those of all documents, so each call weighs the whole index
         anew: add many documents at once. Where avgdl changes, the impacts of the old documents are computed from their
-        old impacts, so they differ from those of an index built at once by about 1e-7 of their size. Not for use while
-        another thread searches.
+        old impacts, so they differ from those of an index built at once by about 1e-7 of their size; impacts in uint8
+        are rounded once more, by which `error_bound` grows, and meanwhile take the memory of float32. Not for use
+        while another thread searches.
 
         Raises TypeError or ValueError as `build`, for another width, and for ids that are in the index; after any error
         it stays as it was.
@@ -221,7 +249,7 @@ class BM25Index:
             )
         n_last = (len(self) - 1) % BLOCK_ROWS + 1  # documents in the last block
         n_free = BLOCK_ROWS - n_last or BLOCK_ROWS
-        parts, old = columns_of(self.vocabularies), self._blocks
+        parts, old, errors = columns_of(self.vocabularies), self._blocks, self._errors.copy()
         new, new_lengths = post(matrix, len(doc_ids), n_free, self.width, parts if len(parts) > 1 else [slice(None)])
         check_ids(doc_ids, new_lengths.shape[1], "doc_ids")
         lengths = np.concatenate([self._lengths, new_lengths.astype(np.float32)], axis=1)
@@ -233,17 +261,21 @@ class BM25Index:
             weigh(new, columns, cut(saturation(new_lengths[i], averages[i], k1, b), n_free), k1)
             if not np.array_equal(before, after):
                 old = reweigh(old, columns, cut(before), cut(after), k1)
+                # d impact_elsewhere / d impact is between before / after and after / before
+                ratios = np.divide(after, before, out=np.ones_like(before), where=self._lengths[i] > 0)
+                errors[columns] *= np.float32(max(ratios.max(), 1 / ratios.min()))
         if n_last < BLOCK_ROWS:
             new[0] = joined(old[-1], n_last, new[0], min(n_free, len(doc_ids)))
             old = old[:-1]
-        self._hold([*old, *new], self.doc_ids + doc_ids, lengths, averages)
+        held, df, rounding = hold(self.impacts, [*old, *new], len(self) + len(doc_ids))
+        self._hold(self.doc_ids + doc_ids, lengths, averages, held, df, errors + rounding)
 
     def impact_rows(self) -> Iterator[csr_array]:
         """Yield the documents' impacts in consecutive blocks of rows, float32 [rows, width].
 
         score(q, d) is the inner product of a document's row with w_j(q) * idf_j.
         """
-        for block, size in zip(self._blocks, block_sizes(len(self)), strict=True):
+        for block, size in zip(self._each_block(), block_sizes(len(self)), strict=True):
             yield block.matrix(size).tocsr()
 
     def search(
@@ -366,6 +398,18 @@ class BM25Index:
         sums = [factors[:, columns].sum(axis=1, dtype=np.float64) * (v.constants.k1 + 1) for v, columns in parts]
         return np.stack(sums, axis=1)
 
+    def error_bound(self, queries: csr_array) -> np.ndarray:
+        """Return by how much any document's score may differ from that of an index of float32, float64 [n_queries].
+
+        sum_j w_j(q) |idf_j| e_j, where e_j is the most by which an impact of latent j was changed when it was rounded,
+        and what sums in float32 differ by in another order. Raises as `search`.
+        """
+        queries = self._check_queries(queries)
+        weights = csr_array((queries.data.astype(np.float64), queries.indices, queries.indptr), queries.shape)
+        rounding = 4 * np.finfo(np.float32).eps * (np.diff(queries.indptr) + 8)
+        most = weights @ np.abs(self.idf).astype(np.float64) * (self.largest_k1 + 1)
+        return weights @ (np.abs(self.idf) * self._errors.astype(np.float64)) + rounding * most
+
     def _check_queries(self, queries: csr_array) -> csr_array:
         queries = check_query_weights(queries, self.largest_k1)
         if queries.shape[1] != self.width:
@@ -392,11 +436,9 @@ class BM25Index:
         if check_id(doc_id, "doc_id") not in self._position:
             raise ValueError(f"There is no document {doc_id!r} in the index; its ids start with {self.doc_ids[:3]}.")
         number, position = divmod(self._position[doc_id], BLOCK_ROWS)
-        block = self._blocks[number]
         contributions = []
         for latent, weight in zip(query.indices, query.data, strict=True):
-            postings = slice(block.indptr[latent], block.indptr[latent + 1])
-            for impact in block.impacts[postings][block.docs[postings] == position]:  # one or none
+            for impact in FORMS[self.impacts].impacts_of(self._parts[number], latent, self._row_of[latent], position):
                 factors = (float(weight), float(self.idf[latent]), float(impact))
                 contributions.append(Contribution(int(latent), *factors, math.prod(factors)))
         return Results(sorted(contributions, key=lambda contribution: -contribution.score))
@@ -405,10 +447,12 @@ class BM25Index:
         """Write the index to `folder`, atomically: JSON and npy files, and `index.json` with their checksums."""
         vocabularies = [asdict(vocabulary) for vocabulary in self.vocabularies]
         content = {"vocabularies": vocabularies, "average_lengths": self._averages, "n_docs": len(self)}
+        if self.impacts != "float32":
+            content["impact_dtype"] = self.impacts
         files = {
             "doc_ids.json": lambda path: path.write_text(json.dumps(self.doc_ids), "utf-8"),
             "lengths.npy": lambda path: save_parts(path, [self._lengths.ravel()]),
-            **writers(self._parts),
+            **FORMS[self.impacts].writers(self._parts, self.df, self._errors),
         }
         save_folder(folder, "index.json", FORMAT_VERSION, content, files)
 
@@ -451,11 +495,11 @@ class BM25Index:
                 lengths = read_part(files["lengths.npy"], np.float32)
                 if len(lengths) != len(vocabularies) * len(doc_ids):
                     raise ValueError(f"there are {len(lengths)} lengths of {len(doc_ids)} documents")
-                parts = parts_in(files, len(doc_ids), columns_of(vocabularies)[-1].stop)
+                impacts = check_choice(manifest.get("impact_dtype", "float32"), FORMS, "impact_dtype")
+                held = FORMS[impacts].read(files, len(doc_ids), columns_of(vocabularies)[-1].stop)
             except (ValueError, TypeError, KeyError) as error:  # right checksums of what is no index, or unverified
                 raise ValueError(f"{folder} is damaged ({error}); copy it again, or save it anew.") from error
-            blocks, rows = map(list, zip(*parts, strict=True))
             by_vocabulary = lengths.reshape(len(vocabularies), -1)
-            return cls(vocabularies, blocks, doc_ids, by_vocabulary, manifest["average_lengths"], rows)
+            return cls(vocabularies, impacts, doc_ids, by_vocabulary, manifest["average_lengths"], *held)
 
         return read_folder(folder, "index.json", FORMAT_VERSION, read, () if verify else LARGE)

@@ -12,15 +12,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lib.bm25.frequent import MOST, Rows, add_rows, complete, error_bound
-from lib.bm25.postings import BLOCK_ROWS, Block
+from lib.bm25.coded import Codes
+from lib.bm25.frequent import MOST, Part, add_rows, add_rows_in_order, complete, error_bound
+from lib.bm25.postings import BLOCK_ROWS
 from lib.support.compiled import compiled
 
 _SCATTER = 2  # postings, read in their order, take as long as one document's impact in its score
+_Part = TypeVar("_Part", bound=Part | Codes)
+_GROUP = 128  # documents, none of which is looked at if none can be among the best
 _BUFFER = 2**16  # scores: one for each uint16, so that no posting, however damaged, is written outside
 
 
@@ -148,17 +151,41 @@ def score_likely(rows, first, likely, start, stop, least, weight_of, best, count
 
 
 @compiled()
-def score_all(block, query, allowed, first, scores, best, count):
+def add_codes(part, query, scores):
+    """Set `scores`, float32 [n_docs of the block], to those that eight bits give; each sum in one order, to the bit."""
+    factors = query.weights * part.scales[query.latents]
+    n_rare = len(query.latents) - len(query.rows)
+    add_postings(part, query.latents[:n_rare], factors[:n_rare], scores)
+    add_rows_in_order(part.rows, factors[n_rare:], query.rows, scores)
+
+
+def add_all(part: Part | Codes, query: Query, scores: np.ndarray) -> None:
+    """Set `scores`, float32 [n_docs of the block], to those of all its documents."""
+    if isinstance(part, Codes):
+        add_codes(part, query, scores)
+    else:
+        add_postings(part[0], query.latents, query.weights, scores)
+
+
+@compiled()
+def offer_all(scores, allowed, first, best, count):
     """Offer all of a block's documents to a heap of the best; return how many it holds. See `find_likely`."""
-    add_postings(block, query.latents, query.weights, scores)
     best_docs, best_scores = best.docs, best.scores
-    for doc in range(len(scores)):
-        if not len(allowed) or allowed[doc]:
-            count = push(scores[doc], first + doc, best_scores, best_docs, count)
+    for start in range(0, len(scores), _GROUP):
+        stop = min(start + _GROUP, len(scores))
+        if count == len(best_scores):
+            least, n_above = best_scores[0], 0
+            for doc in range(start, stop):  # many at a time
+                n_above += scores[doc] > least
+            if not n_above:
+                continue
+        for doc in range(start, stop):
+            if not len(allowed) or allowed[doc]:
+                count = push(scores[doc], first + doc, best_scores, best_docs, count)
     return count
 
 
-def reads_all(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int) -> bool:
+def reads_all(blocks: Sequence[Part], n_docs: int, query: Query, k: int) -> bool:
     """Whether to read all of the query's postings of frequent latents takes no longer than to score k documents.
 
     A document's score takes as many impacts as it has of all frequent latents.
@@ -169,13 +196,13 @@ def reads_all(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k
 
 
 def _each(
-    blocks: Sequence[tuple[Block, Rows]], n_docs: int, allowed: np.ndarray | None, numbers: range
-) -> Iterator[tuple[Block, Rows, int, int, np.ndarray]]:
-    """Yield each block, its rows, the position of its first document, how many it has, and which are allowed."""
+    parts: Sequence[_Part], n_docs: int, allowed: np.ndarray | None, numbers: range
+) -> Iterator[tuple[_Part, int, int, np.ndarray]]:
+    """Yield each block, the position of its first document, how many it has, and which are allowed."""
     for number in numbers:
         first = number * BLOCK_ROWS
         size = min(BLOCK_ROWS, n_docs - first)
-        yield *blocks[number], first, size, np.empty(0, bool) if allowed is None else allowed[first : first + size]
+        yield parts[number], first, size, np.empty(0, bool) if allowed is None else allowed[first : first + size]
 
 
 def _heap(k: int) -> Best:
@@ -183,24 +210,25 @@ def _heap(k: int) -> Best:
 
 
 def search_all(
-    blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
+    parts: Sequence[Part | Codes], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return what `search_likely` returns, from all of the query's postings."""
     scores, best, count = np.empty(_BUFFER, np.float32), _heap(k), 0
-    for block, _, first, size, mask in _each(blocks, n_docs, allowed, numbers):
-        count = score_all(block, query, mask, first, scores[:size], best, count)
+    for part, first, size, mask in _each(parts, n_docs, allowed, numbers):
+        add_all(part, query, scores[:size])
+        count = offer_all(scores[:size], mask, first, best, count)
     return Best(best.docs[:count], best.scores[:count])
 
 
 def search_likely(
-    blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
+    blocks: Sequence[Part], n_docs: int, query: Query, k: int, allowed: np.ndarray | None, numbers: range
 ) -> Best:
     """Return the k best documents of the blocks `numbers`, in no particular order."""
     scores, estimates = np.empty(_BUFFER, np.float32), np.empty(BLOCK_ROWS, np.float32)
     n = len(numbers) * BLOCK_ROWS  # only what is written to takes memory
     likely = Likely(np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.float32))
     least, count, ends = _heap(k), 0, [0]
-    for block, rows, first, size, mask in _each(blocks, n_docs, allowed, numbers):
+    for (block, rows), first, size, mask in _each(blocks, n_docs, allowed, numbers):
         end, count = find_likely(
             block, rows, query, mask, first, scores[:size], estimates[:size], likely, ends[-1], least, count
         )
@@ -215,11 +243,11 @@ def search_likely(
     return Best(best.docs[:count], best.scores[:count])
 
 
-def scores_of(blocks: Sequence[tuple[Block, Rows]], n_docs: int, query: Query) -> np.ndarray:
+def scores_of(parts: Sequence[Part | Codes], n_docs: int, query: Query) -> np.ndarray:
     """Return the score of every document, float32 [n_docs], each to the bit that of `search`."""
-    scores = np.empty(len(blocks) * BLOCK_ROWS, np.float32)
-    for block, _, first, size, _ in _each(blocks, n_docs, None, range(len(blocks))):
-        add_postings(block, query.latents, query.weights, scores[first : first + size])
+    scores = np.empty(len(parts) * BLOCK_ROWS, np.float32)
+    for part, first, size, _ in _each(parts, n_docs, None, range(len(parts))):
+        add_all(part, query, scores[first : first + size])
     return scores[:n_docs]
 
 
@@ -237,7 +265,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 
 
 def search(
-    blocks: Sequence[tuple[Block, Rows]],
+    parts: Sequence[Any],
     n_docs: int,
     queries: Sequence[Query],
     k: int,
@@ -251,14 +279,14 @@ def search(
     each query.
     """
     k = min(k, n_docs)
-    n_parts = 1 if len(queries) >= threads else min(threads, len(blocks))
-    cuts = [len(blocks) * part // n_parts for part in range(n_parts + 1)]
+    n_ranges = 1 if len(queries) >= threads else min(threads, len(parts))
+    cuts = [len(parts) * number // n_ranges for number in range(n_ranges + 1)]
     jobs = [(query, range(*cut)) for query in queries for cut in pairwise(cuts)]
 
     def run(job: tuple[Query, range]) -> Best:
         query, numbers = job
-        method = search_all if reads_all(blocks, n_docs, query, k) else search_likely
-        return method(blocks, n_docs, query, k, allowed, numbers)
+        whole = isinstance(parts[0], Codes) or reads_all(parts, n_docs, query, k)
+        return (search_all if whole else search_likely)(parts, n_docs, query, k, allowed, numbers)
 
-    parts = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
-    return [merge(parts[start : start + n_parts], k) for start in range(0, len(parts), n_parts)]
+    found = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
+    return [merge(found[start : start + n_ranges], k) for start in range(0, len(found), n_ranges)]

@@ -16,7 +16,7 @@ from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, largest_of, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
-from lib.bm25.index import BM25Index
+from lib.bm25.index import BM25Index, hold
 from lib.bm25.postings import post
 from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
@@ -134,7 +134,8 @@ def inner_product_index(matrix: csr_array | Iterable[csr_array], doc_ids: list[s
     largest = max(float(block.impacts.max(initial=0)) for block in blocks)
     constants = BM25Constants(k1=max(largest - 1, 0), b=0)  # a search relies on it that no impact is above k1 + 1
     words = Vocabulary("words", len(blocks[0].indptr) - 1, constants)
-    index = BM25Index([words], blocks, doc_ids, lengths.astype(np.float32), [float(lengths.mean())])
+    held = hold("float32", blocks, len(doc_ids))
+    index = BM25Index([words], "float32", doc_ids, lengths.astype(np.float32), [float(lengths.mean())], *held)
     index.idf[:] = 1
     return index
 
