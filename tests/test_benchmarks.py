@@ -43,7 +43,9 @@ def test_measure_takes_turns_and_the_first_does_not_count():
 
 
 def test_every_competitor_takes_whole_steps():
-    steps = steps_to_time(12, CONFIG, share_dead=0.25)
+    activations = ["kron", "ortsae:chunk=16"]
+    steps = steps_to_time(12, CONFIG, 0.25, activations)
+    assert {f"{OURS}, {name}" for name in activations} <= set(steps)
     assert {
         PRODUCT,
         "bare product, fresh memory",

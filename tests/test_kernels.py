@@ -42,7 +42,7 @@ def draw_problem(seed: int, n: int, d: int, width: int, kind: str) -> tuple[torc
     if kind == "all negative":
         weights.b_enc.sub_(1e3)
     if kind == "twin latents":  # latent j and latent j + width / 2 are the same: which of them is chosen is a tie
-        for tensor in (*weights[:3], weights.threshold):
+        for tensor in (*weights[:3], weights.extra):
             tensor[width // 2 :] = tensor[: width // 2]
     return states, weights, normal(d) / 4
 
@@ -61,7 +61,7 @@ def activations(draw, k: int) -> Activation:
 def both(states, weights, activation, mean, dead, auxk):
     """The step of the kernels, and loss and gradients of the dense reference."""
     if not isinstance(activation, JumpReLU):
-        weights = weights._replace(threshold=None)
+        weights = weights._replace(extra=None)
     step = loss_and_gradients(states, weights, activation, mean, dead, auxk, FLOAT64)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in weights._asdict().items() if tensor is not None}
     loss = reference_loss(states, Weights(**leaves), activation, mean, dead, auxk)
@@ -92,7 +92,7 @@ def test_loss_and_every_gradient_are_those_of_the_dense_reference(
     step, loss, expected = both(states, weights, activation, mean, dead, auxk)
     torch.testing.assert_close(step.fvu + auxk * step.auxk + step.penalty, loss, rtol=1e-9, atol=1e-9)
     for name, gradient, wanted in zip(Weights._fields, step.gradients, expected, strict=True):
-        if name == "threshold" and not isinstance(activation, JumpReLU):
+        if name == "extra" and not isinstance(activation, JumpReLU):
             assert gradient is None
             continue
         if kind == "twin latents" and name != "b_pre":  # the twins share one gradient; which has it is arbitrary
@@ -109,8 +109,7 @@ def test_what_is_active_are_the_codes_of_the_dense_activation(data, seed, n, k):
     states, weights, mean = draw_problem(seed, n, 6, 64, "plain")
     nothing = torch.zeros(64, dtype=torch.bool)
     step = loss_and_gradients(states, weights, activation, mean, nothing, 0.0, FLOAT64)
-    pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
-    codes, _ = activation.dense(pre, weights.threshold)
+    codes, _ = activation.dense(states - weights.b_pre, weights)
     actual = torch.zeros(n, 64, dtype=FLOAT64)
     active = step.values != 0
     tokens = torch.arange(n)[:, None].expand_as(step.indices)
@@ -153,7 +152,7 @@ def test_a_step_by_hand():
     step = loss_and_gradients(states, weights, one, torch.zeros(2), nothing, 1 / 32, torch.float32)
     assert (step.indices.tolist(), step.values.tolist()) == ([[1]], [[3.0]])
     assert step.fvu.item() == pytest.approx(0.8)
-    assert (step.smallest, step.penalty, step.gradients.threshold) == (3, 0, None)
+    assert (step.smallest, step.penalty, step.gradients.extra) == (3, 0, None)
     close = lambda got, wanted: torch.testing.assert_close(got, torch.tensor(wanted))  # noqa: E731
     close(step.gradients.W_enc, [[0.0, 0.0], [0.8, 0.4], [0.0, 0.0]])  # a (h - b_pre)
     close(step.gradients.b_enc, [0.0, 0.4, 0.0])

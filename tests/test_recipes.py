@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_variants import CHECKS, run_check
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import PHIS, POOLINGS, apply_phi, pool, undo_phi
@@ -22,9 +23,8 @@ from lib.learned.pairs import Pairs
 from lib.learned.train import FinetuneConfig, finetune
 from lib.report.common import COLOURS
 from lib.report.retrieval import retrieval_figure
-from lib.sae.activations import ACTIVATIONS, activation_of
+from lib.sae.activations import ACTIVATIONS
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.kernels import Weights, loss_and_gradients, reference_loss
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
 from lib.studies import profiles
@@ -76,21 +76,16 @@ def test_every_recipe_is_short():
         assert 0 < lines <= 60, title
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.usefixtures("one_thread")
+def test_an_activation_passes_the_checks_of_every_other(check, tmp_path):
+    follow("An activation")
+    run_check(check, "peaks", tmp_path)
+
+
 def test_an_activation(tmp_path):
     follow("An activation")
-    activation = activation_of("peaks", 12)
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(64, 8, generator=generator, dtype=torch.float64)
-    shapes = {"W_enc": (24, 8), "b_enc": (24,), "W_dec": (24, 8), "b_pre": (8,)}
-    weights = Weights(
-        **{name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-    )
-    dead = torch.zeros(24, dtype=torch.bool)
-    step = loss_and_gradients(states, weights, activation, states.mean(dim=0), dead, 0.0, torch.float64)
-    leaves = Weights(*(tensor.clone().requires_grad_() for tensor in weights[:4]))
-    reference_loss(states, leaves, activation, states.mean(dim=0), dead, 0.0).backward()
-    for sparse, leaf in zip(step.gradients[:4], leaves[:4], strict=True):
-        torch.testing.assert_close(sparse, leaf.grad)
     config = TrainingConfig(24, 12, epochs=1, batch_tokens=64, activation="peaks", dead_tokens=1_000)
     sae = train(StoredStates([torch.randn(256, 8, generator=generator)]), config)
     sae.save(tmp_path)

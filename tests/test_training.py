@@ -131,7 +131,7 @@ def test_the_learning_rate_rises_to_1_and_falls_to_near_0(n_steps, warmup):
         *(("auxk", x, ValueError, "auxk") for x in (-0.1, math.nan, math.inf)),
         ("dead_tokens", 0, ValueError, "dead_tokens is 0"),
         ("select_dtype", "float16", ValueError, "float16.*native"),
-        ("activation", "relu", ValueError, "relu.*topk"),
+        ("activation", "relu", ValueError, "(?s)relu.*topk"),
         ("normalisation", "rms", ValueError, "rms.*per-token"),
         ("buffer_batches", 0, ValueError, "buffer_batches is 0"),
         ("budgets", (32,), ValueError, "32"),

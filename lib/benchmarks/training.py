@@ -11,7 +11,7 @@ leaves unexplained (FVU) of states it was not trained on is printed. No latent i
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -23,6 +23,7 @@ from lib.benchmarks import measure
 from lib.benchmarks.peers import OURS, REFERENCE, competitors, ours
 from lib.data.collection import load_collection
 from lib.encode.encoder import TokenEncoder
+from lib.sae.activations import ACTIVATIONS
 from lib.sae.kernels import unexplained
 from lib.sae.training import SELECT_DTYPES, TrainingConfig, learning_rate_factor
 from lib.support.devices import DTYPES
@@ -45,10 +46,12 @@ def _products(states: torch.Tensor, config: TrainingConfig) -> dict[str, Step]:
     }
 
 
-def steps_to_time(d: int, config: TrainingConfig, share_dead: float) -> dict[str, Step]:
+def steps_to_time(
+    d: int, config: TrainingConfig, share_dead: float, activations: Sequence[str] = ()
+) -> dict[str, Step]:
     """Return, by name, the product alone and a step of each competitor on the same batch of random states [n, d].
 
-    AuxK is given the share `share_dead` of the latents as dead.
+    AuxK is given the share `share_dead` of the latents as dead. `activations` are further ones of ours.
     """
     config = config.resolved()
     generator = torch.Generator().manual_seed(0)
@@ -62,14 +65,24 @@ def steps_to_time(d: int, config: TrainingConfig, share_dead: float) -> dict[str
     steps[f"{OURS}, none dead"] = lambda: none_dead.step(states, torch.zeros_like(dead))
     in_int8 = ours(states, replace(config, select_dtype="int8"))
     steps[f"{OURS}, latents found in int8"] = lambda: in_int8.step(states, dead)
+    for name in activations:
+        other = ours(states, replace(config, activation=name))
+        steps[f"{OURS}, {name}"] = lambda other=other: other.step(states, dead)
     return _products(states, config) | steps
 
 
-def speed_table(d: int, widths: list[int], config: TrainingConfig, share_dead: float, repeats: int) -> pd.DataFrame:
+def speed_table(
+    d: int,
+    widths: list[int],
+    config: TrainingConfig,
+    share_dead: float,
+    repeats: int,
+    activations: Sequence[str] = (),
+) -> pd.DataFrame:
     """Return a row for each width and competitor: seconds and tokens a second, and both beside the product and us."""
     frames = []
     for width in widths:
-        seconds = pd.Series(measure(steps_to_time(d, replace(config, width=width), share_dead), repeats))
+        seconds = pd.Series(measure(steps_to_time(d, replace(config, width=width), share_dead, activations), repeats))
         columns = {
             "width": width,
             "ms a step": 1e3 * seconds,
@@ -151,10 +164,14 @@ def main() -> None:
     add("--model", help="Retriever whose states FVU is measured on; by default the packaged all-MiniLM-L6-v2.")
     add("--share-dead", type=float, default=0.01, help="Share of latents given to AuxK as dead.")
     add("--repeats", type=int, default=7, help="Turns of each competitor that are measured.")
+    about = "Time steps with these activations, too, or with all; each has weights and an optimiser in memory."
+    add("--activations", nargs="*", default=[], metavar="NAME", help=about)
     add("--fvu-tokens", type=int, default=0, help="Train on this many tokens and compare FVU instead of time.")
     args = parser.parse_args()
     if (args.d if args.fvu_tokens else args.model) is not None:
         parser.error("--d is for times and --model for FVU (with --fvu-tokens); give one of the two.")
+    if args.activations == ["all"]:
+        args.activations = [name for name in ACTIVATIONS if name != "topk"]
     log_to_stderr()
     for module in ("sparsify", "sae_lens"):
         if not find_spec(module):
@@ -165,7 +182,7 @@ def main() -> None:
         states = pydoc_states(TokenEncoder(args.model, dtype="float32"), args.fvu_tokens + HELD_OUT, config.seed)
         result = fvu_table(states, args.widths, config)
     else:
-        result = speed_table(args.d or 384, args.widths, config, args.share_dead, args.repeats)
+        result = speed_table(args.d or 384, args.widths, config, args.share_dead, args.repeats, args.activations)
     dtype = config.resolved().select_dtype
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, products in {dtype}, {load}")
     formats = {

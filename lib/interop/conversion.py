@@ -103,6 +103,8 @@ def to_sparse_encoder(
 
 
 def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
+    if sae.activation.name not in ("topk", "jumprelu"):
+        raise ValueError(f"{sae!r} has no module of sentence-transformers; convert a topk or a jumprelu autoencoder.")
     thresholds = {"theta": sae.activation.threshold} if isinstance(sae.activation, FinishedJumpReLU) else {}
     if not thresholds:
         if k is not None:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from torch.nn.functional import embedding_bag
 
 from lib.sae.activations import ACTIVATIONS
-from lib.sae.codes import Codes, FinishedActivation, FinishedTopK
+from lib.sae.codes import Codes, FinishedActivation, FinishedBoosted, FinishedTopK
 from lib.sae.selection import EncoderWeights
 from lib.support.checks import check_choice, check_integer
 from lib.support.folders import digest_arrays, read_folder, save_folder
@@ -48,7 +48,7 @@ class SparseAutoencoder:
         Row j is the direction that latent j writes.
     b_pre : torch.Tensor, float32 [d]
     activation : FinishedActivation
-        `FinishedTopK(k)` or `FinishedJumpReLU(k, threshold)` of `lib.sae.codes`.
+        `FinishedTopK(k)` or `FinishedJumpReLU(k, threshold)` of `lib.sae.codes`, or one of `lib.sae.activations`.
     metadata : mapping, optional
         JSON-able facts kept with the weights: which encoder and layer it reads, how it was trained.
     centre : torch.Tensor, float32 [d], optional
@@ -68,18 +68,22 @@ class SparseAutoencoder:
     ):
         if not isinstance(activation, FinishedActivation):
             raise TypeError(f"activation is {activation!r}; pass a FinishedActivation, such as FinishedTopK(16).")
-        if W_enc.ndim != 2:
-            raise ValueError(f"W_enc has shape {tuple(W_enc.shape)}; it must be [width, d].")
-        self.width, self.d = W_enc.shape
+        for name, tensor in (("W_enc", W_enc), ("W_dec", W_dec)):
+            if tensor.ndim != 2:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be [width, d].")
+        n_rows, self.d = W_enc.shape
+        self.width = n_rows if activation.encoder_rows(n_rows) == n_rows else len(W_dec)
         self.activation = activation.to(W_enc.device)
-        W_enc, b_enc, self.W_dec, self.b_pre, self.centre = (
+        W_enc, b_enc, W_dec, self.b_pre, self.centre = (
             None if tensor is None else tensor.detach().to(torch.float32).contiguous()
             for tensor in (W_enc, b_enc, W_dec, b_pre, centre)
         )
-        self._encoder = EncoderWeights(W_enc, b_enc)
-        shapes = {"W_enc": (self.width, self.d), "W_dec": (self.width, self.d), "b_pre": (self.d,), "centre": (self.d,)}
+        self._encoder = EncoderWeights(W_enc, b_enc, W_dec)
+        n_rows = activation.encoder_rows(self.width)
+        shapes = {"W_enc": (n_rows, self.d), "b_enc": (n_rows,), "W_dec": (self.width, self.d)}
+        shapes |= {"b_pre": (self.d,), "centre": (self.d,)}
         for name, tensor in self.tensors().items():
-            shape = shapes.get(name, (self.width,))
+            shape = shapes.get(name, activation.shape(self.width, self.d))
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape} with this W_enc.")
             if not torch.isfinite(tensor).all():
@@ -108,6 +112,11 @@ class SparseAutoencoder:
     def b_enc(self) -> torch.Tensor:
         """Its bias, float32 [width]."""
         return self._encoder.b_enc
+
+    @property
+    def W_dec(self) -> torch.Tensor:
+        """The decoder, float32 [width, d]."""
+        return self._encoder.W_dec
 
     @property
     def k(self) -> int:
@@ -241,7 +250,7 @@ class SparseAutoencoder:
         Raises ValueError for an unknown activation, for tensors that are not those of the activation, and as the
         constructor.
         """
-        forms = {kind.finished_form.name: kind.finished_form for kind in ACTIVATIONS.values()}
+        forms = {form.name: form for form in (FinishedBoosted, *(kind.finished_form for kind in ACTIVATIONS.values()))}
         form = forms[check_choice(config["activation"], forms, "activation")]
         arrays = load_file(weights)
         for name in [name for name in arrays if name.endswith(_SCALE)]:
@@ -275,7 +284,7 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         At least two, topk, of equal d, width and k, without a centre, and trained on the states of one retriever.
     """
     forms = [repr(part) for part in parts]
-    plain = [isinstance(part.activation, FinishedTopK) and part.activation.groups == 1 for part in parts]
+    plain = [part.activation.name == "topk" and part.activation.groups == 1 for part in parts]
     if len(parts) < 2 or len(set(forms)) > 1 or not all(plain) or parts[0].scales:
         raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
     trained_on = [part.metadata.get("run", {}).get("states", {}).get("encoder") for part in parts]

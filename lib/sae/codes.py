@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, NamedTuple, Self
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import embedding_bag, pad
 
 from lib.sae.selection import EncoderWeights, top
 from lib.support.checks import check_count
@@ -41,7 +41,7 @@ def largest_codes(pre: torch.Tensor, k: int, groups: int = 1) -> Codes:
 class FinishedActivation(ABC):
     """How a finished autoencoder makes codes of pre = W_enc (x - b_pre) + b_enc, each token by itself, none below 0.
 
-    A subclass is a frozen dataclass with a `name`. Its fields that are tensors [width] are saved with the weights, the
+    A subclass is a frozen dataclass with a `name`. Its fields that are tensors are saved with the weights, the
     others, unless they have their defaults, in the configuration.
 
     Attributes
@@ -64,6 +64,18 @@ class FinishedActivation(ABC):
         """Raise a ValueError if an autoencoder of `width` latents cannot have this activation."""
         if self.k > width:
             raise ValueError(f"k is {self.k}, more than the width {width}; choose k from 1 to {width}.")
+
+    def shape(self, width: int, d: int) -> tuple[int, ...]:
+        """Return the shape of its tensors."""
+        return (width,)
+
+    def encoder_rows(self, width: int) -> int:
+        """Return the number of rows of W_enc, of which the `width` latents are made."""
+        return width
+
+    def rescaled(self, scale: float) -> Self:
+        """Return the activation for states that `scale` makes those that this one is for; W_enc is scaled already."""
+        return self
 
     def with_k(self, k: int) -> Self:
         """Return the same activation with another k; ValueError if k does not decide which latents are active."""
@@ -126,6 +138,26 @@ class FinishedTopK(FinishedActivation):
         width = len(encoder.b_enc)
         first = torch.arange(0, width, width // self.groups, device=indices.device)  # latent of each group
         return Codes(indices.add_(first.repeat_interleave(k)), values.relu_())
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedBoosted(FinishedTopK):
+    """z_g = ReLU(TopK_{k / groups}(pre(r_g))) of group after group, r_1 = x - b_pre and r_{g+1} = r_g - W_dec_g^T z_g.
+
+    See `lib.sae.boosting.boost`.
+    """
+
+    name = "boosted"
+
+    def encode(self, centred: torch.Tensor, encoder: EncoderWeights) -> Codes:
+        """See `FinishedActivation`."""
+        form, left, codes, first = FinishedTopK(self.k // self.groups), centred, [], 0
+        for part, W_dec in zip(encoder.parts(self.groups), encoder.W_dec.chunk(self.groups), strict=True):
+            indices, values = form.encode(left, part)
+            left = left - embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
+            codes.append(Codes(indices + first, values))
+            first += len(W_dec)
+        return Codes(*(torch.cat(columns, dim=1) for columns in zip(*codes, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -235,6 +235,8 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     metadata : mapping, optional
         What SAELens is to know of it, JSON-able, such as `model_name` and `hook_name`.
     """
+    if sae.activation.name not in ("topk", "jumprelu"):
+        raise ValueError(f"{sae!r} is of a kind that SAELens does not have; save it with `save`.")
     top_k = isinstance(sae.activation, FinishedTopK)
     if sae.scales or (top_k and sae.activation.groups > 1):
         reason = "scales each state" if sae.scales else "chooses in groups of latents"

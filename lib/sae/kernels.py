@@ -2,12 +2,13 @@
 
 Only the product that finds these latents is dense. All else reads and writes their rows: of the other latents every
 activation is 0, and so is every gradient. `reference_loss` is the dense form, for autograd. Which latents a token has
-is decided by an activation of `lib/sae/activations.py`.
+is decided by an activation of `lib/sae/activations/`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -28,17 +29,24 @@ class Weights(NamedTuple):
     Attributes
     ----------
     W_enc, W_dec : torch.Tensor [width, d]
+        W_enc may have other rows, of which an activation makes latents.
     b_enc : torch.Tensor [width]
+        Of each row of W_enc.
     b_pre : torch.Tensor [d]
-    threshold : torch.Tensor [width] or None
-        Only JumpReLU has it: the natural logarithm of each latent's threshold, which so stays above 0.
+    extra : torch.Tensor or None
+        What the activation has besides: of JumpReLU the natural logarithm of each latent's threshold, [width]. Without
+        a gradient it is not trained.
     """
 
     W_enc: torch.Tensor
     b_enc: torch.Tensor
     W_dec: torch.Tensor
     b_pre: torch.Tensor
-    threshold: torch.Tensor | None = None
+    extra: torch.Tensor | None = None
+
+    def pre(self, centred: torch.Tensor) -> torch.Tensor:
+        """Return the pre-activations of states less b_pre, `centred` [n, d], of all rows of W_enc."""
+        return centred @ self.W_enc.T + self.b_enc
 
 
 class Choice(NamedTuple):
@@ -51,10 +59,10 @@ class Choice(NamedTuple):
         Their pre-activations, W_enc (h - b_pre) + b_enc.
     values : torch.Tensor [n, m]
         Their activations z: the pre-activation, or 0 where a latent is not active.
-    mask : torch.Tensor, bool [n, m], or None
-        Which of them take part; None is all. Of the others, z is 0.
+    mask : torch.Tensor, bool [n, m] or [B, n, m], or None
+        Which of them take part; None is all. Of the others, z is 0. With B budgets, what each adds to the one before.
     parts : tuple of int
-        With several budgets, how many columns each adds to those of the budget before it; () is one budget.
+        With several budgets and no mask, how many columns each adds to those of the budget before it; () is one budget.
     """
 
     indices: torch.Tensor
@@ -66,7 +74,7 @@ class Choice(NamedTuple):
     def flat(self, rectangle: torch.Tensor) -> torch.Tensor:
         """Return what takes part of [n, m] as [p], token by token; with several budgets, part by part."""
         if self.mask is not None:
-            return rectangle[self.mask]
+            return rectangle.expand(self.mask.shape)[self.mask]
         if self.parts:
             return torch.cat([part.flatten() for part in rectangle.split(self.parts, dim=1)])
         return rectangle.flatten()
@@ -75,15 +83,66 @@ class Choice(NamedTuple):
         """Return the pairs in that order: a row for each token, with several budgets for each part and token."""
         n, m = self.indices.shape
         every = torch.tensor(self.parts or (m,), device=self.indices.device).repeat_interleave(n)
-        counts = every if self.mask is None else self.mask.sum(dim=1)
+        counts = every if self.mask is None else self.mask.sum(dim=-1).flatten()
         return Pairs(self.flat(self.indices), pad(counts.cumsum(0), (1, 0)))
+
+
+class Batch(NamedTuple):
+    """A step of n tokens as an activation sees it on the way back: what takes part, as p pairs, and what it passes on.
+
+    Attributes
+    ----------
+    centred : torch.Tensor [n, d]
+        The states less b_pre.
+    weights : Weights
+    pairs : Pairs
+        Token and latent of each pair; with several budgets a row for each budget and token.
+    pre, values : torch.Tensor [p]
+        Pre-activations and activations.
+    passed : torch.Tensor [p]
+        Gradients of the FVU for the activations.
+    """
+
+    centred: torch.Tensor
+    weights: Weights
+    pairs: Pairs
+    pre: torch.Tensor
+    values: torch.Tensor
+    passed: torch.Tensor
+
+    def through_relu(self) -> torch.Tensor:
+        """Return, in place of `passed`, the gradient for pre-activations: 0 where a latent is not active."""
+        return self.passed.mul_(self.values != 0)
+
+
+class Backward(NamedTuple):
+    """What an activation makes of it.
+
+    Attributes
+    ----------
+    penalty : torch.Tensor, scalar
+        What it adds to the loss.
+    d_pre : torch.Tensor [q]
+        Gradients of the loss for the pre-activations of `rows`.
+    added : dict
+        Gradients of the loss that do not come by these, by the name of the weights.
+    rows : Pairs or None
+        Token and row of W_enc of each pre-activation; None is the pairs of the batch.
+    """
+
+    penalty: torch.Tensor
+    d_pre: torch.Tensor
+    added: Mapping[str, torch.Tensor] = {}
+    rows: Pairs | None = None
 
 
 @dataclass(frozen=True)
 class Activation(ABC):
     """An activation while it is trained: the sparse form of a step, the dense form beside it, and what it becomes.
 
-    A subclass is a frozen dataclass, and an entry of `lib.sae.activations.ACTIVATIONS`.
+    A subclass is a frozen dataclass, and an entry of `lib.sae.activations.ACTIVATIONS`. `choose` says which latents are
+    active, `backward` what the loss has besides the FVU, `initial` and `constrain` where weights start and stay, and
+    `finished` what is saved; `dense` is the loss as autograd computes it. Fields with a default are settings.
 
     Attributes
     ----------
@@ -91,12 +150,21 @@ class Activation(ABC):
         The `FinishedActivation` that `finished` gives, by which a saved autoencoder is read.
     signed : bool
         Whether an activation may be negative.
+    revives : bool
+        Whether AuxK is given the dead latents.
+    trains : bool
+        Whether there is a training. Where there is none, `initial` is given the states of the whole first window.
+    rate : float
+        Learning rate of `Weights.extra`, times that of the other weights.
     k : int
         Latents that a token has, or has on average.
     """
 
     finished_form: ClassVar[type[FinishedActivation]] = FinishedTopK
     signed: ClassVar[bool] = False
+    revives: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    rate: ClassVar[float] = 1
     k: int
 
     def __post_init__(self):
@@ -107,24 +175,33 @@ class Activation(ABC):
         """Return what is active of the states less b_pre, `centred` [n, d], as found by a product in `dtype`."""
 
     @abstractmethod
-    def dense(
-        self, pre: torch.Tensor, threshold: torch.Tensor | None
-    ) -> tuple[list[torch.Tensor], torch.Tensor | float]:
-        """Return, for autograd, z of all pre-activations [n, width] at each budget, and the penalty."""
+    def dense(self, centred: torch.Tensor, weights: Weights) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """Return, for autograd, z of all latents [n, width] at each budget, and the penalty."""
 
-    def penalise(
-        self, indices: torch.Tensor, pre: torch.Tensor, passed: torch.Tensor, threshold: torch.Tensor | None, n: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the penalty of n tokens, and the gradient of penalty and FVU for the threshold.
+    def backward(self, batch: Batch) -> Backward:
+        """Return the penalty of a batch, and the gradients of FVU and penalty for what the latents are made of."""
+        return Backward(batch.pre.new_zeros(()), batch.through_relu())
 
-        Of the pairs that take part, `indices` [p] are the latents, `pre` [p] the pre-activations, and `passed` [p] the
-        gradients of the FVU for the activations.
-        """
-        return pre.new_zeros(()), None
+    def check(self, width: int) -> None:
+        """Raise a ValueError if an autoencoder of `width` latents cannot be trained so."""
+        if self.k > width:
+            raise ValueError(f"k is {self.k}, more than the width {width}; choose k from 1 to {width}.")
 
-    def initial_threshold(self, centred: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor) -> torch.Tensor | None:
-        """Return what `Weights.threshold` starts from, given a first batch less b_pre; None if there is none."""
-        return None
+    def initial(self, centred: torch.Tensor, directions: torch.Tensor, mean: torch.Tensor) -> Weights:
+        """Return the weights to start from, given a first batch less `mean` and random unit vectors [width, d]."""
+        b_enc = directions.new_zeros(len(directions))
+        return Weights(directions.clone(), b_enc, directions, mean.clone())
+
+    def constrain(self, weights: Weights) -> None:  # noqa: B027, most have nothing to do
+        """Bring weights back, in place, to where they must be; called after each step, when W_dec has unit rows."""
+
+    def idle(self, silent: torch.Tensor, window: int) -> torch.Tensor:
+        """Return which latents AuxK is given, bool [width], of the tokens since each was active: the dead ones."""
+        return silent >= window
+
+    def at(self, step: int) -> Self:
+        """Return the activation of a step, counted from 0, for one that draws at random; others are as they are."""
+        return self
 
     def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:
         """Return the weights and the activation of the finished autoencoder.
@@ -144,7 +221,7 @@ class Step(NamedTuple):
     auxk : torch.Tensor, scalar
         The auxiliary loss, without its coefficient; 0 if no latent is dead.
     penalty : torch.Tensor, scalar
-        What JumpReLU pays for another number of active latents than k; 0 for the others.
+        What the activation adds: JumpReLU for another number of active latents than k; most add 0.
     indices : torch.Tensor, int64 [n, m]
     values : torch.Tensor [n, m]
         The activations. Where one is 0, the latent is not active, and its index has no meaning.
@@ -219,8 +296,8 @@ def loss_and_gradients(
     dtype : torch.dtype
         Dtype of the product that selects latents. Their pre-activations are computed again in that of the states.
     """
-    W_enc, b_enc, W_dec, b_pre, threshold = weights
-    (n, d), width = states.shape, len(W_enc)
+    W_enc, b_enc, W_dec, b_pre, _ = weights
+    (n, d), width = states.shape, len(W_dec)
     centred = states - b_pre
     variance = (states - mean).square().sum()
     choice = activation.choose(centred, weights, dtype)
@@ -234,28 +311,34 @@ def loss_and_gradients(
     for budget in range(n_budgets - 1, 0, -1):
         upstream[budget - 1] += upstream[budget]
     rows = upstream.view(-1, d)  # g of each part and token
-    passed = dots(rows, W_dec, pairs)
-    penalty, d_threshold = activation.penalise(pairs.indices, choice.flat(choice.pre), passed, threshold, n)
-    active = values != 0
-    passed *= active  # a
+    batch = Batch(centred, weights, pairs, choice.flat(choice.pre), values, dots(rows, W_dec, pairs))
+    penalty, d_pre, added, encoder_pairs = activation.backward(batch)  # d_pre is a
     by_latent, order = transposed(pairs, width)
-    d_b_enc = add_at(pairs.indices, passed, width)
+    d_W_dec = decode(by_latent, values[order], rows)
+    if encoder_pairs is not None:
+        pairs = encoder_pairs
+        by_latent, order = transposed(pairs, len(W_enc))
+    d_b_enc = add_at(pairs.indices, d_pre, len(W_enc))
     gradients = Weights(
-        W_enc=decode(by_latent, passed[order], centred.expand_as(error).reshape(-1, d)),
+        W_enc=decode(by_latent, d_pre[order], centred.expand_as(error).reshape(-1, d)),
         b_enc=d_b_enc,
-        W_dec=decode(by_latent, values[order], rows),
+        W_dec=d_W_dec,
         b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
-        threshold=d_threshold,
+        extra=added.get("extra"),
     )
+    for name, gradient in added.items():
+        if name != "extra":
+            getattr(gradients, name).add_(gradient)
     latents = dead.nonzero()[:, 0]
     auxiliary = states.new_zeros(())
-    if auxk and len(latents):
+    if auxk and activation.revives and len(latents):
         dead_weights = Weights(W_enc[latents], b_enc[latents], W_dec[latents], b_pre)
-        auxiliary, added = _auxk(centred, -error[-1], dead_weights, activation.signed)
-        for gradient, rows in zip(gradients[:3], added[:3], strict=True):
+        auxiliary, auxiliary_gradients = _auxk(centred, -error[-1], dead_weights, activation.signed)
+        for gradient, rows in zip(gradients[:3], auxiliary_gradients[:3], strict=True):
             gradient.index_add_(0, latents, rows, alpha=auxk)
-        gradients.b_pre.add_(added.b_pre, alpha=auxk)
+        gradients.b_pre.add_(auxiliary_gradients.b_pre, alpha=auxk)
     fvu = error.square().sum() / (n_budgets * variance)
+    active = values != 0
     smallest = values[active].min() if active.any() else None
     return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
 
@@ -302,14 +385,14 @@ def reference_loss(
     states: torch.Tensor, weights: Weights, activation: Activation, mean: torch.Tensor, dead: torch.Tensor, auxk: float
 ) -> torch.Tensor:
     """Return the loss of `loss_and_gradients`, a scalar for autograd, as a dense autoencoder computes it."""
-    pre = (states - weights.b_pre) @ weights.W_enc.T + weights.b_enc
-    codes, penalty = activation.dense(pre, weights.threshold)
+    centred = states - weights.b_pre
+    codes, penalty = activation.dense(centred, weights)
     reconstructions = [z @ weights.W_dec + weights.b_pre for z in codes]
     loss = sum(unexplained(states, h_hat, mean) for h_hat in reconstructions) / len(codes) + penalty
-    if auxk and dead.any():
+    if auxk and activation.revives and dead.any():
         residual = (states - reconstructions[-1]).detach()
         k_aux, scale = aux_shape(int(dead.sum()), states.shape[1])
-        e_hat = dense_top(pre, k_aux, activation.signed, dead) @ weights.W_dec
+        e_hat = dense_top(weights.pre(centred), k_aux, activation.signed, dead) @ weights.W_dec
         loss = loss + auxk * scale * unexplained(residual, e_hat, torch.zeros_like(mean))
     return loss
 

@@ -57,21 +57,21 @@ class Rounded(NamedTuple):
 
 
 class EncoderWeights:
-    """W_enc, float32 [width, d], and b_enc, float32 [width], of a finished autoencoder, and two forms for `top`.
+    """W_enc, float32 [width, d], b_enc, float32 [width], and W_dec of a finished autoencoder, and two forms for `top`.
 
-    Both depend on the weights only, so they are computed when they are first needed, and kept: where latents are found
+    These depend on the encoder only, so they are computed when they are first needed, and kept: where latents are found
     in bfloat16, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as a query, and as many
     for longer input. Copies and pickles leave them out. They are computed again if the weights were changed in place,
     as training does, by anything but `.data` or numpy, of which torch keeps no count.
     """
 
-    def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor):
-        self.W_enc, self.b_enc = W_enc, b_enc
+    def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor | None = None):
+        self.W_enc, self.b_enc, self.W_dec = W_enc, b_enc, W_dec
         self._rounded: dict[bool, Rounded] = {}
         self._parts: dict[int, list[EncoderWeights]] = {}
 
     def __reduce__(self):
-        return EncoderWeights, (self.W_enc, self.b_enc)
+        return EncoderWeights, (self.W_enc, self.b_enc, self.W_dec)
 
     def parts(self, n: int) -> list["EncoderWeights"]:
         """Return the weights of n equal parts of the latents, views of these."""

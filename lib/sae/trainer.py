@@ -22,7 +22,6 @@ from lib.support.progress import progress
 LOG_EVERY = 50  # steps
 DENSITY_EDGES = np.logspace(-5, 0, 11)  # of the histogram in the log: half decades, shares of tokens
 _THRESHOLD_STEPS = 100  # over which BatchTopK's threshold is a running mean, fewer in a short run
-_THRESHOLD_RATE = 10  # times the weights' rate, of JumpReLU's log thresholds; AdamW moves them by a rate a step
 
 
 class TrainingStopped(Exception):
@@ -47,12 +46,12 @@ class Run:
     def __init__(self, model: TrainableAutoencoder, normalise: Normalisation, source: StateSource):
         self.model, self.normalise, self.config = model, normalise, model.config
         self.n_steps, self.dead_window = self.config.n_steps(source.n), self.config.dead_window(source.n)
-        groups = [{"params": [weight for weight in model.parameters() if weight is not model.threshold], "faster": 1}]
-        if model.threshold is not None:
-            groups.append({"params": [model.threshold], "faster": _THRESHOLD_RATE})
+        groups = [{"params": [weight for weight in model.parameters() if weight is not model.extra], "faster": 1}]
+        if model.extra is not None:
+            groups.append({"params": [model.extra], "faster": model.activation.rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.step = 0
-        self.silent = torch.zeros_like(model.b_enc, dtype=torch.int64)
+        self.silent = torch.zeros_like(model.W_dec[:, 0], dtype=torch.int64)
         self.fired = torch.zeros_like(self.silent)  # since the last row, as the two below
         self.fvus: list[float] = []
         self.n_active = 0
@@ -86,17 +85,19 @@ class Run:
         Raises FloatingPointError if the loss is not finite; the weights are as they were before.
         """
         config, n_before = self.config, self.step
-        result = self.model.backward(self.normalise(batch), self._dead())
+        self.model.activation = self.model.activation.at(n_before)
+        result = self.model.backward(self.normalise(batch), self.model.activation.idle(self.silent, self.dead_window))
         if not math.isfinite(result.fvu.item()):
             remedy = f"lower the learning rate ({config.learning_rate}), or look for states that are NaN or all alike"
             raise FloatingPointError(f"The loss is {result.fvu.item()} at step {n_before + 1}; {remedy}.")
-        if config.unit_gradient:
+        if config.unit_gradient and self.model.activation.trains:
             self.model.scale_gradient()
         rate = config.learning_rate * learning_rate_factor(n_before, self.n_steps, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["faster"]
-        self.optimizer.step()
-        self.model.normalise_decoder()
+        if self.model.activation.trains:
+            self.optimizer.step()
+            self.model.normalise_decoder()
         self.step += 1
         self._count(result, len(batch))
         if self.step % LOG_EVERY == 0 or self.step == self.n_steps:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from lib.sae.activations import activation_of
+from lib.sae.activations import activation_of, spec_of
 from lib.sae.autoencoder import SparseAutoencoder, to_norm
 from lib.sae.kernels import Step, Weights, loss_and_gradients
 from lib.support.checks import check_choice, check_count, check_integer
@@ -42,8 +42,9 @@ class TrainingConfig:
         A latent is dead when it was not active for at least this many tokens, or for half of the run if that is fewer
         (`dead_window`). The paper's 10 million are more than half of a run of 18 million; 1 million is about the
         warm-up of such a run, in which an average latent at the default width and k is active 500 times.
-    activation : {"topk", "batchtopk", "jumprelu", "abstopk"}
-        A key of `lib.sae.activations.ACTIVATIONS`: which latents are active.
+    activation : str
+        A key of `lib.sae.activations.ACTIVATIONS`, perhaps with settings, as in "ortsae:coefficient=0.5": which latents
+        are active, what the loss has besides the FVU, where weights start.
     budgets : tuple of int
         Numbers of latents of a hierarchical Top-K, ascending to `k`, from each of which a token is reconstructed; () is
         plain Top-K.
@@ -87,8 +88,6 @@ class TrainingConfig:
         for name in ("width", "k", "epochs", "batch_tokens", "dead_tokens", "buffer_batches"):
             object.__setattr__(self, name, check_count(getattr(self, name), name))  # numpy's are no JSON
         object.__setattr__(self, "seed", check_integer(self.seed, "seed"))
-        if self.k > self.width:
-            raise ValueError(f"k is {self.k}, more than the width {self.width}; choose k from 1 to {self.width}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number such as 1e-3.")
         if not 0 <= self.warmup < 1:
@@ -97,11 +96,18 @@ class TrainingConfig:
             raise ValueError(f"auxk is {self.auxk!r}; it must be a number of at least 0, such as 1/32; 0 is without.")
         check_choice(self.normalisation, NORMALISATIONS, "normalisation")
         check_choice(self.select_dtype, ["native", *SELECT_DTYPES], "select_dtype")
-        activation_of(self.activation, self.k, budgets := tuple(self.budgets))
+        activation = activation_of(self.activation, self.k, budgets := tuple(self.budgets))
+        activation.check(self.width)
+        object.__setattr__(self, "activation", spec_of(self.activation, activation))
         object.__setattr__(self, "budgets", tuple(map(int, budgets)))
 
     def n_steps(self, n: int) -> int:
-        """Return the number of optimiser steps of a run on `n` token states; those that fill no batch are left out."""
+        """Return the number of steps of a run on `n` token states; those that fill no batch are left out.
+
+        It is one, without an optimiser, where the activation is not trained.
+        """
+        if not activation_of(self.activation, self.k).trains:
+            return min(1, n // self.batch_tokens)
         return self.epochs * (n // self.batch_tokens)
 
     def dead_window(self, n: int) -> int:
@@ -110,6 +116,8 @@ class TrainingConfig:
         That is `dead_tokens`, but at most half of what the run reads in all its epochs, so that AuxK works in short
         runs, too, and the share of dead latents is known at their end.
         """
+        if not activation_of(self.activation, self.k).trains:
+            return self.dead_tokens
         return min(self.dead_tokens, max(1, self.n_steps(n) * self.batch_tokens // 2))
 
     def resolved(self, device: torch.device = CPU) -> "TrainingConfig":
@@ -167,7 +175,7 @@ class TrainableAutoencoder(torch.nn.Module):
         self.config = config.resolved(mean.device)
         self.activation = activation_of(config.activation, config.k, config.budgets)
         self.register_buffer("mean", mean)
-        for name in ("W_dec", "W_enc", "b_enc", "b_pre", "threshold"):
+        for name in ("W_dec", "W_enc", "b_enc", "b_pre", "extra"):
             tensor = getattr(weights, name)
             self.register_parameter(name, None if tensor is None else torch.nn.Parameter(tensor))
 
@@ -176,21 +184,21 @@ class TrainableAutoencoder(torch.nn.Module):
         """Return the initial weights of Latent Terms.
 
         The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are
-        [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data. JumpReLU's thresholds start where
-        `config.k` latents of an average token of the first batch are active. `first`, float32 [n, d], are the first
-        states of the run, normalised, on the device where the weights shall be, on which their values do not depend.
+        [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data, unless `Activation.initial` differs.
+        `first`, float32 [n, d], are the first states of the run, normalised, on the device where the weights shall be,
+        on which their values do not depend.
         """
         W_dec = torch.empty(config.width, first.shape[1])
         torch.nn.init.kaiming_uniform_(W_dec, generator=torch.Generator().manual_seed(config.seed))
         W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).to(first.device)
-        mean, b_enc = first.mean(dim=0), torch.zeros(config.width, device=first.device)
+        mean = first.mean(dim=0)
         activation = activation_of(config.activation, config.k, config.budgets)
-        threshold = activation.initial_threshold(first[: config.batch_tokens] - mean, W_dec, b_enc)
-        return cls(Weights(W_dec.clone(), b_enc, W_dec, mean.clone(), threshold), mean, config)
+        seen = first[: config.batch_tokens] if activation.trains else first
+        return cls(activation.initial(seen - mean, W_dec, mean), mean, config)
 
     def weights(self) -> Weights:
         """Return the parameters under their names."""
-        return Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.threshold)
+        return Weights(self.W_enc, self.b_enc, self.W_dec, self.b_pre, self.extra)
 
     def backward(self, states: torch.Tensor, dead: torch.Tensor) -> Step:
         """Set the gradients of all weights to those of the loss of `states` [n, d], normalised; return the step."""
@@ -204,7 +212,7 @@ class TrainableAutoencoder(torch.nn.Module):
     @torch.no_grad()
     def scale_gradient(self) -> None:
         """Scale the gradient of all weights together to norm 1; a zero stays zero."""
-        gradients = [parameter.grad for parameter in self.parameters()]
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         torch._foreach_mul_(gradients, 1 / norm.clamp(min=torch.finfo(norm.dtype).tiny))
 
@@ -220,12 +228,14 @@ class TrainableAutoencoder(torch.nn.Module):
         (W_enc, b_enc, W_dec, b_pre, _), activation = self.activation.finished(self.weights(), smallest)
         if scale is None:
             return SparseAutoencoder(W_enc, b_enc, W_dec, b_pre, activation, metadata, centre=shift)
-        return SparseAutoencoder(W_enc * scale, b_enc, W_dec / scale, b_pre / scale + shift, activation, metadata)
+        weights = (W_enc * scale, b_enc, W_dec / scale, b_pre / scale + shift)
+        return SparseAutoencoder(*weights, activation.rescaled(scale), metadata)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
-        """Scale every decoder row to norm 1; called after each optimiser step."""
+        """Scale every decoder row to norm 1, and what the activation constrains; called after each optimiser step."""
         self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+        self.activation.constrain(self.weights())
 
 
 def learning_rate_factor(step: int, n_steps: int, warmup: float) -> float:

@@ -1,0 +1,69 @@
+"""Residual boosting: autoencoders one after the other, each of what those before it left.
+
+Beside `autoencoder.join`, where each has the whole state (bagging; both in Gadgil, Lin and Lee, arXiv 2505.16077).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lib.encode.states import StateSource
+from lib.sae.autoencoder import SparseAutoencoder
+from lib.sae.codes import FinishedBoosted
+
+
+class Residuals:
+    """A `StateSource` of what an autoencoder leaves of the states of another, to train the next one on.
+
+    Raises ValueError if the autoencoder scales each state.
+
+    Parameters
+    ----------
+    source : StateSource
+    sae : SparseAutoencoder
+    """
+
+    def __init__(self, source: StateSource, sae: SparseAutoencoder):
+        if sae.scales:
+            raise ValueError(f"{sae!r} scales each state; train the first one with another normalisation.")
+        self._source, self._sae, self.n, self.d = source, sae, source.n, source.d
+
+    @property
+    def identity(self) -> dict:
+        """Everything that decides the states, JSON-able."""
+        return self._source.identity | {"less": self._sae.identity}
+
+    def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+        for window in self._source.windows(size, seed, epoch, first):
+            parts = (states.float() for states in window.split(4_096))
+            yield torch.cat([states - self._sae.decode(self._sae.encode(states)) for states in parts])
+
+
+def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
+    """Return one autoencoder of several, each trained on the `Residuals` of those before it: codes side by side.
+
+    x_hat is the sum of their reconstructions; b_pre is that of theirs, and b_enc corrects for the difference.
+
+    Raises ValueError for other parts.
+
+    Parameters
+    ----------
+    parts : sequence of SparseAutoencoder
+        At least two, topk, of equal d, width and k, without a centre, in the order of training.
+    """
+    forms = [repr(part) for part in parts]
+    plain = [part.activation.name == "topk" and part.activation.groups == 1 and not part.scales for part in parts]
+    if len(parts) < 2 or len(set(forms)) > 1 or not all(plain):
+        raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
+    W_enc, W_dec = (torch.cat([part.tensors()[name] for part in parts]) for name in ("W_enc", "W_dec"))
+    b_pre, before, b_enc = torch.stack([part.b_pre.double() for part in parts]).sum(dim=0), 0, []
+    for part in parts:  # what it was given less its own b_pre: x less the b_pre of all before it, too
+        before = before + part.b_pre.double()
+        b_enc.append(part.b_enc + part.W_enc.double() @ (b_pre - before))
+    metadata = {"parts": [part.metadata for part in parts]}
+    origin = parts[0].metadata.get("run", {}).get("states", {}).get("encoder")
+    if origin:
+        metadata["run"] = {"states": {"encoder": origin}}
+    activation = FinishedBoosted(sum(part.k for part in parts), groups=len(parts))
+    return SparseAutoencoder(W_enc, torch.cat(b_enc), W_dec, b_pre, activation, metadata)
