@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from lib.support.compiled import compiled
 
 LIB = Path(__file__).parent.parent / "lib"
 
@@ -86,3 +89,20 @@ def test_the_second_process_compiles_nothing(installed, tmp_path):
         assert run(installed, HOME=str(tmp_path)) == ("a", [])
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
     assert before
+
+
+def test_code_is_kept_for_its_options_and_for_the_modules_beside_it(tmp_path, monkeypatch):
+    """The same function, compiled with `fastmath` and without, is two; and a function may have others in it."""
+    for name in ("module_to_compile", "beside"):
+        (tmp_path / f"{name}.py").write_text("def plus(x, y):\n    return x + y\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = import_module("module_to_compile")
+
+    def is_kept(**options) -> bool:
+        function = compiled(**options)(module.plus)
+        assert function(1.0, 2.0) == 3
+        return bool(function.stats.cache_hits)
+
+    assert [is_kept(fastmath=True), is_kept(), is_kept(fastmath=True), is_kept()] == [False, False, True, True]
+    (tmp_path / "beside.py").write_text("def plus(x, y):\n    return x + y + 0\n")
+    assert [is_kept(), is_kept()] == [False, True]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from numba import njit
 from numba.core.caching import FunctionCache
@@ -18,7 +19,7 @@ def compiled(**options) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         dispatcher = njit(nogil=True, **options)(function)
         try:
-            dispatcher._cache = _Cache(function)  # njit(cache=True) sets numba's own, with which import may fail
+            dispatcher._cache = _Cache(function, options)  # njit(cache=True) sets numba's own, with which import may fail
         except RuntimeError:
             _warn("there is no folder that can be written")
         return dispatcher
@@ -27,7 +28,20 @@ def compiled(**options) -> Callable[[Callable], Callable]:
 
 
 class _Cache(FunctionCache):
-    """The kept code of one function; after an error it is neither read nor written."""
+    """The kept code of one function; after an error it is neither read nor written.
+
+    It is found by what numba asks for, the function's own file and code, and by what else decides it: the options, and
+    the modules beside the function's, whose functions may be compiled into it.
+    """
+
+    def __init__(self, function: Callable, options: dict):
+        super().__init__(function)
+        stats = [(path.name, path.stat()) for path in sorted(Path(function.__code__.co_filename).parent.glob("*.py"))]
+        self._stamps = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+        self._options = tuple(sorted(options.items()))
+
+    def _index_key(self, *arguments) -> tuple:
+        return (*super()._index_key(*arguments), self._options, self._stamps)
 
     def load_overload(self, *arguments):
         """Return the kept code, None if there is none."""
