@@ -19,7 +19,7 @@ def compiled(**options) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         dispatcher = njit(nogil=True, **options)(function)
         try:
-            dispatcher._cache = _Cache(function, options)  # njit(cache=True) sets numba's own, with which import may fail
+            dispatcher._cache = _Cache(function, options)  # with numba's own, njit(cache=True), import may fail
         except RuntimeError:
             _warn("there is no folder that can be written")
         return dispatcher
