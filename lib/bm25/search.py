@@ -288,5 +288,5 @@ def search(
         whole = isinstance(parts[0], Codes) or reads_all(parts, n_docs, query, k)
         return (search_all if whole else search_likely)(parts, n_docs, query, k, allowed, numbers)
 
-    found = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
-    return [merge(found[start : start + n_ranges], k) for start in range(0, len(found), n_ranges)]
+    of_ranges = list(map(run, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads, os.getpid()).map(run, jobs))
+    return [merge(of_ranges[start : start + n_ranges], k) for start in range(0, len(of_ranges), n_ranges)]

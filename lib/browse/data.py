@@ -186,12 +186,12 @@ class Page:
         impacts = vstack(list(index.impact_rows()), format="csr")
         positive = np.maximum(index.idf, 0)
         worth = csr_array((impacts.data * positive[impacts.indices], impacts.indices, impacts.indptr), impacts.shape)
-        kept = keep_top(worth, self.n_postings).tocsc()
+        heaviest = keep_top(worth, self.n_postings).tocsc()
         step = (index.constants.k1 + 1) / IMPACTS
-        for latent, (start, end) in enumerate(pairwise(kept.indptr)):
+        for latent, (start, end) in enumerate(pairwise(heaviest.indptr)):
             idf = float(index.idf[latent])
-            impact = np.clip(np.rint(kept.data[start:end] / max(idf, 1e-9) / step), 1, IMPACTS).astype(np.int64)
-            yield [round(idf, 4), packed(kept.indices[start:end].astype(np.int64) * (IMPACTS + 1) + impact, 5)]
+            impact = np.clip(np.rint(heaviest.data[start:end] / max(idf, 1e-9) / step), 1, IMPACTS).astype(np.int64)
+            yield [round(idf, 4), packed(heaviest.indices[start:end].astype(np.int64) * (IMPACTS + 1) + impact, 5)]
 
     def _documents(self) -> Iterator[list]:
         """Yield id, text, two lengths for each token, and the strongest latents of each with their shades.
@@ -285,15 +285,15 @@ def nearest(model: LatentTerms, active: np.ndarray, n: int = 6) -> tuple[dict[in
             best = (rows[first : first + _CHUNK] @ columns.T).topk(min(n + 1, len(members)), dim=1)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             for i, (numbers, cosines) in enumerate(pairs, first):
-                found = [
+                nearest = [
                     [int(active[members[c]]), round(value, 2)]
                     for c, value in zip(numbers, cosines, strict=True)
                     if members[c] != i
                 ]
                 if group_of[i] == group:
-                    similar[int(active[i])] = found[:n]
+                    similar[int(active[i])] = nearest[:n]
                 else:
-                    seeds[int(active[i])].append(found[0])
+                    seeds[int(active[i])].append(nearest[0])
     return similar, seeds
 
 

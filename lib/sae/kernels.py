@@ -297,7 +297,7 @@ def loss_and_gradients(
         Dtype of the product that selects latents. Their pre-activations are computed again in that of the states.
     """
     W_enc, b_enc, W_dec, b_pre, _ = weights
-    (n, d), width = states.shape, len(W_dec)
+    n, d = states.shape
     centred = states - b_pre
     variance = (states - mean).square().sum()
     choice = activation.choose(centred, weights, dtype)
@@ -312,23 +312,8 @@ def loss_and_gradients(
         upstream[budget - 1] += upstream[budget]
     rows = upstream.view(-1, d)  # g of each part and token
     batch = Batch(centred, weights, pairs, choice.flat(choice.pre), values, dots(rows, W_dec, pairs))
-    penalty, d_pre, added, encoder_pairs = activation.backward(batch)  # d_pre is a
-    by_latent, order = transposed(pairs, width)
-    d_W_dec = decode(by_latent, values[order], rows)
-    if encoder_pairs is not None:
-        pairs = encoder_pairs
-        by_latent, order = transposed(pairs, len(W_enc))
-    d_b_enc = add_at(pairs.indices, d_pre, len(W_enc))
-    gradients = Weights(
-        W_enc=decode(by_latent, d_pre[order], centred.expand_as(error).reshape(-1, d)),
-        b_enc=d_b_enc,
-        W_dec=d_W_dec,
-        b_pre=upstream[0].sum(dim=0) - d_b_enc @ W_enc,
-        extra=added.get("extra"),
-    )
-    for name, gradient in added.items():
-        if name != "extra":
-            getattr(gradients, name).add_(gradient)
+    backward = activation.backward(batch)
+    gradients = _gradients(batch, backward, upstream)
     latents = dead.nonzero()[:, 0]
     auxiliary = states.new_zeros(())
     if auxk and activation.revives and len(latents):
@@ -340,7 +325,29 @@ def loss_and_gradients(
     fvu = error.square().sum() / (n_budgets * variance)
     active = values != 0
     smallest = values[active].min() if active.any() else None
-    return Step(fvu, auxiliary, penalty, choice.indices, choice.values, smallest, gradients)
+    return Step(fvu, auxiliary, backward.penalty, choice.indices, choice.values, smallest, gradients)
+
+
+def _gradients(batch: Batch, backward: Backward, upstream: torch.Tensor) -> Weights:
+    """Return the gradients of FVU and penalty for all weights; `upstream` [B, n, d] is g of each budget and token."""
+    (centred, weights, pairs, _, values, _), d_pre, added = batch, backward.d_pre, backward.added  # d_pre is a
+    by_latent, order = transposed(pairs, len(weights.W_dec))
+    d_W_dec = decode(by_latent, values[order], upstream.flatten(0, 1))
+    if backward.rows is not None:
+        pairs = backward.rows
+        by_latent, order = transposed(pairs, len(weights.W_enc))
+    d_b_enc = add_at(pairs.indices, d_pre, len(weights.W_enc))
+    gradients = Weights(
+        W_enc=decode(by_latent, d_pre[order], centred.expand_as(upstream).flatten(0, 1)),
+        b_enc=d_b_enc,
+        W_dec=d_W_dec,
+        b_pre=upstream[0].sum(dim=0) - d_b_enc @ weights.W_enc,
+        extra=added.get("extra"),
+    )
+    for name, gradient in added.items():
+        if name != "extra":
+            getattr(gradients, name).add_(gradient)
+    return gradients
 
 
 def aux_shape(n_dead: int, d: int, limit: int = _MAX_AUX) -> tuple[int, float]:

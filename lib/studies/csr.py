@@ -86,9 +86,9 @@ def csr_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     dense, dense_tried = choose(
         bench, MATRYOSHKA, rates(DenseControl(dims=tuple(dimensions(bench))), size.lora_rates), bench.base
     )
-    at = min(size.ks, key=lambda k: abs(k - CHOSEN_AT))
+    chosen_k = min(size.ks, key=lambda k: abs(k - CHOSEN_AT))
     candidates = [
-        Csr(width=size.csr_width, k=at, head_learning_rate=rate, gamma=gamma)
+        Csr(width=size.csr_width, k=chosen_k, head_learning_rate=rate, gamma=gamma)
         for rate, gamma in product(HEAD_RATES, GAMMAS)
     ]
     csr, csr_tried = choose(bench, CSR_FROZEN, candidates, bench.base, **config)

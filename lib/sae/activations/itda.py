@@ -37,8 +37,8 @@ class ITDA(Activation):
             size = min(width * number // n_blocks - filled, len(rows))
             left = rows
             if filled:
-                found = pursue(rows, atoms[:filled], b_enc[:filled], atoms[:filled], min(self.k, filled))
-                left = rows - torch.einsum("nk,nkd->nd", found.values, atoms[found.indices])
+                codes = pursue(rows, atoms[:filled], b_enc[:filled], atoms[:filled], min(self.k, filled))
+                left = rows - torch.einsum("nk,nkd->nd", codes.values, atoms[codes.indices])
             worst = left.norm(dim=1).topk(size).indices
             atoms[filled : filled + size] = rows[worst]
             filled += size
