@@ -30,6 +30,12 @@ FAMILIES = ("lexical", "narrow", "broad")
 RARE = "rare"
 ALL, ONLY, WITHOUT, CONTROL = "all", "only", "without", "without as many"
 
+# Queries of 32_steering, which ask for two topics, and what is done to the latents of one of them.
+TWO_TOPICS, KEPT_ALONE, LESS = "both topics", "kept topic alone", "less of the text"
+SILENCED, AS_FREQUENT, AS_HEAVY = "silenced", "random, as frequent", "random, as heavy"
+STEERED_MAIN = 16  # latents that are silenced where one number is named, as the rule of the study has it
+SURVIVES = -0.02  # a change of nDCG@10 above this is no loss (32_steering)
+
 # Prunings of 42_pruning; those of SPLADE's terms are called `of_splade(kind)`, as in 43.
 NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"

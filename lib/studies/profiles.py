@@ -107,12 +107,13 @@ class Profile:
     name: str
     dtype: str | None  # what the retriever computes in; None is the machine's own, float32 is equal on all machines
     collections: tuple[str, ...]  # of 00 (the first), 20 and 30, as `load_collection` knows them
-    model_collections: tuple[str, ...]  # of the other studies of one model: 31, 42, 43, 60
+    model_collections: tuple[str, ...]  # of the other studies of one model: 31, 32, 42, 43, 60
     limit_collections: tuple[str, ...]  # LIMIT in several sizes, the smallest first (21)
     training_tokens: int  # token states that 10 trains on
     zipf_resamples: int  # resampled vocabularies behind the interval and the p of an exponent (30)
     mass_texts: int  # documents that the first rule about families reads (31, 00)
     context_texts: int  # documents that the second rule reads
+    steered_pairs: int  # pairs of queries of each collection (32), at most
     pruning_step: int  # 42 measures each pruning (1), or each third (3)
     tuning_collections: tuple[str, ...]  # whose training queries settings are chosen on (60)
     tuning_queries: int | None  # of each of them, at most
@@ -202,6 +203,7 @@ LAPTOP = Profile(
     zipf_resamples=250,
     mass_texts=1_500,
     context_texts=1_500,
+    steered_pairs=150,
     pruning_step=1,
     tuning_collections=("pydoc/train", "beir/scifact/train", "beir/nfcorpus/dev"),
     tuning_queries=None,
@@ -253,6 +255,7 @@ SMOKE = replace(
     zipf_resamples=20,
     mass_texts=400,
     context_texts=200,
+    steered_pairs=16,
     pruning_step=3,
     tuning_collections=("pydoc/500/train",),
     tuning_queries=200,
