@@ -220,7 +220,8 @@ def ndcg_on_grid(
     values = np.empty((len(grid), len(ideal)))
     with ThreadPoolExecutor(usable_processors()) as pool:  # scipy's products let other threads run
         results = zip(points.values(), pool.map(ndcg, points), strict=True)
-        for rows, result in progress(results, what=f"tune on {collection.full_name}", unit="points", total=len(points)):
+        what, show = f"tune on {collection.full_name}", len(points) > 2  # fewer take no time, and tune nothing
+        for rows, result in progress(results, what=what, unit="points", total=len(points), show=show):
             values[rows] = result
     return values
 

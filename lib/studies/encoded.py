@@ -356,6 +356,7 @@ class Pooled(NamedTuple):
     terms: csr_array  # float32 [n_texts, width], without phi
     firings: np.ndarray  # int64 [width], in how many tokens each latent is active
     fvu: float  # fraction of the variance of the token states that the autoencoder leaves unexplained
+    n_tokens: int
 
 
 def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, store: Store) -> list[Pooled]:
@@ -368,13 +369,14 @@ def pooled_terms(terms: Sequence[Terms], collection: Collection, kind: str, stor
     for reading, error in zip(terms, errors, strict=True):
         parts = list(load(reading, collection, kind, store))
         firings = sum(part["firings"] for part in parts)
-        pooled.append(Pooled(_stacked(parts, reading.sae.width), firings, _fvu(load(error, collection, kind, store))))
+        left = list(load(error, collection, kind, store))
+        n_tokens = int(sum(part["n"] for part in left))
+        pooled.append(Pooled(_stacked(parts, reading.sae.width), firings, _fvu(left), n_tokens))
     return pooled
 
 
-def _fvu(parts: Iterable[dict[str, np.ndarray]]) -> float:
+def _fvu(parts: Sequence[dict[str, np.ndarray]]) -> float:
     """Return sum |x - x_hat|^2 / sum |x - mean x|^2 over all token states x; NaN if all are equal."""
-    parts = list(parts)
     error, n, total, square = (sum(part[name] for part in parts) for name in ("error", "n", "total", "square"))
     variance = square - np.square(total).sum() / max(n, 1)
     return float(error / variance) if variance > 0 else np.nan

@@ -61,6 +61,11 @@ TWO_SEEDS, SEED_AND_WORDS = "two seeds", f"seed 0 and {LEXICAL}"
 SHARE_OF_FIRINGS, SHARE_OF_LATENTS, IN_EVERY_RUN, BY_CHANCE = "firings", "latents", "every run", "chance"
 SAME = 0.7  # least cosine at which two latents count as the same, as in Paulo and Belrose (arXiv 2501.16615)
 
+# Ways to train an autoencoder (53), the others by their name in `--activation`; and which of them are correlated.
+TOPK, MATRYOSHKA_WAY = "topk", "matryoshka"
+BUDGETS, JOIN, BOOST = "topk, budgets", "join", "boost"
+MATCHED = "matched"
+
 # Retrievers trained on pairs (70, 71, 72), and their controls.
 UNTRAINED_DENSE, TRAINED_DENSE = DENSE, "dense, finetuned"
 UNTRAINED_SPLARE, TRAINED_SPLARE = "SPLARE's readout, untrained", "SPLARE, trained"

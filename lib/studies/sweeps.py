@@ -5,7 +5,7 @@ variants have in common is computed once and kept in the store under a key of ev
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +19,11 @@ from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER, BM25Constants
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
-from lib.encode.states import StoredStates, cache_states
+from lib.encode.states import StateSource, StoredStates, cache_states
 from lib.evaluation.baselines import LexicalBM25, inner_product_search
 from lib.evaluation.measures import per_query, summarise
 from lib.sae.autoencoder import SparseAutoencoder, join
+from lib.sae.boosting import Residuals
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
@@ -47,13 +48,15 @@ class Recipe:
     """An autoencoder trained with `config` on the first `tokens` states of a text, at the layer of its encoder.
 
     The text is any iterable of str that can be read again and has an `identity`. The encoder reads it in the machine's
-    own dtype, and the states are kept in bfloat16.
+    own dtype, and the states are kept in bfloat16. With recipes in `after`, it is trained on what their autoencoders,
+    one after the other, leave of the states (`lib.sae.boosting`).
     """
 
     encoder: TokenEncoder
     corpus: Iterable[str]
     tokens: int
     config: TrainingConfig
+    after: tuple["Recipe", ...] = ()
 
     @property
     def key(self) -> dict:
@@ -61,7 +64,8 @@ class Recipe:
         encoder = self.encoder.identity | {"dtype": native_dtype(self.encoder.device)}
         states = {"encoder": encoder, "corpus": self.corpus.identity, "tokens": self.tokens}
         config = replace(self.config, dead_tokens=self.config.dead_window(self.tokens)).resolved(training_device())
-        return states | {"rule": RULE, "stored": STORED, "config": asdict(config)}
+        after = {"after": [recipe.key for recipe in self.after]} if self.after else {}
+        return states | after | {"rule": RULE, "stored": STORED, "config": asdict(config)}
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,29 @@ class Variant:
 
     Latent Terms (arXiv 2605.29384) is sum, sqrt and BM25; SPLARE (arXiv 2603.13277) is max, log1p and no BM25, since
     log(1 + max_t z_t) = max_t log(1 + z_t). Without `scoring` it is the inner product. Latents of recipes in `joined`
-    stand beside those of the first (`autoencoder.join`) and share its k. `reader`, such as the same encoder in another
+    stand beside those of the first (`autoencoder.join`) and share its k, unless `combine` makes one autoencoder of all.
+    `reader`, such as the same encoder in another
     dtype, reads the collection instead of the recipe's encoder. `labels` are columns of the summary.
     """
 
     recipe: Recipe
     joined: tuple[Recipe, ...] = ()
+    combine: Callable[[Sequence[SparseAutoencoder]], SparseAutoencoder] | None = None
     pooling: str = "sum"
     phi: str = "sqrt"
     scoring: BM25Constants | None = PAPER
     reader: TokenEncoder | None = None
     labels: dict = field(default_factory=dict)
+
+    def made_of(self, parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
+        """Return its autoencoder out of those of its recipes."""
+        if self.combine is not None:
+            return self.combine(parts)
+        return parts[0] if len(parts) == 1 else join(parts).with_k(parts[0].k)
+
+    def reading(self, sae: SparseAutoencoder) -> Terms:
+        """Return what is read of a collection, with its autoencoder."""
+        return Terms(self.reader or self.recipe.encoder, sae, self.pooling)
 
 
 class Swept(NamedTuple):
@@ -117,8 +133,8 @@ def sweep(
     store, collections = store or Store(), check_collections(list(collections))
     if baseline not in variants or len(variants) < 2:
         raise ValueError(f"The baseline is {baseline!r}, the variants are {list(variants)}; name one of at least two.")
-    saes = _autoencoders_of(variants, store)
-    readings = [Terms(v.reader or v.recipe.encoder, saes[name], v.pooling) for name, v in variants.items()]
+    saes = autoencoders_of(variants, store)
+    readings = [variant.reading(saes[name]) for name, variant in variants.items()]
     summary, values, rankings, documents, queries = [], [], {}, {}, {}
     for collection in collections:
         name = collection.full_name
@@ -153,12 +169,12 @@ def study_recipe(setting: Setting, encoder: TokenEncoder | None = None, **change
     return Recipe(encoder or setting.encoder, setting.corpus, setting.size.tokens, config)
 
 
-def _autoencoders_of(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
-    """Return the autoencoder of each variant, of several parts where it joins them."""
+def autoencoders_of(variants: Mapping[str, Variant], store: Store) -> dict[str, SparseAutoencoder]:
+    """Return the autoencoder of each variant, made of several parts where it combines them."""
     recipes = {name: (variant.recipe, *variant.joined) for name, variant in variants.items()}
     trained = iter(autoencoders([recipe for group in recipes.values() for recipe in group], store))
     parts = {name: [next(trained) for _ in group] for name, group in recipes.items()}
-    return {name: group[0] if len(group) == 1 else join(group).with_k(group[0].k) for name, group in parts.items()}
+    return {name: variant.made_of(parts[name]) for name, variant in variants.items()}
 
 
 def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoencoder]:
@@ -193,7 +209,9 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     for number, (folder, recipe) in enumerate(missing.items(), 1):
         layer, config = recipe.encoder.layer, recipe.config
         n = min(recipe.tokens, states[layer].n)
-        source = StoredStates(states[layer].read(0, n), {**states[layer].identity, "tokens": n})
+        source: StateSource = StoredStates(states[layer].read(0, n), {**states[layer].identity, "tokens": n})
+        for sae in autoencoders(recipe.after, store):
+            source = Residuals(source, sae)
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
         log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
         with Checkpoints(folder / "checkpoints") as checkpoints:
