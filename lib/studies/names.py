@@ -36,6 +36,10 @@ SILENCED, AS_FREQUENT, AS_HEAVY = "silenced", "random, as frequent", "random, as
 STEERED_MAIN = 16  # latents that are silenced where one number is named, as the rule of the study has it
 SURVIVES = -0.02  # a change of nDCG@10 above this is no loss (32_steering)
 
+# What documents are clustered by (33_corpora), beside LATENTS, WORDS and DENSE, and which latents corpora differ in.
+WELL_LABELLED = "latents of good labels"
+AGREEING, BEYOND = "latents that agree", "latents beyond words"
+
 # Prunings of 42_pruning; those of SPLADE's terms are called `of_splade(kind)`, as in 43.
 NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"

@@ -125,6 +125,8 @@ class Profile:
     mass_texts: int  # documents that the first rule about families reads (31, 00)
     context_texts: int  # documents that the second rule reads
     steered_pairs: int  # pairs of queries of each collection (32), at most
+    corpora: tuple[tuple[str, ...], ...]  # of 33: a collection in groups of its own, or several against each other
+    corpora_docs: int  # documents of each of them, at most
     pruning_step: int  # 42 measures each pruning (1), or each third (3)
     tuning_collections: tuple[str, ...]  # whose training queries settings are chosen on (60)
     tuning_queries: int | None  # of each of them, at most
@@ -230,6 +232,8 @@ LAPTOP = Profile(
     mass_texts=1_500,
     context_texts=1_500,
     steered_pairs=150,
+    corpora=(("pydoc/test",), ("squad",), ("beir/scifact/test", "beir/nfcorpus/test")),
+    corpora_docs=2_000,
     pruning_step=1,
     tuning_collections=("pydoc/train", "beir/scifact/train", "beir/nfcorpus/dev"),
     tuning_queries=None,
@@ -283,6 +287,8 @@ SMOKE = replace(
     mass_texts=400,
     context_texts=200,
     steered_pairs=16,
+    corpora=(("pydoc/500/test",), ("pydoc/500/test", "limit/200")),
+    corpora_docs=120,
     pruning_step=3,
     tuning_collections=("pydoc/500/train",),
     tuning_queries=200,
