@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import get_args, get_origin
@@ -24,10 +25,11 @@ from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.indexing import check_target, index_texts, open_searcher, read_texts
-from lib.latent_terms import LatentTerms, join_models
+from lib.latent_terms import LatentTerms, join_models, other_origin
 from lib.learned.pairs import MINERS, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TEACHERS, teacher_scores
-from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES
+from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES, SparseAutoencoder
+from lib.sae.boosting import Residuals, check_leaves
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
 from lib.sae.training import TrainingConfig
@@ -64,6 +66,8 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("models", type=user_path, nargs="+", help="Folders of models of one retriever, trained alike.")
     add("out", type=user_path, help="Folder for the joined model.")
     add("--k", type=int, help="Latents of a token, divided among the models; by default the sum of theirs.")
+    boosted = "The models, in their order, were each trained on what those before leave (train --after)."
+    add("--boosted", action="store_true", help=boosted)
     add("--no-special-tokens", action="store_true", help="Do not pool the states of special tokens.")
     add("--max-length", type=int, help="Tokens of a text that are read, at most; by default as the first model does.")
     add("--stored", default="float32", choices=STORED_DTYPES, help="Dtype of the weights in the saved file.")
@@ -176,6 +180,8 @@ def _add_training_arguments(add: Callable) -> None:
     long_texts = "Read a passage with more tokens in chunks, or cut it off."
     add("--long-texts", choices=["chunk", "cut"], default="chunk", help=long_texts)
     add("--no-special-tokens", action="store_true", help="Do not train on the states of special tokens, nor pool them.")
+    after = "Folders of models: train on what they leave of the states, the first of these and then the next; see join."
+    add("--after", type=user_path, nargs="+", default=[], help=after)
     add("--tokens", type=int, help="Train on the first token states of the text, this many; by default on all.")
     add("--fraction", type=float, default=1.0, help="Share of the passages that is drawn at random.")
     add("--revision", help="Branch, tag or commit of a hub dataset.")
@@ -253,6 +259,7 @@ def _train_all(args: argparse.Namespace) -> None:
     reading = {"max_length": args.max_length, "special_tokens": not args.no_special_tokens, "device": args.device}
     encoder = TokenEncoder(args.model, layer=args.layer[0], **reading)
     layers = [encoder.resolve_layer(layer) for layer in args.layer]
+    before = [_to_train_after(folder, [encoder.at(layer) for layer in layers]) for folder in args.after]
     pairs = list(product(layers, configs))
     folders = [args.out if len(pairs) == 1 else args.out / _name(*pair) for pair in pairs]
     for folder, (_, config) in zip(folders, pairs, strict=True):
@@ -263,7 +270,17 @@ def _train_all(args: argparse.Namespace) -> None:
         _check_writable(folder)
     sources = _sources(args, encoder.with_long_texts(args.long_texts), corpus, layers)
     for folder, (layer, config) in zip(folders, pairs, strict=True):
-        _train(folder, encoder.at(layer), sources[layer], config, args)
+        source = reduce(Residuals, before, sources[layer])
+        _train(folder, encoder.at(layer), source, config, args)
+
+
+def _to_train_after(folder: Path, encoders: Sequence[TokenEncoder]) -> SparseAutoencoder:
+    """Return the autoencoder of a model; ValueError if it reads other states than these, or scales them."""
+    sae = check_leaves(LatentTerms.load(folder).sae)
+    for encoder in encoders:
+        if message := other_origin(sae, encoder):
+            raise ValueError(f"{folder} is no model to train after. {message}")
+    return sae
 
 
 def _name(layer: int, config: TrainingConfig) -> str:
@@ -373,7 +390,7 @@ def _check_writable(folder: Path) -> None:
 def _join(args: argparse.Namespace) -> None:
     if (args.out / "latent_terms.json").exists():
         raise FileExistsError(f"{args.out} holds a model; give another folder, or remove what is there.")
-    model = join_models([LatentTerms.load(folder) for folder in args.models], args.k)
+    model = join_models([LatentTerms.load(folder) for folder in args.models], args.k, args.boosted)
     changes = {"special_tokens": False} if args.no_special_tokens else {}
     changes |= {} if args.max_length is None else {"max_length": args.max_length}
     if changes:

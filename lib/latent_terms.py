@@ -21,6 +21,7 @@ from lib.inspect.display import ShownText, stretches
 from lib.inspect.labels import LABELS, Labels
 from lib.inspect.reading import read
 from lib.sae.autoencoder import FORMAT_VERSION, SparseAutoencoder, join
+from lib.sae.boosting import boost
 from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.files import user_path
 from lib.support.folders import read_folder, save_folder
@@ -317,14 +318,15 @@ def _retriever(folder: Path, files: Mapping[str, Path], settings: dict) -> Token
         raise type(error)(f"{folder} needs the retriever {name}. {error} {remedy}") from error
 
 
-def join_models(models: Sequence[LatentTerms], k: int | None = None) -> LatentTerms:
+def join_models(models: Sequence[LatentTerms], k: int | None = None, boosted: bool = False) -> LatentTerms:
     """Return one model with the latents of several: a text's terms are those of all, side by side (`sae.join`).
 
     The models have one retriever, pooling and phi, and autoencoders as `sae.join` takes them (ValueError for others).
+    With `boosted` they are as `sae.boosting.boost` takes them: each was trained on what those before it leave.
     The joined model has the paper's constants: those of a part were chosen for fewer terms. `k` is the number of
     latents of a token, of which each model has an equal share; None is the sum of theirs.
     """
-    sae = join([model.sae for model in models])
+    sae = (boost if boosted else join)([model.sae for model in models])
     kinds = [(model.encoder.identity, model.pooling, model.phi) for model in models]
     if kinds.count(kinds[0]) < len(kinds):
         raise ValueError(f"The models differ in the retriever, pooling or phi: {list(models)}; join those that do not.")

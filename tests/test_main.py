@@ -21,6 +21,7 @@ from lib.bm25.weighting import BM25Constants, Weights
 from lib.data.training_text import LocalText
 from lib.encode.encoder import TokenEncoder
 from lib.latent_terms import LatentTerms
+from lib.sae.boosting import boost
 from lib.sae.checkpoints import Checkpoints
 from lib.sae.training import TrainingConfig
 from lib.studies.choice import Choice
@@ -113,6 +114,23 @@ def test_several_from_one_pass_over_the_text(tmp_path, text, sentence_folder, mo
     alone = ["--width", 24, "--seed", 1, "--layer", 1]
     run(monkeypatch, "train", text, tmp_path / "one", "--model", sentence_folder, *SMALL, *alone)
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "many" / "layer1-width24-k3-seed1")
+
+
+def test_boosting_trains_the_second_on_what_the_first_leaves(tmp_path, text, sentence_folder, monkeypatch):
+    train = ["train", text, "--model", sentence_folder, *SMALL]
+    first, second, model = (tmp_path / name for name in ("first", "second", "model"))
+    run(monkeypatch, *train[:2], first, *train[2:])
+    run(monkeypatch, *train[:2], second, *train[2:], "--after", first)
+    run(monkeypatch, "join", first, second, model, "--boosted")
+    parts = [LatentTerms.load(folder).sae for folder in (first, second)]
+    sae = LatentTerms.load(model).sae
+    assert parts[1].metadata["run"]["states"]["less"] == [parts[0].identity]
+    assert torch.equal(sae.W_dec, boost(parts).W_dec) and (sae.activation.name, sae.k) == ("boosted", 6)
+    with pytest.raises(SystemExit, match="Part 1 was not trained"):
+        run(monkeypatch, "join", second, first, tmp_path / "other", "--boosted")
+    monkeypatch.setattr(TokenEncoder, "stream_layers", None)  # nothing is read before the models are looked at
+    with pytest.raises(SystemExit, match=r"no model to train after\..*layer"):
+        run(monkeypatch, *train[:2], tmp_path / "third", *train[2:], "--layer", 1, "--after", first)
 
 
 @pytest.mark.parametrize("states", ["cache", "encode"])

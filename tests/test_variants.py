@@ -334,6 +334,12 @@ def test_boosting_reconstructs_what_the_parts_do_one_after_the_other(tmp_path):
     assert left[0] < 0.8 * left[1]
     boosted.save(tmp_path)
     assert torch.equal(SparseAutoencoder.load(tmp_path).encode(states).values, boosted.encode(states).values)
+    with pytest.raises(ValueError, match=r"Part 1 was not trained .* --after"):
+        boost([second, first])
+    with pytest.raises(ValueError, match="Part 2"):
+        boost([first, first])
+    third = Residuals(source, second).identity["less"]
+    assert third == [first.identity, second.identity]
     with pytest.raises(ValueError, match="two or more topk"):
         boost([first, train(states, config_of("kron"))])
     with pytest.raises(ValueError, match="scales each state"):

@@ -117,7 +117,7 @@ def test_a_recipe_after_another_is_trained_on_what_that_leaves(setting, tmp_path
     states = torch.cat([block.states for block in setting.encoder.stream(list(setting.corpus))])
     form = boost(parts)
     assert form.activation.name == "boosted" and (form.width, form.k) == (32, 4)
-    assert parts[1].metadata["run"]["states"]["less"] == parts[0].identity
+    assert parts[1].metadata["run"]["states"]["less"] == [parts[0].identity]
     assert parts[1].b_pre.norm() < 0.5 * states.mean(dim=0).norm()  # what is left has hardly a mean
 
 

@@ -12,6 +12,13 @@ from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedBoosted
 
 
+def check_leaves(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """Return the autoencoder; ValueError if it scales each state, so that what it leaves is of another length."""
+    if sae.scales:
+        raise ValueError(f"{sae!r} scales each state; train the first one with another normalisation.")
+    return sae
+
+
 class Residuals:
     """A `StateSource` of what an autoencoder leaves of the states of another, to train the next one on.
 
@@ -24,14 +31,13 @@ class Residuals:
     """
 
     def __init__(self, source: StateSource, sae: SparseAutoencoder):
-        if sae.scales:
-            raise ValueError(f"{sae!r} scales each state; train the first one with another normalisation.")
-        self._source, self._sae, self.n, self.d = source, sae, source.n, source.d
+        self._source, self._sae, self.n, self.d = source, check_leaves(sae), source.n, source.d
 
     @property
     def identity(self) -> dict:
         """Everything that decides the states, JSON-able."""
-        return self._source.identity | {"less": self._sae.identity}
+        before = self._source.identity
+        return before | {"less": [*before.get("less", []), self._sae.identity]}
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
@@ -45,7 +51,7 @@ def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
 
     x_hat is the sum of their reconstructions; b_pre is that of theirs, and b_enc corrects for the difference.
 
-    Raises ValueError for other parts.
+    Raises ValueError for other parts, and for one that was trained on something else, as far as it says on what.
 
     Parameters
     ----------
@@ -56,6 +62,13 @@ def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     plain = [part.activation.name == "topk" and part.activation.groups == 1 and not part.scales for part in parts]
     if len(parts) < 2 or len(set(forms)) > 1 or not all(plain):
         raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
+    for number, part in enumerate(parts):
+        states = part.metadata.get("run", {}).get("states")
+        if states is not None and states.get("less", []) != [earlier.identity for earlier in parts[:number]]:
+            raise ValueError(
+                f"Part {number + 1} was not trained on what the {number} before it leave; give the parts in the order "
+                "of training, each trained on the Residuals of those before it (python -m lib train --after)."
+            )
     W_enc, W_dec = (torch.cat([part.tensors()[name] for part in parts]) for name in ("W_enc", "W_dec"))
     b_pre, before, b_enc = torch.stack([part.b_pre.double() for part in parts]).sum(dim=0), 0, []
     for part in parts:  # what it was given less its own b_pre: x less the b_pre of all before it, too
