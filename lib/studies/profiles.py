@@ -173,14 +173,14 @@ _SWEEPS = SweepSize(
 _VARIANTS = VariantsSize(
     sae=replace(
         _SWEEPS,
-        collections=("cranfield", "cisi", "squad", "beir/scifact/test"),
-        tokens=1_000_000,
-        dead_tokens=500_000,
+        collections=("cranfield", "squad", "beir/scifact/test"),
+        tokens=600_000,
+        dead_tokens=300_000,
         n_seeds=3,
     ),
     n_seeds=2,
     dev=("beir/scifact/train", "pydoc/train"),
-    dev_docs=1_500,
+    dev_docs=1_000,
     dev_queries=150,
 )
 
