@@ -173,8 +173,10 @@ def correlation(value: float, low: float, high: float) -> pd.DataFrame:
     return pd.DataFrame({"ways": ["matched", "all"], "n": [9, 11], "value": value, "low": low, "high": high})
 
 
-def test_the_answer_follows_from_the_intervals():
-    words = variants_in_words(summary(TOPK, GOOD, BEST, BAD, SMALL, SCALED), correlation(-0.6, -0.9, -0.1)).splitlines()
+def test_the_answer_follows_from_the_intervals(tmp_path):
+    summary(TOPK, GOOD, BEST, BAD, SMALL, SCALED).to_csv(tmp_path / "variants.csv", index=False)
+    written = pd.read_csv(tmp_path / "variants.csv")  # what is written is enough
+    words = variants_in_words(written, correlation(-0.6, -0.9, -0.1)).splitlines()
     assert "Of 5 ways beside topk" in words[0] and "0.500 (0.450 to 0.550)" in words[0]
     assert "2 rank better" in words[0] and "Use good," in words[0]  # the best one has more latents a token
     assert "small" not in words[0]  # significant, but within what seeds differ by
