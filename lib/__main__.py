@@ -96,8 +96,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     about += "queries with sliders; it opens from disk and fetches nothing."
     add = command("browse", _browse, about)
     add("model", nargs="?", help="Folder, hub id or packaged name of a model; by default that of all-MiniLM-L6-v2.")
-    about = "Collection as load_collection takes it; of a large one take a sample, such as pydoc/2000."
-    add("--collection", default="pydoc", help=about)
+    about = (
+        "Collection as load_collection takes it; of a large one take a sample, such as pydoc/2000. pydoc if neither "
+    )
+    add("--collection", help=about + "this nor --texts is given.")
+    add("--texts", help=f"Texts of your own instead. {source}")
     add("-o", "--out", type=user_path, required=True, help="Folder for the page; it must be empty or not there yet.")
     add("--force", action="store_true", help="Replace the page that the folder holds; nothing else is ever replaced.")
     add("--postings", type=int, default=128, help="Latents of a document that the page's search knows.")
@@ -444,9 +447,15 @@ def _browse(args: argparse.Namespace) -> None:
 
     check_target(args.out, args.force)
     check_count(args.postings, "--postings")
-    collection = load_collection(args.collection)
-    model = LatentTerms.load(args.model)
-    page = Page(model, collection.name, collection.doc_ids, collection.doc_texts, args.postings)
+    if args.texts is None:
+        collection = load_collection(args.collection or "pydoc")
+        name, doc_ids, doc_texts = collection.name, collection.doc_ids, collection.doc_texts
+    elif args.collection is None:
+        documents = list(read_texts(args.texts))
+        name, doc_ids, doc_texts = Path(args.texts).name, [id_ for id_, _ in documents], [text for _, text in documents]
+    else:
+        raise ValueError(f"--collection {args.collection} and --texts {args.texts} are both given; give one of them.")
+    page = Page(LatentTerms.load(args.model), name, doc_ids, doc_texts, args.postings)
     print(f"{write_page(page, args.out, replace=args.force)} is written; open it in a browser.")
 
 

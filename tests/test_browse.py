@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
-from functools import cache
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -153,6 +155,30 @@ def test_models_and_collections_that_a_page_cannot_hold(model, tiny_encoder, tin
         Page(LatentTerms(tiny_encoder, tiny_sae, pooling="max"), "c", IDS, TEXTS)
     with pytest.raises(ValueError, match=r"65,537 documents.*sample"):
         Page(model, "c", ["x"] * 65_537, ["x"] * 65_537)
+    with pytest.raises(ValueError, match="doc_ids repeats 'x'"):
+        Page(model, "c", ["x", "x"], ["a", "b"])
+    with pytest.raises(ValueError, match="c has no documents"):
+        Page(model, "c", [], [])
+
+
+def test_the_command_makes_a_page_of_a_collection_or_of_texts(model, tmp_path, monkeypatch, capsys):
+    from lib.__main__ import main
+
+    texts = tmp_path / "my texts.jsonl"
+    texts.write_text('{"_id": "a/1", "text": "the cat"}\n{"text": "a dog"}\n')
+    monkeypatch.setattr(LatentTerms, "load", lambda *_: model)
+
+    def browse(*arguments):
+        monkeypatch.setattr("sys.argv", ["lib", "browse", "-o", str(tmp_path / "page"), *map(str, arguments)])
+        main()
+
+    browse("--texts", texts)
+    assert "index.html is written" in capsys.readouterr().out
+    documents = shard(tmp_path / "page", "documents-0")
+    assert [document[:2] for document in documents] == [["a/1", "the cat"], ["2", "a dog"]]
+    assert shard(tmp_path / "page", "about")["collection"] == "my texts.jsonl"
+    with pytest.raises(SystemExit, match="--texts"):
+        browse("--texts", texts, "--collection", "pydoc/20", "--force")
 
 
 def test_the_page_never_makes_html_of_text_and_names_no_other_place():
@@ -162,6 +188,28 @@ def test_the_page_never_makes_html_of_text_and_names_no_other_place():
     for name, source in sources.items():
         places = set(re.findall(r"[a-z]+://[^\s\"'<>)]+", source))
         assert places <= {"http://www.w3.org/2000/svg"}, name  # which is a name, and not fetched
+
+
+# What of a page's text has too little contrast: WCAG's ratio of luminances, backgrounds composed from the root on.
+LOW_CONTRAST = """
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const over = ([r, g, b, a = 1], below) => [r, g, b].map((value, i) => a * value + (1 - a) * below[i]);
+const linear = (value) => value <= 10.31475 ? value / 3294.6 : ((value / 255 + .055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+const ground = (node) =>
+  node ? over(numbers(getComputedStyle(node).backgroundColor), ground(node.parentElement)) : [255, 255, 255];
+const low = [];
+for (const node of document.querySelectorAll("body *")) {
+  const shown = node.checkVisibility() && !node.closest(".hidden, .skip");
+  if (!shown || ![...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) continue;
+  const below = ground(node), style = getComputedStyle(node);
+  const ink = over(numbers(node.closest("svg") ? style.fill : style.color), below);
+  const [dark, light] = [luminance(ink), luminance(below)].sort((a, b) => a - b);
+  const ratio = (light + .05) / (dark + .05);
+  if (ratio < 4.5) low.push([node.nodeName, node.textContent.slice(0, 30), ratio]);
+}
+return low;
+"""
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
@@ -325,3 +373,43 @@ def test_nothing_is_wider_than_the_window_and_all_fields_have_names(open_page, b
             assert browser.execute_script(unnamed) == 0
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_contrast(open_page, browser, folder, scheme):
+    latent = int(np.argmax(shard(folder, "names")["firings"]))
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        for hash_ in ("#/", "#/document/0", f"#/latent/{latent}", "#/query/the%20old%20cat", "#/latents/cat"):
+            open_page(hash_)
+            assert browser.execute_script(LOW_CONTRAST) == [], hash_
+        browser.execute_script("document.querySelector('h1').style.color = 'var(--line)'")  # the check sees what is low
+        assert {name for name, _, _ in browser.execute_script(LOW_CONTRAST)} & {"H1", "BDI"}
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@needs_browser
+def test_the_page_works_behind_http_server_too(browser, folder):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/"
+        browser.get_log("performance")
+        browser.get(f"{place}#/document/0")
+        view = "return document.getElementById('main').dataset.view === '#/document/0'"
+        WebDriverWait(browser, 120).until(lambda driver: driver.execute_script(view))
+        assert browser.execute_script("return document.querySelector('.text').textContent") == TEXTS[0]
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        assert requests and all(url.startswith((place, "data:", "chrome:", "about:")) for url in requests)
+        browser.get("about:blank")
+        server.shutdown()

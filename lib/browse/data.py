@@ -18,6 +18,7 @@ from lib.inspect.labels import Labels, words_of
 from lib.inspect.reading import Reading, read
 from lib.inspect.vocabulary import latent_token_matrix, spaced_ranks, top_tokens
 from lib.latent_terms import LatentTerms
+from lib.support.checks import check_ids
 from lib.support.progress import progress
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -56,7 +57,8 @@ def title_of(doc_id: str, text: str, length: int = 80) -> str:
 class Page:
     """A collection as a model reads it, ready to be written.
 
-    Raises ValueError for a model whose pooling is not the sum, and for more documents or latents than a page holds.
+    Raises ValueError for a model whose pooling is not the sum, for no documents, for ids that repeat, and for more
+    documents or latents than a page holds.
 
     Parameters
     ----------
@@ -86,6 +88,8 @@ class Page:
         ):
             if n > most:
                 raise ValueError(f"There are {n:,} {what}; a page holds {most:,}. Take a sample, or a smaller model.")
+        if not check_ids(self.doc_ids, len(self.doc_texts), "doc_ids"):
+            raise ValueError(f"{self.name} has no documents; give at least one.")
 
     @cached_property
     def reading(self) -> Reading:
