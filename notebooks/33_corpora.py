@@ -11,15 +11,15 @@
 #
 # Corpora are compared by their latents and by their words, with the same statistic (log-odds with a prior). Labels of
 # latents are made without a language model; do words confirm what they say, and is there something that only latents
-# find? Then documents are clustered, and the clusters compared with groups that are known. The rule, in
-# `lib/studies/corpora.py`, was written before any result.
+# find? Then documents are clustered, and the clusters compared with groups that are known. The rule is in
+# `lib/studies/corpora.py`.
 #
 # | | |
 # |---|---|
 # | *Reads* | collections of the profile in groups (pydoc by module, squad by article) or against each other |
 # | *Writes* | `corpora` (csv, json, png, pdf); `corpora_contrasts`, `corpora_latents`, `corpora_clusters` (csv, json) |
 # | *Paper item* | ours; the statistic is that of Monroe, Colaresi and Quinn (2008) |
-# | *Runtime* | `smoke` seconds, `laptop` about fifteen minutes on two cores, with the collections encoded |
+# | *Runtime* | `smoke` seconds, `laptop` about fifteen minutes on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

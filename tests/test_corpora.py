@@ -79,7 +79,7 @@ def test_groups_are_of_one_size_and_those_of_others_are_refused(tiny_encoder, ti
     model, store = LatentTerms(tiny_encoder, tiny_sae), Store(tmp_path)
     data = corpora.corpora_of(model, [collection("pydoc")], 30, store)
     assert {group: np.sum(data.groups == group) for group in data.contrasts} == {"bird": 10, "cat": 10, "dog": 10}
-    assert all(text.startswith(group) for text, group in zip(data.texts, data.groups, strict=True))
+    assert all(group in text and text.startswith("the ") for text, group in zip(data.texts, data.groups, strict=True))
     assert data.terms.shape[0] == len(data.embeddings) == 30
     with pytest.raises(ValueError, match=r"'other'.*pydoc.*squad"):
         corpora.corpora_of(model, [collection("other")], 30, store)
