@@ -49,8 +49,8 @@ table, origin = claims_study(folder)
 # their queries as independent samples. `limit` has claims of its own and is in no mean. Where autoencoders were trained
 # once each, the interval also holds what two seeds differ by (`52_seeds`). What nobody else claims is marked as ours.
 #
-# `tested_with` says what of a source was tested. Of SPLARE it is the readout of a frozen retriever: SPLARE trains its
-# retriever through the latents, so no verdict here is on the trained model.
+# `tested_with` says what of a source was tested. Of SPLARE it is the readout of a frozen retriever, which SPLARE trains
+# through the latents; rows of *SPLARE, trained* are on models that were trained here.
 #
 # In all profiles the claims about retrieval are judged on the packaged model, but for two that are about retrievers:
 # those are judged on the table of `22_backbones`, with small autoencoders, and take part if it has two retrievers.

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+from lib.report.backbones import retrievers_in_words, retrievers_table
 from lib.report.common import COLOURS, colours_of, latex_table, markdown_table, save_figure, save_results
 from lib.report.retrieval import (
     BEGIN,
@@ -22,9 +23,11 @@ from lib.report.retrieval import (
 )
 from lib.report.train_sae import plot_training
 from lib.report.zipf import rank_frequency_figure
+from lib.studies.results import Results
 from lib.studies.zipf import rank_frequency_curves
 
 ROOT = Path(__file__).parent.parent
+CHANGE = ["difference", "difference_low", "difference_high"]
 
 
 @pytest.fixture
@@ -117,6 +120,28 @@ def test_results_in_words_are_those_of_the_table():
     assert "the five real test collections" in words
     assert "SciFact and NFCorpus is 0.4000 and 0.4000 here, 0.6451 and 0.3159 as published" in words
     assert results_in_words(table[table["collection"] == "pydoc/test"].assign(difference=0.1)) == ""
+
+
+def test_retrievers_are_a_row_each_against_their_own_ranking(tmp_path):
+    rows = []
+    for retriever, own in (("small", "dense"), ("large", "dense"), ("of tokens", "late interaction")):
+        for collection, p in (("one/test", 0.01), ("two/test", 0.01), ("limit", 0.01)):
+            rows.append((retriever, collection, own, "nDCG@10", 0.4, np.nan, np.nan, np.nan, np.nan))
+            change = -0.02 if collection == "two/test" else 0.1
+            rows.append(
+                (retriever, collection, "latent terms", "nDCG@10", 0.5, change, change - 0.03, change + 0.04, p)
+            )
+            rows.append((retriever, collection, "latent terms", "R@10", 0.9, 0.9, 0.8, 0.99, p))
+    table = pd.DataFrame(rows, columns=["backbone", "collection", "system", "measure", "mean", *CHANGE, "p_holm"])
+    shown = retrievers_table(table)
+    assert list(shown["retriever"]) == ["small", "large"]  # the third has no vector of a text to compare with
+    assert shown.loc[0, "latent terms"] == "+0.040 [+0.019, +0.068], +1 -1"  # 0.03 and 0.04 over sqrt(2)
+    assert shown.loc[0, "dense"] == "0.400" and shown.loc[0, "all of one pass"] == "--"
+    assert retrievers_in_words(Results(tmp_path)) == ""
+    table.to_csv(tmp_path / "backbones.csv", index=False)
+    assert "Means over the 2 collections" in retrievers_in_words(Results(tmp_path))
+    table[table["backbone"] == "small"].to_csv(tmp_path / "backbones.csv", index=False)
+    assert retrievers_in_words(Results(tmp_path)) == ""
 
 
 def test_the_readme_shows_the_committed_results():

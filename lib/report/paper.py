@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from lib.report import limit
 from lib.report.ablations import ablations_figure, surface_figure
+from lib.report.backbones import retrievers_table
 from lib.report.beyond import beyond_figure
 from lib.report.claims import claims_figure
 from lib.report.common import escaped, latex_table, save_figure, significant
@@ -35,7 +36,7 @@ from lib.report.seeds import seeds_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
 from lib.studies import names
-from lib.studies.published import PUBLISHED
+from lib.studies.published import PUBLISHED, PUBLISHED_DENSE
 from lib.studies.results import Results, mean_of, without_limit
 from lib.support.files import replacing
 from lib.support.folders import digest_file
@@ -160,6 +161,7 @@ def _verdict(row) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "retrieval": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), names.MEASURE)),
     "recall": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), "R@100")),
+    "backbones": lambda results: latex_table(retrievers_table(results["backbones"])),
     "published": lambda _: latex_table(PUBLISHED.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")),
     "limit": _limit_table,
     "latency": _latency_table,
@@ -210,12 +212,20 @@ def _retrieval_numbers(results: Results) -> dict[str, str]:
 
 def _backbone_numbers(results: Results) -> dict[str, str]:
     """Return the mean difference and the verdicts, of several retrievers one after the other, joined by "and"."""
-    rows = results["backbones"].query("measure == @names.MEASURE and system == @names.LATENT")
+    table = without_limit(results["backbones"].query("measure == @names.MEASURE"))
+    rows = table[table["system"] == names.LATENT]
     parts = dict(list(rows.groupby("backbone", sort=False)))
     means = [_interval(*mean_of(part)) + f" with {name}" * (len(parts) > 1) for name, part in parts.items()]
     verdicts = pd.DataFrame([_verdicts(part) for part in parts.values()])
     numbers = {"mean": " and ".join(means), "collections": verdicts["collections"].iloc[0]}
     numbers |= {name: " and ".join(verdicts[name]) for name in ("better", "worse")}
+    for (name, system), part in table.groupby(["backbone", "system"]):
+        numbers |= {f"{name}/{system}": f"{part['mean'].mean():.3f}"}
+        numbers |= {f"{name}/{system}/change": _interval(*mean_of(part))}
+    short = table["collection"].str.removeprefix("beir/").str.removesuffix("/test")
+    numbers |= _by_row(table.assign(short=short), "{backbone}/{system}/{short}", "{mean:.4f}")
+    for name, published in PUBLISHED_DENSE.rename(columns=str.lower).iterrows():
+        numbers |= {f"{name}/published/{short}": f"{value:.4f}" for short, value in published.items()}
     return numbers | {"seeds": f"{rows['seeds'].max():.0f}", "seed sd": f"{rows['seed_sd'].max():.3f}"}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib.report.backbones import retrievers_in_words
 from lib.report.common import COLOURS, SIGNIFICANT, STYLE, collections_of, colours_of, markdown_table, significant
 from lib.studies.names import (
     DENSE,
@@ -22,7 +23,7 @@ from lib.studies.names import (
     is_limit,
 )
 from lib.studies.published import PUBLISHED_DENSE
-from lib.studies.results import mean_of
+from lib.studies.results import Results, mean_of
 from lib.support.files import replacing
 
 PUBLISHED = {"beir/scifact/test": "SciFact", "beir/nfcorpus/test": "NFCorpus"}  # columns of PUBLISHED_DENSE
@@ -93,9 +94,8 @@ def readme_results(folder: Path) -> str:
     if weights := origin["config"].get("weights"):
         of_parts = ", ".join(f"{name} {value}" for name, value in weights.items())
         note += f" Weights of *{ONE_PASS}*, chosen likewise: {of_parts}."
-    return "\n\n".join(
-        filter(None, [markdown_table(wide_table(without_ranks(summary))), note, results_in_words(summary)])
-    )
+    parts = [markdown_table(wide_table(without_ranks(summary))), note, results_in_words(summary)]
+    return "\n\n".join(filter(None, [*parts, retrievers_in_words(Results(folder))]))
 
 
 def results_in_words(summary: pd.DataFrame) -> str:

@@ -38,6 +38,8 @@ from lib.support.folders import digest_file
 TESTED = {
     names.LATENT_TERMS: "the method, with our retriever and autoencoders",
     names.SPLARE: "its readout of a frozen retriever, not with its model trained through latents",
+    names.SPLARE_TRAINED: "our retriever, trained on our pairs",
+    names.CSR_SECOND: "our retriever and pairs, finetuned before the autoencoder",
     names.OTHERS: "our retriever, autoencoders and machine",
     names.OURS: "our retriever and autoencoders",
 }
@@ -175,6 +177,28 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
         ("pruned", "100 latents a document cost about 2 %", "relative nDCG@10",
             (-0.06, inf), -0.02, "+.1%", "42_pruning", partial(ours.pruned, top=100)),
     ),
+    names.SPLARE_TRAINED: (
+        ("vocabulary", "latents rank better than the trained vocabulary", "nDCG@10 less vocabulary head",
+            MORE, None, "+.3f", "70_splare", partial(ours.contrast, table="splare_contrasts",
+                system=names.TRAINED_SPLARE, reference=names.TRAINED_WORDS)),
+        ("trained-peak", "the best layer is near two thirds of the depth", "its depth",
+            (0.49, 0.84), 2 / 3, ".2f", "70_splare", ours.trained_peak),
+        ("trained-width", "quality rises with the logarithm of the width (there 16k to 1M)", "nDCG@10 a doubling",
+            MORE, None, "+.4f", "70_splare", ours.trained_trend),
+        ("trained-pruned", "100 latents a document cost about 2 %", "relative nDCG@10",
+            (-0.06, inf), -0.02, "+.1%", "70_splare", partial(ours.trained_pruned, top=100)),
+    ),
+    names.CSR_SECOND: (
+        ("csrv2-2", "CSRv2 ranks better than CSR at k = 2", "relative nDCG@10",
+            MORE, 0.14, "+.0%", "72_csr", partial(ours.gain_of_csr, k=2)),
+        ("csrv2-4", "CSRv2 ranks better than CSR at k = 4", "relative nDCG@10",
+            MORE, 0.07, "+.0%", "72_csr", partial(ours.gain_of_csr, k=4)),
+        ("csrv2-dead", "at k = 2 a fifth of the latents are dead, no longer most", "share of the latents",
+            (-inf, 0.5), 0.2, ".0%", "72_csr", partial(ours.dead_of_csr, k=2)),
+        ("csrv2-8", "CSRv2 at k = 2 ranks as well as CSR at k = 8", "nDCG@10 less CSR",
+            (-NEGLIGIBLE, inf), None, "+.3f", "72_csr", partial(ours.contrast, table="csr_contrasts",
+                system=f"{names.CSRV2}, 2", reference=f"{names.CSR_FROZEN}, 8")),
+    ),
     names.OTHERS: (
         ("denseon", "latent terms rank below dense search (sentence-transformers, 3796)", "nDCG@10 less dense",
             LESS, DENSEON[1] - DENSEON[0], "+.3f", "20_retrieval", ours.against_dense),
@@ -214,6 +238,11 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
             MORE, None, "+.3f", "20_retrieval", partial(ours.more_than_dense_and_words, system=names.ONE_PASS)),
         ("tuned", "tuned constants of BM25 rank better than k1 = 8, b = 0.7", "nDCG@10 less k1 = 8, b = 0.7",
             MORE, None, "+.3f", "60_beyond", ours.tuned),
+        ("joint", "joint training ranks better than CSR", "nDCG@10 less CSR", MORE, None, "+.3f", "71_bottleneck",
+            partial(ours.contrast, table="bottleneck_contrasts", system=names.JOINT, reference=names.CSR_FROZEN)),
+        ("joint-dense", "joint training ranks as well as the finetuned dense retriever", "nDCG@10 less dense",
+            (-NEGLIGIBLE, inf), None, "+.3f", "71_bottleneck", partial(ours.contrast, table="bottleneck_contrasts",
+                system=names.JOINT, reference=names.TRAINED_DENSE)),
     ),
 }.items() for key, text, *fields in claims)
 # fmt: on

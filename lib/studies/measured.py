@@ -1,5 +1,6 @@
 """Our figures for the claims of `90_claims`, each a value with its interval, out of the tables that studies wrote."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -283,15 +284,85 @@ def matched(results: Results, column: str) -> list[Measured]:
 
 def peak(results: Results, readout: str) -> list[Measured]:
     """Return the depth of the best layer by the mean of the collections, 1 the final one; queries are resampled."""
-    summary, values = without_limit(results["layers"]), results["layers_per_query"]
+    summary = without_limit(results["layers"])
     layers = summary[summary["readout"] == readout].drop_duplicates("variant").sort_values("layer")
-    depths = layers["layer"].to_numpy() / layers["layer"].max()
-    by_collection, variants = values.set_index("collection"), list(layers["variant"])
-    groups = [by_collection.loc[name, variants].to_numpy() for name in summary["collection"].unique()]
+    groups = _groups(results["layers_per_query"], layers["variant"], summary["collection"].unique())
+    return [_peak(groups, layers["layer"].to_numpy() / layers["layer"].max(), _where(summary))]
+
+
+def _groups(values: pd.DataFrame, columns: Iterable[str], collections: Iterable[str]) -> list[np.ndarray]:
+    """Return the values of these columns, float64 [n_queries, n_columns], a collection each."""
+    by_collection = values.set_index("collection")
+    return [by_collection.loc[name, list(columns)].to_numpy() for name in collections]
+
+
+def _peak(groups: list[np.ndarray], depths: np.ndarray, on: str) -> Measured:
     best = np.mean([group.mean(axis=0) for group in groups], axis=0).argmax()
     draws = depths[resampled_means(groups).argmax(axis=1)]
-    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
-    return [Measured(depths[best], low, high, _where(summary))]
+    return Measured(depths[best], *np.quantile(draws, [0.025, 0.975], method="inverted_cdf"), on)
+
+
+def _trained_by(results: Results, field: str) -> tuple[pd.Series, list[np.ndarray], str]:
+    """Return the layers or widths of SPLARE's trained models by system, their values, and where they were measured."""
+    table = results[f"splare_{field}s"].query("kind == @names.TRAINED_SPLARE")
+    rows = without_limit(table[table["collection"] != names.MEAN])
+    sizes = rows.drop_duplicates("system").set_index("system")[field].sort_values()
+    return sizes, _groups(results["splare_per_query"], sizes.index, rows["collection"].unique()), _where(rows)
+
+
+def trained_peak(results: Results) -> list[Measured]:
+    """Return the depth of the best layer of trained models, as `peak`."""
+    layers, groups, on = _trained_by(results, "layer")
+    depths = layers.to_numpy() / results.origin("splare")["config"]["retriever"]["layer"]
+    return [_peak(groups, depths, f"{on}, layers {layers.min()} to {layers.max()}, one run each")]
+
+
+def trained_trend(results: Results) -> list[Measured]:
+    """Return what a doubling of the width changes in trained models; NotMeasured with one width."""
+    widths, groups, on = _trained_by(results, "width")
+    if len(widths) < 2:
+        raise NotMeasured("one width in splare_widths.csv")
+    doublings = np.log2(widths.to_numpy()) - np.log2(widths.to_numpy()).mean()
+    slopes = [group @ doublings / (doublings @ doublings) for group in groups]
+    ends = np.quantile(resampled_means(slopes), [0.025, 0.975])
+    on = f"{on}, {widths.min():,} to {widths.max():,}, one run each"
+    return [Measured(float(np.mean([slope.mean() for slope in slopes])), *ends, on)]
+
+
+def contrast(results: Results, table: str, system: str, reference: str) -> list[Measured]:
+    """Return the difference of a named pair of systems, the mean over collections; NotMeasured if it is not there."""
+    rows = results[table].query("system == @system and reference == @reference")
+    if rows.empty:
+        raise NotMeasured(f"no {system!r} less {reference!r} in {table}.csv")
+    mean = rows[rows["collection"] == names.MEAN].iloc[0]
+    return [Measured(*mean[DIFFERENCE], _where(rows[rows["collection"] != names.MEAN]))]
+
+
+def trained_pruned(results: Results, top: int) -> list[Measured]:
+    """Return the change when documents of trained SPLARE keep their largest weights only, as a share of nDCG@10."""
+    rows = results["splare_pruning"].query("kind == @names.TRAINED_SPLARE and collection == @names.MEAN")
+    pruned, whole = rows[rows["doc_top"] == top], rows[rows["doc_top"].isna()]["mean"].iloc[0]
+    if pruned.empty:
+        raise NotMeasured(f"no documents pruned to {top} latents")
+    return [Measured(*pruned.iloc[0][DIFFERENCE] / whole, "mean of the collections, one seed")]
+
+
+def gain_of_csr(results: Results, k: int) -> list[Measured]:
+    """Return CSRv2 less CSR at a k, as a share of CSR's nDCG@10."""
+    (figure,) = contrast(results, "csr_contrasts", f"{names.CSRV2}, {k}", f"{names.CSR_FROZEN}, {k}")
+    table = results["csr"].query("collection == @names.MEAN").set_index("system")
+    values = np.array(figure[:3]) / table.loc[f"{names.CSR_FROZEN}, {k}", "mean"]
+    return [Measured(*values, figure.on)]
+
+
+def dead_of_csr(results: Results, k: int) -> list[Measured]:
+    """Return the share of CSRv2's latents that no document has, with its Wilson interval."""
+    table = results["csr"].query("collection == @names.MEAN").set_index("system")
+    name, width = f"{names.CSRV2}, {k}", results.origin("csr")["config"]["size"]["csr_width"]
+    if name not in table.index:
+        raise NotMeasured(f"no {name!r} in csr.csv")
+    share = table.loc[name, "dead"]
+    return [Measured(share, *wilson_interval(round(share * width), width), f"{width:,} latents, all documents")]
 
 
 def pruned(results: Results, top: int) -> list[Measured]:
