@@ -119,6 +119,11 @@ def _limit_table(results: Results) -> str:
     return latex_table(table[["documents", "system", "R@10", "R@100"]], "rlrr")
 
 
+def _backbones_table(results: Results) -> str:
+    table = retrievers_table(results["backbones"]).set_index("retriever").T
+    return latex_table(table.rename_axis("system", axis="columns").reset_index(names="system"))
+
+
 def _latency_table(results: Results) -> str:
     table = results["latency"]
     doc_top, query_top = (table[f"{side}_top"].map(lambda n: f"{n}" if n else "all") for side in ("doc", "query"))
@@ -161,7 +166,7 @@ def _verdict(row) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "retrieval": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), names.MEASURE)),
     "recall": lambda results: latex_table(wide_table(without_ranks(results["retrieval"]), "R@100")),
-    "backbones": lambda results: latex_table(retrievers_table(results["backbones"])),
+    "backbones": _backbones_table,
     "published": lambda _: latex_table(PUBLISHED.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")),
     "limit": _limit_table,
     "latency": _latency_table,
