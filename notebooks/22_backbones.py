@@ -19,7 +19,7 @@
 # | | |
 # |---|---|
 # | *Reads* | what the profile names; text in the folder `LATENT_TERMS_TEXT`, else the profile's |
-# | *Writes* | `backbones` (csv, json), and the values of single queries beside it |
+# | *Writes* | `backbones`, `backbones_states` (csv, json), and the values of single queries beside it |
 # | *Paper item* | Table 1, in `paper` also Table 2, of Latent Terms (arXiv 2605.29384) |
 # | *Runtime* | `smoke` about a minute after `52_seeds`; `laptop` two hours on two cores with AMX; `paper` not run |
 
@@ -32,7 +32,7 @@ import pandas as pd
 from IPython.display import display
 
 from lib.report.common import SIGNIFICANT, save_study
-from lib.studies.backbones import backbone_table
+from lib.studies.backbones import backbone_table, states_table
 from lib.studies.inputs import setting
 from lib.studies.names import LATENT, ONE_PASS, TUNED
 from lib.studies.profiles import start
@@ -88,8 +88,21 @@ shown = ["collection", "measure", "backbone", "mean", "seed_sd", "difference", "
 latent = rows[rows["system"] == LATENT]
 latent[[*shown, "p_holm"]].round(4)
 
+# %% [markdown]
+# ## What token states say of their text
+# A latent can stand for a word if the state of a token is the token's. Below is the share of the variance of token
+# states that lies between texts and not within them (omega squared): 0 where a state says nothing of its text, 1 where
+# all states of a text are equal, which leaves latents nothing to add to an embedding.
+
 # %%
-save_study(profile.figures_folder, provenance(profile, **origin), {"backbones": rows}, by_query=by_query)
+states = states_table(trained, profile.backbones)
+final = states[states["layer"] == states.groupby("backbone")["layer"].transform("max")]
+display(final.pivot(index="backbone", columns="collection", values="share").round(3))
+states.groupby(["backbone", "layer"])["share"].median().unstack().round(3)
+
+# %%
+tables = {"backbones": rows, "backbones_states": states}
+save_study(profile.figures_folder, provenance(profile, **origin), tables, by_query=by_query)
 
 # %% [markdown]
 # ## The answer

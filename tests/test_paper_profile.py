@@ -18,12 +18,12 @@ from lib.bm25.weighting import BM25Constants, Weights
 from lib.data.sources import _find_ir_dataset
 from lib.data.training_text import StreamedText
 from lib.encode import packaged
-from lib.encode.encoder import TokenEncoder
+from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.evaluation.baselines import LexicalBM25, dense_search
 from lib.evaluation.late_interaction import late_interaction_search
 from lib.evaluation.measures import evaluate
 from lib.searcher import Searcher
-from lib.studies.backbones import backbone_table, encoder_of, models
+from lib.studies.backbones import Between, backbone_table, encoder_of, models, states_table
 from lib.studies.inputs import setting, training_text
 from lib.studies.names import LATENT, LATENT_WORDS, LEXICAL, ONE_PASS, SPLADE, TUNED
 from lib.studies.profiles import LAPTOP, PAPER, PROFILES, SMOKE
@@ -107,6 +107,32 @@ def forbid(monkeypatch, owner, name: str) -> None:
 
 def in_short(rows) -> dict:
     return rows[rows["measure"] == MEASURE].set_index(["backbone", "system"])["mean"].to_dict()
+
+
+def test_the_share_between_texts_is_that_of_an_analysis_of_variance():
+    rng = np.random.default_rng(0)
+    lengths = [3, 0, 5, 2]
+    states = rng.normal(size=(10, 4)).astype(np.float32) + np.repeat(3 * rng.normal(size=(4, 4)), lengths, axis=0)
+    share = Between()
+    for first, last in ((0, 2), (2, 4)):
+        offsets = np.cumsum([0, *lengths])[first : last + 1]
+        rows = torch.tensor(states[offsets[0] : offsets[-1]], dtype=torch.float32)
+        share.add(TokenStates(rows, np.zeros(len(rows), np.int64), offsets - offsets[0], np.zeros((2, 0), np.float32)))
+    groups = [part for part in np.split(states, np.cumsum(lengths)[:-1]) if len(part)]
+    within = sum(((part - part.mean(axis=0)) ** 2).sum() for part in groups) / (10 - 3)
+    total = ((states - states.mean(axis=0)) ** 2).sum()
+    assert share.share() == pytest.approx((total - within * 7 - 2 * within) / (total + within), rel=1e-6)
+    alone = Between()
+    alone.add(TokenStates(rows[:2], np.zeros(2, np.int64), np.array([0, 1, 2]), np.zeros((2, 0), np.float32)))
+    with pytest.raises(ValueError, match="2 texts have 2 tokens"):
+        alone.share()
+
+
+def test_states_of_every_layer_are_compared(profile):
+    table = states_table(setting(PROFILES["paper"], profile), PROFILES["paper"].backbones, profile)
+    assert (table["share"] < 1).all() and len(table) == len(table.drop_duplicates(["backbone", "collection", "layer"]))
+    for backbone in PROFILES["paper"].backbones.backbones:
+        assert (table["backbone"] == backbone.name).sum() == encoder_of(backbone).n_layers + 1
 
 
 def test_the_table_is_what_the_plain_way_gives(profile, splade_folder):

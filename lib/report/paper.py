@@ -229,6 +229,9 @@ def _backbone_numbers(results: Results) -> dict[str, str]:
         numbers |= {f"{name}/{system}/change": _interval(*mean_of(part))}
     short = table["collection"].str.removeprefix("beir/").str.removesuffix("/test")
     numbers |= _by_row(table.assign(short=short), "{backbone}/{system}/{short}", "{mean:.4f}")
+    states = results["backbones_states"]
+    final = states[states["layer"] == states.groupby("backbone")["layer"].transform("max")]
+    numbers |= {f"{name}/between": f"{part['share'].median():.0%}" for name, part in final.groupby("backbone")}
     for name, published in PUBLISHED_DENSE.rename(columns=str.lower).iterrows():
         numbers |= {f"{name}/published/{short}": f"{value:.4f}" for short, value in published.items()}
     return numbers | {"seeds": f"{rows['seeds'].max():.0f}", "seed sd": f"{rows['seed_sd'].max():.3f}"}

@@ -20,7 +20,7 @@ retriever nothing is tested.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 
@@ -31,7 +31,7 @@ from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking
 from lib.bm25.weighting import PAPER
 from lib.data.collection import Collection
-from lib.encode.encoder import TokenEncoder
+from lib.encode.encoder import TokenEncoder, TokenStates
 from lib.evaluation.baselines import ANALYZER
 from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms, packaged_models
@@ -60,6 +60,7 @@ from lib.support.store import Store
 
 _log = logging.getLogger(__name__)
 _GPU_BATCH = 16_384  # tokens of a forward pass
+SAMPLE = 64  # documents of a collection whose token states are compared
 _PACKAGED = (TUNED, LATENT_WORDS, ONE_PASS)  # systems of a packaged model, with its own constants and weights
 
 
@@ -123,6 +124,64 @@ def backbone_table(
     queries = columns_first(pd.concat(by_query, ignore_index=True), "collection", "measure", "backbone", "query_id")
     origin = setting.origin | {"backbones": origins, "bm25": asdict(PAPER), "lexical analyzer": ANALYZER}
     return rows, queries, notes, origin | {"left out": notes, "splade": splade and splade.identity}
+
+
+def states_table(setting: Setting, table: BackboneTable, store: Store | None = None) -> pd.DataFrame:
+    """Return how much of the token states is the text's and not the token's: backbone, layer, collection, share.
+
+    `share` is `Between.share` of SAMPLE documents, evenly spaced. Raises as `backbone_table`.
+    """
+    store, rows = store or Store(), []
+    for backbone in table.backbones:
+        encoder = encoder_of(backbone)
+        for collection in check_collections(list(setting.collections)):
+            key = {"encoder": encoder.identity, "documents": collection.identity["documents_sha256"], "n": SAMPLE}
+            make = partial(_shares, encoder, collection.doc_texts)
+            shares = store.get("between", key, make)["shares"]
+            columns = {"backbone": backbone.name, "collection": collection.full_name}
+            rows += [columns | {"layer": layer, "share": share} for layer, share in enumerate(shares)]
+    return pd.DataFrame(rows)
+
+
+def _shares(encoder: TokenEncoder, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    texts = [text for text in texts if text.strip()]
+    sample = [texts[i] for i in np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(int)]
+    layers = [Between() for _ in range(encoder.n_layers + 1)]
+    for block in encoder.stream_layers(sample, range(len(layers)), progress=False):
+        for layer, states in block.items():
+            layers[layer].add(states)
+    return {"shares": np.array([layer.share() for layer in layers])}
+
+
+class Between:
+    """The variance of token states, between texts and within them, of states that are added block by block."""
+
+    def __init__(self) -> None:
+        self.sums: list[np.ndarray] = []
+        self.counts: list[int] = []
+        self.squares = 0.0
+
+    def add(self, block: TokenStates) -> None:
+        """Add the states of some texts."""
+        lengths, states = np.diff(block.offsets).tolist(), block.states.double()
+        self.sums += [part.sum(dim=0).cpu().numpy() for part in states.split(lengths) if len(part)]
+        self.counts += [length for length in lengths if length]
+        self.squares += states.square().sum().item()
+
+    def share(self) -> float:
+        """Return omega squared of texts: the share of the variance of token states that lies between texts.
+
+        Of one-way analysis of variance, (SSB - (G - 1) MSW) / (SST + MSW), with sums of squares over all dimensions and
+        G texts: about 0 where a state says nothing of its text, 1 where all states of a text are equal. ValueError if
+        no text has two tokens.
+        """
+        n, n_texts = sum(self.counts), len(self.counts)
+        if n <= n_texts:
+            raise ValueError(f"{n_texts} texts have {n} tokens; give texts of more than one token.")
+        of_mean = np.square(np.sum(self.sums, axis=0)).sum() / n
+        between = np.sum(np.square(self.sums).sum(axis=1) / self.counts) - of_mean
+        within = (self.squares - of_mean - between) / (n - n_texts)
+        return float((between - (n_texts - 1) * within) / (self.squares - of_mean + within))
 
 
 def _measures(collection: Collection) -> tuple[str, ...]:
