@@ -26,9 +26,10 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import HTML, display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
+from lib.inspect.search import Search
 from lib.inspect.vocabulary import top_tokens, word_counts
 from lib.report.common import save_study
 from lib.report.zipf import rank_frequency_figure
@@ -162,3 +163,19 @@ curves = rank_frequency_curves({"words": words.values(), "latents": encoded.firi
 figure = rank_frequency_figure(curves)
 origin = provenance(profile, model=model.identity, collection=collection.identity)
 save_study(profile.figures_folder, origin, {"rank_frequency": curves}, {"rank_frequency": figure})
+
+# %% [markdown]
+# ## 8. Search by hand
+# Type a query into the box. Tokens of the documents are shaded by what their latents add to the score, and a score
+# opens into its latents. The sliders make the query's heaviest latents weaker or stronger; at 0 a latent is silent.
+
+# %%
+search = Search(model, index, collection, k=3)
+search.query.value = query
+search
+
+# %% [markdown]
+# The box needs a running notebook; this is what it shows first.
+
+# %%
+HTML(search.results.value)
