@@ -26,7 +26,7 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import display
 
 from lib import BM25Index, LatentTerms, evaluate, load_collection
 from lib.inspect.search import Search
@@ -167,15 +167,9 @@ save_study(profile.figures_folder, origin, {"rank_frequency": curves}, {"rank_fr
 # %% [markdown]
 # ## 8. Search by hand
 # Type a query into the box. Tokens of the documents are shaded by what their latents add to the score, and a score
-# opens into its latents. The sliders make the query's heaviest latents weaker or stronger; at 0 a latent is silent.
+# opens into its latents. The sliders make the query's heaviest latents weaker or stronger; at 0 a latent is silent. The box needs a running notebook.
 
 # %%
 search = Search(model, index, collection, k=3)
 search.query.value = query
 search
-
-# %% [markdown]
-# The box needs a running notebook; this is what it shows first.
-
-# %%
-HTML(search.results.value)
