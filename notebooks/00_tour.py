@@ -167,7 +167,8 @@ save_study(profile.figures_folder, origin, {"rank_frequency": curves}, {"rank_fr
 # %% [markdown]
 # ## 8. Search by hand
 # Type a query into the box. Tokens of the documents are shaded by what their latents add to the score, and a score
-# opens into its latents. The sliders make the query's heaviest latents weaker or stronger; at 0 a latent is silent. The box needs a running notebook.
+# opens into its latents. The sliders make the query's heaviest latents weaker or stronger; at 0 a latent is silent.
+# The box needs a running notebook.
 
 # %%
 search = Search(model, index, collection, k=3)
