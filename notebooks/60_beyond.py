@@ -10,15 +10,15 @@
 # # Which changes to the ranking help, if they are chosen on training queries and frozen?
 #
 # The paper sets k1 = 8, b = 0.7, the square root and idf without tuning, and ranks with all latents. Each idea below
-# changes one thing; its best setting is chosen by nDCG@10 on training queries of pydoc, SciFact and NFCorpus, then measured
-# once on test queries. An idea that does not help on the training queries is not measured, but for three that are
-# systems of their own and always measured: feedback (a second search with latents of the best documents), late
+# changes one thing; its best setting is chosen by nDCG@10 on training queries of pydoc, SciFact and NFCorpus, then
+# measured once on test queries. An idea that does not help on the training queries is not measured, but for three that
+# are systems of their own and always measured: feedback (a second search with latents of the best documents), late
 # interaction over the 100 best (MaxSim over token states kept in int8), and queries whose latents are looked up by
 # token, without a Transformer.
 #
 # | | |
 # |---|---|
-# | *Reads* | the collections of the profile and the training queries of `pydoc`, SciFact and NFCorpus, the packaged model |
+# | *Reads* | the collections of the profile, training queries of three, the packaged model |
 # | *Writes* | `beyond` (csv, json, png, pdf), `beyond_tuning` (csv, json) |
 # | *Paper item* | none |
 # | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
