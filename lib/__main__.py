@@ -82,6 +82,16 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     about = "Pairs of a query and its answer, files or names in LATENT_TERMS_PAIRS; of each a sample is a collection, "
     add("--pairs", nargs="+", default=[], help=about + f"{_SAMPLE:,} pairs and {_QUERIES} of their queries.")
 
+    _add_reading_commands(command)
+    about = "Train a retriever through latents, or a control of such, on pairs of a query and a text that answers it. "
+    kinds = commands.add_parser("finetune", help=about.partition(",")[0] + ".", description=about)
+    if [*arguments][:1] == ["finetune"]:  # the trainers take seconds to import
+        _add_finetune_arguments(kinds.add_subparsers(required=True, metavar="KIND"))
+    return parser
+
+
+def _add_reading_commands(command: Callable[..., Callable]) -> None:
+    """Add the commands that read texts with a finished model: label, browse, index, search."""
     about = "Label the latents of a model by texts that they fire in. Labels are made of half of them and measured on "
     about += "the others: the median of how well they predict firing (AUC) is printed beside that of random labels. "
     about += "They are written into the model's folder, where model.labels, model.show and browse read them."
@@ -117,12 +127,6 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("folder", type=user_path, help="Folder that index has written.")
     add("query", help="The text to search for.")
     add("--k", type=int, default=10, help="Number of texts, at most.")
-
-    about = "Train a retriever through latents, or a control of such, on pairs of a query and a text that answers it. "
-    kinds = commands.add_parser("finetune", help=about.partition(",")[0] + ".", description=about)
-    if [*arguments][:1] == ["finetune"]:  # the trainers take seconds to import
-        _add_finetune_arguments(kinds.add_subparsers(required=True, metavar="KIND"))
-    return parser
 
 
 def _add_finetune_arguments(kinds) -> None:

@@ -203,13 +203,15 @@ def contrast_tables(data: Corpora, labels: Sequence[str]) -> tuple[pd.DataFrame,
     """Return the tables of contrasts and of latents of one of the corpora."""
     words, by_label = words_and_labels(data.texts, labels)
     dealt = deal(by_label)
-    labelled, found = np.array([bool(numbers) for numbers in by_label]), every_second(data.groups)
+    labelled = np.array([bool(numbers) for numbers in by_label])
+    first_half = every_second(data.groups)
     of_terms = {names.LATENTS: data.terms, names.WORDS: words}
     rows, examples = [], []
     for group in data.contrasts:
         inside = data.groups == group
         here, held_out = (
-            {kind: compared(terms, inside, texts) for kind, terms in of_terms.items()} for texts in (found, ~found)
+            {kind: compared(terms, inside, texts) for kind, terms in of_terms.items()}
+            for texts in (first_half, ~first_half)
         )
         latents, of_words = here[names.LATENTS], here[names.WORDS]
         candidates = np.flatnonzero(latents.differs & labelled)
@@ -225,11 +227,13 @@ def contrast_tables(data: Corpora, labels: Sequence[str]) -> tuple[pd.DataFrame,
             (names.BEYOND, names.LATENTS, beyond),
         ):
             same = np.sign(here[source].z[chosen]) == np.sign(held_out[source].z[chosen])
-            auc = told_apart(of_terms[source][~found], here[source].z, chosen, inside[~found])
+            auc = told_apart(of_terms[source][~first_half], here[source].z, chosen, inside[~first_half])
             row = {"corpora": data.name, "contrast": group, "vocabulary": kind, "terms": chosen.sum()}
             rows.append(row | {"recurring": same.sum(), "auc": auc})
         rows[-3] |= {"labelled": len(candidates), "agreeing": agree.sum(), "control": control.sum()}
-        shares = [document_frequency(data.terms[found & mask]) / np.sum(found & mask) for mask in (inside, ~inside)]
+        shares = [
+            document_frequency(data.terms[first_half & mask]) / np.sum(first_half & mask) for mask in (inside, ~inside)
+        ]
         for kind, members in ((names.AGREEING, candidates[agree]), (names.BEYOND, np.flatnonzero(beyond))):
             for j in members[np.argsort(-np.abs(latents.z[members]), kind="stable")[:SHOWN]].tolist():
                 values = (shares[0][j], shares[1][j], latents.z[j], held_out[names.LATENTS].z[j])
@@ -312,8 +316,9 @@ def cluster_table(model: LatentTerms, data: Corpora, well_labelled: np.ndarray) 
     samples = [np.arange(n), *(rng.permutation(n)[: n // 2] for _ in range(HALVES))]
     values = {}  # of each system, float64 [1 + HALVES, 2]
     for system, rows in rows_of.items():
-        found = [KMeans(k, random_state=seed).fit_predict(unit_rows(rows)) for seed in range(SEEDS)]
-        values[system] = np.mean([[agreement(groups[s], of_one[s]) for s in samples] for of_one in found], axis=0)
+        clusterings = [KMeans(k, random_state=seed).fit_predict(unit_rows(rows)) for seed in range(SEEDS)]
+        agreements = [[agreement(groups[s], clusters[s]) for s in samples] for clusters in clusterings]
+        values[system] = np.mean(agreements, axis=0)
     table = []
     for system, ((_, nmi), *_) in values.items():
         of_system, of_words = values[system][:, 0], values[names.WORDS][:, 0]

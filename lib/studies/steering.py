@@ -81,8 +81,10 @@ def steering_study(
         pairs = paired(collection, n_pairs)
         key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity, "pairs": pairs}
         key |= {"systems": SYSTEMS, "draws": DRAWS, "alike": ALIKE, "step": STEP, "seed": 0}
-        made = store.get("steering", key, lambda c=collection, pairs=pairs: {"values": steered(model, c, pairs, store)})
-        values[collection.full_name] = np.array(made["values"])
+        stored = store.get(
+            "steering", key, lambda c=collection, pairs=pairs: {"values": steered(model, c, pairs, store)}
+        )
+        values[collection.full_name] = np.array(stored["values"])
         rows += summary(collection.full_name, [values[collection.full_name]])
         by_pair.append(single_pairs(two_topics(collection, pairs), values[collection.full_name]))
     of_mean = [of_one for name, of_one in values.items() if not names.is_limit(name)]
@@ -165,10 +167,10 @@ def variants(
     yield SYSTEMS[2], steer(query, less=topic), nothing
     latents = query.indices
     df, worth = index.df[latents], query.data * index.idf[latents]
-    own = np.flatnonzero(np.isin(latents, topic.indices) & ~np.isin(latents, kept.indices))
-    own = own[np.argsort(-worth[own], kind="stable")]
+    topic_only = np.flatnonzero(np.isin(latents, topic.indices) & ~np.isin(latents, kept.indices))
+    topic_only = topic_only[np.argsort(-worth[topic_only], kind="stable")]
     for n in COUNTS:
-        chosen = own[:n]
+        chosen = topic_only[:n]
         yield System(names.SILENCED, n), silence(query, chosen), chosen
         for name, values in ((names.AS_FREQUENT, df), (names.AS_HEAVY, worth)):
             for _ in range(DRAWS):
