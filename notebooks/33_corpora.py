@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | *Reads* | collections of the profile in groups (pydoc by module, squad by article) or against each other |
-# | *Writes* | `corpora` (csv, json, png, pdf); `corpora_contrasts`, `corpora_latents`, `corpora_clusters` (csv, json) |
+# | *Writes* | `corpora` (csv, json, png, pdf); `corpora_contrasts`, `_latents`, `_together`, `_clusters` (csv, json) |
 # | *Paper item* | ours; the statistic is that of Monroe, Colaresi and Quinn (2008) |
 # | *Runtime* | `smoke` seconds, `laptop` about fifteen minutes on two cores |
 
@@ -53,6 +53,15 @@ tables["corpora"].round(3)
 tables["corpora_latents"].drop(columns="latent").round(2)
 
 # %% [markdown]
+# ## What goes together
+# Pairs of latents that occur in the same texts without being alike, neither in what they write nor in their label, with
+# their normalised pointwise mutual information in half of the texts and in the others; the control has another second.
+
+# %%
+pairs = tables["corpora_together"].groupby("corpora", sort=False).head(8)
+pairs[["corpora", "label_a", "label_b", "texts", "npmi", "held_out_npmi", "control_npmi"]].round(2)
+
+# %% [markdown]
 # ## Clusters
 # k-means on documents as their indexes weigh them, against the known groups; `difference` is from clusters by words.
 
@@ -67,4 +76,4 @@ save_study(profile.figures_folder, provenance(profile, **origin), tables, {"corp
 # ## The answer
 
 # %%
-print(corpora_in_words(tables["corpora"], tables["corpora_clusters"]))
+print(corpora_in_words(tables["corpora"], tables["corpora_together"], tables["corpora_clusters"]))

@@ -75,6 +75,26 @@ def test_a_contrast_agrees_with_words_or_is_beyond_them():
     assert row["agree_low"] < 0.5 < row["agree_high"] and np.isnan(row["auc_low"])
 
 
+def test_pairs_that_go_together_are_looked_for_in_the_other_half(tiny_encoder, tiny_sae):
+    rng = np.random.default_rng(0)
+    has = rng.random((80, tiny_sae.width)) < 0.2
+    has[:, 3] = has[:, 7] = rng.random(80) < 0.3
+    data = corpora.Corpora(
+        "made", ["x"] * 80, np.array(["a"] * 80), csr_array(has.astype(np.float32)), np.empty((80, 0))
+    )
+    table = corpora.together(LatentTerms(tiny_encoder, tiny_sae), data, [f"w{j}" for j in range(tiny_sae.width)])
+    first = table.iloc[0]
+    assert (first["a"], first["b"], first["npmi"]) == (3, 7, pytest.approx(1)) and first[
+        "held_out_npmi"
+    ] == pytest.approx(1)
+    row = table.iloc[1]
+    odd, (n_a, n_b) = has[1::2], (has[1::2, int(row[column])].sum() for column in "ab")
+    both = (odd[:, int(row["a"])] & odd[:, int(row["b"])]).sum()
+    expected = np.log(both * 40 / (n_a * n_b)) / -np.log(both / 40) if both else -1
+    assert row["held_out_npmi"] == pytest.approx(expected)
+    assert first["control_npmi"] < 0.9
+
+
 def test_groups_are_of_one_size_and_those_of_others_are_refused(tiny_encoder, tiny_sae, tmp_path):
     model, store = LatentTerms(tiny_encoder, tiny_sae), Store(tmp_path)
     data = corpora.corpora_of(model, [collection("pydoc")], 30, store)
@@ -106,10 +126,13 @@ def test_the_study_and_its_report(tiny_encoder, tiny_sae, monkeypatch, tmp_path)
     figure = corpora_figure(table, tables["corpora_clusters"])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["squad/test", both.replace(" a", "\na")]
     plt.close(figure)
-    first, second = corpora_in_words(table, tables["corpora_clusters"]).splitlines()
+    first, second = corpora_in_words(table, tables["corpora_together"], tables["corpora_clusters"]).splitlines()
     assert "0.80 (0.70 to 0.90) of the latents" in first and "latents agree with words" in first
     assert "their AUC is 0.90 (0.60 to 0.95): latents find what words do not" in first
     assert "AUC of 0.90 and 0.90. " in second and "are not shown to find" in second
-    plain = corpora_in_words(tables["corpora"].assign(terms=0, agree=np.nan), tables["corpora_clusters"])
+    assert "Labels predict where their latents fire with an AUC of 0." in first
+    plain = corpora_in_words(
+        tables["corpora"].assign(terms=0, agree=np.nan), tables["corpora_together"], tables["corpora_clusters"]
+    )
     assert "confirms" not in plain and "beyond" not in plain
     assert isinstance(tables["corpora_latents"], pd.DataFrame)

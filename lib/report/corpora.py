@@ -55,8 +55,8 @@ def _key(axes: Axes, colours: dict[str, str]) -> None:
         axes.annotate(name, (0, 1), (0, 5 + 11 * row), **style)
 
 
-def corpora_in_words(corpora: pd.DataFrame, clusters: pd.DataFrame) -> str:
-    """Answer by the rule of the study whether latents agree with words, find what words do not, and cluster."""
+def corpora_in_words(corpora: pd.DataFrame, together: pd.DataFrame, clusters: pd.DataFrame) -> str:
+    """Answer by the rule of the study whether latents agree with words, find more, go together, and cluster."""
     lines = []
     for name, rows in corpora.groupby("corpora", sort=False):
         rows = rows.set_index("vocabulary")
@@ -64,7 +64,8 @@ def corpora_in_words(corpora: pd.DataFrame, clusters: pd.DataFrame) -> str:
         line = (
             f"{name}, {latents['n_docs']:,} documents, contrasts: {latents['n_contrasts']}. {latents['terms']:.0f} "
             f"latents and {words['terms']:.0f} words differ in a contrast; they tell held-out documents apart with an "
-            f"AUC of {_auc(latents)} and {_auc(words)}. "
+            f"AUC of {_auc(latents)} and {_auc(words)}. Labels predict where their latents fire with an AUC of "
+            f"{latents['label_auc']:.2f}, random ones with {latents['label_control']:.2f} (medians). "
         )
         if np.isfinite(latents["agree"]):
             shares = [interval(latents, column, f"{column}_low", f"{column}_high", 2) for column in OF_LABELS]
@@ -79,6 +80,13 @@ def corpora_in_words(corpora: pd.DataFrame, clusters: pd.DataFrame) -> str:
                 f"{beyond['terms']:.0f} latents a contrast are beyond words, {beyond['recurs']:.0%} of them recur, and "
                 f"their AUC is {_auc(beyond)}: latents {'find' if finds else 'are not shown to find'} what words do "
                 "not. "
+            )
+        pairs = together[together["corpora"] == name]
+        if len(pairs):
+            recur, control = (np.mean(pairs[f"{column}_npmi"] > 0) for column in ("held_out", "control"))
+            line += (
+                f"Of the {len(pairs)} pairs of latents that go together the most {recur:.0%} recur, {control:.0%} of "
+                "the same latents paired anew. "
             )
         of_systems = clusters[clusters["corpora"] == name].set_index("system")
         parts = [f"{system} {interval(row, 'ari', 'ari_low', 'ari_high', 2)}" for system, row in of_systems.iterrows()]

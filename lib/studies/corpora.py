@@ -18,6 +18,8 @@
   control.
 - *Beyond words* are the latents that differ while no word of their label does, in either direction. Latents *find what
   words do not* if the AUC of these alone lies above 0.5, by its interval over the contrasts.
+- *Together.* In every second document the 50 pairs of latents of highest npmi that are not alike (`correlate`). A pair
+  recurs if its npmi in the held-out documents is above 0; the control pairs the same latents anew, at random.
 - *Clusters.* k-means (scikit-learn, k-means++, 10 seeds) on rows of norm 1, k the number of groups: of latents and of
   words as their indexes weigh them (impact times idf), of the embedding, and of the latents whose label has a held-out
   AUC of 0.8 or more. Adjusted Rand index and normalised mutual information with the known groups, means over the seeds.
@@ -40,13 +42,14 @@ from lib.bm25.index import BM25Index
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import Words
 from lib.evaluation.measures import bootstrap_interval, wilson_interval
+from lib.inspect.correlations import Correlation, correlate, npmi
 from lib.inspect.labelling import label_latents
 from lib.inspect.labels import words_of
 from lib.inspect.log_odds import compare
 from lib.inspect.vocabulary import word_terms
 from lib.latent_terms import LatentTerms
 from lib.studies import names
-from lib.studies.comparison import document_frequency, origin_of
+from lib.studies.comparison import columns_first, document_frequency, origin_of
 from lib.support.checks import check_choice, check_count
 from lib.support.folders import digest_json
 from lib.support.store import Store
@@ -56,6 +59,7 @@ SIGNIFICANT = 0.05
 GOOD_LABEL = 0.8
 SEEDS, HALVES = 10, 400
 SHOWN = 12  # latents of a kind in the table of examples
+TOGETHER = 50  # pairs of latents
 
 
 class Corpora(NamedTuple):
@@ -97,22 +101,28 @@ def corpora_study(
 
     - "corpora": a row for each of them and vocabulary (BEYOND is a part of LATENTS): n_docs, n_contrasts, terms (that
       differ, mean of a contrast), and with intervals (_low, _high) recurs, auc, and of latents agree and control;
+      label_auc and label_control, how well labels, and random ones, predict held-out firing (medians over latents);
     - "corpora_contrasts": the same of each contrast, with numbers of terms;
     - "corpora_latents": for each of the corpora the latents with the largest |z|, of any contrast and each once, that
       agree with words, and those beyond words: kind, contrast, latent, label, share_a, share_b, z, held_out_z;
+    - "corpora_together": for each of the corpora the pairs of latents that occur together the most: the columns of
+      `Correlation`, held_out_npmi, and control_npmi, that of the first with another's second;
     - "corpora_clusters": a row for each of them and system: n_docs, k, nmi, and with intervals ari and difference, that
       of ari from words.
     """
     store, n_docs = store or Store(), check_count(n_docs, "n_docs")
-    tables: dict[str, list] = {"corpora": [], "corpora_contrasts": [], "corpora_latents": [], "corpora_clusters": []}
+    stems = ("", "_contrasts", "_latents", "_together", "_clusters")
+    tables: dict[str, list] = {f"corpora{stem}": [] for stem in stems}
     collections = {name: load_collection(name) for name in dict.fromkeys(name for part in corpora for name in part)}
     for part in corpora:
         data = corpora_of(model, [collections[name] for name in part], n_docs, store)
-        labels, auc = stored_labels(model, data.texts, store)
+        labels, auc, control = stored_labels(model, data.texts, store)
         contrasts, latents = contrast_tables(data, labels)
         tables["corpora_contrasts"].append(contrasts)
         tables["corpora_latents"].append(latents)
-        tables["corpora"].append(summary(contrasts, len(data.texts)))
+        quality = {"label_auc": np.nanmedian(auc), "label_control": np.nanmedian(control)}
+        tables["corpora"].append(summary(contrasts, len(data.texts)).assign(**quality))
+        tables["corpora_together"].append(together(model, data, labels))
         tables["corpora_clusters"].append(cluster_table(model, data, auc >= GOOD_LABEL))
     origin = origin_of(model, collections.values(), n_docs=n_docs, corpora=corpora, seeds=SEEDS, halves=HALVES)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}, origin
@@ -160,15 +170,15 @@ def encoded_texts(model: LatentTerms, texts: list[str], store: Store) -> tuple[c
     return terms, np.array(part["embeddings"])
 
 
-def stored_labels(model: LatentTerms, texts: list[str], store: Store) -> tuple[list[str], np.ndarray]:
-    """Return the labels of a model's latents by these texts, and their agreement on held-out ones."""
+def stored_labels(model: LatentTerms, texts: list[str], store: Store) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the labels of a model's latents by these texts, their agreement on held-out ones, and its control's."""
 
     def make() -> dict[str, np.ndarray]:
         labels = label_latents(model, texts)
-        return {"names": np.array(labels.names), "auc": labels.auc}
+        return {"names": np.array(labels.names), "auc": labels.auc, "control": labels.control}
 
     entry = store.get("labels", {"model": model.identity, "texts": digest_json(texts)}, make)
-    return entry["names"].tolist(), np.array(entry["auc"])
+    return entry["names"].tolist(), np.array(entry["auc"]), np.array(entry["control"])
 
 
 class Compared(NamedTuple):
@@ -275,6 +285,23 @@ def most_different(latents: pd.DataFrame) -> pd.DataFrame:
 def same_way(z: float, words: Sequence[int], of_words: Compared) -> bool:
     """Whether one of the words differs in the direction of z."""
     return any(of_words.differs[word] and np.sign(of_words.z[word]) == np.sign(z) for word in words)
+
+
+def together(model: LatentTerms, data: Corpora, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the table "corpora_together" of one of the corpora."""
+    half = every_second(data.groups)
+    pairs = pd.DataFrame(correlate(model, data.terms[half], labels, n=TOGETHER), columns=Correlation._fields)
+    held_out = (data.terms[~half] > 0).astype(np.int64).tocsc()
+
+    def of_held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        first, second = held_out[:, a], held_out[:, b]
+        sums = (np.asarray(columns.sum(axis=0)) for columns in (first * second, first, second))
+        return npmi(*sums, held_out.shape[0])
+
+    a, b = (pairs[column].to_numpy(np.int64) for column in "ab")
+    others = np.random.default_rng(0).permutation(b)
+    table = pairs.assign(held_out_npmi=of_held_out(a, b), control_npmi=of_held_out(a, others))
+    return columns_first(table.assign(corpora=data.name), "corpora")
 
 
 def summary(contrasts: pd.DataFrame, n_docs: int) -> pd.DataFrame:
