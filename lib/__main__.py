@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 
 from lib.data.collection import load_collection
+from lib.data.sources import find_file
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
@@ -98,7 +99,7 @@ def _add_reading_commands(command: Callable[..., Callable]) -> None:
     add = command("label", _label, about)
     add("model", type=user_path, help="Folder of the model.")
     source = "A .txt file with a text a line, a .jsonl file of objects with a text (also .gz), or a BEIR folder."
-    add("texts", help=source)
+    add("texts", help=f"{source[:-1]}, or a folder of text as train reads it, in passages.")
     add("--sample", type=int, default=10_000, help="Texts that are read at most, drawn at random.")
     add("--seed", type=int, default=0, help="Seed of the sample, and of the random labels.")
 
@@ -438,7 +439,9 @@ def _label(args: argparse.Namespace) -> None:
     check_count(args.sample, "--sample")
     model = LatentTerms.load(args.model)
     _check_writable(args.model)
-    texts = [text for _, text in read_texts(args.texts)]
+    source = user_path(args.texts)
+    of_training = source.is_dir() and find_file(source, "corpus.jsonl") is None
+    texts = list(LocalText(source)) if of_training else [text for _, text in read_texts(source)]
     if len(texts) > args.sample:
         texts = random.Random(args.seed).sample(texts, args.sample)
     labels = label_latents(model, texts, seed=args.seed)

@@ -380,5 +380,10 @@ def test_the_label_command_end_to_end(tmp_path, tiny_encoder, tiny_sae, monkeypa
     run(monkeypatch, "label", tmp_path / "model", tmp_path / "texts.txt", "--sample", 30)
     assert (tmp_path / "model" / "labels.json").read_bytes() == first
     assert any(LatentTerms.load(tmp_path / "model", encoder=tiny_encoder).labels.names)
+    (tmp_path / "text").mkdir()  # as train reads it: the same passages, a line each
+    (tmp_path / "texts.txt").rename(tmp_path / "text" / "texts.txt")
+    run(monkeypatch, "label", tmp_path / "model", tmp_path / "text", "--sample", 30)
+    assert (tmp_path / "model" / "labels.json").read_bytes() == first
+    (tmp_path / "text" / "texts.txt").rename(tmp_path / "texts.txt")
     with pytest.raises(SystemExit, match="--sample is 0"):
         run(monkeypatch, "label", tmp_path / "model", tmp_path / "texts.txt", "--sample", 0)
