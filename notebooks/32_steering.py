@@ -12,14 +12,15 @@
 # A query asks for two topics at once. The latents that belong to one of them are silenced: do its documents fall while
 # those of the other stay, and is the other found as well as before? Random latents of the same query are the control.
 # The rule, with how topics are paired and their latents chosen, is in `lib/studies/steering.py` and was written before
-# any result.
+# any result. The latents are those of tokens, in which a text is a document of many terms, and beside them those of an
+# autoencoder of the retriever's embedding, in which it is one vector.
 #
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile, the packaged model |
-# | *Writes* | `steering` (csv, json, png, pdf), `steering_per_query` (csv) |
-# | *Paper item* | ours; the formula of `less` is Rocchio's (1971) |
-# | *Runtime* | `smoke` seconds, `laptop` about ten minutes on two cores, with the collections encoded |
+# | *Writes* | `steering` (csv, json, png, pdf), `steering_rankings` (csv, json), `steering_per_query` (csv) |
+# | *Paper item* | ours; the formula of `less` is Rocchio's (1971), latents of embeddings are of arXiv 2408.00657 |
+# | *Runtime* | `smoke` seconds, `laptop` about twenty minutes on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -34,6 +35,7 @@ from lib.report.common import save_study
 from lib.report.steering import main_rows, steering_figure, steering_in_words
 from lib.studies import steering
 from lib.studies.encoded import encode_collection, latent_tokens
+from lib.studies.pooled import pooled_autoencoder
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
 
@@ -55,7 +57,9 @@ encoded = encode_collection(model, collection)
 index = model.index(encoded.doc_terms, collection.doc_ids)
 steered = {
     system: (query, both.indices[positions])
-    for system, query, positions in steering.variants(both, first, second, index, np.random.default_rng(0))
+    for system, query, positions in steering.variants(
+        both, first, second, index.df, index.idf, np.random.default_rng(0)
+    )
 }
 silenced = steered[steering.MAIN][1]
 tokens_of_latents = latent_tokens(model, collection.doc_texts[: profile.mass_texts])
@@ -90,16 +94,24 @@ pd.DataFrame(
 # nDCG@10 of the kept topic and `difference` its change. Intervals are over pairs of queries.
 
 # %%
-table, by_pair, origin = steering.steering_study(model, profile.model_collections, profile.steered_pairs)
-shown = ["collection", "system", "latents", "share", "fall", "kept_fall", "gap", "gap_low", "gap_high", "ndcg"]
-main_rows(table)[[*shown, "difference", "difference_low", "difference_high"]].round(3)
+pooled = pooled_autoencoder(model.encoder, profile.pooled, profile.sweeps)
+tables, by_pair, origin = steering.steering_study(model, pooled, profile.model_collections, profile.steered_pairs)
+shown = ["vocabulary", "collection", "system", "latents", "share", "fall", "kept_fall", "gap", "gap_low", "gap_high"]
+main_rows(tables["steering"])[[*shown, "ndcg", "difference", "difference_low", "difference_high"]].round(3)
+
+# %% [markdown]
+# How each vocabulary ranks queries as they are: the embeddings themselves, their codes by inner product, queries that
+# are decoded from their codes, and the model's latents of tokens.
 
 # %%
-figure = steering_figure(table)
-save_study(profile.figures_folder, provenance(profile, **origin), {"steering": table}, {"steering": figure}, by_pair)
+tables["steering_rankings"].round(3)
+
+# %%
+figure = steering_figure(tables["steering"])
+save_study(profile.figures_folder, provenance(profile, **origin), tables, {"steering": figure}, by_pair)
 
 # %% [markdown]
 # ## The answer
 
 # %%
-print(steering_in_words(table))
+print(steering_in_words(tables["steering"], tables["steering_rankings"]))

@@ -67,7 +67,7 @@ def test_the_latents_of_a_topic_are_its_own_from_the_heaviest_on():
     query, topic, kept = (
         csr_array(np.array([row], np.float32)) for row in ([1, 3, 2, 0, 1, 0.5], [1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0])
     )
-    made = list(steering.variants(query, topic, kept, index, np.random.default_rng(0)))
+    made = list(steering.variants(query, topic, kept, index.df, index.idf, np.random.default_rng(0)))
     assert [system for system, _, _ in made[:3]] == SYSTEMS[:3]
     assert made[1][1] is kept
     silenced = {system.n: (row, query.indices[chosen]) for system, row, chosen in made if system.name == names.SILENCED}
@@ -99,21 +99,29 @@ def test_the_study_and_its_report(tiny_encoder, tiny_sae, monkeypatch, tmp_path)
     of_name = {"a": collection(), "limit/1000": collection(name="limit/1000", split=None), "b": collection(name="b")}
     monkeypatch.setattr(steering, "load_collections", lambda given: [of_name[name] for name in given])
     model, store = LatentTerms(tiny_encoder, tiny_sae), Store(tmp_path)
-    table, by_pair, origin = steering.steering_study(model, [*of_name], 5, store)
-    again = steering.steering_study(model, [*of_name], 5, store)
-    pd.testing.assert_frame_equal(table, again[0])
+    tables, by_pair, origin = steering.steering_study(model, tiny_sae, [*of_name], 5, store)
+    again = steering.steering_study(model, tiny_sae, [*of_name], 5, store)
+    pd.testing.assert_frame_equal(tables["steering"], again[0]["steering"])
+    every, rankings = tables.values()
+    assert every["vocabulary"].unique().tolist() == [names.LATENTS, names.OF_EMBEDDINGS, names.DECODED]
+    table = every[every["vocabulary"] == names.LATENTS]
     assert table["collection"].unique().tolist() == ["pets/test", "limit/1000", "b/test", names.MEAN]
-    assert len(table) == 4 * len(SYSTEMS)
+    assert len(table) == len(every) / 3 == 4 * len(SYSTEMS)
+    assert len(rankings) == 4 * 4
     assert by_pair["collection"].tolist() == ["pets/test"] * 2 + ["limit/1000"] * 2 + ["b/test"] * 2
     assert origin["n_pairs"] == 5
-    unchanged = table[table["system"] == names.TWO_TOPICS]
+    unchanged = every[every["system"] == names.TWO_TOPICS]
     assert (unchanged[["fall", "gap", "difference", "latents"]] == 0).all(axis=None)
     main = main_rows(table)
     assert len(main) == 4 * 6
-    figure = steering_figure(table)
+    figure = steering_figure(every)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "4", "16", "64", "all"]
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == main["collection"].unique().tolist()
+    assert [label.get_text() for label in figure.axes[4].get_yticklabels()] == every["vocabulary"].unique().tolist()
     plt.close(figure)
+    words = steering_in_words(every, rankings)
+    assert words.count("16 latents") == 4 + 2 and "Latents of embeddings, decoded, mean, limit left out, " in words
+    assert "Queries as they are, mean, limit left out: nDCG@10 of the embeddings is" in words
     one = table[table["collection"] == "pets/test"].copy()
     columns = ["over_frequent_low", "over_heavy_low", "difference_low"]
     of_main = (one["system"] == names.SILENCED) & (one["n"] == MAIN.n)
@@ -122,5 +130,5 @@ def test_the_study_and_its_report(tiny_encoder, tiny_sae, monkeypatch, tmp_path)
         ((0.1, -0.1, -0.03), ("is not shown to work", "is not shown to survive")),
     ):
         one.loc[of_main, columns] = values
-        text = steering_in_words(one)
+        text = steering_in_words(one, rankings[rankings["collection"] == "pets/test"])
         assert text.startswith("pets/test, 2 pairs. With 16 latents") and all(part in text for part in words)

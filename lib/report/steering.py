@@ -1,5 +1,7 @@
 """What silencing the latents of one topic does to a query that asks for two (32_steering)."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lib.report.common import STYLE, collections_of, interval
+from lib.report.common import STYLE, change, collections_of, interval
 from lib.studies import names
 
 COLOURS = {
@@ -21,19 +23,26 @@ ACROSS = "all"  # the place on the axis of the latents where all of a topic's ar
 
 
 def steering_figure(table: pd.DataFrame) -> Figure:
-    """Draw gap and nDCG@10 of the kept topic by the number of latents, and of each collection at the main number."""
+    """Draw gap and nDCG@10 of the kept topic: by the number of latents, by collection, and by vocabulary.
+
+    Curves and vocabularies are of the mean over collections; collections and vocabularies at the main number.
+    """
     with plt.rc_context(STYLE):
-        height = 3.6 + 0.5 * table["collection"].nunique()
-        figure, axes = plt.subplots(2, 2, figsize=(7.2, height), width_ratios=(3, 4))
-        mean = table[table["collection"] == mean_of(table)]
+        height = 4.4 + 0.5 * table["collection"].nunique()
+        figure, axes = plt.subplots(3, 2, figsize=(7.2, height), width_ratios=(3, 4), height_ratios=(3, 3, 2))
+        tokens, mean = table[table["vocabulary"] == names.LATENTS], table[table["collection"] == mean_of(table)]
         measures = {"gap": "gap, doublings of rank", "difference": f"change in {names.MEASURE}\nof the kept topic"}
-        for (curve, marks), (column, label) in zip(axes, measures.items(), strict=True):
-            _curves(curve, mean, column)
+        for (curve, marks), vocabularies, (column, label) in zip(axes[:2], axes[2], measures.items(), strict=True):
+            _curves(curve, mean[mean["vocabulary"] == names.LATENTS], column)
             curve.set(ylabel=label, xlabel="latents that are silenced")
-            _marks(marks, table, column)
-            marks.set_xlabel(label.replace("\n", " "))
+            _marks(marks, tokens, column, "collection", collections_of(tokens))
+            _marks(vocabularies, mean, column, "vocabulary", list(dict.fromkeys(mean["vocabulary"])))
+            for of_marks in (marks, vocabularies):
+                of_marks.set_xlabel(label.replace("\n", " "))
+        axes[2, 1].tick_params(labelleft=False)
         axes[0, 0].set_title(mean_of(table), fontsize=9)
         axes[0, 1].set_title(f"{names.STEERED_MAIN} latents of each query", fontsize=9)
+        axes[2, 0].set_title(f"{names.STEERED_MAIN} latents, {mean_of(table)}", fontsize=9)
         key = [Line2D([], [], color=colour, marker="o", markersize=3, label=name) for name, colour in COLOURS.items()]
         figure.legend(handles=key, loc="outside lower center", ncols=len(key), fontsize=8)
     return figure
@@ -59,18 +68,17 @@ def _curves(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     axes.set_xticks(range(len(ticks)), ticks)
 
 
-def _marks(axes: Axes, table: pd.DataFrame, column: str) -> None:
-    """Draw a column of each collection, with its interval, a mark a system."""
-    collections = collections_of(table)
+def _marks(axes: Axes, table: pd.DataFrame, column: str, by: str, order: Sequence[str]) -> None:
+    """Draw a column of each collection, or vocabulary, in that order, with its interval, a mark a system."""
     rows = main_rows(table)
     for number, (name, colour) in enumerate(COLOURS.items()):
-        of_system = rows[rows["system"] == name].set_index("collection").loc[collections]
-        y = np.arange(len(collections)) + 0.15 * (number - (len(COLOURS) - 1) / 2)
+        of_system = rows[rows["system"] == name].set_index(by).loc[order]
+        y = np.arange(len(order)) + 0.15 * (number - (len(COLOURS) - 1) / 2)
         axes.hlines(y, of_system[f"{column}_low"], of_system[f"{column}_high"], color=colour, linewidth=1.2)
         axes.scatter(of_system[column], y, s=10, color=colour)
     axes.axvline(0, color="black", linewidth=0.7)
-    axes.set_yticks(range(len(collections)), collections, fontsize=8)
-    axes.set_ylim(len(collections) - 0.4, -0.6)
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set_ylim(len(order) - 0.4, -0.6)
 
 
 def main_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -79,26 +87,41 @@ def main_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[~numbered | (table["n"] == names.STEERED_MAIN)]
 
 
-def steering_in_words(table: pd.DataFrame) -> str:
+def steering_in_words(table: pd.DataFrame, rankings: pd.DataFrame) -> str:
     """Answer by the rule of the study whether steering works, and whether the kept topic survives."""
-    lines = []
-    for name, of_collection in main_rows(table).groupby("collection", sort=False):
-        rows = of_collection.set_index("system")
-        row, ndcg = rows.loc[names.SILENCED], rows["ndcg"]
-        works = min(row["over_frequent_low"], row["over_heavy_low"]) > 0
-        survives = row["difference_low"] > names.SURVIVES
-        controls = [
-            f"{control} {interval(rows.loc[control], 'gap', 'gap_low', 'gap_high', 2)}"
-            for control in (names.AS_FREQUENT, names.AS_HEAVY)
-        ]
-        lines.append(
-            f"{name}, {row['n_pairs']:,} pairs. With {names.STEERED_MAIN} latents of one topic silenced "
-            f"({row['share']:.0%} of the query) its documents fall by {row['fall']:.2f} doublings of their rank, those "
-            f"of the other by {row['kept_fall']:.2f}; the gap is {interval(row, 'gap', 'gap_low', 'gap_high', 2)} "
-            f"({', '.join(controls)}): steering {'works' if works else 'is not shown to work'}. {names.MEASURE} of the "
-            f"kept topic is {ndcg[names.TWO_TOPICS]:.3f} before and {ndcg[names.SILENCED]:.3f} after, a change of "
-            f"{interval(row, 'difference', 'difference_low', 'difference_high')}: it "
-            f"{'survives' if survives else 'is not shown to survive'}. Asked for alone it has "
-            f"{ndcg[names.KEPT_ALONE]:.3f}, and with less of the other's text {ndcg[names.LESS]:.3f}."
-        )
+    rows = main_rows(table)
+    tokens = rows[rows["vocabulary"] == names.LATENTS]
+    lines = [_in_words(name, part) for name, part in tokens.groupby("collection", sort=False)]
+    others = rows[(rows["vocabulary"] != names.LATENTS) & (rows["collection"] == mean_of(table))]
+    lines += [
+        _in_words(f"{name[0].upper()}{name[1:]}, {mean_of(table)}", part)
+        for name, part in others.groupby("vocabulary", sort=False)
+    ]
+    mean = rankings[rankings["collection"] == mean_of(rankings)].set_index("system")
+    found = [f"{system} {change(mean.loc[system])}" for system in mean.index.drop(names.DENSE)]
+    lines.append(
+        f"Queries as they are, {mean_of(rankings)}: {names.MEASURE} of the embeddings is "
+        f"{mean.loc[names.DENSE, 'mean']:.3f}; from it differ {', '.join(found)}."
+    )
     return "\n".join(lines)
+
+
+def _in_words(what: str, rows: pd.DataFrame) -> str:
+    rows = rows.set_index("system")
+    row, ndcg = rows.loc[names.SILENCED], rows["ndcg"]
+    works = min(row["over_frequent_low"], row["over_heavy_low"]) > 0
+    survives = row["difference_low"] > names.SURVIVES
+    controls = [
+        f"{control} {interval(rows.loc[control], 'gap', 'gap_low', 'gap_high', 2)}"
+        for control in (names.AS_FREQUENT, names.AS_HEAVY)
+    ]
+    return (
+        f"{what}, {row['n_pairs']:,} pairs. With {names.STEERED_MAIN} latents of one topic silenced "
+        f"({row['share']:.0%} of the query) its documents fall by {row['fall']:.2f} doublings of their rank, those "
+        f"of the other by {row['kept_fall']:.2f}; the gap is {interval(row, 'gap', 'gap_low', 'gap_high', 2)} "
+        f"({', '.join(controls)}): steering {'works' if works else 'is not shown to work'}. {names.MEASURE} of the "
+        f"kept topic is {ndcg[names.TWO_TOPICS]:.3f} before and {ndcg[names.SILENCED]:.3f} after, a change of "
+        f"{interval(row, 'difference', 'difference_low', 'difference_high')}: it "
+        f"{'survives' if survives else 'is not shown to survive'}. Asked for alone it has "
+        f"{ndcg[names.KEPT_ALONE]:.3f}, and with less of the other's text {ndcg[names.LESS]:.3f}."
+    )

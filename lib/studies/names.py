@@ -35,6 +35,7 @@ TWO_TOPICS, KEPT_ALONE, LESS = "both topics", "kept topic alone", "less of the t
 SILENCED, AS_FREQUENT, AS_HEAVY = "silenced", "random, as frequent", "random, as heavy"
 STEERED_MAIN = 16  # latents that are silenced where one number is named, as the rule of the study has it
 SURVIVES = -0.02  # a change of nDCG@10 above this is no loss (32_steering)
+OF_EMBEDDINGS, DECODED = "latents of embeddings", "latents of embeddings, decoded"  # vocabularies beside LATENTS
 
 # What documents are clustered by (33_corpora), beside LATENTS, WORDS and DENSE, and which latents corpora differ in.
 WELL_LABELLED = "latents of good labels"

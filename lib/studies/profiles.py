@@ -44,6 +44,17 @@ class VariantsSize:
 
 
 @dataclass(frozen=True)
+class PooledSize:
+    """The autoencoder of whole texts' embeddings (32)."""
+
+    passages: int  # of the text, and each of their sentences, that it is trained on
+    width: int
+    k: int
+    epochs: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class LatencySize:
     """The size of the timings (43)."""
 
@@ -125,6 +136,7 @@ class Profile:
     mass_texts: int  # documents that the first rule about families reads (31, 00)
     context_texts: int  # documents that the second rule reads
     steered_pairs: int  # pairs of queries of each collection (32), at most
+    pooled: PooledSize
     corpora: tuple[tuple[str, ...], ...]  # of 33: a collection in groups of its own, or several against each other
     corpora_docs: int  # documents of each of them, at most
     pruning_step: int  # 42 measures each pruning (1), or each third (3)
@@ -232,6 +244,7 @@ LAPTOP = Profile(
     mass_texts=1_500,
     context_texts=1_500,
     steered_pairs=150,
+    pooled=PooledSize(passages=10_000, width=4_096, k=32, epochs=20, batch=512),
     corpora=(("pydoc/test",), ("squad",), ("beir/scifact/test", "beir/nfcorpus/test")),
     corpora_docs=2_000,
     pruning_step=1,
@@ -287,6 +300,7 @@ SMOKE = replace(
     mass_texts=400,
     context_texts=200,
     steered_pairs=16,
+    pooled=PooledSize(passages=60, width=128, k=8, epochs=2, batch=32),
     corpora=(("pydoc/500/test",), ("pydoc/500/test", "limit/200")),
     corpora_docs=120,
     pruning_step=3,

@@ -19,25 +19,31 @@
 - *Steering works* on a collection if the gap is larger than that of either control; *the kept topic survives* if the
   interval of the change of its nDCG@10 from that of "A B" lies above -0.02. Intervals are 95 % bootstrap intervals over
   pairs; those of means over collections resample pairs within each, LIMIT left out.
+- *Latents of embeddings* are beside those of tokens: a text has the codes of one vector, the retriever's own embedding
+  (`lib.studies.pooled`). Documents are ranked by the inner product of codes, or that of their embedding with the
+  query's as it is decoded from its codes. Pairs, systems and statements are the same; a latent's weight counts as it
+  is, without idf.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from lib.bm25.index import BM25Index
 from lib.bm25.ranking import Ranking, top_k
 from lib.bm25.steering import STEP, steer
 from lib.data.collection import Collection
 from lib.evaluation.measures import per_query, resampled_means
 from lib.latent_terms import LatentTerms
+from lib.sae.autoencoder import SparseAutoencoder
 from lib.studies import names
-from lib.studies.comparison import load_collections, origin_of
-from lib.studies.encoded import encode_collection, term_blocks, terms_of
+from lib.studies.comparison import document_frequency, load_collections, origin_of
+from lib.studies.encoded import Embeddings, encode_collection, load, term_blocks, terms_of
+from lib.studies.pooled import codes_of, decoded, pooled_rankings
 from lib.support.checks import check_count
 from lib.support.store import Store
 
@@ -46,6 +52,21 @@ DRAWS = 3  # of a control
 ALIKE = 10  # latents in a row among which a control draws
 DEPTH = 10  # of the measure
 FIELDS = ("latents", "share", "fall", "kept_fall", "ndcg", "other_ndcg")
+
+
+class Searched(NamedTuple):
+    """A collection as one vocabulary has it.
+
+    `queries` and `pairs` are rows of its queries, and of pairs of them read as one text, float32 [n, width]; `df` and
+    `idf`, [width], in how many documents a latent is, and what its weight counts for; `scores` gives those of all
+    documents, float32 [n_docs], for one row.
+    """
+
+    queries: csr_array
+    pairs: csr_array
+    df: np.ndarray
+    idf: np.ndarray
+    scores: Callable[[csr_array], np.ndarray]
 
 
 class System(NamedTuple):
@@ -61,14 +82,19 @@ MAIN = System(names.SILENCED, names.STEERED_MAIN)
 
 
 def steering_study(
-    model: LatentTerms, collection_names: Sequence[str], n_pairs: int, store: Store | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    model: LatentTerms,
+    pooled: SparseAutoencoder,
+    collection_names: Sequence[str],
+    n_pairs: int,
+    store: Store | None = None,
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict]:
     """Steer queries that ask for two topics away from one of them; the module states the rule.
 
-    Return the table, the values of single pairs where the main number of latents is silenced, and what the provenance
-    states. The table has a row for each collection, and for the mean of several, by system:
+    `pooled` reads the retriever's embeddings. Return the tables, the values of single pairs where the main number of
+    the model's latents is silenced, and what the provenance states. "steering_rankings" is of `pooled_rankings`;
+    "steering" has a row for each collection, and for the mean of several, by vocabulary and system:
 
-    - system, n (missing for all latents of a topic, and where none are chosen), n_pairs;
+    - vocabulary, system, n (missing for all latents of a topic, and where none are chosen), n_pairs;
     - means of latents (silenced), share (of the query's weight times idf), fall (of the topic that is steered away
       from), kept_fall, other_ndcg (nDCG@10 of that topic);
     - with intervals (_low, _high): gap; over_frequent and over_heavy, the gap less that of the control with as many
@@ -76,22 +102,35 @@ def steering_study(
     """
     store, n_pairs = store or Store(), check_count(n_pairs, "n_pairs")
     collections = load_collections(collection_names)
-    values, by_pair, rows = {}, [], []
-    for collection in collections:
-        pairs = paired(collection, n_pairs)
-        key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity, "pairs": pairs}
-        key |= {"systems": SYSTEMS, "draws": DRAWS, "alike": ALIKE, "step": STEP, "seed": 0}
-        stored = store.get(
-            "steering", key, lambda c=collection, pairs=pairs: {"values": steered(model, c, pairs, store)}
-        )
-        values[collection.full_name] = np.array(stored["values"])
-        rows += summary(collection.full_name, [values[collection.full_name]])
-        by_pair.append(single_pairs(two_topics(collection, pairs), values[collection.full_name]))
-    of_mean = [of_one for name, of_one in values.items() if not names.is_limit(name)]
-    if len(of_mean) > 1:
-        rows += summary(names.MEAN, of_mean)
+    pairs = [paired(collection, n_pairs) for collection in collections]
+    vocabularies: dict[str, tuple[dict, Callable[..., Searched]]] = {
+        names.LATENTS: ({"model": model.identity, "bm25": asdict(model.bm25)}, partial(by_tokens, model)),
+        names.OF_EMBEDDINGS: ({"sae": pooled.identity}, partial(by_embedding, model, pooled)),
+        names.DECODED: ({"sae": pooled.identity, "decoded": True}, partial(by_embedding, model, pooled, decode=True)),
+    }
+    by_pair, rows = [], []
+    for vocabulary, (identity, search) in vocabularies.items():
+        values = {}
+        for collection, of_collection in zip(collections, pairs, strict=True):
+            key = identity | {"encoder": model.encoder.identity, "collection": collection.identity}
+            key |= {"pairs": of_collection, "systems": SYSTEMS, "draws": DRAWS, "alike": ALIKE, "step": STEP, "seed": 0}
+            make = partial(_steered_arrays, search, collection, of_collection, store)
+            values[collection.full_name] = np.array(store.get("steering", key, make)["values"])
+            if vocabulary == names.LATENTS:
+                both = two_topics(collection, of_collection)
+                by_pair.append(single_pairs(both, values[collection.full_name]))
+        of_mean = [of_one for name, of_one in values.items() if not names.is_limit(name)]
+        groups = {name: [of_one] for name, of_one in values.items()} | ({names.MEAN: of_mean} if of_mean[1:] else {})
+        rows += [{"vocabulary": vocabulary} | row for name, group in groups.items() for row in summary(name, group)]
+    rankings = pooled_rankings(model, pooled, collections, store)
     origin = origin_of(model, collections, n_pairs=n_pairs, draws=DRAWS, alike=ALIKE, step=STEP)
-    return pd.DataFrame(rows), pd.concat(by_pair, ignore_index=True), origin
+    origin["embeddings"] = {"autoencoder": pooled.identity, "training": pooled.metadata}
+    tables = {"steering": pd.DataFrame(rows), "steering_rankings": rankings}
+    return tables, pd.concat(by_pair, ignore_index=True), origin
+
+
+def _steered_arrays(search: Callable[..., Searched], collection: Collection, pairs, store: Store) -> dict:
+    return {"values": steered(search(collection, pairs, store), collection, pairs)}
 
 
 def paired(collection: Collection, n_pairs: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -125,20 +164,48 @@ def two_topics(collection: Collection, pairs: Sequence[tuple[int, int]]) -> Coll
     return replace(collection, query_ids=[*both], query_texts=query_texts, qrels=dict(zip(both, judged, strict=True)))
 
 
-def steered(model: LatentTerms, collection: Collection, pairs: Sequence[tuple[int, int]], store: Store) -> np.ndarray:
-    """Return the FIELDS of each system for each pair, float64 [n_pairs, n_systems, n_fields]."""
+def by_tokens(model: LatentTerms, collection: Collection, pairs: Sequence[tuple[int, int]], store: Store) -> Searched:
+    """Return a collection as the model has it, ranked by BM25 with the model's constants."""
     encoded = encode_collection(model, collection, store)
     index = model.index(encoded.doc_terms, collection.doc_ids)
-    (queries,) = term_blocks(terms_of(model), model.phi, two_topics(collection, pairs), "query", store)
+    (both,) = term_blocks(terms_of(model), model.phi, two_topics(collection, pairs), "query", store)
+    return Searched(encoded.query_terms, both, index.df, index.idf, index.scores)
+
+
+def by_embedding(
+    model: LatentTerms,
+    sae: SparseAutoencoder,
+    collection: Collection,
+    pairs: Sequence[tuple[int, int]],
+    store: Store,
+    decode: bool = False,
+) -> Searched:
+    """Return a collection as the codes of its embeddings, ranked by their inner product, or as queries are decoded."""
+    encoded = encode_collection(model, collection, store)
+    (part,) = load(Embeddings(model.encoder), two_topics(collection, pairs), "query", store)
+    docs, queries, both = (
+        codes_of(sae, rows) for rows in (encoded.doc_embeddings, encoded.query_embeddings, part["embeddings"])
+    )
+
+    def scores(query: csr_array) -> np.ndarray:
+        if decode:
+            return encoded.doc_embeddings @ decoded(sae, query)[0]
+        return (docs @ query.T).toarray()[:, 0]
+
+    return Searched(queries, both, document_frequency(docs), np.ones(sae.width, np.float32), scores)
+
+
+def steered(searched: Searched, collection: Collection, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the FIELDS of each system for each pair, float64 [n_pairs, n_systems, n_fields]."""
     relevant, rng = relevant_docs(collection), np.random.default_rng(0)
     rows, best, judged = [], [], {kept: {} for kept in (True, False)}
     for number, pair in enumerate(pairs):
-        query = queries[[number]]
-        before, worth = index.scores(query), query.data * index.idf[query.indices]
+        query = searched.pairs[[number]]
+        before, worth = searched.scores(query), query.data * searched.idf[query.indices]
         for away, kept in (pair, pair[::-1]):
-            topics = (encoded.query_terms[[row]] for row in (away, kept))
-            for system, changed, silenced in variants(query, *topics, index, rng):
-                scores = index.scores(changed)
+            topics = (searched.queries[[row]] for row in (away, kept))
+            for system, changed, silenced in variants(query, *topics, searched.df, searched.idf, rng):
+                scores = searched.scores(changed)
                 falls = (fall(before, scores, relevant[row]) for row in (away, kept))
                 share = np.sum(worth[silenced]) / max(worth.sum(), np.finfo(np.float32).tiny)
                 rows.append((number, SYSTEMS.index(system), len(silenced), share, *falls))
@@ -154,19 +221,19 @@ def steered(model: LatentTerms, collection: Collection, pairs: Sequence[tuple[in
 
 
 def variants(
-    query: csr_array, topic: csr_array, kept: csr_array, index: BM25Index, rng: np.random.Generator
+    query: csr_array, topic: csr_array, kept: csr_array, df: np.ndarray, idf: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[System, csr_array, np.ndarray]]:
     """Yield each system, the query that it makes of one of two topics, and the positions that it silences.
 
-    All three are rows, float32 [1, width], `topic` is what the query is steered away from. Positions are among the
-    query's latents; a control comes as often as it is drawn.
+    All three are rows, float32 [1, width], `topic` is what the query is steered away from; `df` and `idf` are as in
+    `Searched`. Positions are among the query's latents; a control comes as often as it is drawn.
     """
     nothing = np.empty(0, np.int64)
     yield SYSTEMS[0], query, nothing
     yield SYSTEMS[1], kept, nothing
     yield SYSTEMS[2], steer(query, less=topic), nothing
     latents = query.indices
-    df, worth = index.df[latents], query.data * index.idf[latents]
+    df, worth = df[latents], query.data * idf[latents]
     topic_only = np.flatnonzero(np.isin(latents, topic.indices) & ~np.isin(latents, kept.indices))
     topic_only = topic_only[np.argsort(-worth[topic_only], kind="stable")]
     for n in COUNTS:
