@@ -53,7 +53,9 @@ def test_approximate_search_has_its_recall(model, collection, monkeypatch):
     assert table.loc[table["kind"] != "Seismic", "recall"].isna().all()
 
 
-def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path):
+def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path, monkeypatch):
+    ranked, rankings = [], lib.studies.latency.rankings
+    monkeypatch.setattr(lib.studies.latency, "rankings", lambda *given: ranked.append(given) or rankings(*given))
     once, twice = (quality(model, ["tiny"] * n, store=Store(tmp_path)) for n in (1, 2))
     np.testing.assert_allclose(once["nDCG@10"], twice["nDCG@10"])
     assert ((twice["high"] - twice["low"]) < (once["high"] - once["low"]) + 1e-9).all()
@@ -64,6 +66,7 @@ def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path):
     assert np.isnan(exact["difference"])
     with_limit = quality(model, ["tiny", "limit/46"], store=Store(tmp_path))
     pd.testing.assert_frame_equal(with_limit, once)  # limit is in no mean
+    assert len(ranked) == 1  # then from the store
     index = model.index(model.encode_documents(DOCS), collection.doc_ids)
     found = index.search(model.encode_queries(collection.query_texts), collection.query_ids, 10)
     ranks = [docs.index(f"d{i}") if f"d{i}" in docs else None for i, docs in enumerate(found.doc_ids)]

@@ -19,8 +19,8 @@ LINES = {
 }
 POINTS = {
     names.FLAT: (COLOURS[names.DENSE], (0, 7), "center"),
-    names.HNSW: (COLOURS[names.DENSE_FUSED], (0, 7), "center"),
-    names.LEXICAL: (COLOURS[names.LEXICAL], (5, -15), "right"),
+    names.HNSW: (COLOURS[names.DENSE_FUSED], (-7, -15), "center"),
+    names.LEXICAL: (COLOURS[names.LEXICAL], (0, 7), "center"),
 }
 
 
@@ -54,8 +54,8 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
                 axes.plot(x, y, "--", color=colour, linewidth=1)
                 _mark(axes, rows, marker, colour, 3.5)
             _mark(axes, splade[splade["kind"] == names.EXACT], "*", COLOURS[names.SPLADE], 9)
-            place, label = (start["median_ms"], start[names.MEASURE]), f"{names.SPLADE}, exact (pruned: dashed)"
-            axes.annotate(label, place, (0, -14), textcoords="offset points", fontsize=7.5, ha="center")
+            place, label = (start["median_ms"], start[names.MEASURE]), f"{names.SPLADE}, exact\n(pruned: dashed)"
+            axes.annotate(label, place, (-9, -27), textcoords="offset points", fontsize=7.5, **LEFT)
         for kind, (colour, offset, side) in POINTS.items():
             _mark(axes, table[table["kind"] == kind], "P", colour, 8)
             for _, row in table[table["kind"] == kind].iterrows():

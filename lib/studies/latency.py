@@ -105,14 +105,26 @@ def quality(
     """Return kind, doc_top, query_top and nDCG@10 as `averages_of` gives it over the collections, against exact search.
 
     `limit` is left out unless there is no other collection: it has another purpose, and its differences are larger
-    than all others.
+    than all others. What a collection gives is kept in the store: an approximate index takes minutes to build, and the
+    timings may have to be made again.
     """
-    values = []
+    values, store = [], store or Store()
+    peers = {name: find_spec(name) is not None for name in ("seismic", "faiss")}
     for name in [name for name in names if not kinds.is_limit(name)] or names:
         collection = load_collection(name)
-        ranked = rankings(model, collection, encode_collection(model, collection, store), query_cuts)
-        ranked |= splade_rankings(splade, collection, store) if splade else {}
-        values.append({setting: values_of(ranking, collection)[0] for setting, ranking in ranked.items()})
+
+        def make(collection: Collection = collection) -> dict[str, np.ndarray]:
+            ranked = rankings(model, collection, encode_collection(model, collection, store), query_cuts)
+            ranked |= splade_rankings(splade, collection, store) if splade else {}
+            settings, of_each = zip(*ranked.items(), strict=True)
+            arrays = {field: np.array([getattr(setting, field) for setting in settings]) for field in Setting._fields}
+            return arrays | {"values": np.array([values_of(ranking, collection)[0] for ranking in of_each])}
+
+        key = {"model": model.identity, "bm25": asdict(model.bm25), "collection": collection.identity}
+        key |= {"splade": splade and splade.identity, "query_cuts": query_cuts, "peers": peers, "settings": PRUNED}
+        part = store.get("latency", key | {"seismic": SEISMIC, "heap_factor": HEAP_FACTOR}, make)
+        settings = zip(*(part[field].tolist() for field in Setting._fields), strict=True)
+        values.append({Setting(*fields): row for fields, row in zip(settings, np.array(part["values"]), strict=True)})
     table = averages_of(values, EXACT).rename(columns={"mean": kinds.MEASURE})
     settings = pd.DataFrame(table.pop("system").tolist(), columns=Setting._fields)
     return pd.concat([settings, table], axis=1)
