@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import jupytext
 import pytest
 
 from lib.report import executed
@@ -77,6 +76,8 @@ def test_copies_come_from_the_laptop_profile_only(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 def test_a_committed_copy_has_the_code_of_its_source(path):
+    import jupytext  # takes two seconds
+
     def code(name: Path) -> list[str]:
         return [cell.source for cell in jupytext.read(name).cells if cell.cell_type == "code"]
 

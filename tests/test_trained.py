@@ -58,6 +58,8 @@ SIZE = replace(
     width=64,
     k=4,
     ks_ablated=(8,),
+    alphas=(0.1,),
+    lambdas=(1.0,),
     ks=(2, 8),
     annealed_from=8,
     csr_width=64,
@@ -199,7 +201,7 @@ def test_splare_and_bottleneck(bench):
         table.loc[names.TRAINED_SPLARE, ["mean", "reads"]], whole.loc[names.TRAINED_SPLARE, ["mean", "reads"]]
     )
     assert table.loc[[names.JOINT, names.CSR_FROZEN, names.AFTER_EMBEDDINGS], "fvu"].notna().all()
-    assert len(means_of(joint["bottleneck_ablation"])) == 7
+    assert len(means_of(joint["bottleneck_ablation"])) == 4
     bottleneck_figure(joint["bottleneck"], joint["bottleneck_ablation"])
     tables = (joint[name] for name in ("bottleneck", "bottleneck_contrasts", "bottleneck_ablation"))
     assert "alpha 0.1: " in bottleneck_in_words(*tables)

@@ -38,7 +38,6 @@ OTHERS = (
     *(names.TRAINED_DENSE, names.TRAINED_WORDS, names.AFTER_EMBEDDINGS, names.AFTER_TOKENS, names.CSR_FROZEN),
     *(names.TRAINED_SPLARE, names.JOINT_TOKENS),
 )
-ALPHAS, LAMBDAS = (0.0, 0.1, 10.0), (0.0, 1.0)  # tried beside alpha = 1 and lambda = 0.1
 
 
 def contrasts() -> list[tuple[str, str]]:
@@ -99,8 +98,8 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
 def ablation(bench: Bench, joint: Bottleneck) -> pd.DataFrame:
     """Change alpha, lambda (of both sides) and k of the joint training, one at a time."""
     changes: list[tuple[str, float, dict]] = [("none", 0, {})]
-    changes += [("alpha", alpha, {"alpha": alpha}) for alpha in ALPHAS]
-    changes += [("lambda", weight, {"flops": (weight, weight)}) for weight in LAMBDAS]
+    changes += [("alpha", alpha, {"alpha": alpha}) for alpha in bench.size.alphas]
+    changes += [("lambda", weight, {"flops": (weight, weight)}) for weight in bench.size.lambdas]
     changes += [("k", k, {"k": k}) for k in bench.size.ks_ablated]
     labels = {f"{field} {value:g}" if field != "none" else names.JOINT: (field, value) for field, value, _ in changes}
     readouts = [

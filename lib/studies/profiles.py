@@ -114,6 +114,8 @@ class LearnedSize:
     width: int  # latents of the autoencoders of embeddings in 71
     k: int  # of an embedding in 71
     ks_ablated: tuple[int, ...]  # tried beside it
+    alphas: tuple[float, ...]  # the same beside alpha = 1, the weight of reconstruction
+    lambdas: tuple[float, ...]  # the same beside lambda = 0.1, the weight of FLOPS
     ks: tuple[int, ...]  # of 72
     ablated_ks: tuple[int, ...]  # of these, of the ablation of CSRv2
     annealed_from: int  # k of the first step where it is annealed (72)
@@ -225,6 +227,8 @@ _LEARNED = LearnedSize(
     width=8_192,
     k=32,
     ks_ablated=(16, 64),
+    alphas=(0.0, 0.1, 10.0),
+    lambdas=(0.0, 1.0),
     ks=(2, 4, 8, 16, 32, 64),
     ablated_ks=(2, 4),
     annealed_from=64,
@@ -341,6 +345,8 @@ SMOKE = replace(
         timed=LatencySize(texts=60, n_docs=2_000, n_queries=5, repeats=1),
         width=512,
         ks_ablated=(),
+        alphas=(0.0,),
+        lambdas=(),
         ks=(2, 8, 32),
         ablated_ks=(2,),
         csr_width=256,
