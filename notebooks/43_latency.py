@@ -18,7 +18,7 @@
 # | *Reads* | the collections of the profile, the packaged model |
 # | *Writes* | `latency` (csv, json, png, pdf) |
 # | *Paper item* | Figure 5 of SPLARE (arXiv 2603.13277) |
-# | *Runtime* | `smoke` about a minute, `laptop` about twenty, on two cores, with the collections encoded |
+# | *Runtime* | `smoke` about a minute, `laptop` nearly an hour, on two cores, with the collections encoded |
 #
 # The corpus that is timed is grown: each document takes its sentences from two real ones (`lib/benchmarks/grown.py`),
 # so that latents keep their frequencies. It has no judgements, so quality is measured on the real collections. With
