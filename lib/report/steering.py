@@ -98,10 +98,10 @@ def steering_in_words(table: pd.DataFrame, rankings: pd.DataFrame) -> str:
         for name, part in others.groupby("vocabulary", sort=False)
     ]
     mean = rankings[rankings["collection"] == mean_of(rankings)].set_index("system")
-    found = [f"{system} {change(mean.loc[system])}" for system in mean.index.drop(names.DENSE)]
+    changes = [f"{system} {change(mean.loc[system])}" for system in mean.index.drop(names.DENSE)]
     lines.append(
         f"Queries as they are, {mean_of(rankings)}: {names.MEASURE} of the embeddings is "
-        f"{mean.loc[names.DENSE, 'mean']:.3f}; from it differ {', '.join(found)}."
+        f"{mean.loc[names.DENSE, 'mean']:.3f}; from it differ {', '.join(changes)}."
     )
     return "\n".join(lines)
 

@@ -198,18 +198,18 @@ def by_embedding(
 def steered(searched: Searched, collection: Collection, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Return the FIELDS of each system for each pair, float64 [n_pairs, n_systems, n_fields]."""
     relevant, rng = relevant_docs(collection), np.random.default_rng(0)
-    rows, best, judged = [], [], {kept: {} for kept in (True, False)}
+    rows, best, judged = [], [], {True: {}, False: {}}
     for number, pair in enumerate(pairs):
         query = searched.pairs[[number]]
         before, worth = searched.scores(query), query.data * searched.idf[query.indices]
-        for away, kept in (pair, pair[::-1]):
-            topics = (searched.queries[[row]] for row in (away, kept))
+        for away_row, kept_row in (pair, pair[::-1]):
+            topics = (searched.queries[[row]] for row in (away_row, kept_row))
             for system, changed, silenced in variants(query, *topics, searched.df, searched.idf, rng):
                 scores = searched.scores(changed)
-                falls = (fall(before, scores, relevant[row]) for row in (away, kept))
+                falls = (fall(before, scores, relevant[row]) for row in (away_row, kept_row))
                 share = np.sum(worth[silenced]) / max(worth.sum(), np.finfo(np.float32).tiny)
                 rows.append((number, SYSTEMS.index(system), len(silenced), share, *falls))
-                for is_kept, row in ((True, kept), (False, away)):
+                for is_kept, row in ((True, kept_row), (False, away_row)):
                     judged[is_kept][str(len(best))] = collection.qrels[collection.query_ids[row]]
                 best.append([collection.doc_ids[i] for i in top_k(scores, DEPTH)])
     table = pd.DataFrame(rows, columns=["pair", "system", *FIELDS[:4]])
