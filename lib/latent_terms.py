@@ -4,7 +4,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,7 +211,7 @@ class LatentTerms:
         return parts | {"pooling": self.pooling, "phi": self.phi}
 
     def save(self, folder: str | Path, dtype: str = "float32", *, with_retriever: bool = False) -> None:
-        """Write `latent_terms.json` and the autoencoder's weights to `folder`, atomically.
+        """Write `latent_terms.json`, the autoencoder's weights and labels that it has to `folder`, atomically.
 
         `dtype`, and the errors, are those of `SparseAutoencoder.save`. The retriever is named; `with_retriever` copies
         its files, too, so that the folder stands alone: it is loaded without the hub, on any machine. ValueError if the
@@ -221,10 +221,13 @@ class LatentTerms:
         name = self.encoder.name
         if not with_retriever and Path(name).is_absolute() and not Path(name).is_dir():
             raise ValueError(f"The retriever's folder {name} is not on this machine; save with_retriever=True.")
-        writers = {"sae.safetensors": self.sae.weight_writer(dtype)}
+        labels, writers = self.labels, {"sae.safetensors": self.sae.weight_writer(dtype)}
         if with_retriever:
             writers["retriever"] = self.encoder.copy_files
         save_folder(folder, MANIFEST, FORMAT_VERSION, self.config, writers)
+        if labels is not None:  # of the weights as they are read back, which `dtype` may have rounded
+            stored = LatentTerms.load(folder, encoder=self.encoder).sae.identity["weights"]
+            replace(labels, model=stored).save(folder)
 
     def push_to_hub(self, repo_id: str, *, dtype: str = "float32", with_retriever: bool = False, **settings) -> str:
         """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""

@@ -189,6 +189,16 @@ def test_labels_are_kept_beside_the_model_and_refused_for_another(model, tmp_pat
         Labels.load(tmp_path, labels.model)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_copy_of_a_model_has_its_labels(model, tmp_path, dtype):
+    model.save(tmp_path / "first")
+    label_latents(model, TEXTS, progress=False).save(tmp_path / "first")
+    LatentTerms.load(tmp_path / "first", encoder=model.encoder).save(tmp_path / "copy", dtype)
+    first, copy = (LatentTerms.load(tmp_path / name, encoder=model.encoder) for name in ("first", "copy"))
+    assert copy.labels.names == first.labels.names
+    assert (copy.labels.model == first.labels.model) == (dtype == "float32")
+
+
 def test_labels_are_found_by_the_beginning_of_a_word():
     numbers = np.array([0.5, 0.9, np.nan], np.float32)
     labels = Labels(["open (file)", "opened", "close"], numbers, numbers, "m")
