@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from lib import LatentTerms, load_collection
+from lib.inspect.hierarchy import hierarchy
 from lib.inspect.vocabulary import top_tokens
 from lib.report.common import save_study
 from lib.report.features import contribution_figure, families_in_words
@@ -79,6 +80,14 @@ for family in ("lexical", "narrow", "broad"):
     for latent in np.random.default_rng(0).choice(members, min(3, len(members)), replace=False):
         rows += [(family, latent, meaning(latent), text) for text in features.contexts_of(contexts, latent, tokens, 2)]
 pd.DataFrame(rows, columns=["family", "latent", "top words", "strongest contexts"])
+
+# %% [markdown]
+# ## Broader latents, and the narrower ones that they contain
+# A latent is below another that is strong in at least half of the tokens in which it is, and in half as many again or
+# more. They are called by the words in which they fire and, in brackets, by those most typical of their texts.
+
+# %%
+hierarchy(model, collection.doc_texts[:n_texts])
 
 # %% [markdown]
 # ## The latents of a query

@@ -294,6 +294,28 @@ def test_a_token_leads_to_its_latent_by_mouse_and_by_keys(open_page, browser, fo
 
 
 @needs_browser
+def test_a_family_is_a_tree_from_the_broadest_latent_down(open_page, browser, folder):
+    latents = shard(folder, "latents-0")
+    depth = {number: 0 for number, latent in enumerate(latents) if latent and latent["parent"] is None}
+    for _ in latents:
+        depth |= {n: depth[of["parent"]] + 1 for n, of in enumerate(latents) if of and of["parent"] in depth}
+    deepest = max(depth, key=depth.get)
+    assert depth[deepest] >= 1, "no latent of this model has a broader one"
+    open_page(f"#/latent/{deepest}")
+    above = (
+        "return [...document.querySelectorAll('.tree a')].filter((a) => a.closest('li').querySelector('.tree strong'))"
+    )
+    links = browser.execute_script(f"{above}.map((a) => a.hash)")
+    expected, parent = [], latents[deepest]["parent"]
+    while parent is not None:
+        expected, parent = [f"#/latent/{parent}", *expected], latents[parent]["parent"]
+    assert links == expected
+    open_page(expected[0])
+    child = browser.find_element("css selector", ".tree .tree a").get_attribute("href")
+    assert child.endswith(f"#/latent/{latents[int(expected[0].split('/')[-1])]['children'][0]}")
+
+
+@needs_browser
 @pytest.mark.parametrize("text", ["the old Cat", "a red bird ?", "zebra quilt", "fish"])
 def test_a_query_is_ranked_as_the_index_ranks_it(open_page, browser, model, page, text):
     known = InferenceFreeQueries.build(model, TEXTS, page.n_query_latents)

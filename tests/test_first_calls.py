@@ -224,6 +224,7 @@ METHODS = {
     "LatentTerms.show": "model.show(texts[0])._repr_html_()",
     "LatentTerms.steer": "model.steer(model.encode_queries(texts), {0: 0.0}, more=texts)",
     "inspect.correlations.correlate": "correlate(model, model.encode_documents(texts))",
+    "inspect.hierarchy.hierarchy": "hierarchy(model, texts)",
     "inspect.labelling.label_latents": "label_latents(model, texts)",
     "inspect.search.Search": "from types import SimpleNamespace; docs = SimpleNamespace(doc_ids=ids, doc_texts=texts); "
     'Search(model, model.index(model.encode_documents(texts), ids), docs).query.value = "the cat"',

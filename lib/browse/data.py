@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array, csr_array, vstack
+from scipy.sparse import csr_array, vstack
 
 from lib.bm25.pruning import keep_top
 from lib.inference_free import check_pooling, mean_codes
 from lib.inspect.display import stretches
+from lib.inspect.hierarchy import companions
 from lib.inspect.labelling import labels_of, strongest_places
 from lib.inspect.labels import Labels, words_of
 from lib.inspect.reading import Reading, read
@@ -29,8 +30,6 @@ STEPS = 63  # of shading
 IMPACTS = 1023  # steps of an impact
 _WORD = re.compile(r"\w+|[^\w\s]")  # of a query, as in page.js
 _CHUNK = 2048
-_STRONG = 8  # latents of a token that count as active together
-_PARENT_SHARE, _PARENT_SIZE = 0.5, 1.5
 
 
 def packed(values: np.ndarray, n_digits: int) -> str:
@@ -226,7 +225,7 @@ class Page:
         places, by_latent = self._places(), reading.terms.tocsc()
         active = np.flatnonzero(self.firings)
         similar, seeds = nearest(self.model, active)
-        together, parents = companions(reading, self.firings)
+        together, parents, _ = companions(reading)
         children: dict[int, list[int]] = {}
         for child, parent in sorted(parents.items(), key=lambda pair: -self.firings[pair[0]]):
             children.setdefault(parent, []).append(child)
@@ -299,37 +298,3 @@ def nearest(model: LatentTerms, active: np.ndarray, n: int = 6) -> tuple[dict[in
                 else:
                     seeds[int(active[i])].append(nearest[0])
     return similar, seeds
-
-
-def companions(reading: Reading, firings: np.ndarray, n: int = 6) -> tuple[dict[int, list], dict[int, int]]:
-    """Return which latents are strong in the same tokens as each, and the broader one that contains it, if any.
-
-    The first, latent → [[latent, Jaccard index], ...], are its best companions. The second is the latent j with the
-    largest P(j | i) of at least one half that is strong half as often again or more, as Sanderson and Croft derive
-    hierarchies of terms ("Deriving concept hierarchies from text", SIGIR 1999).
-    """
-    strong = reading.values[:, :_STRONG] > 0
-    token, column = np.nonzero(strong)
-    latents, width = reading.latents[:, :_STRONG][token, column], reading.terms.shape[1]
-    ones = np.ones(len(token), np.int32)
-    active = coo_array((ones, (token, latents)), shape=(len(reading.token_ids), width)).tocsr()
-    counts = np.bincount(latents, minlength=width)
-    by_latent = active.T.tocsr()
-    together: dict[int, list] = {}
-    parents: dict[int, int] = {}
-    for first in range(0, width, _CHUNK):
-        both = csr_array(by_latent[first : first + _CHUNK] @ active)
-        for latent, (start, end) in enumerate(pairwise(both.indptr), first):
-            others, shared = both.indices[start:end], both.data[start:end]
-            usual = (others != latent) & (shared >= 2)
-            others, shared = others[usual], shared[usual]
-            jaccard = shared / (counts[latent] + counts[others] - shared)
-            best = np.lexsort((others, -jaccard))[:n]
-            if len(best):
-                together[latent] = [[int(others[b]), round(float(jaccard[b]), 2)] for b in best]
-            broader = np.flatnonzero(
-                (shared >= _PARENT_SHARE * counts[latent]) & (counts[others] >= _PARENT_SIZE * counts[latent])
-            )
-            if len(broader):
-                parents[latent] = int(others[broader[np.lexsort((counts[others[broader]], -shared[broader]))[0]]])
-    return together, parents

@@ -256,6 +256,18 @@ async function contextOf([number, token], latent) {
   element("small", {}, element("a", {href: `#/document/${number}/${latent}`}, element("bdi", {}, titles[number]))));
 }
 
+// The broader latents of one, the broadest outermost, and two levels of narrower ones, as nested lists.
+async function familyTree(latent, own) {
+  const list = (items) => element("ul", {class: "tree"}, items);
+  const below = async (members, levels) => members.length && levels ? list(await Promise.all(members.map(async (child) =>
+    element("li", {}, latentLink(child), await below((await latentOf(child)).children, levels - 1))))) : null;
+  const narrower = await below(own.children, 2);
+  if (own.parent == null && !narrower) return element("p", {class: "quiet"}, `None: ${FAMILY}.`);
+  let tree = list(element("li", {}, element("strong", {}, element("bdi", {}, nameOf(latent))), narrower));
+  for (let parent = own.parent; parent != null; parent = (await latentOf(parent)).parent) tree = list(element("li", {}, latentLink(parent), tree));
+  return tree;
+}
+
 async function latentView(text) {
   const latent = Number(text), about = await page.load("about");
   if (!Number.isInteger(latent) || latent < 0 || latent >= about.width || !text) return missing(`There is no latent ${text}; they are 0 to ${about.width - 1}.`);
@@ -265,8 +277,6 @@ async function latentView(text) {
   const rank = 1 + names.firings.filter((n) => n > names.firings[latent]).length;
   const agreement = own.auc == null ? "The agreement of the label was not measured: the latent fires in too few held-out texts, or in nearly all." :
     `Held-out agreement of the label: AUC ${own.auc.toFixed(2)}${own.control == null ? "" : `; of a random label ${own.control.toFixed(2)}`}.`;
-  const family = [own.parent == null ? null : element("p", {}, "Broader: ", latentLink(own.parent)),
-    own.children.length ? element("p", {}, "Narrower: ", own.children.flatMap((child, i) => [i ? ", " : "", latentLink(child)])) : null];
   return [`${nameOf(latent)}`, [heading,
     element("p", {}, `Active in ${names.firings[latent].toLocaleString("en")} tokens of ${own.n.toLocaleString("en")} documents. ${agreement}`),
     element("h2", {}, "Where it is strongest"),
@@ -281,8 +291,7 @@ async function latentView(text) {
       element("section", {}, element("h2", {}, "Similar direction"), latentList(own.similar, "cosine")),
       element("section", {}, element("h2", {}, "Active together"), latentList(own.together, "Jaccard")),
       own.seeds.length ? element("section", {}, element("h2", {}, "In autoencoders of other seeds"), latentList(own.seeds, "cosine")) : null),
-    element("h2", {}, "Family"),
-    family.some(Boolean) ? family : element("p", {class: "quiet"}, `None: ${FAMILY}.`),
+    element("h2", {}, "Family"), await familyTree(latent, own),
     element("h2", {}, "Frequency"), zipfCurve(about.zipf, rank, names.firings[latent]),
   ]];
 }
