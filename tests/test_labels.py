@@ -66,7 +66,20 @@ def test_log_odds_by_hand():
     # prior 10 of share .5: 5 each; a 8 + 5 of 10 + 10, b 2 + 5 of 10 + 10: ln (13 / 7) - ln (7 / 13)
     delta, z = log_odds(np.array([8.0]), np.array([2.0]), 10, 10, np.array([0.5]), 10)
     assert delta[0] == pytest.approx(2 * np.log(13 / 7))
-    assert z[0] == pytest.approx(delta[0] / np.sqrt(1 / 13 + 1 / 7))
+    assert z[0] == pytest.approx(delta[0] / np.sqrt(1 / 13 + 1 / 7 + 1 / 7 + 1 / 13))
+
+
+def test_a_term_that_nearly_all_texts_have_is_as_typical_as_that_few_lack_it():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 51, 200), rng.integers(1, 100, 200)
+    share = (a + b) / 150
+    of_having, of_lacking = (
+        log_odds(x, y, 50, 100, s, 20) for x, y, s in ((a, b, share), (50 - a, 100 - b, 1 - share))
+    )
+    np.testing.assert_allclose(of_having, -np.array(of_lacking), atol=1e-12)
+    chance = rng.random((2, 400, 500)) < np.linspace(0.01, 0.99, 500)
+    _, z = log_odds(*chance.sum(axis=1), 400, 400, chance.mean(axis=(0, 1)), 1)
+    assert 0.02 < np.mean(np.abs(z) > 1.96) < 0.08  # of terms of every frequency, where the texts do not differ
 
 
 def test_compare_finds_what_differs_and_corrects():
@@ -100,8 +113,8 @@ def test_compare_refuses(a, b, options, match):
 
 
 def test_evidence_and_labels_by_hand():
-    words = [["cat", "purr"], ["cat", "milk"], ["dog", "bark"], ["dog", "bone"]] * 20
-    latents = [[0, 1], [0, 1], [2, 1], [2, 1]] * 20
+    words = [["cat", "purr"], ["cat", "milk"], ["dog", "bark"], ["dog", "bone"]] * 30
+    latents = [[0, 1], [0, 1], [2, 1], [2, 1]] * 30
     evidence = {e.latent: e for e in evidence_of(by_hand(words, latents, 4), np.array([True, True, True, False]))}
     assert evidence.keys() == {0, 1, 2}
     assert evidence[0].words == [("cat", 1.0)]

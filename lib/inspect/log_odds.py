@@ -20,10 +20,12 @@ def log_odds(
     """Return how much more a term belongs to a than to b: the log-odds ratio, and its z score, float64.
 
     delta_w = ln (a_w + p_w) / (n_a + p - a_w - p_w)  -  ln (b_w + p_w) / (n_b + p - b_w - p_w),  p_w = p share_w
-    z_w = delta_w / sqrt(1 / (a_w + p_w) + 1 / (b_w + p_w))
+    z_w = delta_w / sqrt(1 / (a_w + p_w) + 1 / (b_w + p_w) + the same of n_a + p - a_w - p_w and n_b + p - b_w - p_w)
 
     Monroe, Colaresi and Quinn, "Fightin' Words", Political Analysis 16, 2008, eqs. 15, 19 and 22: a Dirichlet prior
-    that knows how frequent each term is, so that a rare one is not called typical by chance. Arrays are broadcast.
+    that knows how frequent each term is, so that a rare one is not called typical by chance. The last two parts of the
+    variance, which they leave out since no word makes up much of a corpus, are there so that a term that nearly every
+    text has is not called typical by chance, either. Arrays are broadcast.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def log_odds(
     a, b = a + prior * share, b + prior * share
     rest_a, rest_b = (np.maximum(n + prior - x, _LEAST) for n, x in ((n_a, a), (n_b, b)))
     delta = np.log(a) - np.log(rest_a) - np.log(b) + np.log(rest_b)
-    return delta, delta / np.sqrt(1 / a + 1 / b)
+    return delta, delta / np.sqrt(1 / a + 1 / b + 1 / rest_a + 1 / rest_b)
 
 
 class Difference(NamedTuple):
