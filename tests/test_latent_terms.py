@@ -431,6 +431,8 @@ def test_the_packaged_model():
     assert matrix[[1]].nnz == 0
     cosines = (matrix @ matrix.T).toarray() / np.linalg.norm(matrix[[0, 2, 3]].toarray(), axis=1).min() ** 2
     assert cosines[0, 2] > cosines[0, 3]  # what is like shares more terms than what is not
+    assert np.nanmedian(model.labels.auc) > 0.65 > 0.52 > np.nanmedian(model.labels.control) > 0.48
+    assert any(model.labels[latent].startswith("cat") for latent in matrix[[0]].indices)
 
 
 @pytest.mark.slow  # loads the packaged model twice
