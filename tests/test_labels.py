@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from lib.inspect.labelling import agreement, evidence_of, label_latents, labels_of, plain_label
+from lib.inspect.labelling import agreement, evidence_of, label_latents, labels_for, labels_of, plain_label
 from lib.inspect.labels import Labels, words_of
 from lib.inspect.log_odds import compare, log_odds
 from lib.inspect.reading import Reading, read
@@ -200,6 +200,23 @@ def test_labels_are_kept_beside_the_model_and_refused_for_another(model, tmp_pat
     path.unlink()
     with pytest.raises(FileNotFoundError, match="lib label"):
         Labels.load(tmp_path, labels.model)
+
+
+def test_labels_of_the_texts_at_hand_come_before_those_of_the_model(model, tmp_path):
+    width, reading = model.sae.width, read(model, TEXTS * 2, progress=False)
+    here = labels_of(model, reading)
+    assert labels_for(model, reading).names == here.names  # of a model that has none
+    auc = np.full(width, 0.75, np.float32)
+    auc[np.flatnonzero(~np.isfinite(here.auc))[:1]] = np.nan
+    model.save(tmp_path)
+    Labels([f"known {j}" for j in range(width)], auc, auc - 0.25, model.sae.identity["weights"]).save(tmp_path)
+    both = labels_for(LatentTerms.load(tmp_path, encoder=model.encoder), reading)
+    measured, of_model = np.isfinite(here.auc), ~np.isfinite(here.auc) & np.isfinite(auc)
+    assert measured.any() and of_model.any()
+    for j in range(width):
+        assert both[j] == (f"known {j}" if of_model[j] else here[j])
+    np.testing.assert_array_equal(both.auc, np.where(measured, here.auc, auc))
+    np.testing.assert_array_equal(both.control, np.where(measured, here.control, auc - 0.25))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -14,7 +14,7 @@ from lib.bm25.pruning import keep_top
 from lib.inference_free import check_pooling, mean_codes
 from lib.inspect.display import stretches
 from lib.inspect.hierarchy import companions
-from lib.inspect.labelling import labels_of, strongest_places
+from lib.inspect.labelling import labels_for, strongest_places
 from lib.inspect.labels import Labels, words_of
 from lib.inspect.reading import Reading, read
 from lib.inspect.vocabulary import latent_token_matrix, spaced_ranks, top_tokens
@@ -97,8 +97,8 @@ class Page:
 
     @cached_property
     def labels(self) -> Labels:
-        """The model's labels; where it has none, those that the collection gives."""
-        return self.model.labels or labels_of(self.model, self.reading)
+        """The labels that the collection gives, and the model's where it gives none that can be measured."""
+        return labels_for(self.model, self.reading)
 
     @cached_property
     def firings(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from lib.inspect.labelling import labels_of
+from lib.inspect.labelling import labels_for
 from lib.inspect.labels import Labels
 from lib.inspect.reading import Reading, read
 from lib.latent_terms import LatentTerms
@@ -145,14 +145,12 @@ def hierarchy(
     texts : iterable of str
         Some thousand texts of the kind that the model will read; all are held in memory.
     names : Labels or list of str, optional
-        What the latents are called; None is `model.labels`, else labels that are made of the texts.
+        What the latents are called; None is `labels_for` of the texts.
     progress : bool
         Whether progress is shown.
     """
     if names is not None and len(names) != model.sae.width:
         raise ValueError(f"There are {len(names):,} names; give one for each of the {model.sae.width:,} latents.")
     reading = read(model, texts, progress=progress)
-    if names is None:
-        names = model.labels or labels_of(model, reading)
     _, parents, strong = companions(reading)
-    return Hierarchy(parents, strong, names)
+    return Hierarchy(parents, strong, labels_for(model, reading) if names is None else names)

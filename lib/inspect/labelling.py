@@ -88,6 +88,20 @@ def labels_of(
     return Labels(names, auc, control, model.sae.identity["weights"])
 
 
+def labels_for(model: LatentTerms, reading: Reading) -> Labels:
+    """Return the labels that some texts give, and the model's own of latents that fire in too few of them to measure.
+
+    What a latent fires with depends on the texts: labels of other texts predict worse where it fires in these.
+    """
+    here, known = labels_of(model, reading), model.labels
+    if known is None:
+        return here
+    better = ~np.isfinite(here.auc) & np.isfinite(known.auc)
+    names = [known[j] if other else here[j] for j, other in enumerate(better.tolist())]
+    auc, control = (np.where(better, *pair) for pair in ((known.auc, here.auc), (known.control, here.control)))
+    return Labels(names, auc, control, here.model)
+
+
 def _checked(name: str, latent: int) -> str:
     if not isinstance(name, str):
         raise TypeError(f"The label of latent {latent} is {name!r} ({type(name).__name__}); return a str.")
