@@ -12,8 +12,8 @@ LOSS = 0.01  # of nDCG@10: what pruning may cost
 RIGHT, LEFT = {"ha": "left", "va": "top"}, {"ha": "right", "va": "top"}
 # Of each line: colour, marker, the column that its label names, where the label stands from the line's end, alignment.
 LINES = {
-    names.PRUNED_DOCUMENTS: (COLOURS[names.TUNED], "o", "doc_top", (6, 3), RIGHT),
-    names.PRUNED_QUERIES: (COLOURS[names.LATENT_FUSED], "s", "query_top", (-8, 16), LEFT),
+    names.PRUNED_DOCUMENTS: (COLOURS[names.TUNED], "o", "doc_top", (6, 18), RIGHT),
+    names.PRUNED_QUERIES: (COLOURS[names.LATENT_FUSED], "s", "query_top", (5, -3), RIGHT),
     names.PRUNED_BOTH: (COLOURS[names.LATENT], "D", "doc_top", (6, 3), RIGHT),
     names.SEISMIC: ("#CC79A7", "^", None, (-8, -3), LEFT),
 }
