@@ -257,6 +257,16 @@ def write_results(folder) -> None:
     table.loc[table["collection"] == "mean, limit left out", "p"] = nan
     write("beyond", table, training=[{"name": "two", "split": "train"}])
     write_learned(write, rng)
+    table = pd.DataFrame({"collection": [*NAMES, "mean, limit left out"], "system": "silenced", "n": 16, "n_pairs": 60})
+    for column, value in (("over_heavy", 1.5), ("difference", -0.01)):
+        table = table.assign(**{column: value, f"{column}_low": value - 0.02, f"{column}_high": value + 0.02})
+    other = table.assign(vocabulary="latents of embeddings", over_heavy=-9.0)
+    write("steering", pd.concat([table.assign(vocabulary="latents"), other]))
+    table = pd.DataFrame({"corpora": ["a", "b"], "vocabulary": "latents", "agree": [0.8, nan], "control": [0.3, nan]})
+    ends = {
+        f"{name}_{end}": table[name] + d for name in ("agree", "control") for end, d in (("low", -0.1), ("high", 0.1))
+    }
+    write("corpora", table.assign(**ends))
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +299,7 @@ def test_every_claim_is_judged_by_the_tables(table):
         "vocabulary": HOLDS, "trained-peak": HOLDS, "trained-width": HOLDS, "trained-pruned": HOLDS,
         "csrv2-2": HOLDS, "csrv2-4": FAILS, "csrv2-dead": WEAKER, "csrv2-8": HOLDS,
         "joint": HOLDS, "joint-dense": FAILS,
+        "steered": HOLDS, "steered-kept": FAILS, "corpora": HOLDS,
     }  # fmt: skip
     assert first["verdict"].to_dict() == expected
     counts = table["key"].value_counts()
@@ -298,6 +309,13 @@ def test_every_claim_is_judged_by_the_tables(table):
     assert counts[counts > 1].to_dict() == dict.fromkeys(
         ("batchtopk", "jumprelu", "batchtopk-fvu", "jumprelu-fvu", "dense-tuned", "tuned"), 2
     )
+
+
+def test_figures_of_steering_and_corpora(table):
+    first = table.drop_duplicates("key").set_index("key")
+    assert first.loc["steered", ["value", "low", "high"]].tolist() == pytest.approx([1.5, 1.48, 1.52])
+    assert first.loc["steered", "on"].endswith(", 60 pairs")
+    assert first.loc["corpora", ["value", "low", "high"]].tolist() == pytest.approx([0.5, 0.3, 0.7])
 
 
 def test_figures_are_read_as_the_claims_say(table):

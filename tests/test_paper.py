@@ -167,8 +167,8 @@ def write_the_others(folder) -> None:
     zipf = pd.DataFrame({"vocabulary": ["latents", "words"], "exponent": [1.0, 1.5], "n_once": [1, 50]})
     write("zipf", zipf.assign(collection="one/test", n_terms=100, n_tail=20, query_share=[0.1, 0.01]))
     write("families", pd.DataFrame({"half": [0.3, 0.5], "kappa": [0.36, 0.32]}))
-    kinds = ["exact", "dense, every document", "lexical BM25", "queries pruned", "queries pruned"]
-    latency = pd.DataFrame({"kind": kinds, "median_ms": [1.234, 2, 3, 4, 5], "nDCG@10": 0.5})
+    kinds = ["exact", "dense, every document", "lexical BM25", "SPLADE, exact", "queries pruned", "queries pruned"]
+    latency = pd.DataFrame({"kind": kinds, "median_ms": [1.234, 2, 3, 4, 5, 6], "nDCG@10": 0.5})
     write("latency", latency, n_docs=100_000, postings_per_document=350.7, postings_per_query=84_652.9)
     pruning = pd.DataFrame({"kind": ["none", "document top"], "value": [1, 100], "query_share": [1, 0.49]})
     write("pruning", pruning.assign(collection="one/test", postings_share=[1, 0.31]))
@@ -193,6 +193,16 @@ def write_the_others(folder) -> None:
     write("backbones", pd.concat([_of_retriever(means, name) for name in PUBLISHED_DENSE.index]))
     shares = [(name, layer, layer * 0.25) for name in PUBLISHED_DENSE.index for layer in (0, 1, 2)]
     write("backbones_states", pd.DataFrame(shares, columns=["backbone", "layer", "share"]))
+    steered = pd.DataFrame({"vocabulary": ["latents", "latents of embeddings", "latents of embeddings, decoded"]})
+    steered = steered.assign(collection="mean, limit left out", system="silenced", n=16, n_pairs=1234, share=0.4)
+    for column, value in (("gap", 1.25), ("difference", -0.01)):
+        steered = steered.assign(**{column: value, f"{column}_low": value - 0.1, f"{column}_high": value + 0.1})
+    write("steering", steered)
+    corpora = pd.DataFrame({"corpora": ["a", "b", "a"], "vocabulary": ["latents", "latents", "words"]})
+    write(
+        "corpora",
+        corpora.assign(label_auc=[0.7, 0.8, np.nan], label_control=[0.49, 0.51, np.nan], agree=[0.6, 0.9, np.nan]),
+    )
     claims_study(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
 
 
@@ -226,6 +236,8 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "zipf/once/words": r"50.0\%",
         "latency/ms/exact": "1.23",
         "latency/a query": "84,653",
+        "steering/gap/latents/silenced": "+1.25 [+1.15, +1.35]",
+        "corpora/label": "0.70 to 0.80",
         "pruning/stored": r"31\%",
         "sweeps/tokens": "400,000",
         "seeds/recur/latents": r"35.0\%",  # half of the cosine 0.7

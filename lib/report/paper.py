@@ -26,6 +26,7 @@ from lib.report.backbones import retrievers_table
 from lib.report.beyond import beyond_figure
 from lib.report.claims import claims_figure
 from lib.report.common import escaped, latex_table, save_figure, significant
+from lib.report.corpora import corpora_figure
 from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
@@ -33,6 +34,7 @@ from lib.report.pruning import pruning_figure
 from lib.report.retrieval import retrieval_figure, wide_table, without_ranks
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
+from lib.report.steering import main_rows, steering_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
 from lib.studies import names
@@ -72,6 +74,8 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "retrieval_training": _figure(retrieval_training_figure, "retrieval_training"),
     "seeds": _figure(seeds_figure, "seeds", "seeds_recurrence", "seeds_agreement"),
     "beyond": _figure(beyond_figure, "beyond"),
+    "steering": _figure(steering_figure, "steering"),
+    "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),
     "claims": _figure(claims_figure, "claims"),
 }
 
@@ -301,6 +305,24 @@ def _seed_numbers(results: Results) -> dict[str, str]:
     return numbers | {f"overlap/{pair}": f"{overlap:.2f}" for pair, overlap in overlaps.items()}
 
 
+def _steering_numbers(results: Results) -> dict[str, str]:
+    """Return the gap and the change of the kept topic, by vocabulary and system, of the mean over collections."""
+    rows = main_rows(results["steering"].query("collection == @names.MEAN"))
+    numbers = {"pairs": f"{rows['n_pairs'].iloc[0]:,}", "latents": str(names.STEERED_MAIN)}
+    for row in rows.to_dict("records"):
+        key = f"{row['vocabulary']}/{row['system']}"
+        numbers[f"gap/{key}"] = "{gap:+.2f} [{gap_low:+.2f}, {gap_high:+.2f}]".format(**row)
+        numbers[f"kept/{key}"] = _interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
+        numbers[f"share/{key}"] = f"{row['share']:.0%}"
+    return numbers
+
+
+def _corpora_numbers(results: Results) -> dict[str, str]:
+    rows = results["corpora"].query("vocabulary == @names.LATENTS")
+    ranges = {"label": rows["label_auc"], "random label": rows["label_control"], "agree": rows["agree"]}
+    return {name: f"{values.min():.2f} to {values.max():.2f}" for name, values in ranges.items()}
+
+
 def _claim_numbers(results: Results) -> dict[str, str]:
     """Return our figure for each claim with its verdict; of one with several rows the second is KEY-2, else a dash.
 
@@ -329,6 +351,8 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "sweeps": _sweep_numbers,
     "ablations": _ablation_numbers,
     "seeds": _seed_numbers,
+    "steering": _steering_numbers,
+    "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }
 

@@ -243,6 +243,13 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
         ("joint-dense", "joint training ranks as well as the finetuned dense retriever", "nDCG@10 less dense",
             (-NEGLIGIBLE, inf), None, "+.3f", "71_bottleneck", partial(ours.contrast, table="bottleneck_contrasts",
                 system=names.JOINT, reference=names.TRAINED_DENSE)),
+        ("steered", "16 latents of one of a query's two topics silence it, more than random ones of the query",
+            "gap in doublings of rank, less random", MORE, None, "+.2f", "32_steering",
+            partial(ours.steered, column="over_heavy")),
+        ("steered-kept", "the topic that is not silenced is found as well as before", "nDCG@10 less that before",
+            (-NEGLIGIBLE, inf), None, "+.3f", "32_steering", partial(ours.steered, column="difference")),
+        ("corpora", "words confirm what labels say of the latents in which corpora differ",
+            "share confirmed, less that of labels dealt anew", MORE, None, "+.2f", "33_corpora", ours.confirmed),
     ),
 }.items() for key, text, *fields in claims)
 # fmt: on

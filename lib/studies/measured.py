@@ -388,3 +388,27 @@ def speedup(results: Results) -> list[Measured]:
     exact, seismic = (frame.reindex(columns=columns).iloc[0] for frame in (table[table["kind"] == names.EXACT], rows))
     ratios = exact.to_numpy() / seismic[["median_ms", "ms_high", "ms_low"]].to_numpy()
     return [Measured(*ratios, f"{n_docs:,} documents, recall {rows['recall'].iloc[0]:.2f}")]
+
+
+def steered(results: Results, column: str) -> list[Measured]:
+    """Return a column of steering.csv where the main number of latents is silenced, of the mean over collections."""
+    rows = results["steering"].query("vocabulary == @names.LATENTS and system == @names.SILENCED")
+    rows = rows[rows["n"] == names.STEERED_MAIN]
+    row = rows[rows["collection"] == names.MEAN]
+    if row.empty:
+        raise NotMeasured("no mean of several collections in steering.csv")
+    columns = [column, f"{column}_low", f"{column}_high"]
+    return [Measured(*row[columns].iloc[0], f"{_where(without_limit(rows[:-1]))}, {row['n_pairs'].iloc[0]:,} pairs")]
+
+
+def confirmed(results: Results) -> list[Measured]:
+    """Return the share of latents that words confirm, less that with labels dealt anew, of each of the corpora.
+
+    The interval is from the lowest less the highest to the highest less the lowest, which is wider.
+    """
+    rows = results["corpora"].query("vocabulary == @names.LATENTS and agree.notna()")
+    if rows.empty:
+        raise NotMeasured("no latents that differ in corpora.csv")
+    ends = (rows["agree"] - rows["control"], rows["agree_low"] - rows["control_high"])
+    ends += (rows["agree_high"] - rows["control_low"],)
+    return [Measured(*values, on) for *values, on in zip(*ends, rows["corpora"], strict=True)]
