@@ -194,14 +194,19 @@ def write_the_others(folder) -> None:
     shares = [(name, layer, layer * 0.25) for name in PUBLISHED_DENSE.index for layer in (0, 1, 2)]
     write("backbones_states", pd.DataFrame(shares, columns=["backbone", "layer", "share"]))
     steered = pd.DataFrame({"vocabulary": ["latents", "latents of embeddings", "latents of embeddings, decoded"]})
-    steered = steered.assign(collection="mean, limit left out", system="silenced", n=16, n_pairs=1234, share=0.4)
+    steered = steered.assign(collection="mean, limit left out", system="silenced", n=16, n_pairs=1234)
     for column, value in (("gap", 1.25), ("difference", -0.01)):
         steered = steered.assign(**{column: value, f"{column}_low": value - 0.1, f"{column}_high": value + 0.1})
     write("steering", steered)
+    ranked = ["dense", "latents of embeddings", "latents of embeddings, decoded", "latent terms, tuned"]
+    ranked = pd.DataFrame({"system": ranked, "collection": "mean, limit left out", "difference": -0.1})
+    write("steering_rankings", ranked.assign(difference_low=-0.2, difference_high=0.1))
     corpora = pd.DataFrame({"corpora": ["a", "b", "a"], "vocabulary": ["latents", "latents", "words"]})
     write(
         "corpora",
-        corpora.assign(label_auc=[0.7, 0.8, np.nan], label_control=[0.49, 0.51, np.nan], agree=[0.6, 0.9, np.nan]),
+        corpora.assign(
+            label_auc=[0.7, 0.8, np.nan], label_control=[0.5, 0.5, np.nan], agree=[0.6, 0.9, np.nan], control=0.1
+        ),
     )
     claims_study(folder / "none")[0].to_csv(folder / "claims.csv", index=False)
 
@@ -237,7 +242,9 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "latency/ms/exact": "1.23",
         "latency/a query": "84,653",
         "steering/gap/latents/silenced": "+1.25 [+1.15, +1.35]",
+        "steering/rank/latents of embeddings": "$-$0.100 [$-$0.200, +0.100]",
         "corpora/label": "0.70 to 0.80",
+        "corpora/random label": "0.50",
         "pruning/stored": r"31\%",
         "sweeps/tokens": "400,000",
         "seeds/recur/latents": r"35.0\%",  # half of the cosine 0.7

@@ -313,14 +313,18 @@ def _steering_numbers(results: Results) -> dict[str, str]:
         key = f"{row['vocabulary']}/{row['system']}"
         numbers[f"gap/{key}"] = "{gap:+.2f} [{gap_low:+.2f}, {gap_high:+.2f}]".format(**row)
         numbers[f"kept/{key}"] = _interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
-        numbers[f"share/{key}"] = f"{row['share']:.0%}"
-    return numbers
+    ranked = results["steering_rankings"].query("collection == @names.MEAN and system != @names.DENSE")
+    return numbers | {
+        f"rank/{row['system']}": _interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
+        for row in ranked.to_dict("records")
+    }
 
 
 def _corpora_numbers(results: Results) -> dict[str, str]:
     rows = results["corpora"].query("vocabulary == @names.LATENTS")
-    ranges = {"label": rows["label_auc"], "random label": rows["label_control"], "agree": rows["agree"]}
-    return {name: f"{values.min():.2f} to {values.max():.2f}" for name, values in ranges.items()}
+    columns = {"label": "label_auc", "random label": "label_control", "agree": "agree", "dealt anew": "control"}
+    ends = {name: (f"{rows[column].min():.2f}", f"{rows[column].max():.2f}") for name, column in columns.items()}
+    return {name: low if low == high else f"{low} to {high}" for name, (low, high) in ends.items()}
 
 
 def _claim_numbers(results: Results) -> dict[str, str]:
