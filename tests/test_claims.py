@@ -266,7 +266,8 @@ def write_results(folder) -> None:
     ends = {
         f"{name}_{end}": table[name] + d for name in ("agree", "control") for end, d in (("low", -0.1), ("high", 0.1))
     }
-    write("corpora", table.assign(**ends))
+    gain = {"label_gain": [0.2, nan], "label_gain_low": [0.1, nan], "label_gain_high": [0.3, nan]}
+    write("corpora", table.assign(**ends, **gain))
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +301,7 @@ def test_every_claim_is_judged_by_the_tables(table):
         "csrv2-2": HOLDS, "csrv2-4": FAILS, "csrv2-dead": WEAKER, "csrv2-8": HOLDS,
         "joint": HOLDS, "joint-dense": FAILS,
         "steered": HOLDS, "steered-kept": FAILS, "corpora": HOLDS,
+        "labels": HOLDS,
     }  # fmt: skip
     assert first["verdict"].to_dict() == expected
     counts = table["key"].value_counts()
@@ -316,6 +318,7 @@ def test_figures_of_steering_and_corpora(table):
     assert first.loc["steered", ["value", "low", "high"]].tolist() == pytest.approx([1.5, 1.48, 1.52])
     assert first.loc["steered", "on"].endswith(", 60 pairs")
     assert first.loc["corpora", ["value", "low", "high"]].tolist() == pytest.approx([0.5, 0.3, 0.7])
+    assert first.loc["labels", ["value", "low", "high"]].tolist() == pytest.approx([0.2, 0.1, 0.3])
 
 
 def test_figures_are_read_as_the_claims_say(table):

@@ -40,6 +40,14 @@ def test_auc_of_what_differs_by_hand():
     assert corpora.told_apart(terms, z, np.zeros(3, bool), inside) == 0.5
 
 
+def test_the_gain_of_labels_is_over_latents_that_were_measured():
+    nan = np.float32("nan")
+    gain = corpora.label_gain(np.array([0.9, 0.7, nan, 0.6]), np.array([0.5, 0.5, 0.5, nan]))
+    assert gain["label_gain"] == pytest.approx(0.3)
+    assert 0.19 < gain["label_gain_low"] < 0.3 < gain["label_gain_high"] < 0.41
+    assert np.isnan(list(corpora.label_gain(np.array([nan]), np.array([nan])).values())).all()
+
+
 def test_labels_are_words_of_the_texts_and_are_dealt_out_anew():
     words, by_label = corpora.words_and_labels(["A cat, a cat.", "the dog"], ["cat (dog)", "", "fish", "the", "dog"])
     assert words.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]

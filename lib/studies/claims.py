@@ -248,6 +248,8 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
             partial(ours.steered, column="over_heavy")),
         ("steered-kept", "the topic that is not silenced is found as well as before", "nDCG@10 less that before",
             (-NEGLIGIBLE, inf), None, "+.3f", "32_steering", partial(ours.steered, column="difference")),
+        ("labels", "labels predict where their latents fire, better than random ones", "AUC less random labels'",
+            MORE, None, "+.2f", "33_corpora", ours.labelled),
         ("corpora", "words confirm what labels say of the latents in which corpora differ",
             "share confirmed, less that of labels dealt anew", MORE, None, "+.2f", "33_corpora", ours.confirmed),
     ),

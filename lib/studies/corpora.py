@@ -101,7 +101,8 @@ def corpora_study(
 
     - "corpora": a row for each of them and vocabulary (BEYOND is a part of LATENTS): n_docs, n_contrasts, terms (that
       differ, mean of a contrast), and with intervals (_low, _high) recurs, auc, and of latents agree and control;
-      label_auc and label_control, how well labels, and random ones, predict held-out firing (medians over latents);
+      label_auc and label_control, how well labels, and random ones, predict held-out firing (medians over latents),
+      and label_gain, with the interval, the mean over latents of the first less the second;
     - "corpora_contrasts": the same of each contrast, with numbers of terms;
     - "corpora_latents": for each of the corpora the latents with the largest |z|, of any contrast and each once, that
       agree with words, and those beyond words: kind, contrast, latent, label, share_a, share_b, z, held_out_z;
@@ -120,7 +121,7 @@ def corpora_study(
         contrasts, latents = contrast_tables(data, labels)
         tables["corpora_contrasts"].append(contrasts)
         tables["corpora_latents"].append(latents)
-        quality = {"label_auc": np.nanmedian(auc), "label_control": np.nanmedian(control)}
+        quality = {"label_auc": np.nanmedian(auc), "label_control": np.nanmedian(control)} | label_gain(auc, control)
         tables["corpora"].append(summary(contrasts, len(data.texts)).assign(**quality))
         tables["corpora_together"].append(together(model, data, labels))
         tables["corpora_clusters"].append(cluster_table(model, data, auc >= GOOD_LABEL))
@@ -179,6 +180,14 @@ def stored_labels(model: LatentTerms, texts: list[str], store: Store) -> tuple[l
 
     entry = store.get("labels", {"model": model.identity, "texts": digest_json(texts)}, make)
     return entry["names"].tolist(), np.array(entry["auc"]), np.array(entry["control"])
+
+
+def label_gain(auc: np.ndarray, control: np.ndarray) -> dict[str, float]:
+    """Return the mean over latents of their label's AUC less a random label's, and its 95 % interval."""
+    gain = (auc - control).astype(np.float64)
+    gain = gain[np.isfinite(gain)]
+    low, high = bootstrap_interval(gain) if len(gain) else (np.nan, np.nan)
+    return {"label_gain": gain.mean() if len(gain) else np.nan, "label_gain_low": low, "label_gain_high": high}
 
 
 class Compared(NamedTuple):

@@ -401,6 +401,15 @@ def steered(results: Results, column: str) -> list[Measured]:
     return [Measured(*row[columns].iloc[0], f"{_where(without_limit(rows[:-1]))}, {row['n_pairs'].iloc[0]:,} pairs")]
 
 
+def labelled(results: Results) -> list[Measured]:
+    """Return how much better labels predict where their latents fire than random labels do, on each of the corpora."""
+    rows = results["corpora"].query("vocabulary == @names.LATENTS and label_gain.notna()")
+    if rows.empty:
+        raise NotMeasured("no labels that were measured in corpora.csv")
+    columns = ["label_gain", "label_gain_low", "label_gain_high"]
+    return [Measured(*values, on) for *values, on in rows[[*columns, "corpora"]].itertuples(index=False)]
+
+
 def confirmed(results: Results) -> list[Measured]:
     """Return the share of latents that words confirm, less that with labels dealt anew, of each of the corpora.
 
