@@ -32,6 +32,7 @@ def test_the_unpacked_retriever_is_the_librarys(encoder):
 def test_the_packaged_model_finds_what_is_meant():
     model = LatentTerms.load(NAME, dtype="float32")
     assert (model.encoder.max_length, model.encoder.special_tokens, model.sae.d) == (384, False, 768)
+    assert np.nanmedian(model.labels.auc) > 0.58 > 0.52 > np.nanmedian(model.labels.control)
     searcher = Searcher.build(model, DOCS, ["cell", "rates", "search", "orchestra"])
     ranking = searcher.search(QUERIES, ["q0", "q1"], 1)
     assert [ranking[query][0][0] for query in ("q0", "q1")] == ["cell", "search"]
