@@ -6,6 +6,8 @@ from scipy.sparse import csr_array
 
 from lib.bm25.index import BM25Index
 from lib.bm25.steering import steer
+from lib.evaluation.baselines import inner_product_search
+from lib.interop.engines.vectors import documents, query_vectors
 from lib.latent_terms import LatentTerms
 
 QUERIES = csr_array(np.array([[4, 2, 0, 0], [0, 0, 0, 0]], np.float32))
@@ -40,6 +42,18 @@ def test_a_silenced_latent_adds_nothing_to_any_score():
     assert index.search_one(steered, 1)[0][0] == "b"
     assert {part.latent for doc_id in "abc" for part in index.explain(steered, doc_id)} == {1}
     assert index.search_one(steer(query, less=docs[[0]], step=2), 1)[0][0] == "b"
+
+
+def test_engines_and_inner_products_are_steered_as_the_index_is():
+    docs = csr_array(np.array([[3, 0, 1, 0], [0, 3, 1, 0], [0, 0, 0, 2]], np.float32))
+    query, ids = csr_array(np.array([[3, 1, 0, 0]], np.float32)), ["a", "b", "c"]
+    index, steered = BM25Index.build(docs, ids), steer(query, {0: 0})
+    vector = query_vectors(index, steered).toarray()[0]  # what an engine is asked
+    assert np.flatnonzero(vector).tolist() == [1]
+    products = [float(vector[document.latents] @ document.impacts) for document in documents(index, "qdrant")]
+    np.testing.assert_allclose(products, index.scores(steered), rtol=1e-6)
+    first = [inner_product_search(docs, ids, rows, ["q"], 1)["q"][0][0] for rows in (query, steered)]  # as SPLARE ranks
+    assert first == ["a", "b"]
 
 
 def test_a_model_steers_by_texts(tiny_encoder, tiny_sae):
