@@ -95,7 +95,9 @@ def _add_reading_commands(command: Callable[..., Callable]) -> None:
     """Add the commands that read texts with a finished model: label, browse, index, search."""
     about = "Label the latents of a model by texts that they fire in. Labels are made of half of them and measured on "
     about += "the others: the median of how well they predict firing (AUC) is printed beside that of random labels. "
-    about += "They are written into the model's folder, where model.labels and model.show read them, and browse those of "
+    about += (
+        "They are written into the model's folder, where model.labels and model.show read them, and browse those of "
+    )
     about += "latents of which its own texts say too little."
     add = command("label", _label, about)
     add("model", type=user_path, help="Folder of the model.")

@@ -87,12 +87,15 @@ def test_compare_finds_what_differs_and_corrects():
     a, b = (rng.random((300, 40)) < 0.2 for _ in "ab")
     a[:, 7], b[:, 7] = rng.random(300) < 0.6, rng.random(300) < 0.1
     a[:, 8], b[:, 8] = False, False
-    rows = [csr_array(x.astype(np.float32)) for x in (a, b)]
+    weights = [x * rng.random(x.shape, np.float32) for x in (a, b)]
+    rows = [csr_array(x) for x in weights]
     found = compare(*rows, [f"latent {j}" for j in range(40)], prior=20)
     assert (found[0].latent, found[0].label) == (7, "latent 7")
     assert (found[0].share_a, found[0].share_b) == (a[:, 7].mean(), b[:, 7].mean())
     assert found[0].p < 1e-9 < 0.05 < sorted(row.p for row in found)[1]
     assert 8 not in {row.latent for row in found}
+    for row in found:
+        assert row.examples == np.argsort(-weights[row.z <= 0][:, row.latent], kind="stable")[:3].tolist()
     swapped = compare(*rows[::-1], prior=20)
     assert swapped[-1].z == pytest.approx(-found[0].z)
     assert "latent 7" in found._repr_html_()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 from scipy.stats import false_discovery_control, norm
 
 from lib.bm25.pooling import check_weights
@@ -48,7 +48,8 @@ class Difference(NamedTuple):
     """How much more often one latent occurs in a than in b.
 
     `share_a` and `share_b` are the shares of the texts that have it, `log_odds` and `z` those of `log_odds`, and `p` is
-    corrected for the number of latents: at most that share of those with a p this small is a chance find.
+    corrected for the number of latents: at most that share of those with a p this small is a chance find. `examples`
+    are the rows of the texts in which it weighs most, of a if z is above 0, else of b.
     """
 
     latent: int
@@ -58,6 +59,7 @@ class Difference(NamedTuple):
     log_odds: float
     z: float
     p: float
+    examples: list[int]
 
 
 def compare(
@@ -93,6 +95,16 @@ def compare(
     a, b = a[latents], b[latents]
     delta, z = log_odds(a, b, n_a, n_b, (a + b) / (n_a + n_b), prior)
     p = false_discovery_control(2 * norm.sf(np.abs(z))) if len(z) else z
-    rows = zip(latents.tolist(), *(x.tolist() for x in (a / n_a, b / n_b, delta, z, p)), strict=True)
+    columns = terms_a.tocsc(), terms_b.tocsc()
+    examples = [_heaviest(columns[int(score <= 0)], latent) for latent, score in zip(latents.tolist(), z, strict=True)]
+    rows = zip(latents.tolist(), *(x.tolist() for x in (a / n_a, b / n_b, delta, z, p)), examples, strict=True)
     differences = [Difference(j, "" if labels is None else labels[j], *numbers) for j, *numbers in rows]
     return Results(sorted(differences, key=lambda difference: -difference.z))
+
+
+def _heaviest(terms: csc_array, latent: int, n: int = 3) -> list[int]:
+    """Return the rows in which a latent weighs most, `n` at most."""
+    part = slice(terms.indptr[latent], terms.indptr[latent + 1])
+    weights, rows = terms.data[part], terms.indices[part]
+    order = np.argsort(-weights, kind="stable")[:n]
+    return rows[order[weights[order] > 0]].tolist()
