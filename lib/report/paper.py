@@ -306,13 +306,10 @@ def _seed_numbers(results: Results) -> dict[str, str]:
 
 
 def _steering_numbers(results: Results) -> dict[str, str]:
-    """Return the gap and the change of the kept topic, by vocabulary and system, of the mean over collections."""
+    """Return the gap by vocabulary and system, and how each ranks queries as they are; means over collections."""
     rows = main_rows(results["steering"].query("collection == @names.MEAN"))
     numbers = {"pairs": f"{rows['n_pairs'].iloc[0]:,}", "latents": str(names.STEERED_MAIN)}
-    for row in rows.to_dict("records"):
-        key = f"{row['vocabulary']}/{row['system']}"
-        numbers[f"gap/{key}"] = "{gap:+.2f} [{gap_low:+.2f}, {gap_high:+.2f}]".format(**row)
-        numbers[f"kept/{key}"] = _interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
+    numbers |= _by_row(rows, "gap/{vocabulary}/{system}", "{gap:+.2f} [{gap_low:+.2f}, {gap_high:+.2f}]")
     ranked = results["steering_rankings"].query("collection == @names.MEAN and system != @names.DENSE")
     return numbers | {
         f"rank/{row['system']}": _interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
