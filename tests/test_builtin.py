@@ -23,6 +23,7 @@ def likes_of(text: str, name: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- limit
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(n_documents=st.integers(46, 150), n_queries=st.integers(1, 1035), seed=st.integers(0, 2**40))
 def test_limit_has_the_structure_of_the_official_set(n_documents, n_queries, seed):

@@ -402,6 +402,7 @@ def test_claims_over_retrievers_hold_what_seeds_are_off_by(table):
     assert lowest["on"] == "one/test with large, the lowest of 4"
 
 
+@pytest.mark.slow
 def test_one_retriever_tests_nothing_about_retrievers(folder, tmp_path):
     for path in folder.glob("*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -95,6 +95,7 @@ def assert_within_the_bound(coded: BM25Index, exact: BM25Index, queries: csr_arr
         assert errors.max() <= bound
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, 49), max_size=3, unique=True),

@@ -115,6 +115,7 @@ def packaged(packaged_encoder) -> LatentTerms:
     )
 
 
+@pytest.mark.slow
 def test_a_real_retriever_is_as_invariant(packaged):
     texts = [
         "Sparse codes of token states are pooled into a document.",

@@ -151,6 +151,7 @@ def test_evaluation_gives_the_loss_of_training(sentence_folder):
     assert encoder[0].training is False
 
 
+@pytest.mark.slow
 def test_the_trainer_lowers_the_loss(sentence_folder, tmp_path):
     encoder = make(sentence_folder)
     before = {name: weight.clone() for name, weight in encoder[0].named_parameters()}

@@ -116,6 +116,7 @@ def test_several_from_one_pass_over_the_text(tmp_path, text, sentence_folder, mo
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "many" / "layer1-width24-k3-seed1")
 
 
+@pytest.mark.slow
 def test_boosting_trains_the_second_on_what_the_first_leaves(tmp_path, text, sentence_folder, monkeypatch):
     train = ["train", text, "--model", sentence_folder, *SMALL]
     first, second, model = (tmp_path / name for name in ("first", "second", "model"))
@@ -133,6 +134,7 @@ def test_boosting_trains_the_second_on_what_the_first_leaves(tmp_path, text, sen
         run(monkeypatch, *train[:2], tmp_path / "third", *train[2:], "--layer", 1, "--after", first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", ["cache", "encode"])
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_files(tmp_path, text, sentence_folder, monkeypatch, states):
     command = ["train", text, tmp_path / "a", "--model", sentence_folder, *SMALL, "--states", states]
@@ -153,6 +155,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_files(tmp_path, text, sen
     assert len((tmp_path / "a" / "training_log.jsonl").read_text().splitlines()) >= 2
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, text, plain_folder, monkeypatch, capsys):
     command = ["train", text, tmp_path / "a", "--model", plain_folder, *SMALL]
     run(monkeypatch, *command)
@@ -212,6 +215,7 @@ def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, tex
     assert not (tmp_path / "a" / "layer3-width40-k3-seed1" / "latent_terms.json").exists()
 
 
+@pytest.mark.slow
 def test_special_tokens_may_be_left_out(tmp_path, text, plain_folder, monkeypatch):
     run(monkeypatch, "train", text, tmp_path / "a", "--model", plain_folder, *SMALL, "--no-special-tokens")
     model = LatentTerms.load(tmp_path / "a")
@@ -239,6 +243,7 @@ def test_a_dataset_is_named_with_hf(tmp_path, text, plain_folder, monkeypatch):
     assert (tmp_path / "a" / "latent_terms.json").exists()
 
 
+@pytest.mark.slow
 def test_tuned_constants_are_written_into_the_models(tmp_path, text, plain_folder, monkeypatch, capsys):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:

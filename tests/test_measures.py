@@ -150,6 +150,7 @@ def test_bootstrap_of_one_coin_is_its_exact_quantiles():
     assert bootstrap_interval([0.0, 1.0], confidence=0.9) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_bootstrap_agrees_with_the_normal_interval_on_many_values():
     values = np.random.default_rng(3).normal(size=3_000)  # more draws than one block holds
     low, high = bootstrap_interval(values)

@@ -64,6 +64,7 @@ def test_the_readmes_results_are_the_committed_ones(tmp_path):
     assert copy.read_bytes() == (ROOT / "README.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_claims_are_judged_by_the_committed_results(tmp_path):
     for path in FOLDER.glob("claims.csv"):  # none before `90_claims` was run for the laptop profile
         table, origin = claims_study(FOLDER)

@@ -22,6 +22,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_it_is_what_sentence_transformers_gives(packaged_encoder, monkeypatch):
     assert isinstance(packaged_encoder._model, plain.PlainModel)
     monkeypatch.setattr(plain, "load", lambda *_: None)

@@ -20,6 +20,7 @@ def model(tiny_encoder, tiny_sae):
     return LatentTerms(tiny_encoder, tiny_sae)
 
 
+@pytest.mark.slow
 def test_every_case_has_every_stage(model, monkeypatch):
     (index,) = indexes(model, TEXTS, [40])
     asked, seconds_of = [], query.seconds_of

@@ -184,6 +184,7 @@ def test_a_study_with_its_figure(tiny_encoder, tiny_sae, beir_folder, tmp_path, 
     }
 
 
+@pytest.mark.slow
 def test_a_learned_retriever(tiny_encoder, tiny_sae, tmp_path):
     follow("A learned retriever")
     pairs = Pairs(["old cat", "red bird"], ["the old cat sat", "a red bird sang"])

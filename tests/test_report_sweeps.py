@@ -227,6 +227,7 @@ def test_seeds():
     )
 
 
+@pytest.mark.slow
 def test_a_study_is_written_whole(of_layers, tmp_path):
     values = pd.DataFrame({"collection": ["little/test"], "query_id": ["q"], "a": [0.25]})
     tables = {"layers": of_layers, "second": of_layers.head(2)}

@@ -189,6 +189,7 @@ def test_the_profile_names_the_model_unless_the_environment_does(wheel, splade_f
     assert given_splade() is None
 
 
+@pytest.mark.slow
 def test_limit_has_a_row_of_it(model, splade, splade_folder, tmp_path, monkeypatch):
     without, _ = limit_study(model, ["limit/60/20"], Store(tmp_path))
     monkeypatch.setenv("LATENT_TERMS_SPLADE", splade_folder)

@@ -93,6 +93,7 @@ def test_a_summary_by_hand():
     assert row["difference"] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_the_study_and_its_report(tiny_encoder, tiny_sae, monkeypatch, tmp_path):
     from lib.support.store import Store
 

@@ -121,6 +121,7 @@ def test_the_zipf_study_counts_words_and_latents(model, collections, tmp_path, m
     assert last["words"] == pytest.approx(len(counted))
 
 
+@pytest.mark.slow
 def test_limit_measures_each_system_at_each_size(model, tmp_path):
     table, _ = limit_study(model, ["limit/46/20", "limit/60/20"], Store(tmp_path))
     assert len(table) == 2 * len(LIMIT_MEASURES) * len(LIMIT_SYSTEMS)
@@ -196,6 +197,7 @@ def test_no_idea_repeats_the_base():
         assert base not in [base._replace(**change) for change in changes]
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_training_queries_and_frozen(model, collections, tmp_path):
     store = Store(tmp_path)
     table, tried, origin = beyond_study(model, ["a/train"], ["a/test", "b/test"], n_queries=6, store=store)

@@ -122,6 +122,7 @@ def test_the_window_is_bounded_by_half_of_the_run(dead_tokens, n, window):
     assert config.dead_window(n) == window
 
 
+@pytest.mark.slow
 def test_auxk_revives_what_without_it_stays_dead_for_ever(monkeypatch):
     initialise = TrainableAutoencoder.__init__
 
