@@ -96,9 +96,9 @@ def labels_for(model: LatentTerms, reading: Reading) -> Labels:
     here, known = labels_of(model, reading), model.labels
     if known is None:
         return here
-    better = ~np.isfinite(here.auc) & np.isfinite(known.auc)
-    names = [known[j] if other else here[j] for j, other in enumerate(better.tolist())]
-    auc, control = (np.where(better, *pair) for pair in ((known.auc, here.auc), (known.control, here.control)))
+    of_model = ~np.isfinite(here.auc) & np.isfinite(known.auc)
+    names = [known[j] if other else here[j] for j, other in enumerate(of_model.tolist())]
+    auc, control = (np.where(of_model, *pair) for pair in ((known.auc, here.auc), (known.control, here.control)))
     return Labels(names, auc, control, here.model)
 
 
