@@ -17,7 +17,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `variants` (csv, json, png, pdf), a csv by query; four tables more (csv, json) |
 # | *Paper item* | none; the sources of the ways are in `lib/sae/README.md` |
-# | *Runtime* | `smoke` under a minute; `laptop` about two hours on two cores; a killed run goes on |
+# | *Runtime* | `smoke` under a minute; `laptop` an hour or two on two cores; a killed run goes on |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

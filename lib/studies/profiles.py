@@ -188,13 +188,13 @@ _VARIANTS = VariantsSize(
     sae=replace(
         _SWEEPS,
         collections=("cranfield", "squad", "beir/scifact/test"),
-        tokens=600_000,
-        dead_tokens=300_000,
+        n_docs=1_400,
+        n_queries=1_000,
         n_seeds=3,
     ),
     n_seeds=2,
     dev=("beir/scifact/train", "pydoc/train"),
-    dev_docs=1_000,
+    dev_docs=600,
     dev_queries=150,
 )
 
