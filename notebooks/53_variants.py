@@ -15,7 +15,7 @@
 # | | |
 # |---|---|
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
-# | *Writes* | `variants` (csv, json, png, pdf), a csv by query; four tables more (csv, json) |
+# | *Writes* | `variants` (csv, json, png, pdf), a csv by query; nine tables more (csv, json) |
 # | *Paper item* | none; the sources of the ways are in `lib/sae/README.md` |
 # | *Runtime* | `smoke` under a minute; `laptop` an hour or two on two cores; a killed run goes on |
 
@@ -24,7 +24,14 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 
 # %%
 from lib.report.common import save_study
-from lib.report.variants import prefixes_in_words, variants_figure, variants_in_words, variants_table
+from lib.report.variants import (
+    described_table,
+    prefixes_in_words,
+    tokens_in_words,
+    variants_figure,
+    variants_in_words,
+    variants_table,
+)
 from lib.studies.inputs import setting
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
@@ -50,7 +57,7 @@ sizes
 # tuned; the difference is that of the mean, tuned, with its 95 % interval. What is left out says why.
 
 # %%
-tables, by_query = variants_study(sweeps, dev, sizes.n_seeds)
+tables, by_query = variants_study(sweeps, dev, sizes.n_seeds, sizes.token_counts)
 variants_table(tables["variants"], tables["variants_collections"])
 
 # %% [markdown]
@@ -61,6 +68,21 @@ variants_table(tables["variants"], tables["variants_collections"])
 # %%
 print(prefixes_in_words(tables["variants_prefixes"]))
 tables["variants_prefixes"].round(4)
+
+# %% [markdown]
+# ## What else the latents are like
+# Of seed 0; how each is measured stands in `lib/studies/vocabularies.py`. *AUC* is of the best 1, 5 and 20 terms, a
+# mean over classes; *absorbed* is the share of words of a class that its latents leave to another; *families* are
+# co-active ones, not the lexical, narrow and broad ones of `31_features`. Milliseconds are of one thread, ways in
+# turns, and differ between runs.
+
+# %%
+described_table(tables)
+
+# %%
+print(tokens_in_words(tables["variants_tokens"]))
+found = tables["variants_absorption"].query("variant == 'topk'")
+found[["label", "probe_f1", "latents", "n", "share", "low", "high"]].round(3)
 
 # %% [markdown]
 # ## Reconstruction and ranking

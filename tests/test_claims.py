@@ -179,6 +179,29 @@ def write_learned(write, rng) -> None:
     write("csr", differences([row | {"difference": 0.0} for row in rows], everywhere), size={"csr_width": 4096})
 
 
+def write_ways(write) -> None:
+    """Write the tables of the study of ways to train; two seeds differ by 0.02 in every column."""
+    columns = ["variant", "distinct", "dead", "fvu"]
+    rows = [("topk", 0.8, 0.5, 0.3), ("ortsae", 0.96, 0.5, 0.3), ("subspace", 0.8, nan, 0.3), ("kron", 0.8, 0.5, 0.4)]
+    table = pd.DataFrame([*rows, ("itda", 0.8, 0.5, 0.29)], columns=columns)
+    seeds = [table.set_index("variant").add(0.02 * seed).assign(seed=seed, collection="one/test") for seed in (0, 1)]
+    write("variants_runs", pd.concat(seeds).reset_index())
+    words = [("topk", 400, 40.0), ("topk", 100, nan), ("ortsae", 400, 10.0), ("matryoshka", 400, 0.0)]
+    write("variants_absorption", pd.DataFrame(words, columns=["variant", "n", "absorbed"]))
+    rows = [("matryoshka", 64, -0.01), ("matryoshka", 128, nan), ("topk", 64, -0.2)]
+    prefixes = pd.DataFrame(rows, columns=["variant", "latents", "difference"])
+    ends = {f"difference_{end}": prefixes["difference"] + d for end, d in (("low", -0.005), ("high", 0.005))}
+    write("variants_prefixes", prefixes.assign(**ends))
+    correlation = {
+        "ways": ["matched", "all"],
+        "n": [9, 11],
+        "value": [-0.6, 0.1],
+        "low": [-0.9, -0.3],
+        "high": [-0.1, 0.5],
+    }
+    write("variants_correlation", pd.DataFrame(correlation))
+
+
 def write_results(folder) -> None:
     """Write small tables like those of every study."""
 
@@ -257,6 +280,7 @@ def write_results(folder) -> None:
     table.loc[table["collection"] == "mean, limit left out", "p"] = nan
     write("beyond", table, training=[{"name": "two", "split": "train"}])
     write_learned(write, rng)
+    write_ways(write)
     table = pd.DataFrame({"collection": [*NAMES, "mean, limit left out"], "system": "silenced", "n": 16, "n_pairs": 60})
     for column, value in (("over_heavy", 1.5), ("difference", -0.01)):
         table = table.assign(**{column: value, f"{column}_low": value - 0.02, f"{column}_high": value + 0.02})
@@ -302,6 +326,8 @@ def test_every_claim_is_judged_by_the_tables(table):
         "joint": HOLDS, "joint-dense": FAILS,
         "steered": HOLDS, "steered-kept": FAILS, "corpora": HOLDS,
         "labels": HOLDS,
+        "ortsae": HOLDS, "ortsae-absorption": HOLDS, "matryoshka-absorption": UNTESTED, "prefix": HOLDS,
+        "subspace": UNTESTED, "kron": FAILS, "itda": HOLDS, "reconstruction": HOLDS,
     }  # fmt: skip
     assert first["verdict"].to_dict() == expected
     counts = table["key"].value_counts()
@@ -319,6 +345,21 @@ def test_figures_of_steering_and_corpora(table):
     assert first.loc["steered", "on"].endswith(", 60 pairs")
     assert first.loc["corpora", ["value", "low", "high"]].tolist() == pytest.approx([0.5, 0.3, 0.7])
     assert first.loc["labels", ["value", "low", "high"]].tolist() == pytest.approx([0.2, 0.1, 0.3])
+
+
+def test_figures_of_ways_to_train(table):
+    first = table.drop_duplicates("key").set_index("key")
+    # a deviation of 0.02 / sqrt(2) between two seeds each: 1.96 * 0.02 / sqrt(2), of 0.81
+    reach = 1.959964 * 0.02 / sqrt(2)
+    expected = [(0.16 + d) / 0.81 for d in (0, -reach, reach)]
+    assert first.loc["ortsae", ["value", "low", "high"]].tolist() == pytest.approx(expected)
+    assert first.loc["kron", ["value", "low"]].tolist() == pytest.approx([0.1, 0.1 - reach])
+    # 10 of 400 against 40 of 500, Katz's interval of their ratio 0.3125
+    spread = np.exp(1.959964 * sqrt(1 / 10 - 1 / 400 + 1 / 40 - 1 / 500))
+    expected = [0.3125 - 1, 0.3125 / spread - 1, 0.3125 * spread - 1]
+    assert first.loc["ortsae-absorption", ["value", "low", "high"]].tolist() == pytest.approx(expected)
+    assert "absorbs 0 words" in first.loc["matryoshka-absorption", "why"]
+    assert first.loc["prefix", ["value", "low", "high"]].tolist() == pytest.approx([-0.01, -0.015, -0.005])
 
 
 def test_figures_are_read_as_the_claims_say(table):
@@ -464,5 +505,5 @@ def test_claims_come_back_from_their_file_as_they_were(table, tmp_path):
 
 def test_claims_in_words(table):
     words = claims_in_words(table)
-    assert f"Not tested: 1 of {len(table)}." in words
+    assert f"Not tested: 3 of {len(table)}." in words
     assert "- SPLARE: 100 latents a document cost about 2 % (mean of 2 collections): relative nDCG@10 -20.0% [" in words

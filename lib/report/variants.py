@@ -1,5 +1,6 @@
 """Figure, table and sentences of `53_variants`."""
 
+from collections.abc import Mapping
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.common import PALETTE, SIGNIFICANT, STYLE, change, interval, significant
-from lib.studies.names import AS_TUNED, MATCHED, MATRYOSHKA_WAY, MEASURE, PAPERS, TOPK
+from lib.studies.names import AS_TUNED, MATCHED, MATRYOSHKA_WAY, MEASURE, PAPERS, SAME, TOPK
 
 PANELS = (("fvu", "FVU of the documents"), ("doc_postings", "postings of a document"))
 MARKERS = ("o", "s", "^")
@@ -33,6 +34,8 @@ def variants_table(table: pd.DataFrame, by_collection: pd.DataFrame) -> pd.DataF
     shown["L0"] += np.where(rows["matched"], "", " (not matched)")
     shown["FVU"] = rows["fvu"].map("{:.3f}".format) + np.where(rows["scaled"], " (scaled)", "")
     shown["dead"] = rows["dead"].map(lambda share: "unknown" if np.isnan(share) else f"{share:.1%}")
+    shown["median density"] = rows["density_median"].map("{:.2%}".format)
+    shown["distinct"] = rows["distinct"].map("{:.1%}".format)
     shown["agreement of seeds"] = rows["agreement"].map(lambda mean: "one seed" if np.isnan(mean) else f"{mean:.2f}")
     shown["postings a document"] = rows["doc_postings"].map("{:,.0f}".format)
     shown["a query"] = rows["query_postings"].map("{:,.0f}".format)
@@ -46,6 +49,35 @@ def variants_table(table: pd.DataFrame, by_collection: pd.DataFrame) -> pd.DataF
     shown["note"] = rows["note"].fillna("")
     left_out = table.loc[table["mean"].isna(), ["variant", "note"]].rename(columns={"variant": "way"})
     return pd.concat([shown, left_out], ignore_index=True).fillna("").set_index("way")
+
+
+def described_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return a row a way, in text, of what is described of it, and a row of the words of the same documents."""
+    probes = tables["variants_probes"]
+    shown = pd.DataFrame(index=pd.Index(dict.fromkeys(probes["terms"]), name="terms"))
+    for attribute, rows in probes.groupby("attribute", sort=False):
+        auc = rows.pivot(index="terms", columns="k", values="auc").reindex(shown.index)
+        label = f"AUC of {attribute} by {', '.join(map(str, auc))}"
+        shown[label] = [", ".join(f"{value:.2f}" for value in row) for row in auc.to_numpy()]
+    found = tables["variants_absorption"].dropna(subset=["share"])
+    absorbed = found.groupby("variant")["share"].mean().map("{:.1%}".format)
+    families = tables["variants_families"].set_index("variant")
+    times = tables["variants_times"].set_index("variant")
+    columns = {
+        f"absorbed, {found['label'].nunique()} classes": absorbed,
+        "families": families["families"].map("{:,.0f}".format),
+        "latents in one": families["latents"].map("{:.0%}".format),
+        "inside / outside": families["inside"].map("{:.2f}".format) + families["outside"].map(" / {:.3f}".format),
+        "ms a query": times["median_ms"].map("{:.2f}".format),
+        f"beside {TOPK}": times["times_topk"].map("{:.2f}".format),
+    }
+    return shown.join(pd.DataFrame(columns, dtype=object)).fillna("")
+
+
+def tokens_in_words(table: pd.DataFrame) -> str:
+    """Say whether seeds agree more after more tokens."""
+    parts = [f"{row.tokens:,}: {row.agreement:.2f}, {row.shared:.0%}" for row in table.itertuples()]
+    return f"Agreement of two seeds of {TOPK} (mean cosine, share of at least {SAME}) by tokens: {'; '.join(parts)}."
 
 
 def variants_figure(table: pd.DataFrame) -> Figure:

@@ -253,6 +253,53 @@ def reconstruction(results: Results, name: str) -> list[Measured]:
     return figures
 
 
+def of_way(results: Results, way: str, column: str, relative: bool = False) -> list[Measured]:
+    """Return a column of variants_runs.csv of a way to train less that of Top-K, or as a share of Top-K's.
+
+    The interval is what seeds differ by, pooled over the ways that have several.
+    """
+    table = without_limit(results["variants_runs"])
+    by_seed = table.groupby(["variant", "seed"])[column].mean().groupby("variant")
+    means, n, variances = by_seed.mean(), by_seed.size(), by_seed.var().fillna(0)
+    if way not in means or means[[way, names.TOPK]].isna().any():
+        raise NotMeasured(f"no {column!r} of {way!r} in variants_runs.csv")
+    deviation = np.sqrt((variances * (n - 1)).sum() / max((n - 1).sum(), 1))
+    reach = NORMAL * deviation * np.sqrt(1 / n[way] + 1 / n[names.TOPK])
+    ends = np.array([0, -reach, reach]) + means[way] - means[names.TOPK]
+    return [
+        Measured(
+            *(ends / means[names.TOPK] if relative else ends), f"{_where(table)}, {n[way]} and {n[names.TOPK]} runs"
+        )
+    ]
+
+
+def absorbed(results: Results, way: str) -> list[Measured]:
+    """Return how much fewer words are absorbed by a way to train than by Top-K, as a share; Katz's interval.
+
+    NotMeasured where one of the two absorbs none.
+    """
+    counts = results["variants_absorption"].groupby("variant")[["absorbed", "n"]].sum()
+    (ours, n), (of_topk, m) = (counts.loc[name] for name in (way, names.TOPK))
+    if not ours or not of_topk:
+        raise NotMeasured(f"{way!r} absorbs {ours:.0f} words, {names.TOPK!r} {of_topk:.0f}")
+    ratio, reach = (ours / n) / (of_topk / m), NORMAL * np.sqrt(1 / ours - 1 / n + 1 / of_topk - 1 / m)
+    ends = (ratio - 1, ratio * np.exp(-reach) - 1, ratio * np.exp(reach) - 1)
+    return [Measured(*ends, f"{m:.0f} words, {of_topk:.0f} of them absorbed by {names.TOPK}, one run each")]
+
+
+def kept_by_prefix(results: Results) -> list[Measured]:
+    """Return the nDCG@10 of the first half of Matryoshka's latents less that of all."""
+    rows = results["variants_prefixes"].query("variant == @names.MATRYOSHKA_WAY").set_index("latents")
+    half = rows.loc[rows.index.max() // 2]
+    return [Measured(*half[DIFFERENCE], f"{rows.index.max() // 2:,} of {rows.index.max():,} latents")]
+
+
+def reconstruction_and_ranking(results: Results) -> list[Measured]:
+    """Return Spearman's correlation of FVU and nDCG@10 over the ways to train that are matched in latents a token."""
+    row = results["variants_correlation"].set_index("ways").loc[names.MATCHED]
+    return [Measured(row["value"], row["low"], row["high"], f"{row['n']:.0f} ways to train")]
+
+
 def trend(results: Results, field: str) -> list[Measured]:
     """Return what a doubling of "width" or "k" changes."""
     rows = without_limit(results["width_k_trend"].query("field == @field"))

@@ -38,6 +38,7 @@ class VariantsSize:
 
     sae: SweepSize  # of all of them; `n_seeds` is that of Top-K
     n_seeds: int  # of every other way
+    token_counts: tuple[int, ...]  # that two seeds of Top-K are trained on, to see whether they agree more
     dev: tuple[str, ...]  # collections whose training queries constants are chosen on
     dev_docs: int  # of a sample of each
     dev_queries: int
@@ -193,6 +194,7 @@ _VARIANTS = VariantsSize(
         n_seeds=3,
     ),
     n_seeds=2,
+    token_counts=(100_000, 400_000, 1_600_000),
     dev=("beir/scifact/train", "pydoc/train"),
     dev_docs=600,
     dev_queries=150,
@@ -315,6 +317,7 @@ SMOKE = replace(
     variants=VariantsSize(
         sae=replace(_SMOKE_SWEEPS, collections=("pydoc/test",), tokens=4_000, epochs=1, dead_tokens=2_000, n_seeds=2),
         n_seeds=1,
+        token_counts=(2_000, 4_000),
         dev=("pydoc/500/train",),
         dev_docs=40,
         dev_queries=10,

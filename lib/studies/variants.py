@@ -12,9 +12,10 @@
   its L0 in the place of k: once, and then all of its seeds. It is marked as not matched where its L0 on the ranked
   collections, a mean over them, is still more than a tenth off. Such a way is compared all the same, but never
   recommended, and is in no correlation.
-- *Seeds.* Three of Top-K, two of every other way, whatever they give (`laptop`). A query's value is the mean over the
-  seeds. What seeds differ by is pooled over the ways: `reach` is 1.96 s sqrt(1 / n + 1 / n of Top-K), s the pooled
-  standard deviation of the means over collections.
+- *Seeds.* Three of Top-K, two of every other way, and a third of those whose mean over collections, tuned, is within
+  `reach` of the highest (`laptop`); constants are chosen again with it. A query's value is the mean over the seeds.
+  What seeds differ by is pooled over the ways: `reach` is 1.96 s sqrt(1 / n + 1 / n of Top-K), s the pooled standard
+  deviation of the means over collections.
 - *Ranked* are samples of cranfield, squad and SciFact (test) of at most 1,400 documents (`laptop`); no text of theirs
   is trained on. A mean over collections gives each the same weight.
 - *Constants.* k1 and b are chosen for each way on training queries alone, samples of SciFact's (train) and pydoc's
@@ -29,6 +30,7 @@
   simplest. Whether better reconstruction means better ranking is answered by Spearman's correlation of FVU and nDCG@10
   over the ways that are matched and read states as they are; its interval resamples queries and ways. It answers only
   where the interval does not hold 0: below 0, a lower FVU ranks better.
+- *Described, not compared*, with seed 0: what `lib.studies.vocabularies` measures. No answer depends on it.
 - *Prefixes.* Codes of Matryoshka are cut to the first latents, as far as it was trained for, and so are Top-K's, whose
   latents are in no order; each with the constants of the whole.
 """
@@ -67,7 +69,8 @@ from lib.studies.encoded import Pooled, pooled_terms
 from lib.studies.inputs import Setting, sample_collection
 from lib.studies.profiles import VariantsSize
 from lib.studies.seeds import matches
-from lib.studies.sweeps import Variant, autoencoders_of, study_recipe
+from lib.studies.sweeps import Variant, autoencoders, autoencoders_of, study_recipe
+from lib.studies.vocabularies import DENSITY, Described, density, distinct, further_measures
 from lib.support.store import Store
 
 T = TypeVar("T")
@@ -163,11 +166,15 @@ def variants_origin(setting: Setting, size: VariantsSize, dev: Sequence[Collecti
 
 
 def variants_study(
-    setting: Setting, dev: Sequence[Collection], n_seeds: int, store: Store | None = None
+    setting: Setting,
+    dev: Sequence[Collection],
+    n_seeds: int,
+    token_counts: Sequence[int] = (),
+    store: Store | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Return tables by name, and nDCG@10 of each query with tuned constants, a column a way.
 
-    There are `setting.size.n_seeds` seeds of Top-K and `n_seeds` of every other way.
+    There are `setting.size.n_seeds` seeds of Top-K and `n_seeds` of every other way, but for those near the best.
 
     - `variants`, a row a way, of the mean over collections with tuned constants: variant; k (trained with), l0,
       matched, fvu, scaled (whether the FVU is of scaled states), dead (share at the end of training; missing where
@@ -186,10 +193,16 @@ def variants_study(
     check_training(dev)
     check_collections(list(setting.collections))
     ways = ways_of(setting)
+    ks = _matched_ks(setting, ways, dev, store)
+
+    def measured(seeds: Mapping[str, int]) -> tuple[list[Run], dict[str, BM25Constants], Measured]:
+        runs = _runs(setting, ways, ks, seeds, store)
+        constants = _constants(runs, dev, store)
+        return runs, constants, _measured(runs, setting.collections, constants, store)
+
     seeds = dict.fromkeys(ways, n_seeds) | {names.TOPK: setting.size.n_seeds}
-    runs = _runs(setting, ways, _matched_ks(setting, ways, dev, store), seeds, store)
-    constants = _constants(runs, dev, store)
-    read = _measured(runs, setting.collections, constants, store)
+    near = _near_the_best(measured(seeds)[-1].runs)
+    runs, constants, read = measured(seeds | dict.fromkeys(near, setting.size.n_seeds))
     values = {kind: _seed_means(of_kind) for kind, of_kind in read.values.items()}
     compared = {kind: _compared(of_kind) for kind, of_kind in values.items()}
     tuned = values[names.AS_TUNED]
@@ -202,6 +215,9 @@ def variants_study(
         "variants_prefixes": _prefixes(read.prefixes),
         "variants_correlation": _correlations(summary, tuned),
     }
+    firsts = _firsts(runs, constants, [*setting.collections, *dev], store)
+    tables |= further_measures(firsts, setting.collections, dev, setting.encoder)
+    tables["variants_tokens"] = _by_tokens(setting, token_counts, dev[0], store)
     ids = {collection.full_name: collection.query_ids for collection in setting.collections}
     by_query = [pd.DataFrame({"collection": name, "query_id": ids[name], **of_one}) for name, of_one in tuned.items()]
     return tables, pd.concat(by_query, ignore_index=True)
@@ -221,6 +237,46 @@ def _matched_ks(setting: Setting, ways: Mapping[str, Way], dev: Sequence[Collect
         way: k if is_near(of_one, target) else min(width, max(1, round(k * target / max(of_one, 1 / width))))
         for way, of_one in l0.items()
     }
+
+
+def _near_the_best(rows: pd.DataFrame) -> list[str]:
+    """Return the ways whose mean is within what seeds make of a difference to the highest."""
+    means, reach = _by_seed(rows)
+    return list(means.index[means >= means.max() - reach])
+
+
+def _by_seed(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return each way's mean of collections, tuned, and `reach`, NaN without two seeds of any."""
+    counted = rows[~rows["collection"].map(names.is_limit)]
+    by_seed = counted.groupby(["variant", "seed"], sort=False)[names.AS_TUNED].mean().groupby("variant", sort=False)
+    n, freedom = by_seed.size(), by_seed.size() - 1
+    pooled = (by_seed.var().fillna(0) * freedom).sum() / freedom.sum() if freedom.any() else np.nan
+    return by_seed.mean(), NORMAL * np.sqrt(pooled * (1 / n + 1 / n[names.TOPK]))
+
+
+def _firsts(
+    runs: Sequence[Run], constants: Mapping[str, BM25Constants], collections: Iterable[Collection], store: Store
+) -> dict[str, Described]:
+    """Return the runs of seed 0 with what they make of the collections."""
+    firsts = [run for run in runs if run.seed == 0]
+    described = {run.way: Described(run.sae, {}, {}, constants[run.way]) for run in firsts}
+    for collection in collections:
+        for run, documents, queries in _read(firsts, collection, store):
+            described[run.way].documents[collection.full_name] = documents
+            described[run.way].queries[collection.full_name] = queries
+    return described
+
+
+def _by_tokens(setting: Setting, token_counts: Sequence[int], collection: Collection, store: Store) -> pd.DataFrame:
+    rows = []
+    for tokens in token_counts:
+        recipes = [replace(study_recipe(setting, seed=seed), tokens=tokens) for seed in (0, 1)]
+        saes = autoencoders(recipes, store)
+        readings = [Variant(recipe).reading(sae) for recipe, sae in zip(recipes, saes, strict=True)]
+        firings = [pooled.firings for pooled in pooled_terms(readings, collection, "document", store)]
+        pair = matches([sae.W_dec.numpy() for sae in saes], firings).iloc[0]
+        rows.append((tokens, pair["mean"], pair["share"]))
+    return pd.DataFrame(rows, columns=["tokens", "agreement", "shared"])
 
 
 def is_near(l0: float, target: float) -> bool:
@@ -322,6 +378,8 @@ def _facts(run: Run, documents: Pooled, queries: Pooled) -> dict[str, object]:
         "fvu": documents.fvu,
         "dead": dead_share(run.sae),
         "used": (documents.firings > 0).mean(),
+        "distinct": distinct(run.sae, documents.firings),
+        **density(documents.firings, documents.n_tokens),
         "doc_postings": documents.terms.nnz / documents.terms.shape[0],
         "query_postings": query_postings(df, queries.terms).mean(),
     }
@@ -362,14 +420,9 @@ def _summary(
     ways: Mapping[str, Way], read: Measured, compared: pd.DataFrame, constants: Mapping[str, BM25Constants]
 ) -> pd.DataFrame:
     counted = read.runs[~read.runs["collection"].map(names.is_limit)]
-    facts = ["k", "l0", "fvu", "dead", "used", "doc_postings", "query_postings"]
-    table = counted.groupby("variant", sort=False)[facts].mean()
-    by_seed = counted.groupby(["variant", "seed"], sort=False)[names.AS_TUNED].mean().groupby("variant", sort=False)
-    table["seeds"], variances = by_seed.size(), by_seed.var()
-    freedom = table["seeds"] - 1
-    pooled = (variances.fillna(0) * freedom).sum() / freedom.sum() if freedom.any() else np.nan
-    table["seed_sd"] = variances**0.5
-    table["reach"] = NORMAL * np.sqrt(pooled * (1 / table["seeds"] + 1 / table["seeds"][names.TOPK]))
+    facts = ["k", "l0", "fvu", "dead", "used", *DENSITY, "distinct", "doc_postings", "query_postings"]
+    by_way = counted.groupby("variant", sort=False)
+    table = by_way[facts].mean().assign(seeds=by_way["seed"].nunique(), reach=_by_seed(read.runs)[1])
     target = table["l0"][names.TOPK]
     table["matched"] = [is_near(l0, target) for l0 in table["l0"]]
     table["scaled"] = [ways[way].scaled for way in table.index]
