@@ -71,7 +71,7 @@ tables["variants_prefixes"].round(4)
 
 # %% [markdown]
 # ## What else the latents are like
-# Of seed 0; how each is measured stands in `lib/studies/vocabularies.py`. *AUC* is of the best 1, 5 and 20 terms, a
+# Of seed 0; how each is measured stands in `lib/studies/described.py`. *AUC* is of the best 1, 5 and 20 terms, a
 # mean over classes; *absorbed* is the share of words of a class that its latents leave to another; *families* are
 # co-active ones, not the lexical, narrow and broad ones of `31_features`. Milliseconds are of one thread, ways in
 # turns, and differ between runs.

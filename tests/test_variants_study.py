@@ -26,6 +26,7 @@ from lib.sae.boosting import boost
 from lib.sae.codes import FinishedTopK
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
+from lib.studies.described import attributes, density, distinct
 from lib.studies.profiles import PROFILES
 from lib.studies.sweeps import Recipe, autoencoders, autoencoders_of
 from lib.studies.variants import (
@@ -39,7 +40,6 @@ from lib.studies.variants import (
     variants_study,
     ways_of,
 )
-from lib.studies.vocabularies import attributes, density, distinct
 from lib.support.store import Store
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]

@@ -30,7 +30,7 @@
   simplest. Whether better reconstruction means better ranking is answered by Spearman's correlation of FVU and nDCG@10
   over the ways that are matched and read states as they are; its interval resamples queries and ways. It answers only
   where the interval does not hold 0: below 0, a lower FVU ranks better.
-- *Described, not compared*, with seed 0: what `lib.studies.vocabularies` measures. No answer depends on it.
+- *Described, not compared*, with seed 0: what `lib.studies.described` measures. No answer depends on it.
 - *Prefixes.* Codes of Matryoshka are cut to the first latents, as far as it was trained for, and so are Top-K's, whose
   latents are in no order; each with the constants of the whole.
 """
@@ -65,12 +65,12 @@ from lib.studies.comparison import (
     query_postings,
     summary_of,
 )
+from lib.studies.described import DENSITY, Described, density, describe, distinct
 from lib.studies.encoded import Pooled, pooled_terms
 from lib.studies.inputs import Setting, sample_collection
 from lib.studies.profiles import VariantsSize
 from lib.studies.seeds import matches
 from lib.studies.sweeps import Variant, autoencoders, autoencoders_of, study_recipe
-from lib.studies.vocabularies import DENSITY, Described, density, distinct, further_measures
 from lib.support.store import Store
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ def variants_study(
         "variants_correlation": _correlations(summary, tuned),
     }
     firsts = _firsts(runs, constants, [*setting.collections, *dev], store)
-    tables |= further_measures(firsts, setting.collections, dev, setting.encoder)
+    tables |= describe(firsts, setting.collections, dev, setting.encoder)
     tables["variants_tokens"] = _by_tokens(setting, token_counts, dev[0], store)
     ids = {collection.full_name: collection.query_ids for collection in setting.collections}
     by_query = [pd.DataFrame({"collection": name, "query_id": ids[name], **of_one}) for name, of_one in tuned.items()]

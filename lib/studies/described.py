@@ -74,7 +74,7 @@ class Described(NamedTuple):
     constants: BM25Constants
 
 
-def further_measures(
+def describe(
     ways: Mapping[str, Described], ranked: Sequence[Collection], dev: Sequence[Collection], encoder: TokenEncoder
 ) -> dict[str, pd.DataFrame]:
     """Return tables by name, a row a way and what else it says.
