@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 import lib.studies.inputs
 import lib.studies.layers
@@ -35,7 +37,15 @@ from lib.studies.inputs import (
 from lib.studies.layers import layers_study
 from lib.studies.profiles import PROFILES, SweepSize
 from lib.studies.retrieval_training import retrieval_training_study
-from lib.studies.seeds import best_cosines, matches, rank_biased_overlap, ranking_agreement, recurrence, seeds_study
+from lib.studies.seeds import (
+    activation_agreement,
+    best_cosines,
+    matches,
+    rank_biased_overlap,
+    ranking_agreement,
+    recurrence,
+    seeds_study,
+)
 from lib.studies.sweeps import Recipe, Variant, autoencoders, sweep
 from lib.studies.width_k import slope_a_doubling, width_k_study
 from lib.support.store import Store
@@ -294,6 +304,19 @@ def test_best_cosines():
     np.testing.assert_allclose(cosines, [1, np.sqrt(0.5)], rtol=1e-6)
     with pytest.raises(ValueError, match="Row 1"):
         best_cosines(np.array([[1, 0], [0, 0]], np.float32), np.eye(2, dtype=np.float32))
+
+
+def test_latents_are_matched_by_the_texts_that_they_are_active_in():
+    rng = np.random.default_rng(0)
+    terms = rng.random((40, 6)) * (rng.random((40, 6)) < 0.5)
+    terms[:, 5] = 1  # the same in all texts: no correlation
+    shuffled = 3 * terms[:, [4, 2, 0, 1, 3, 5]]
+    assert activation_agreement(csr_array(terms), csr_array(shuffled), block=7) == pytest.approx(1)
+    other = rng.random((40, 6))
+    correlations = np.corrcoef(terms[:, :5].T, other.T)[:5, 5:]
+    best = max(sum(correlations[i, j] for i, j in enumerate(order)) / 5 for order in permutations(range(6), 5))
+    assert activation_agreement(csr_array(terms), csr_array(other)) == pytest.approx(best)
+    assert np.isnan(activation_agreement(csr_array((3, 2)), csr_array((3, 2))))
 
 
 def test_latents_are_matched_one_to_one():

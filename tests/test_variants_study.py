@@ -206,7 +206,14 @@ def summary(*rows) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns).astype({"difference": float, "p_holm": float})
     ends = {f"{end}": table["mean"] + by for end, by in (("low", -0.05), ("high", 0.05))}
     ends |= {f"difference_{end}": table["difference"] + by for end, by in (("low", -0.01), ("high", 0.01))}
-    facts = {"fvu": 1 - table["mean"], "doc_postings": 400.0, "query_postings": 5e4, "reach": 0.015, "dead": np.nan}
+    facts = {
+        "fvu": 1 - table["mean"],
+        "doc_postings": 400.0,
+        "query_postings": 5e4,
+        "reach": 0.015,
+        "dead": np.nan,
+        "active_agreement": np.nan,
+    }
     facts |= {
         "density_median": 0.002,
         "distinct": 0.95,

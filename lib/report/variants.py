@@ -36,7 +36,8 @@ def variants_table(table: pd.DataFrame, by_collection: pd.DataFrame) -> pd.DataF
     shown["dead"] = rows["dead"].map(lambda share: "unknown" if np.isnan(share) else f"{share:.1%}")
     shown["median density"] = rows["density_median"].map("{:.2%}".format)
     shown["distinct"] = rows["distinct"].map("{:.1%}".format)
-    shown["agreement of seeds"] = rows["agreement"].map(lambda mean: "one seed" if np.isnan(mean) else f"{mean:.2f}")
+    both = zip(rows["agreement"], rows["active_agreement"], strict=True)
+    shown["agreement of seeds"] = ["one seed" if np.isnan(a) else f"{a:.2f} / {b:.2f}" for a, b in both]
     shown["postings a document"] = rows["doc_postings"].map("{:,.0f}".format)
     shown["a query"] = rows["query_postings"].map("{:,.0f}".format)
     shown["k1, b"] = [f"{k1:g}, {b:g}" for k1, b in zip(rows["k1"], rows["b"], strict=True)]

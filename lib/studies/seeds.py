@@ -6,6 +6,7 @@ from itertools import combinations, permutations
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 
 from lib.bm25.ranking import Ranking
 from lib.evaluation.measures import bootstrap_interval
@@ -91,6 +92,28 @@ def matches(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray]) -> pd
         shared = (matched >= names.SAME).mean()
         rows.append((first, second, len(unit), len(matched), matched.mean(), shared))
     return pd.DataFrame(rows, columns=["first", "second", "width", "pairs", "mean", "share"])
+
+
+def activation_agreement(first: csr_array, second: csr_array, block: int = 1_024) -> float:
+    """Return the mean correlation of the latents of two runs, matched one to one by what they are active in.
+
+    `first` and `second` are term weights of the same texts, float32 [n_texts, width]; correlations are Pearson's over
+    the texts, and latents that are equal in all of them are left out. NaN if a run has none left.
+    """
+    sides = first, second
+    means = [side.mean(axis=0) for side in sides]
+    deviations = [
+        np.sqrt(np.maximum(side.power(2).mean(axis=0) - mean**2, 0)) for side, mean in zip(sides, means, strict=True)
+    ]
+    alive = [deviation > 1e-6 * deviation.max(initial=0) for deviation in deviations]
+    product = np.zeros((first.shape[1], second.shape[1]))
+    for start in range(0, first.shape[0], block):
+        product += first[start : start + block].toarray().T @ second[start : start + block].toarray()
+    correlations = (product / first.shape[0] - np.outer(*means)) / np.maximum(np.outer(*deviations), 1e-12)
+    correlations = correlations[np.ix_(*alive)]
+    return (
+        float(correlations[linear_sum_assignment(correlations, maximize=True)].mean()) if correlations.size else np.nan
+    )
 
 
 def recurrence(decoders: Sequence[np.ndarray], firings: Sequence[np.ndarray], seed: int = 0) -> pd.DataFrame:

@@ -38,13 +38,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from scipy.sparse import csr_array, vstack
 
 from lib.bm25.pooling import apply_phi
 from lib.bm25.weighting import PAPER, BM25Constants
@@ -69,7 +70,7 @@ from lib.studies.described import DENSITY, Described, density, describe, distinc
 from lib.studies.encoded import Pooled, pooled_terms
 from lib.studies.inputs import Setting, sample_collection
 from lib.studies.profiles import VariantsSize
-from lib.studies.seeds import matches
+from lib.studies.seeds import activation_agreement, matches
 from lib.studies.sweeps import Variant, autoencoders, autoencoders_of, study_recipe
 from lib.support.store import Store
 
@@ -178,10 +179,12 @@ def variants_study(
 
     - `variants`, a row a way, of the mean over collections with tuned constants: variant; k (trained with), l0,
       matched, fvu, scaled (whether the FVU is of scaled states), dead (share at the end of training; missing where
-      the run was shorter than the window, or was none), used (share of latents that occur in documents), agreement and
-      shared (`mean` and `share` of `matches` over pairs of seeds), doc_postings and query_postings (of an average
-      document, read by an average query), k1, b, seeds, mean with low and high; against Top-K difference,
-      difference_low, difference_high, p, p_holm; reach; note. Ways left out have a note only.
+      the run was shorter than the window, or was none), used (share of latents that occur in documents), density_low,
+      density_median, density_high (quartiles of the share of tokens in which a latent is active), distinct (share of
+      latents whose decoder row has a cosine below 0.7 with every other's); agreement and shared (`mean` and `share` of
+      `matches`) and active_agreement (`activation_agreement`), means over pairs of seeds; doc_postings and
+      query_postings (of an average document, read by an average query), k1, b, seeds, mean with low and high; against
+      Top-K difference, difference_low, difference_high, p, p_holm; reach; note. Ways left out have a note only.
     - `variants_collections`, the same comparison by constants and collection, the last rows of each the means.
     - `variants_runs`, a row a collection and run: what was measured of it.
     - `variants_prefixes`, a row a variant and prefix of its latents (latents, the last one all), means over
@@ -206,7 +209,8 @@ def variants_study(
     values = {kind: _seed_means(of_kind) for kind, of_kind in read.values.items()}
     compared = {kind: _compared(of_kind) for kind, of_kind in values.items()}
     tuned = values[names.AS_TUNED]
-    summary = _summary(ways, read, compared[names.AS_TUNED], constants)
+    agreements = _agreements(runs, setting.collections, store)
+    summary = _summary(ways, read, compared[names.AS_TUNED], constants, agreements)
     together = pd.concat([frame.assign(constants=kind) for kind, frame in compared.items()], ignore_index=True)
     tables = {
         "variants": summary,
@@ -335,7 +339,6 @@ class Measured(NamedTuple):
     runs: pd.DataFrame
     values: dict[str, Values]  # by constants
     prefixes: dict[str, Values]  # by way; in the place of ways there is the number of latents
-    agreement: dict[str, tuple[float, float]]  # `mean` and `share` of `matches`, of ways with several seeds
 
 
 def _measured(
@@ -344,7 +347,6 @@ def _measured(
     rows: list[dict] = []
     values: dict[str, Values] = {names.PAPERS: {}, names.AS_TUNED: {}}
     prefixes: dict[str, Values] = {names.TOPK: {}, names.MATRYOSHKA_WAY: {}}
-    firings: dict[str, dict[int, np.ndarray]] = {}
     for collection in collections:
         name = collection.full_name
         for run, documents, queries in _read(runs, collection, store):
@@ -353,19 +355,27 @@ def _measured(
                 values[kind].setdefault(name, {}).setdefault(run.way, []).append(of_query)
             means = dict(zip(values, both.mean(axis=1), strict=True))
             rows.append({"collection": name, **_facts(run, documents, queries), **means})
-            seeds = firings.setdefault(run.way, {})
-            seeds[run.seed] = seeds.get(run.seed, 0) + documents.firings
             if run.way in prefixes:
                 of_prefix = prefixes[run.way].setdefault(name, {})
                 for size in Matryoshka(run.k).bounds(run.sae.width):
                     cut = (side._replace(terms=side.terms[:, :size]) for side in (documents, queries))
                     of_prefix.setdefault(str(size), []).append(_ndcg(collection, *cut, [constants[run.way]])[0])
-    agreement = {}
-    for way, of_way in firings.items():
+    return Measured(pd.DataFrame(rows), values, prefixes)
+
+
+def _agreements(runs: Sequence[Run], collections: Sequence[Collection], store: Store) -> pd.DataFrame:
+    """Return, of each way with several seeds, `mean` and `share` of `matches`, and `activation_agreement`."""
+    rows = {}
+    for way in dict.fromkeys(run.way for run in runs):
+        of_way = [run for run in runs if run.way == way]
         if len(of_way) > 1:
-            pairs = matches([run.sae.W_dec.numpy() for run in runs if run.way == way], list(of_way.values()))
-            agreement[way] = pairs["mean"].mean(), pairs["share"].mean()
-    return Measured(pd.DataFrame(rows), values, prefixes, agreement)
+            read = [[documents for _, documents, _ in _read(of_way, one, store)] for one in collections]
+            by_seed = list(zip(*read, strict=True))
+            pairs = matches([run.sae.W_dec.numpy() for run in of_way], [sum(d.firings for d in of) for of in by_seed])
+            terms = [csr_array(vstack([documents.terms for documents in of], format="csr")) for of in by_seed]
+            alike = [activation_agreement(*pair) for pair in combinations(terms, 2)]
+            rows[way] = (pairs["mean"].mean(), pairs["share"].mean(), np.mean(alike))
+    return pd.DataFrame.from_dict(rows, "index", columns=["agreement", "shared", "active_agreement"])
 
 
 def _facts(run: Run, documents: Pooled, queries: Pooled) -> dict[str, object]:
@@ -417,7 +427,11 @@ def _compared(values: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
 
 
 def _summary(
-    ways: Mapping[str, Way], read: Measured, compared: pd.DataFrame, constants: Mapping[str, BM25Constants]
+    ways: Mapping[str, Way],
+    read: Measured,
+    compared: pd.DataFrame,
+    constants: Mapping[str, BM25Constants],
+    agreements: pd.DataFrame,
 ) -> pd.DataFrame:
     counted = read.runs[~read.runs["collection"].map(names.is_limit)]
     facts = ["k", "l0", "fvu", "dead", "used", *DENSITY, "distinct", "doc_postings", "query_postings"]
@@ -427,7 +441,7 @@ def _summary(
     table["matched"] = [is_near(l0, target) for l0 in table["l0"]]
     table["scaled"] = [ways[way].scaled for way in table.index]
     table["note"] = [ways[way].note for way in table.index]
-    table[["agreement", "shared"]] = [read.agreement.get(way, (np.nan, np.nan)) for way in table.index]
+    table = table.join(agreements)
     table[["k1", "b"]] = [(constants[way].k1, constants[way].b) for way in table.index]
     means = compared[compared["collection"] == names.MEAN].set_index("variant").drop(columns="collection")
     left_out = pd.DataFrame({"variant": list(LEFT_OUT), "note": [f"left out: {why}" for why in LEFT_OUT.values()]})
