@@ -12,6 +12,7 @@ import torch
 from test_kernels import BATCHES, FLOAT64, draw_problem
 from test_trainer import StopAt, digest, sparse_states
 
+import lib.sae.activations.pursuit
 from lib.encode.states import StoredStates
 from lib.sae.activations import ACTIVATIONS, activation_of, spec_of
 from lib.sae.activations.afa import up_to_the_norm
@@ -303,9 +304,19 @@ def test_pursuit_by_hand():
     # rows (1, 0), (.6, .8); x = (1, 2): pre 1, 2.2. The second is first, and leaves (1, 2) - 2.2 (.6, .8), (-.32, .24),
     # of which the first latent has -.32: not active
     W = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    codes = pursue(torch.tensor([[1.0, 2.0]]), W, torch.zeros(2), W, 2)
-    assert codes.indices.tolist() == [[1, 0]]
-    torch.testing.assert_close(codes.values, torch.tensor([[2.2, 0.0]]))
+    for falls in (None, W @ W.T):
+        codes = pursue(torch.tensor([[1.0, 2.0]]), W, torch.zeros(2), W, 2, falls)
+        assert codes.indices.tolist() == [[1, 0]]
+        torch.testing.assert_close(codes.values, torch.tensor([[2.2, 0.0]]))
+
+
+def test_pursuit_looks_up_what_it_would_multiply(monkeypatch):
+    states, sae = sparse_states(300), train(sparse_states(512), config_of("pursuit"))
+    looked_up = sae.encode(states)
+    monkeypatch.setattr(lib.sae.activations.pursuit, "_WIDEST", 0)
+    multiplied = sae.encode(states)
+    assert (looked_up.indices == multiplied.indices).float().mean() > 0.999  # but for ties within rounding
+    torch.testing.assert_close(sae.decode(looked_up), sae.decode(multiplied), rtol=1e-4, atol=1e-4)
 
 
 def test_pursuit_reconstructs_better_than_topk_with_the_same_decoder():

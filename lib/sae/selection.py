@@ -61,14 +61,15 @@ class EncoderWeights:
 
     These depend on the encoder only, so they are computed when they are first needed, and kept: where latents are found
     in bfloat16, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as a query, and as many
-    for longer input. Copies and pickles leave them out. They are computed again if the weights were changed in place,
-    as training does, by anything but `.data` or numpy, of which torch keeps no count.
+    for longer input. Matching pursuit has `falls`, too. Copies and pickles leave them out. They are computed again if
+    the weights were changed in place, as training does, but for `.data` and numpy, which torch does not count.
     """
 
     def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor | None = None):
         self.W_enc, self.b_enc, self.W_dec = W_enc, b_enc, W_dec
         self._rounded: dict[bool, Rounded] = {}
         self._parts: dict[int, list[EncoderWeights]] = {}
+        self._falls: tuple[tuple[int, ...], torch.Tensor] | None = None
 
     def __reduce__(self):
         return EncoderWeights, (self.W_enc, self.b_enc, self.W_dec)
@@ -84,16 +85,26 @@ class EncoderWeights:
 
     def rounded(self, n: int) -> Rounded:
         """Return the weights in bfloat16 for a product with n rows. Threads may all compute them, to the same bits."""
-        few, weights = n <= _FEW and _can_pack(), (self.W_enc, self.b_enc)
-        version = tuple(0 if tensor.is_inference() else tensor._version for tensor in weights)
+        few, version = n <= _FEW and _can_pack(), _versions(self.W_enc, self.b_enc)
         rounded = self._rounded.get(few)
         if rounded is None or rounded.version != version:
-            rows = _append(*weights, torch.bfloat16)
+            rows = _append(self.W_enc, self.b_enc, torch.bfloat16)
             numbers = rows.float()
             lost = torch.hypot((self.W_enc - numbers[:, :-1]).norm(dim=1), self.b_enc - numbers[:, -1]).max()
             multiply = _packed_product(rows) if few else partial(_product, rows.T.contiguous())
             self._rounded[few] = rounded = Rounded(multiply, numbers.norm(dim=1).max(), lost, version)
         return rounded
+
+    def falls(self) -> torch.Tensor:
+        """Return W_dec W_enc^T, float32 [width, width]: by how much taking W_dec_j away lowers each pre-activation."""
+        version = _versions(self.W_enc, self.W_dec)
+        if self._falls is None or self._falls[0] != version:
+            self._falls = version, self.W_dec @ self.W_enc.T
+        return self._falls[1]
+
+
+def _versions(*tensors: torch.Tensor) -> tuple[int, ...]:
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
 
 
 @cache

@@ -9,36 +9,52 @@ from lib.sae.codes import Codes, FinishedActivation
 from lib.sae.kernels import Weights
 from lib.sae.selection import EncoderWeights
 
-_BLOCK = 2**25  # pre-activations held at once
+_ROWS = 128  # whose pre-activations stay in the cache of a processor
+_WIDEST = 8_192  # latents whose W_dec W_enc^T is kept, 256 MB
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedPursuit(FinishedActivation):
     """z by k steps: j = argmax pre(r), z_j = ReLU(pre_j(r)), r <- r - z_j W_dec_j, from r = x - b_pre.
 
-    A latent is chosen once at most. Each step is a product with all latents, so that encoding costs k times as much.
+    A latent is chosen once at most. Up to 8,192 latents, W_dec W_enc^T (float32 [width, width]) is computed once, and a
+    step takes its row j, times z_j, off all pre-activations; with more, a step is a product with all latents, so that
+    encoding costs k times as much.
     """
 
     name = "pursuit"
 
     def encode(self, centred: torch.Tensor, encoder: EncoderWeights) -> Codes:
         """See `FinishedActivation`."""
-        blocks = centred.split(max(1, _BLOCK // len(encoder.b_enc)))
-        codes = [pursue(rows, encoder.W_enc, encoder.b_enc, encoder.W_dec, self.k) for rows in blocks]
+        weights = encoder.W_enc, encoder.b_enc, encoder.W_dec
+        falls = encoder.falls() if len(encoder.b_enc) <= _WIDEST else None
+        codes = [pursue(rows, *weights, self.k, falls) for rows in centred.split(_ROWS)]
         return Codes(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
 
-def pursue(rows: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor, k: int) -> Codes:
-    """Return the codes of `rows` [n, d]."""
-    rows, indices, values = rows.clone(), [], []
-    for _ in range(k):
-        pre = torch.addmm(b_enc, rows, W_enc.T)
-        if indices:
+def pursue(
+    rows: torch.Tensor,
+    W_enc: torch.Tensor,
+    b_enc: torch.Tensor,
+    W_dec: torch.Tensor,
+    k: int,
+    falls: torch.Tensor | None = None,
+) -> Codes:
+    """Return the codes of `rows` [n, d]; `falls` is W_dec W_enc^T, None if it is not to be used."""
+    indices, values = [], []
+    pre = torch.addmm(b_enc, rows, W_enc.T)
+    for step in range(k):
+        if step:
+            taken = values[-1][:, None]
+            if falls is None:
+                rows = rows - taken * W_dec[indices[-1]]
+                pre = torch.addmm(b_enc, rows, W_enc.T)
+            else:
+                pre = torch.addcmul(pre, taken, falls[indices[-1]], value=-1)
             pre.scatter_(1, torch.stack(indices, dim=1), -torch.inf)
         best = pre.max(dim=1)
         indices.append(best.indices)
         values.append(best.values.relu())
-        rows -= values[-1][:, None] * W_dec[best.indices]
     return Codes(torch.stack(indices, dim=1), torch.stack(values, dim=1))
 
 
