@@ -12,12 +12,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+# The first function that numba compiles, or takes from its cache, costs a second, and every later one little.
+COMPILER = "import numba; numba.njit(lambda: None)()"
+
 # What takes long, and what no call of this library can have forgotten to import: lib itself, huggingface_hub,
 # transformers and sentence_transformers are left to each fork. Nothing is computed, so no pool of threads has started.
-HEAVY = """
-import sys, numba, scipy.sparse, torch
+HEAVY = f"""
+import sys, scipy.sparse, torch
 import sklearn.metrics, torch._dynamo, torch.distributed.tensor  # transformers and sentence_transformers import them
-assert not {"lib", "huggingface_hub", "transformers", "sentence_transformers"} & sys.modules.keys()
+{COMPILER}
+assert sys.modules.keys().isdisjoint(["lib", "huggingface_hub", "transformers", "sentence_transformers"])
 """
 
 PARENT = """
@@ -132,7 +136,8 @@ def fork_kernels() -> Callable[[], None]:
 
     def launch(command: list[str], cwd: str, env: dict[str, str], **_) -> Fork:
         if not parents:
-            parents.append(Parent(f"{HEAVY}\nimport ipykernel.kernelapp, sentence_transformers"))
+            imports = f"{HEAVY}\nimport ipykernel.kernelapp, matplotlib.pyplot, sentence_transformers"
+            parents.append(Parent(imports, MPLBACKEND="module://matplotlib_inline.backend_inline"))  # as kernels set it
         script = "ipykernel.kernelapp.launch_new_instance()"
         arguments = command[command.index("ipykernel_launcher") + 1 :]
         arguments.append(f"--IPKernelApp.parent_handle={parents[0].process.pid}")  # it ends with its parent

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEXTS
-from fresh import ROOT, Parent
+from fresh import COMPILER, ROOT, Parent
 from local_hub import LocalHub
 from scipy.sparse import csr_array
 from test_foreign import checkpoint, sparsify_folder
@@ -382,7 +382,7 @@ def loaded(place, tmp_path_factory):
     """The parent of processes that have called LatentTerms.load and nothing else."""
     folder, hub = place
     environment = hub.environment(tmp_path_factory.mktemp("home"))
-    parent = Parent(f"import os; os.chdir({str(folder)!r}){LOADED}", PYTHONPATH=str(ROOT), **environment)
+    parent = Parent(f"{COMPILER}\nimport os; os.chdir({str(folder)!r}){LOADED}", PYTHONPATH=str(ROOT), **environment)
     yield parent
     parent.close()
 
