@@ -194,7 +194,7 @@ _VARIANTS = VariantsSize(
         n_seeds=3,
     ),
     n_seeds=2,
-    token_counts=(50_000, 200_000, 800_000),
+    token_counts=(25_000, 100_000, 400_000),
     dev=("beir/scifact/train", "pydoc/train"),
     dev_docs=600,
     dev_queries=150,
