@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
@@ -147,7 +148,10 @@ def _latents_of(matrix: csr_array, target: np.ndarray, train: np.ndarray) -> np.
 
 
 def _probe(x: np.ndarray, target: np.ndarray, train: np.ndarray) -> LogisticRegression:
-    return LogisticRegression(class_weight="balanced", max_iter=300).fit(x[train], target[train])
+    """Return logistic regression in which both sides weigh the same, after at most 300 iterations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(class_weight="balanced", max_iter=300).fit(x[train], target[train])
 
 
 def _halves(target: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +165,7 @@ def _halves(target: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _telling(terms: csr_array, target: np.ndarray, n: int) -> np.ndarray:
     """Return the `n` terms of the largest F statistic, the best first; those that never vary are the last."""
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Features .* are constant", UserWarning)
+        warnings.filterwarnings("ignore", "(?s)Features .* are constant", UserWarning)
         scores, _ = f_classif(terms, target)
     return np.argsort(-np.nan_to_num(scores, nan=-1, posinf=np.finfo(float).max), kind="stable")[:n]
 

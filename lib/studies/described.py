@@ -7,7 +7,8 @@ Every measure is of the run of seed 0 on the documents of the ranked collections
   ("module", documents that constants are chosen on). Words of the same documents are probed alike. Intervals are of
   classes resampled.
 - *Absorption* of forms of words ("-ing", "-ed", "-ly", "-ion", "-s") and of first letters: states of single words of
-  the tokenizer's vocabulary, each read as a text of its own. Classes that no dense probe finds are not counted.
+  the tokenizer's vocabulary, each read as a text of its own. Classes that no dense probe finds are not counted. (Seen
+  after the run: latents that are active in nearly all single words, or in few, decide it; it compares no ways.)
 - *Families.* A document has its `ABOUT` latents of the largest weight times idf; `inside` is the mean link of two
   latents of a family, `outside` that of one of a family and one that is in none.
 - *Times* of exact search of ten documents among all of the ranked collections, one thread, ways in turns.
