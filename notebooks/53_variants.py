@@ -73,10 +73,10 @@ tables["variants_prefixes"].round(4)
 # %% [markdown]
 # ## What else the latents are like
 # Of seed 0; how each is measured stands in `lib/studies/described.py`. *AUC* is of the best 1, 5 and 20 terms, a mean
-# over classes; *families* are co-active ones, not the lexical, narrow and broad ones of `31_features`. *Absorbed* is the
-# share of words of a class that its latents leave to another. It is all or nothing here and compares no ways: no probe
-# finds first letters in this retriever's states, and the latents of a form of words are either active in most single
-# words or in few. Milliseconds are of one thread, ways in turns; other work ran beside the committed run.
+# over classes; *families* are co-active ones, not the lexical, narrow and broad ones of `31_features`. *Absorbed* is
+# the share of words of a class that its latents leave to another. It is all or nothing here and compares no ways: no
+# probe finds first letters in this retriever's states, and the latents of a form of words are active either in most
+# single words or in few. Milliseconds are of one thread, ways in turns; other work ran beside the committed run.
 
 # %%
 described_table(tables)

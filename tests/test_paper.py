@@ -194,6 +194,13 @@ def write_the_others(folder) -> None:
     write("backbones", pd.concat([_of_retriever(means, name) for name in PUBLISHED_DENSE.index]))
     shares = [(name, layer, layer * 0.25) for name in PUBLISHED_DENSE.index for layer in (0, 1, 2)]
     write("backbones_states", pd.DataFrame(shares, columns=["backbone", "layer", "share"]))
+    ways = ["topk", "gated", "kron", "itda"]
+    ways = pd.DataFrame({"variant": ways, "mean": 0.5, "difference": [np.nan, 0.03, -0.1, -0.2], "fvu": 0.25})
+    ways = ways.assign(p_holm=[np.nan, 0.01, 0.01, 0.2], reach=0.012, matched=[True, True, False, True], scaled=False)
+    size = {"width": 2048, "k": 16, "tokens": 400_000, "n_docs": 1_400}
+    write("variants", ways, size=size)
+    tokens = pd.DataFrame({"tokens": [100_000, 1_600_000], "agreement": [0.31, 0.522]})
+    write("variants_tokens", tokens)
     steered = pd.DataFrame({"vocabulary": ["latents", "latents of embeddings", "latents of embeddings, decoded"]})
     steered = steered.assign(collection="mean, limit left out", system="silenced", n=16, n_pairs=1234)
     for column, value in (("gap", 1.25), ("difference", -0.01)):
@@ -248,6 +255,11 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "corpora/random label": "0.50",
         "pruning/stored": r"31\%",
         "sweeps/tokens": "400,000",
+        "variants/ways": "3",
+        "variants/better ways": "gated +0.030",
+        "variants/worse ways": "kron $-$0.100",
+        "variants/unmatched": "kron",
+        "variants/most/agreement": "0.52",
         "seeds/recur/latents": r"35.0\%",  # half of the cosine 0.7
         "ablations/high/BatchTopK": "126",
         "ablations/correlation/BatchTopK": "0.91",

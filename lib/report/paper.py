@@ -35,6 +35,7 @@ from lib.report.retrieval import retrieval_figure, wide_table, without_ranks
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
 from lib.report.steering import main_rows, steering_figure
+from lib.report.variants import clear, measured, variants_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
 from lib.studies import names
@@ -73,6 +74,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "ablations_k1_b": _figure(surface_figure, "ablations_k1_b"),
     "retrieval_training": _figure(retrieval_training_figure, "retrieval_training"),
     "seeds": _figure(seeds_figure, "seeds", "seeds_recurrence", "seeds_agreement"),
+    "variants": _figure(variants_figure, "variants"),
     "beyond": _figure(beyond_figure, "beyond"),
     "steering": _figure(steering_figure, "steering"),
     "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),
@@ -305,6 +307,23 @@ def _seed_numbers(results: Results) -> dict[str, str]:
     return numbers | {f"overlap/{pair}": f"{overlap:.2f}" for pair, overlap in overlaps.items()}
 
 
+def _variants_numbers(results: Results) -> dict[str, str]:
+    rows, size = measured(results["variants"]), results.origin("variants")["config"]["size"]
+    others = rows[rows["variant"] != names.TOPK].sort_values("difference", ascending=False)
+    numbers = {name: f"{size[name]:,}" for name in ("width", "k", "tokens", "n_docs")}
+    numbers |= {"ways": str(len(others)), "reach": f"{rows['reach'].max():.3f}"}
+    differs, higher = clear(others), others["difference"] > 0
+    for name, part in (("better", others[differs & higher]), ("worse", others[differs & ~higher])):
+        listed = [f"{row.variant} {row.difference:+.3f}" for row in part.itertuples()]
+        numbers |= {name: str(len(part)), f"{name} ways": ", ".join(listed) or "none"}
+    numbers |= {"unmatched": ", ".join(others["variant"][~others["matched"]]) or "none"}
+    numbers |= _by_row(rows, "{variant}/mean", "{mean:.3f}") | _by_row(rows, "{variant}/fvu", "{fvu:.2f}")
+    tokens = results["variants_tokens"]
+    for name, row in (("fewest", tokens.iloc[0]), ("most", tokens.iloc[-1])):
+        numbers |= {f"{name}/tokens": f"{row['tokens']:,.0f}", f"{name}/agreement": f"{row['agreement']:.2f}"}
+    return numbers
+
+
 def _steering_numbers(results: Results) -> dict[str, str]:
     """Return the gap by vocabulary and system, and how each ranks queries as they are; means over collections."""
     rows = main_rows(results["steering"].query("collection == @names.MEAN"))
@@ -352,6 +371,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "sweeps": _sweep_numbers,
     "ablations": _ablation_numbers,
     "seeds": _seed_numbers,
+    "variants": _variants_numbers,
     "steering": _steering_numbers,
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
