@@ -362,6 +362,13 @@ def test_figures_of_ways_to_train(table):
     assert first.loc["prefix", ["value", "low", "high"]].tolist() == pytest.approx([-0.01, -0.015, -0.005])
 
 
+def test_what_top_k_has_none_of_is_not_compared(tmp_path):
+    runs = pd.DataFrame({"variant": ["topk", "subspace"], "dead": 0.0, "seed": 0, "collection": "one/test"})
+    runs.to_csv(tmp_path / "variants_runs.csv", index=False)
+    row = claims_study(tmp_path)[0].set_index("key").loc["subspace"]
+    assert row["verdict"] == UNTESTED and "is 0 already" in row["why"]
+
+
 def test_figures_are_read_as_the_claims_say(table):
     first = table.drop_duplicates("key").set_index("key")
     assert first.loc["limit-words", ["value", "low", "high"]].tolist() == pytest.approx([-0.15, -0.17, -0.13])

@@ -263,6 +263,8 @@ def of_way(results: Results, way: str, column: str, relative: bool = False) -> l
     means, n, variances = by_seed.mean(), by_seed.size(), by_seed.var().fillna(0)
     if way not in means or means[[way, names.TOPK]].isna().any():
         raise NotMeasured(f"no {column!r} of {way!r} in variants_runs.csv")
+    if not means[names.TOPK]:
+        raise NotMeasured(f"{column!r} of {names.TOPK!r} is 0 already")
     deviation = np.sqrt((variances * (n - 1)).sum() / max((n - 1).sum(), 1))
     reach = NORMAL * deviation * np.sqrt(1 / n[way] + 1 / n[names.TOPK])
     ends = np.array([0, -reach, reach]) + means[way] - means[names.TOPK]
