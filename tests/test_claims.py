@@ -363,8 +363,8 @@ def test_figures_of_ways_to_train(table):
 
 
 def test_what_top_k_has_none_of_is_not_compared(tmp_path):
-    runs = pd.DataFrame({"variant": ["topk", "subspace"], "dead": 0.0, "seed": 0, "collection": "one/test"})
-    runs.to_csv(tmp_path / "variants_runs.csv", index=False)
+    runs = pd.DataFrame({"variant": ["topk", "subspace"], "dead": 0.0, "distinct": 1.0, "fvu": 0.5})
+    runs.assign(seed=0, collection="one/test").to_csv(tmp_path / "variants_runs.csv", index=False)
     row = claims_study(tmp_path)[0].set_index("key").loc["subspace"]
     assert row["verdict"] == UNTESTED and "is 0 already" in row["why"]
 
