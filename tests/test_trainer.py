@@ -73,11 +73,11 @@ def census(sae: SparseAutoencoder, states: torch.Tensor) -> float:
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_run_shorter_than_the_window_says_how_many_are_dead_and_auxk_works(monkeypatch, epochs):
     # 16 batches of 128 an epoch, of one and the same state: a latent is dead after half of the run
-    auxk, rows, backward = [], [], TrainableAutoencoder.backward
+    steps, rows, backward = [], [], TrainableAutoencoder.backward
 
     def watched(model, batch, dead):
-        auxk.append(float(backward(model, batch, dead).auxk))
-        return backward(model, batch, dead)
+        steps.append(backward(model, batch, dead))
+        return steps[-1]
 
     monkeypatch.setattr(TrainableAutoencoder, "backward", watched)
     states = sparse_states(1).repeat(2_048, 1) + 1e-3 * sparse_states()
@@ -85,10 +85,11 @@ def test_a_run_shorter_than_the_window_says_how_many_are_dead_and_auxk_works(mon
     sae = train(states, config, log=rows.append)
     assert config.dead_window(2_048) == epochs * 1_024 == sae.metadata["dead_window"]
     assert census(sae, states) > 0.9
-    assert rows[-1]["dead"] == pytest.approx(census(sae, states), abs=0.02)
     half = epochs * 8
-    assert not any(auxk[:half])
-    assert all(auxk[half:])
+    active = torch.cat([step.indices[step.values > 0] for step in steps[half:]]).unique()
+    assert rows[-1]["dead"] == 1 - len(active) / sae.width
+    assert not any(float(step.auxk) for step in steps[:half])
+    assert all(float(step.auxk) for step in steps[half:])
 
 
 def test_what_is_not_known_yet_is_none():
