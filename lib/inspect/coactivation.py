@@ -43,8 +43,8 @@ def coactive_families(active: csr_array, n_levels: int = 3) -> list[Family]:
     families: list[Family] = []
     left = counts > 0
     for level in range(n_levels):
-        kept = left[links.row] & left[links.col]
-        lengths = coo_array((2 - links.data[kept], (links.row[kept], links.col[kept])), shape=links.shape)
+        linked = left[links.row] & left[links.col]
+        lengths = coo_array((2 - links.data[linked], (links.row[linked], links.col[linked])), shape=links.shape)
         tree = minimum_spanning_tree(csr_array(lengths)).tocoo()
         ends = np.stack([tree.row, tree.col])
         first = rank[ends].argmin(axis=0)
@@ -68,8 +68,8 @@ def coactivation(active: csr_array, least: float = LEAST) -> tuple[np.ndarray, c
     ones = csr_array(active != 0).astype(np.int64)
     counts, both = ones.sum(axis=0), coo_array(ones.T @ ones)
     share = both.data / np.minimum(counts[both.row], counts[both.col])
-    kept = (both.row < both.col) & (share >= least)
-    return counts, coo_array((share[kept], (both.row[kept], both.col[kept])), shape=both.shape)
+    linked = (both.row < both.col) & (share >= least)
+    return counts, coo_array((share[linked], (both.row[linked], both.col[linked])), shape=both.shape)
 
 
 def _overlap(family: Family, other: Family) -> float:

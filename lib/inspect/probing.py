@@ -67,7 +67,7 @@ class ClassProbe(NamedTuple):
     label: str
     target: np.ndarray  # bool [n], whether a token is of the class
     fitted: np.ndarray  # int64, the tokens that the probe was fitted on
-    found: np.ndarray  # int64, those of the class that it finds among the others
+    hits: np.ndarray  # int64, those of the class that it finds among the others
     f1: float  # of the others
     direction: np.ndarray  # float64 [d], along which states are more of the class
 
@@ -84,9 +84,9 @@ def class_probes(states: np.ndarray, classes: Mapping[str, np.ndarray], seed: in
         scaled = _scaled(states, fitted)
         probe = _probe(scaled, target, fitted)
         predicted = probe.predict(scaled[others]) == 1
-        found = others[target[others] & predicted]
+        hits = others[target[others] & predicted]
         direction = probe.coef_[0] / np.maximum(states[fitted].std(axis=0), 1e-12)
-        probes.append(ClassProbe(label, target, fitted, found, f1_score(target[others], predicted), direction))
+        probes.append(ClassProbe(label, target, fitted, hits, f1_score(target[others], predicted), direction))
     return probes
 
 
@@ -118,15 +118,15 @@ def absorption(states: np.ndarray, probes: Iterable[ClassProbe], sae: SparseAuto
     owners = np.broadcast_to(np.arange(len(x))[:, None], indices.shape)[active]
     matrix = csr_array((values[active], (owners, indices[active])), shape=(len(x), sae.width))
     rows = []
-    for label, target, fitted, found, f1, direction in probes:
+    for label, target, fitted, hits, f1, direction in probes:
         row = {"label": label, "probe_f1": f1}
         if f1 >= RELIABLE:
             chosen = _latents_of(matrix, target, fitted)
-            silent = ~(active[found] & np.isin(indices[found], chosen)).any(axis=1)
-            parts = values[found] * (sae.W_dec.numpy() @ direction)[indices[found]]  # of each latent in the projection
-            whole = x[found] @ direction
+            silent = ~(active[hits] & np.isin(indices[hits], chosen)).any(axis=1)
+            parts = values[hits] * (sae.W_dec.numpy() @ direction)[indices[hits]]  # of each latent in the projection
+            whole = x[hits] @ direction
             replaced = (whole > 0) & (parts.max(axis=1) >= ABSORBING * whole)
-            row |= {"latents": len(chosen), "n": len(found), "absorbed": (silent & replaced).sum()}
+            row |= {"latents": len(chosen), "n": len(hits), "absorbed": (silent & replaced).sum()}
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=["label", "probe_f1", "latents", "n", "absorbed"])
 

@@ -60,12 +60,12 @@ def described_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         auc = rows.pivot(index="terms", columns="k", values="auc").reindex(shown.index)
         label = f"AUC of {attribute} by {', '.join(map(str, auc))}"
         shown[label] = [", ".join(f"{value:.2f}" for value in row) for row in auc.to_numpy()]
-    found = tables["variants_absorption"].dropna(subset=["share"])
-    absorbed = found.groupby("variant")["share"].mean().map("{:.1%}".format)
+    shares = tables["variants_absorption"].dropna(subset=["share"])
+    absorbed = shares.groupby("variant")["share"].mean().map("{:.1%}".format)
     families = tables["variants_families"].set_index("variant")
     times = tables["variants_times"].set_index("variant")
     columns = {
-        f"absorbed, {found['label'].nunique()} classes": absorbed,
+        f"absorbed, {shares['label'].nunique()} classes": absorbed,
         "families": families["families"].map("{:,.0f}".format),
         "latents in one": families["latents"].map("{:.0%}".format),
         "inside / outside": families["inside"].map("{:.2f}".format) + families["outside"].map(" / {:.3f}".format),

@@ -183,8 +183,8 @@ def _times(ways: Mapping[str, Described], ranked: Sequence[Collection]) -> pd.Da
     for name, way in ways.items():
         documents = _documents(way, ranked)
         index = BM25Index.build(documents, [f"d{row}" for row in range(documents.shape[0])], way.constants)
-        asked = [way.queries[collection.full_name].terms[:TIMED] for collection in ranked]
-        queries = apply_phi(csr_array(vstack(asked, format="csr")), "sqrt")
+        query_terms = [way.queries[collection.full_name].terms[:TIMED] for collection in ranked]
+        queries = apply_phi(csr_array(vstack(query_terms, format="csr")), "sqrt")
         engines[name] = ours(Corpus(index, lambda: iter(()), none, queries, none), threads=1)
         n_queries = queries.shape[0]
     table = latencies(engines, n_queries, 10, TURNS).rename(columns={"engine": "variant"})
