@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,16 +182,17 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path):
         read_folder(tmp_path, NAME, 1, lambda *_: 1 / 0)
 
 
-def test_an_entry_of_the_store_that_others_write_too(tmp_path):
-    """Each thread finds the entry missing and writes it."""
+def test_of_those_who_need_an_entry_of_the_store_at_once_one_makes_it(tmp_path):
     store, barrier = Store(tmp_path), threading.Barrier(4)
-    results = []
+    results, made = [], []
 
     def make():
-        barrier.wait()
+        made.append(1)
+        time.sleep(0.05)
         return {"a": np.arange(3)}
 
     def get():
+        barrier.wait()
         results.append(store.get("stage", {"key": 1}, make)["a"].tolist())
 
     threads = [threading.Thread(target=get) for _ in range(4)]
@@ -198,4 +200,5 @@ def test_an_entry_of_the_store_that_others_write_too(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [[0, 1, 2]] * 4
+    assert (results, len(made)) == ([[0, 1, 2]] * 4, 1)
+    assert [path.name[:6] for path in tmp_path.iterdir()] == ["stage-"]

@@ -1,12 +1,15 @@
 """The store: computed once, found again, mended."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lib.support import folders
 from lib.support.store import Store
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_store_makes_once_and_finds_again_after_a_restart(tmp_path):
@@ -74,3 +77,9 @@ def test_an_entry_is_verified_once_unless_its_files_change(tmp_path, monkeypatch
     os.utime(path, ns=(0, 0))
     with pytest.warns(UserWarning, match="altered"):
         assert Store(tmp_path).get("stage", {}, lambda: {"x": np.arange(4)})["x"].sum() == 6
+
+
+def test_the_store_alone_names_what_is_in_it():
+    """So that nothing is put there but by `Store.making`, where processes take turns."""
+    users = [path.name for path in sorted((ROOT / "lib").rglob("*.py")) if "store.folder /" in path.read_text("utf-8")]
+    assert not users

@@ -23,8 +23,9 @@ import torch
 
 from lib.encode.limits import Lengths
 from lib.support.checks import check_choice, check_count, check_texts
-from lib.support.files import replacing, user_path
+from lib.support.files import make_folder, replacing, user_path
 from lib.support.folders import digest_arrays, digest_json, save_parts
+from lib.support.locks import making
 from lib.support.progress import progress
 
 if TYPE_CHECKING:
@@ -259,8 +260,8 @@ def cache_states(
     """Encode a corpus once and keep the token states of some layers on disk, to be read in any order, again and again.
 
     The states are returned by layer, resolved (6, not -1), memory-mapped. Every chunk of 512 passages is a file that is
-    written atomically; a run that was killed continues after the last complete file. Several processes may write the
-    same cache. Incomplete files are removed an hour later.
+    written atomically; a run that was killed continues after the last complete file. Of processes that need the same
+    states one encodes, and the others wait. Incomplete files are removed an hour later.
 
     Raises OSError if the disk lacks the space, before anything is encoded; ValueError if the corpus holds no token or
     changes while it is read, and if a state is too large for float16.
@@ -286,20 +287,29 @@ def cache_states(
     max_tokens = None if max_tokens is None else check_count(max_tokens, "max_tokens")
     request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = user_path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
-    _remove_leftovers(folder)
-    text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json", long_texts)
-    paths = {layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers}
-    sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
-    _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
-    n_stored = min(_count_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
-    chunks = text.chunks(layers, n_stored)
-    initial = int(text.ends[n_stored - 1]) if n_stored else 0
-    chunks = progress(
-        chunks, what="encode", unit="tokens", total=text.n, initial=initial, count=lambda chunk: len(chunk[layers[0]])
-    )
-    for number, chunk in enumerate(chunks, n_stored):
-        for layer, states in chunk.items():
-            _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
+    make_folder(folder.parent)
+    with making(folder):
+        _remove_leftovers(folder)
+        text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json", long_texts)
+        paths = {
+            layer: [folder / f"layer-{layer:02}" / f"{i:06}.npy" for i in range(len(text.ends))] for layer in layers
+        }
+        sizes = {layer: encoder.at(layer).d for layer in layers}  # a late-interaction model's final layer has its own
+        _check_space(folder, paths, text.n * sum(sizes.values()) * 2)
+        n_stored = min(_count_whole(paths[layer], text.ends, sizes[layer]) for layer in layers)
+        chunks = text.chunks(layers, n_stored)
+        initial = int(text.ends[n_stored - 1]) if n_stored else 0
+        chunks = progress(
+            chunks,
+            what="encode",
+            unit="tokens",
+            total=text.n,
+            initial=initial,
+            count=lambda chunk: len(chunk[layers[0]]),
+        )
+        for number, chunk in enumerate(chunks, n_stored):
+            for layer, states in chunk.items():
+                _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
     parts = {layer: [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]] for layer in layers}
     return {layer: StoredStates(parts[layer], {**_identity(text, layer), "stored": dtype}) for layer in layers}
 

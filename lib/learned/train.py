@@ -40,6 +40,7 @@ from lib.sae.trainer import check_same
 from lib.support.checks import check_count, check_integer
 from lib.support.files import make_folder, remove, replacing, user_path
 from lib.support.folders import digest_json
+from lib.support.locks import locked
 from lib.support.progress import progress
 from lib.support.store import Store
 
@@ -122,7 +123,8 @@ def finetune(
     Raises TypeError or ValueError for settings that are not allowed, fewer pairs than a batch, a base that the kind
     cannot be made of (such as an autoencoder of another layer), a teacher that scored other pairs, and a folder that
     holds another run (the fields that differ are named); ImportError without the extra `learned`; FloatingPointError
-    for a loss that is not finite, before which the last checkpoint stays.
+    for a loss that is not finite, before which the last checkpoint stays; TimeoutError if another process trains into
+    the folder.
 
     Parameters
     ----------
@@ -159,17 +161,18 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = kind.build(base)
-    _write_run(make_folder(out), run, finished=False)
-    limit = model.max_seq_length
-    model.max_seq_length = min(limit, config.max_length)
-    trainer = _trainer(kind, model, columns, out, config, teacher is not None, dev, store)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / CHECKPOINTS))
-    model.max_seq_length = limit
-    _finish(model)
-    model.save_pretrained(str(out))
-    _write_run(out, run, finished=True)
-    remove(out / CHECKPOINTS)
-    return model
+    with locked(make_folder(out), limit=0):
+        _write_run(out, run, finished=False)
+        limit = model.max_seq_length
+        model.max_seq_length = min(limit, config.max_length)
+        trainer = _trainer(kind, model, columns, out, config, teacher is not None, dev, store)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out / CHECKPOINTS))
+        model.max_seq_length = limit
+        _finish(model)
+        model.save_pretrained(str(out))
+        _write_run(out, run, finished=True)
+        remove(out / CHECKPOINTS)
+        return model
 
 
 def is_finished(folder: str | Path) -> bool:

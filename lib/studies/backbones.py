@@ -55,7 +55,6 @@ from lib.studies.profiles import Backbone, BackboneTable
 from lib.studies.retrieval import SYSTEMS, RetrievalConfig, Run, given_splade
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.devices import training_device
-from lib.support.folders import digest_json
 from lib.support.store import Store
 
 _log = logging.getLogger(__name__)
@@ -268,41 +267,49 @@ def _rankings(
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
     systems = {} if packaged is None else {system: _packaged_key(system, packaged, collection) for system in _PACKAGED}
     large = len(list(encoded.shards(collection))) > 1
-    passing = Store(store.folder / f"reading-{digest_json([key, keys])[:16]}") if large else store
+    with store.making("reading", [key, keys]) as folder:
+        passing = Store(folder) if large else store
 
-    def rank_own() -> Ranking:
-        parts = encoded.load(ranking_reading, collection, "document", passing)
-        if isinstance(ranking_reading, encoded.Embeddings):
-            (queries,) = encoded.load(ranking_reading, collection, "query", store)
-            parts = (encoded.best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
-        return encoded.merged_ranking(collection, parts, k)
+        def rank_own() -> Ranking:
+            parts = encoded.load(ranking_reading, collection, "document", passing)
+            if isinstance(ranking_reading, encoded.Embeddings):
+                (queries,) = encoded.load(ranking_reading, collection, "query", store)
+                parts = (encoded.best_columns(queries["embeddings"] @ part["embeddings"].T, k) for part in parts)
+            return encoded.merged_ranking(collection, parts, k)
 
-    def rank_latent(reading: encoded.Terms, phi: str) -> Ranking:
-        index = BM25Index.build(encoded.term_blocks(reading, phi, collection, "document", passing), collection.doc_ids)
-        (queries,) = encoded.term_blocks(reading, phi, collection, "query", store)
-        return index.search(queries, collection.query_ids, k)
+        def rank_latent(reading: encoded.Terms, phi: str) -> Ranking:
+            index = BM25Index.build(
+                encoded.term_blocks(reading, phi, collection, "document", passing), collection.doc_ids
+            )
+            (queries,) = encoded.term_blocks(reading, phi, collection, "query", store)
+            return index.search(queries, collection.query_ids, k)
 
-    @cache
-    def run() -> Run:
-        return Run(
-            collection, encoded.encode_collection(packaged, collection, passing), packaged, RetrievalConfig(depth=k - 1)
+        @cache
+        def run() -> Run:
+            return Run(
+                collection,
+                encoded.encode_collection(packaged, collection, passing),
+                packaged,
+                RetrievalConfig(depth=k - 1),
+            )
+
+        pairs = zip((ranking_reading, *terms), (key, *keys), strict=True)
+        needed = [reading for reading, each in pairs if not store.has("ranked", each)]
+        if not all(store.has("ranked", each) for each in systems.values()):
+            needed += [encoded.terms_of(packaged), encoded.Embeddings(packaged.encoder)]
+        encoded.keep(needed, collection, "document", passing)
+        encoded.keep(
+            [reading for reading in needed if not isinstance(reading, encoded.Late)], collection, "query", store
         )
-
-    pairs = zip((ranking_reading, *terms), (key, *keys), strict=True)
-    needed = [reading for reading, each in pairs if not store.has("ranked", each)]
-    if not all(store.has("ranked", each) for each in systems.values()):
-        needed += [encoded.terms_of(packaged), encoded.Embeddings(packaged.encoder)]
-    encoded.keep(needed, collection, "document", passing)
-    encoded.keep([reading for reading in needed if not isinstance(reading, encoded.Late)], collection, "query", store)
-    rankings = {name: [_stored(collection, key, rank_own, store)]}
-    rankings[LATENT] = [
-        _stored(collection, each, partial(rank_latent, reading, model.phi), store)
-        for reading, each, model in zip(terms, keys, trained, strict=True)
-    ]
-    for system, each in systems.items():
-        rankings[system] = [_stored(collection, each, lambda system=system: SYSTEMS[system](run()), store)]
-    if large:
-        shutil.rmtree(passing.folder, ignore_errors=True)
+        rankings = {name: [_stored(collection, key, rank_own, store)]}
+        rankings[LATENT] = [
+            _stored(collection, each, partial(rank_latent, reading, model.phi), store)
+            for reading, each, model in zip(terms, keys, trained, strict=True)
+        ]
+        for system, each in systems.items():
+            rankings[system] = [_stored(collection, each, lambda system=system: SYSTEMS[system](run()), store)]
+        if large:
+            shutil.rmtree(passing.folder, ignore_errors=True)
     return name, rankings
 
 

@@ -19,7 +19,6 @@ from lib.studies.profiles import Profile, SweepSize
 from lib.support.checks import check_count
 from lib.support.devices import training_device
 from lib.support.files import temporary_beside
-from lib.support.folders import digest_json
 from lib.support.store import Store
 
 TEXT = "LATENT_TERMS_TEXT"  # the environment variable
@@ -126,24 +125,20 @@ def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed:
 
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
     """Return a retriever of the same architecture, tokenizer and settings with random weights, kept in the store."""
-    folder = store.folder / f"untrained-{digest_json([encoder.identity, seed])[:16]}"
-    if not folder.exists():
-        model = load(str(encoder.folder), "cpu", encoder.max_length)
-        backbone = model[0].auto_model
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            fresh = type(backbone)(backbone.config)
-            for part in (part for module in list(model)[1:] for part in module.modules()):
-                if isinstance(part, torch.nn.Linear):
-                    part.reset_parameters()
-        backbone.load_state_dict(fresh.state_dict())
-        with temporary_beside(folder) as temporary:
-            model.save(str(temporary), create_model_card=False)
-            try:
+    with store.making("untrained", [encoder.identity, seed]) as folder:
+        if not folder.exists():
+            model = load(str(encoder.folder), "cpu", encoder.max_length)
+            backbone = model[0].auto_model
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                fresh = type(backbone)(backbone.config)
+                for part in (part for module in list(model)[1:] for part in module.modules()):
+                    if isinstance(part, torch.nn.Linear):
+                        part.reset_parameters()
+            backbone.load_state_dict(fresh.state_dict())
+            with temporary_beside(folder) as temporary:
+                model.save(str(temporary), create_model_card=False)
                 temporary.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first
-                    raise
     return encoder.replace(model=str(folder))
 
 

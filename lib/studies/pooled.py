@@ -51,11 +51,11 @@ def pooled_autoencoder(
     config = TrainingConfig(
         width=size.width, k=size.k, epochs=size.epochs, batch_tokens=size.batch, normalisation="scaled"
     )
-    folder = store.folder / f"sae-{digest_json({'embeddings': key, 'config': asdict(config)})[:16]}"
-    if not (folder / "sae.json").exists():
-        make = partial(_embeddings, encoder, texts)
-        embeddings = torch.from_numpy(np.array(store.get("text-embeddings", key, make)["embeddings"]))
-        train(StoredStates([embeddings], key), config).save(folder)
+    with store.making("sae", {"embeddings": key, "config": asdict(config)}) as folder:
+        if not (folder / "sae.json").exists():
+            make = partial(_embeddings, encoder, texts)
+            embeddings = torch.from_numpy(np.array(store.get("text-embeddings", key, make)["embeddings"]))
+            train(StoredStates([embeddings], key), config).save(folder)
     return SparseAutoencoder.load(folder)
 
 

@@ -7,7 +7,6 @@ variants have in common is computed once and kept in the store under a key of ev
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -32,7 +31,6 @@ from lib.studies.encoded import Pooled, Terms, any_layer, grouped, pooled_terms
 from lib.studies.inputs import LONG_TEXTS, Setting
 from lib.studies.names import LEXICAL, MEASURE
 from lib.support.devices import native_dtype, training_device
-from lib.support.folders import digest_json
 from lib.support.store import Store
 
 CUTOFF = 10
@@ -186,18 +184,14 @@ def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoenco
     recipes = list(recipes)
     for group in grouped(recipes, lambda recipe: [any_layer(recipe.encoder), recipe.corpus.identity]):
         _train_missing(group, store)
-    folders = [_folder(recipe, store) for recipe in recipes]
+    folders = [store.path("sae", recipe.key) for recipe in recipes]
     loaded = {folder: SparseAutoencoder.load(folder) for folder in set(folders)}
     return [loaded[folder] for folder in folders]
 
 
-def _folder(recipe: Recipe, store: Store) -> Path:
-    return store.folder / f"sae-{digest_json(recipe.key)[:16]}"
-
-
 def _train_missing(recipes: list[Recipe], store: Store) -> None:
     """Train, of recipes of one retriever and text, those that are not in the store."""
-    missing = {folder: r for r in recipes if not ((folder := _folder(r, store)) / "sae.json").exists()}
+    missing = {folder: r for r in recipes if not ((folder := store.path("sae", r.key)) / "sae.json").exists()}
     if not missing:
         return
     first, layers = recipes[0], {recipe.encoder.layer for recipe in missing.values()}
@@ -206,17 +200,19 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     encoder = first.encoder if first.encoder.dtype == native else first.encoder.replace(dtype=native)
     settings = {"max_tokens": most, "dtype": STORED, "long_texts": LONG_TEXTS}
     states = cache_states(store.folder, encoder, first.corpus, layers, **settings)
-    for number, (folder, recipe) in enumerate(missing.items(), 1):
+    for number, recipe in enumerate(missing.values(), 1):
         layer, config = recipe.encoder.layer, recipe.config
         n = min(recipe.tokens, states[layer].n)
         source: StateSource = StoredStates(states[layer].read(0, n), {**states[layer].identity, "tokens": n})
         for sae in autoencoders(recipe.after, store):
             source = Residuals(source, sae)
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
-        log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            train(source, config, checkpoints=checkpoints).save(folder)
-            checkpoints.remove()
+        with store.making("sae", recipe.key) as folder:
+            if not (folder / "sae.json").exists():
+                log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
+                with Checkpoints(folder / "checkpoints") as checkpoints:
+                    train(source, config, checkpoints=checkpoints).save(folder)
+                    checkpoints.remove()
 
 
 def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:

@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes to."""
+"""Folders that one process at a time writes to, and files and folders that one process at a time makes."""
 
 import json
 import logging
@@ -33,9 +33,25 @@ def locked(folder: Path, limit: float = float("inf")) -> Iterator[None]:
     It ends with its process: the file that a killed one leaves behind locks nothing. After `limit` seconds of waiting a
     TimeoutError. Windows has no such locks, nor have some file systems, of which a warning tells.
     """
-    path = folder / LOCK
-    with errors_name(folder, path):
-        file = _lock(path, limit)
+    with _holding(folder / LOCK, folder, limit):
+        yield
+
+
+@contextmanager
+def making(path: Path) -> Iterator[None]:
+    """As `locked`, about a file or folder that need not be there yet; whoever had to wait looks whether it is now.
+
+    In the block, `locked` may lock the folder itself. The folder that it is made in must exist.
+    """
+    with _holding(path.with_name(f".{path.name}{LOCK}"), path, float("inf")):
+        yield
+
+
+@contextmanager
+def _holding(path: Path, target: Path, limit: float) -> Iterator[None]:
+    """Hold the lock file `path` of `target`."""
+    with errors_name(target, path):
+        file = _lock(path, target, limit)
     try:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         file.truncate(0)
@@ -48,7 +64,7 @@ def locked(folder: Path, limit: float = float("inf")) -> Iterator[None]:
         file.close()
 
 
-def _lock(path: Path, limit: float) -> IO[str]:
+def _lock(path: Path, target: Path, limit: float) -> IO[str]:
     start, silent = time.monotonic(), True
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open
@@ -63,13 +79,13 @@ def _lock(path: Path, limit: float) -> IO[str]:
             waited = time.monotonic() - start
             if waited > limit:
                 file.close()
-                raise TimeoutError(f"{path.parent} has been locked for {limit:g} s by {_id(path)}.") from None
+                raise TimeoutError(f"{target} has been locked for {limit:g} s by {_id(path)}.") from None
             if silent and waited > _PATIENCE:
-                _logger.warning("%s is being written by %s; waiting for it to end.", path.parent, _id(path))
+                _logger.warning("%s is being written by %s; waiting for it to end.", target, _id(path))
                 silent = False
             time.sleep(_POLL)
         except OSError as error:
-            warnings.warn(f"{path.parent} cannot be locked ({error}); let one process at a time write.", stacklevel=4)
+            warnings.warn(f"{target} cannot be locked ({error}); let one process at a time write.", stacklevel=6)
             return file
         file.close()
 

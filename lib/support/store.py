@@ -2,15 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lib.support.files import user_path
+from lib.support.files import make_folder, user_path
 from lib.support.folders import digest_json, read_folder, save_folder, save_parts
+from lib.support.locks import making
 
 STORE_VERSION = 1
 MANIFEST = "entry.json"
@@ -22,6 +23,7 @@ class Store:
     """Arrays on disk under a key of everything that decides them, so that nothing is computed twice.
 
     Entries are written atomically; a killed run continues after the last complete one. A damaged entry is made again.
+    Of processes that need the same entry one makes it, and the others wait. A stage may keep a folder of its own form.
 
     Parameters
     ----------
@@ -32,27 +34,38 @@ class Store:
     def __init__(self, folder: str | Path | None = None):
         self.folder = user_path(folder or os.environ.get("LATENT_TERMS_CACHE") or "~/.cache/latent-terms")
 
+    def path(self, stage: str, key: object) -> Path:
+        """Return the folder of the entry of `stage` under `key`, JSON-able; it need not be there."""
+        return self.folder / f"{stage}-{digest_json(key)[:16]}"
+
+    @contextmanager
+    def making(self, stage: str, key: object) -> Iterator[Path]:
+        """Give the same path to a block that makes the entry, if another process that was first has not made it."""
+        path = self.path(stage, key)
+        make_folder(self.folder)
+        with making(path):
+            yield path
+
     def has(self, stage: str, key: dict) -> bool:
         """Whether the arrays of `stage` under `key` are stored."""
-        return (self._entry(stage, key) / MANIFEST).is_file()
+        return (self.path(stage, key) / MANIFEST).is_file()
 
     def get(self, stage: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Return the arrays of `stage` under `key`, memory-mapped; those that are not stored yet come from `make()`.
 
         Checksums are verified once in a process, and again when the size or the modification time of a file changed.
         """
-        entry = self._entry(stage, key)
         if not self.has(stage, key):
-            self._put(entry, key, make())
+            with self.making(stage, key) as entry:
+                if not self.has(stage, key):
+                    self._put(entry, key, make())
         try:
-            return _opened(entry)
+            return _opened(self.path(stage, key))
         except ValueError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
-            self._put(entry, key, make())
-            return _opened(entry)
-
-    def _entry(self, stage: str, key: dict) -> Path:
-        return self.folder / f"{stage}-{digest_json(key)[:16]}"
+            with self.making(stage, key) as entry:
+                self._put(entry, key, make())
+                return _opened(entry)
 
     def _put(self, entry: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
         parts = {f"{name}.npy": [np.asarray(array)] for name, array in arrays.items()}
