@@ -19,7 +19,7 @@
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extras `learned`, `mpnet` |
 # | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), six more tables, values of queries |
 # | *Paper item* | SPLARE: layers and widths, Top-K pruning and index distribution, latency against nDCG |
-# | *Runtime* | `smoke` about a minute; `laptop` sixteen runs of at most twenty minutes on two cores with AMX |
+# | *Runtime* | `smoke` about a minute; `laptop` two hours on two cores with AVX2 |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -40,9 +40,9 @@ here.size
 # %% [markdown]
 # ## The rule
 # Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/splare.py`. All
-# that is trained has the same pairs, negatives, teacher and steps. Two learning rates of each kind are tried on
-# training queries of SciFact, NFCorpus and `pydoc`; the last state is what is measured, with three seeds. `squad` and
-# `pydoc` are *near*: some of the pairs are of their kind. A run that was killed goes on from its last checkpoint.
+# that is trained has the same pairs, batches and steps. Two learning rates of each kind are tried on training queries
+# of SciFact and `pydoc`; the last state is what is measured, with three seeds. `squad` and `pydoc` are *near*: some of
+# the pairs are of their kind. A run that was killed goes on from its last checkpoint.
 
 # %%
 tables, by_query, origin = splare_study(here)

@@ -39,7 +39,7 @@ here.size
 # %% [markdown]
 # ## The rule
 # Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/bottleneck.py`.
-# All that is trained has the same pairs, negatives, teacher and steps; the joint one and its dense control train the
+# All that is trained has the same pairs, batches and steps; the joint one and its dense control train the
 # whole retriever, and two learning rates of each were tried on training queries. `squad` and `pydoc` are *near*: some
 # of the pairs are of their kind. A run that was killed goes on from its last checkpoint.
 

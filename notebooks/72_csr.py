@@ -40,9 +40,9 @@ here.size
 # %% [markdown]
 # ## The rule
 # Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/csr.py`.
-# Learning rates, and the weight gamma of the contrastive loss at k = 8, are chosen on training queries of SciFact,
-# NFCorpus and `pydoc`, with one seed; the last state of a fixed number of steps is what is measured. `squad` and
-# `pydoc` are *near*: some of the pairs are of their kind. In the cells of the ablation the retriever is finetuned
+# Learning rates, and the weight gamma of the contrastive loss at k = 8, are chosen on training queries of SciFact
+# and `pydoc`, with one seed; the last state of a fixed number of steps is what is measured. `squad` and `pydoc` are
+# *near*: some of the pairs are of their kind. In the cells of the ablation the retriever is finetuned
 # first, and the autoencoder reads it as it is then. A run that was killed goes on from its last checkpoint.
 
 # %%

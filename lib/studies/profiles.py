@@ -93,16 +93,17 @@ class LearnedSize:
     pairs: tuple[str, ...]  # sources as `load_pairs` knows them
     near: tuple[str, ...]  # collections whose texts or queries are of the kind of some of the pairs
     n_pairs: int  # of each source, drawn at random
-    n_negatives: int  # mined for each query, by words and by latents
-    teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean
+    n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
+    teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
     collections: tuple[str, ...]  # that are ranked
     dev: tuple[str, ...]  # whose training queries constants are chosen on
     n_docs: int | None  # of a sample of each ranked collection; None is all of it
     n_queries: int | None
     dev_docs: int  # of a sample of each collection that is chosen on
     dev_queries: int
-    epochs: float  # this and the next two are fields of FinetuneConfig
+    epochs: float  # this and the next three are fields of FinetuneConfig
     batch_size: int
+    max_length: int
     every: int
     n_seeds: int  # runs of each system of the main tables of 70 and 71, which differ in the seed
     lora_rates: tuple[float, ...]  # learning rates that are tried where LoRA is trained
@@ -201,31 +202,30 @@ _VARIANTS = VariantsSize(
 )
 
 _LEARNED = LearnedSize(
-    sae=replace(
-        _SWEEPS, collections=(), tokens=1_000_000, epochs=3, batch_tokens=4_096, dead_tokens=500_000, width=8_192
-    ),
+    sae=replace(_SWEEPS, collections=(), width=4_096),
     pairs=("papers", "medquad", "squad-questions", "python-functions"),
     near=("squad", "pydoc/test"),
-    n_pairs=2_000,
-    n_negatives=2,
-    teachers=(_MPNET,),
-    collections=("beir/scifact/test", "beir/nfcorpus/test", "squad", "pydoc/test"),
-    dev=("beir/scifact/train", "beir/nfcorpus/dev", "pydoc/train"),
-    n_docs=None,
-    n_queries=None,
-    dev_docs=1_500,
-    dev_queries=150,
+    n_pairs=500,
+    n_negatives=0,
+    teachers=(),
+    collections=("beir/scifact/test", "cranfield", "squad", "pydoc/test"),
+    dev=("beir/scifact/train", "pydoc/train"),
+    n_docs=400,
+    n_queries=100,
+    dev_docs=400,
+    dev_queries=100,
     epochs=1.0,
     batch_size=32,
+    max_length=64,
     every=40,
     n_seeds=3,
     lora_rates=(2e-4, 1e-3),
     whole_rates=(2e-5, 1e-4),
-    layers=(4, 5, 6),
-    widths=(8_192, 16_384, 32_768),
+    layers=(4, 6),
+    widths=(4_096, 16_384),
     top=(40, 400),
     doc_tops=(50, 100, 200, 400),
-    timed=LatencySize(texts=1_500, n_docs=100_000, n_queries=50, repeats=3),
+    timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
     width=8_192,
     k=32,
     ks_ablated=(16, 64),
@@ -330,6 +330,7 @@ SMOKE = replace(
         pairs=("pydoc/500/train",),
         near=("pydoc/500/test",),
         n_pairs=24,
+        n_negatives=2,
         teachers=(_MINILM,),
         collections=("pydoc/500/test",),
         dev=("pydoc/500/train",),
@@ -398,10 +399,16 @@ PAPER = replace(
         sae=replace(_PAPER_SWEEPS, collections=()),
         n_pairs=1_000_000,
         n_negatives=7,
+        teachers=(_MPNET,),
         collections=_BEIR,
         dev=("beir/scifact/train", "beir/nfcorpus/dev", "beir/fiqa/dev"),
         near=(),
+        n_docs=None,
+        n_queries=None,
+        dev_docs=1_500,
+        dev_queries=150,
         batch_size=128,
+        max_length=128,
         every=500,
         layers=(6, 8, 10, 12),
         widths=(16_384, 65_536, 262_144),
