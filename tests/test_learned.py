@@ -31,6 +31,7 @@ from lib.learned.teachers import TeacherScores
 from lib.learned.train import CHECKPOINTS, LOG, RUN, FinetuneConfig, finetune, load_finetuned
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.codes import FinishedTopK
+from lib.support.locks import locked
 from lib.support.store import Store
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -202,6 +203,12 @@ def test_an_interrupted_run_ends_at_the_same_weights(name, trained, pairs, base,
         assert torch.equal(weight, parts[key]), key
     logs = [[(row["step"], row["loss"]) for row in log_of(folder) if "loss" in row] for folder in (trained(name), out)]
     assert logs[0] == logs[1]
+
+
+def test_two_processes_do_not_train_into_one_folder(pairs, base, tmp_path):
+    with locked(tmp_path), pytest.raises(TimeoutError, match=f"{tmp_path} is being written by process"):
+        finetune(TINY["csr"], pairs, tmp_path, base=base, config=CONFIG)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_run_is_not_trained_again(trained, pairs, base, dev, monkeypatch):

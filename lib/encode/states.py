@@ -23,7 +23,7 @@ import torch
 
 from lib.encode.limits import Lengths
 from lib.support.checks import check_choice, check_count, check_texts
-from lib.support.files import make_folder, replacing, user_path
+from lib.support.files import replacing, user_path
 from lib.support.folders import digest_arrays, digest_json, save_parts
 from lib.support.locks import making
 from lib.support.progress import progress
@@ -287,7 +287,6 @@ def cache_states(
     max_tokens = None if max_tokens is None else check_count(max_tokens, "max_tokens")
     request = {"encoder": encoder.identity | {"layer": None}, "corpus": corpus.identity, "tokens": max_tokens}
     folder = user_path(folder) / f"states-{digest_json(request | {'dtype': dtype})[:16]}"
-    make_folder(folder.parent)
     with making(folder):
         _remove_leftovers(folder)
         text = TrainingText(encoder, corpus, max_tokens, folder / "plan.json", long_texts)

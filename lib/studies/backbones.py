@@ -21,6 +21,7 @@ retriever nothing is tested.
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
 
@@ -55,6 +56,7 @@ from lib.studies.profiles import Backbone, BackboneTable
 from lib.studies.retrieval import SYSTEMS, RetrievalConfig, Run, given_splade
 from lib.studies.sweeps import Recipe, autoencoders
 from lib.support.devices import training_device
+from lib.support.locks import making
 from lib.support.store import Store
 
 _log = logging.getLogger(__name__)
@@ -267,7 +269,8 @@ def _rankings(
     keys = [_key(collection, model=model.identity, bm25=asdict(PAPER)) for model in trained]
     systems = {} if packaged is None else {system: _packaged_key(system, packaged, collection) for system in _PACKAGED}
     large = len(list(encoded.shards(collection))) > 1
-    with store.making("reading", [key, keys]) as folder:
+    folder = store.path("reading", [key, keys])
+    with making(folder) if large else nullcontext():
         passing = Store(folder) if large else store
 
         def rank_own() -> Ranking:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -125,21 +126,22 @@ def sample_collection(collection: Collection, n_docs: int, n_queries: int, seed:
 
 def untrained(encoder: TokenEncoder, store: Store, seed: int = 0) -> TokenEncoder:
     """Return a retriever of the same architecture, tokenizer and settings with random weights, kept in the store."""
-    with store.making("untrained", [encoder.identity, seed]) as folder:
-        if not folder.exists():
-            model = load(str(encoder.folder), "cpu", encoder.max_length)
-            backbone = model[0].auto_model
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                fresh = type(backbone)(backbone.config)
-                for part in (part for module in list(model)[1:] for part in module.modules()):
-                    if isinstance(part, torch.nn.Linear):
-                        part.reset_parameters()
-            backbone.load_state_dict(fresh.state_dict())
-            with temporary_beside(folder) as temporary:
-                model.save(str(temporary), create_model_card=False)
-                temporary.rename(folder)
-    return encoder.replace(model=str(folder))
+
+    def make(folder: Path) -> None:
+        model = load(str(encoder.folder), "cpu", encoder.max_length)
+        backbone = model[0].auto_model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = type(backbone)(backbone.config)
+            for part in (part for module in list(model)[1:] for part in module.modules()):
+                if isinstance(part, torch.nn.Linear):
+                    part.reset_parameters()
+        backbone.load_state_dict(fresh.state_dict())
+        with temporary_beside(folder) as temporary:
+            model.save(str(temporary), create_model_card=False)
+            temporary.rename(folder)
+
+    return encoder.replace(model=str(store.make("untrained", [encoder.identity, seed], Path.is_dir, make)))
 
 
 def plain_language_model(encoder: TokenEncoder) -> TokenEncoder:

@@ -8,6 +8,7 @@ training are passages, and their sentences each by itself, since queries are sho
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,12 +52,14 @@ def pooled_autoencoder(
     config = TrainingConfig(
         width=size.width, k=size.k, epochs=size.epochs, batch_tokens=size.batch, normalisation="scaled"
     )
-    with store.making("sae", {"embeddings": key, "config": asdict(config)}) as folder:
-        if not (folder / "sae.json").exists():
-            make = partial(_embeddings, encoder, texts)
-            embeddings = torch.from_numpy(np.array(store.get("text-embeddings", key, make)["embeddings"]))
-            train(StoredStates([embeddings], key), config).save(folder)
-    return SparseAutoencoder.load(folder)
+
+    def make(folder: Path) -> None:
+        embeddings = store.get("text-embeddings", key, partial(_embeddings, encoder, texts))["embeddings"]
+        train(StoredStates([torch.from_numpy(np.array(embeddings))], key), config).save(folder)
+
+    return SparseAutoencoder.load(
+        store.make("sae", {"embeddings": key, "config": asdict(config)}, SparseAutoencoder.is_saved, make)
+    )
 
 
 def _embeddings(encoder: TokenEncoder, texts: list[str]) -> dict[str, np.ndarray]:

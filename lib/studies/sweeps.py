@@ -7,6 +7,8 @@ variants have in common is computed once and kept in the store under a key of ev
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -191,7 +193,7 @@ def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoenco
 
 def _train_missing(recipes: list[Recipe], store: Store) -> None:
     """Train, of recipes of one retriever and text, those that are not in the store."""
-    missing = {folder: r for r in recipes if not ((folder := store.path("sae", r.key)) / "sae.json").exists()}
+    missing = {folder: r for r in recipes if not SparseAutoencoder.is_saved(folder := store.path("sae", r.key))}
     if not missing:
         return
     first, layers = recipes[0], {recipe.encoder.layer for recipe in missing.values()}
@@ -207,12 +209,15 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
         for sae in autoencoders(recipe.after, store):
             source = Residuals(source, sae)
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
-        with store.making("sae", recipe.key) as folder:
-            if not (folder / "sae.json").exists():
-                log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
-                with Checkpoints(folder / "checkpoints") as checkpoints:
-                    train(source, config, checkpoints=checkpoints).save(folder)
-                    checkpoints.remove()
+        log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
+        store.make("sae", recipe.key, SparseAutoencoder.is_saved, partial(_train_in, source, config))
+
+
+def _train_in(source: StateSource, config: TrainingConfig, folder: Path) -> None:
+    """Train an autoencoder into a folder; a run that was killed there goes on."""
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        train(source, config, checkpoints=checkpoints).save(folder)
+        checkpoints.remove()
 
 
 def _rank(collection: Collection, doc_terms: csr_array, query_terms: csr_array, variant: Variant) -> Ranking:

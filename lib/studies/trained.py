@@ -66,7 +66,6 @@ from lib.studies.sweeps import autoencoders, study_recipe
 from lib.support.devices import native_dtype
 from lib.support.files import remove, temporary_beside
 from lib.support.folders import digest_arrays
-from lib.support.locks import making
 from lib.support.store import Store
 
 Matrix: TypeAlias = csr_array | np.ndarray
@@ -189,10 +188,11 @@ def trained(bench: Bench, kind: Kind, base: LatentTerms | TokenEncoder, config: 
     """Return the folder of a retriever that was finetuned on the pairs, in the store; a killed run goes on."""
     teacher = _teacher(bench, kind)
     run = run_identity(kind, base, bench.data.pairs, config, teacher)
-    with bench.store.making("learned", run) as folder:
-        if not is_finished(folder):
-            finetune(kind, bench.data.pairs, folder, base=base, config=config, teacher=teacher, store=bench.store)
-    return folder
+
+    def train(folder: Path) -> None:
+        finetune(kind, bench.data.pairs, folder, base=base, config=config, teacher=teacher, store=bench.store)
+
+    return bench.store.make("learned", run, is_finished, train)
 
 
 def _teacher(bench: Bench, kind: Kind) -> TeacherScores | None:
@@ -212,12 +212,13 @@ def trained_readout(
     folder = trained(bench, kind, base, config)
     model = load_finetuned(folder)
     if (place := _place(model)) is not None:
-        front = folder.with_name(f"{folder.name}-front")
-        with making(front):
-            if not front.is_dir():
-                with temporary_beside(front) as temporary:
-                    SentenceTransformer(modules=list(model)[:place]).save(str(temporary), create_model_card=False)
-                    temporary.rename(front)
+
+        def save(front: Path) -> None:
+            with temporary_beside(front) as temporary:
+                SentenceTransformer(modules=list(model)[:place]).save(str(temporary), create_model_card=False)
+                temporary.rename(front)
+
+        front = bench.store.make("front", folder.name, Path.is_dir, save)
         return _coded(bench, name, _named(TokenEncoder(front, dtype=bench.dtype), front), model[place])
     body = [module for module in model if not isinstance(module, Normalize)]
     body[-1].top = None  # rows are pruned later

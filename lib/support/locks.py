@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from lib.support.files import errors_name
+from lib.support.files import errors_name, make_folder
 
 try:
     import fcntl
@@ -41,8 +41,9 @@ def locked(folder: Path, limit: float = float("inf")) -> Iterator[None]:
 def making(path: Path) -> Iterator[None]:
     """As `locked`, about a file or folder that need not be there yet; whoever had to wait looks whether it is now.
 
-    In the block, `locked` may lock the folder itself. The folder that it is made in must exist.
+    In the block, `locked` may lock the folder itself. The folder that it is made in is made, too.
     """
+    make_folder(path.parent)
     with _holding(path.with_name(f".{path.name}{LOCK}"), path, float("inf")):
         yield
 
@@ -79,7 +80,8 @@ def _lock(path: Path, target: Path, limit: float) -> IO[str]:
             waited = time.monotonic() - start
             if waited > limit:
                 file.close()
-                raise TimeoutError(f"{target} has been locked for {limit:g} s by {_id(path)}.") from None
+                remedy = "wait until it has ended, or name another folder"
+                raise TimeoutError(f"{target} is being written by {_id(path)}; {remedy}.") from None
             if silent and waited > _PATIENCE:
                 _logger.warning("%s is being written by %s; waiting for it to end.", target, _id(path))
                 silent = False

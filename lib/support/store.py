@@ -2,14 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lib.support.files import make_folder, user_path
+from lib.support.files import user_path
 from lib.support.folders import digest_json, read_folder, save_folder, save_parts
 from lib.support.locks import making
 
@@ -38,13 +38,14 @@ class Store:
         """Return the folder of the entry of `stage` under `key`, JSON-able; it need not be there."""
         return self.folder / f"{stage}-{digest_json(key)[:16]}"
 
-    @contextmanager
-    def making(self, stage: str, key: object) -> Iterator[Path]:
-        """Give the same path to a block that makes the entry, if another process that was first has not made it."""
+    def make(self, stage: str, key: object, is_made: Callable[[Path], object], make: Callable[[Path], object]) -> Path:
+        """Return the folder of the entry of `stage` under `key`; unless `is_made(folder)`, `make(folder)` makes it."""
         path = self.path(stage, key)
-        make_folder(self.folder)
-        with making(path):
-            yield path
+        if not is_made(path):
+            with making(path):
+                if not is_made(path):  # else another process was first
+                    make(path)
+        return path
 
     def has(self, stage: str, key: dict) -> bool:
         """Whether the arrays of `stage` under `key` are stored."""
@@ -55,17 +56,17 @@ class Store:
 
         Checksums are verified once in a process, and again when the size or the modification time of a file changed.
         """
-        if not self.has(stage, key):
-            with self.making(stage, key) as entry:
-                if not self.has(stage, key):
-                    self._put(entry, key, make())
+
+        def put(entry: Path) -> None:
+            self._put(entry, key, make())
+
+        entry = self.make(stage, key, lambda _: self.has(stage, key), put)
         try:
-            return _opened(self.path(stage, key))
+            return _opened(entry)
         except ValueError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
-            with self.making(stage, key) as entry:
-                self._put(entry, key, make())
-                return _opened(entry)
+            put(entry)
+            return _opened(entry)
 
     def _put(self, entry: Path, key: dict, arrays: dict[str, np.ndarray]) -> None:
         parts = {f"{name}.npy": [np.asarray(array)] for name, array in arrays.items()}
