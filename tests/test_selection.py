@@ -82,16 +82,19 @@ def test_select_by_magnitude(dtype):
     k=st.integers(1, 20),
     spread=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3]),
     bias=st.sampled_from([-2.0, 0.0, 2.0]),
-    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.int8]),
 )
 def test_top_is_that_of_float32_whatever_finds_it(seed, n, width, k, spread, bias, dtype):
     assume(k <= width)
+    large, dtype = (1, torch.float32) if dtype == torch.int8 else (selection._LARGE, dtype)
     generator = torch.Generator().manual_seed(seed)
     centred = torch.randn(n, 24, generator=generator)
     # latents that lie as close together as `spread`, far below what bfloat16 tells apart
     W_enc = torch.randn(1, 24, generator=generator) + spread * torch.randn(width, 24, generator=generator)
     b_enc = bias + spread * torch.randn(width, generator=generator)
-    values, indices = top(centred, EncoderWeights(W_enc, b_enc), k, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_LARGE", large)
+        values, indices = top(centred, EncoderWeights(W_enc, b_enc), k, dtype)
     assert values.shape == indices.shape == (n, k)
     assert all(len(set(row)) == k for row in indices.tolist())
     pre = centred.double() @ W_enc.double().T + b_enc
@@ -99,6 +102,46 @@ def test_top_is_that_of_float32_whatever_finds_it(seed, n, width, k, spread, bia
     wanted = pre.topk(k, dim=1).values
     assert ((values - wanted).abs() <= slack).all()
     assert ((pre.gather(1, indices) - values).abs() <= slack).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 5),
+    d=st.sampled_from([1, 24, 700]),
+    scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e15]),
+    threads=st.integers(1, 3),
+)
+def test_no_latent_that_int8_leaves_out_exceeds_its_bound(seed, n, d, scale, threads):
+    generator = torch.Generator().manual_seed(seed)
+    centred, W_enc = torch.randn(n, d, generator=generator) * scale, torch.randn(100, d, generator=generator)
+    W_enc *= torch.rand(100, 1, generator=generator) ** 4  # rows of very different norms, one of them all zeros
+    W_enc[7], b_enc = 0, torch.randn(100, generator=generator)
+    torch.set_num_threads(threads)
+    found, most = selection._in_int8(W_enc, b_enc)(centred, 12)
+    torch.set_num_threads(1)
+    pre = centred.double() @ W_enc.double().T + b_enc
+    others = pre.scatter(1, found, -torch.inf).amax(dim=1)
+    assert (others <= most).all()
+    assert (most - others < 0.2 * centred.norm(dim=1) * W_enc.norm(dim=1).max() + 2 * b_enc.abs().max()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["trained", "in int8", "all alike"])
+def test_a_row_has_the_same_bits_alone_and_among_others(dtype, kind, monkeypatch):
+    monkeypatch.setattr(selection, "_LARGE", 1)
+    generator = torch.Generator().manual_seed(5)
+    centred, W_enc = torch.randn(40, 48, generator=generator), torch.randn(1024, 48, generator=generator)
+    if kind == "in int8":
+        W_enc = (W_enc * 30).round().clamp(-127, 127) / 30
+    if kind == "all alike":  # so that every row is searched anew
+        W_enc = W_enc[:1] + 1e-4 * W_enc
+    encoder = EncoderWeights(W_enc, torch.randn(1024, generator=generator) * (kind == "trained"))
+    values, indices = top(centred, encoder, 6, dtype)
+    for n in (1, 2, 3, 16):
+        for first in range(0, 40 - n, n):
+            part = top(centred[first : first + n], encoder, 6, dtype)
+            assert torch.equal(part[0], values[first : first + n]) and torch.equal(part[1], indices[first : first + n])
 
 
 def test_only_rows_that_bfloat16_cannot_decide_are_searched_anew(monkeypatch):

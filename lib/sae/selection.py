@@ -13,7 +13,9 @@ _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in
 _GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
 _GROUP = 16  # latents of which the search for the largest looks at the maximum first
 _FEW = 16  # rows, up to which a product takes most of its time to read the other matrix
-_CANDIDATES = 3  # times k latents are candidates in bfloat16, enough for nearly all tokens of a trained autoencoder
+_CANDIDATES = 3  # times k latents are found in few bits, enough for nearly all tokens of a trained autoencoder
+_SPARE = 8  # latents beyond k that are found in float32: more than differ by its rounding errors only
+_LARGE = 2**21  # numbers of an encoder, more than stay in the cache; from then on few rows are multiplied in int8
 
 
 class Pairs(NamedTuple):
@@ -36,38 +38,35 @@ class Pairs(NamedTuple):
         return numbers.repeat_interleave(self.starts.diff(), output_size=len(self.indices))
 
 
-class Rounded(NamedTuple):
-    """An encoder in bfloat16, in the form that a product with few rows, or with many, reads fastest.
+class Screen(NamedTuple):
+    """An encoder in fewer bits, in which the latents with the largest pre-activations are found fast.
 
     Attributes
     ----------
-    multiply : callable
-        multiply(rows, out=...) returns the product of rows [n, d + 1], the last column 1, with W_enc^T and b_enc below
-        it, in `out` or elsewhere.
-    longest, lost : torch.Tensor, float32 scalars
-        The largest norm of a column, and of what a column lost in rounding.
+    find : callable
+        find(centred, m) returns m latents of each row of [n, d], int64 [n, m], and what no other latent's
+        pre-activation exceeds, unless that is below 0, float32 [n].
     version : tuple of int
         How often the weights had been changed in place.
     """
 
-    multiply: Callable
-    longest: torch.Tensor
-    lost: torch.Tensor
+    find: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
     version: tuple[int, ...]
 
 
 class EncoderWeights:
-    """W_enc, float32 [width, d], b_enc, float32 [width], and W_dec of a finished autoencoder, and two forms for `top`.
+    """W_enc, float32 [width, d], b_enc, float32 [width], and W_dec of a finished autoencoder, and forms for `top`.
 
-    These depend on the encoder only, so they are computed when they are first needed, and kept: where latents are found
-    in bfloat16, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as a query, and as many
-    for longer input. Matching pursuit has `falls`, too. Copies and pickles leave them out. They are computed again if
-    the weights were changed in place, as training does, but for `.data` and numpy, which torch does not count.
+    These depend on the encoder only, so they are computed when they are first needed, and kept. Where the processor
+    multiplies bfloat16, they are in it, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as
+    a query, and as many for longer input; elsewhere in int8, (d + 8) width bytes, for input of at most 16 tokens.
+    Matching pursuit has `falls`, too. Copies and pickles leave them out. They are computed again if the weights were
+    changed in place, as training does, but for `.data` and numpy, which torch does not count.
     """
 
     def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor | None = None):
         self.W_enc, self.b_enc, self.W_dec = W_enc, b_enc, W_dec
-        self._rounded: dict[bool, Rounded] = {}
+        self._screens: dict[str, Screen] = {}
         self._parts: dict[int, list[EncoderWeights]] = {}
         self._falls: tuple[tuple[int, ...], torch.Tensor] | None = None
 
@@ -83,17 +82,18 @@ class EncoderWeights:
             self._parts[n] = [EncoderWeights(*chunk) for chunk in chunks]
         return self._parts[n]
 
-    def rounded(self, n: int) -> Rounded:
-        """Return the weights in bfloat16 for a product with n rows. Threads may all compute them, to the same bits."""
-        few, version = n <= _FEW and _can_pack(), _versions(self.W_enc, self.b_enc)
-        rounded = self._rounded.get(few)
-        if rounded is None or rounded.version != version:
-            rows = _append(self.W_enc, self.b_enc, torch.bfloat16)
-            numbers = rows.float()
-            lost = torch.hypot((self.W_enc - numbers[:, :-1]).norm(dim=1), self.b_enc - numbers[:, -1]).max()
-            multiply = _packed_product(rows) if few else partial(_product, rows.T.contiguous())
-            self._rounded[few] = rounded = Rounded(multiply, numbers.norm(dim=1).max(), lost, version)
-        return rounded
+    def screen(self, n: int, dtype: torch.dtype) -> Screen | None:
+        """Return the form for n rows, None for float32 itself. Threads may all compute it, to the same bits."""
+        if dtype == torch.bfloat16:
+            name, make = ("packed", _packed) if n <= _FEW and _can_pack() else ("rounded", _rounded)
+        elif n <= _FEW and self.W_enc.numel() >= _LARGE:
+            name, make = "int8", _in_int8
+        else:
+            return None
+        version, screen = _versions(self.W_enc, self.b_enc), self._screens.get(name)
+        if screen is None or screen.version != version:
+            self._screens[name] = screen = Screen(make(self.W_enc, self.b_enc), version)
+        return screen
 
     def falls(self) -> torch.Tensor:
         """Return W_dec W_enc^T, float32 [width, width]: by how much taking W_dec_j away lowers each pre-activation."""
@@ -117,13 +117,82 @@ def _can_pack() -> bool:
     return native and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 
 
-def _packed_product(table: torch.Tensor) -> Callable:
+def _packed(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
+    table = _append(W_enc, b_enc, torch.bfloat16)
     packed = torch.ops.mkldnn._reorder_linear_weight(table)
-    return lambda rows, out: torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+
+    def multiply(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+
+    return partial(_find_rounded, multiply, *_lost(W_enc, b_enc, table))
 
 
-def _product(columns: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return torch.mm(rows, columns, out=out)
+def _rounded(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
+    table = _append(W_enc, b_enc, torch.bfloat16)
+    columns = table.T.contiguous()
+    return partial(_find_rounded, lambda rows, out: torch.mm(rows, columns, out=out), *_lost(W_enc, b_enc, table))
+
+
+def _lost(W_enc: torch.Tensor, b_enc: torch.Tensor, table: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Return the width, the largest norm of a row of the rounded table, and of what a row lost in rounding."""
+    numbers = table.float()
+    lost = torch.hypot((W_enc - numbers[:, :-1]).norm(dim=1), b_enc - numbers[:, -1]).max()
+    return len(table), numbers.norm(dim=1).max(), lost
+
+
+def _find_rounded(
+    multiply: Callable, width: int, longest: torch.Tensor, lost: torch.Tensor, centred: torch.Tensor, m: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find latents by a product in bfloat16, as `Screen.find`.
+
+    |x w - x' w'| <= |x - x'| |w'| + |x| |w - w'|, and a sum of m products in float32 is off by m eps |x'| |w'| at most.
+    """
+    rows = _append(centred, 1, torch.bfloat16)
+    indices, least = _candidates(_search(rows, width, m, multiply, torch.bfloat16))
+    numbers = rows.float()
+    lost_rows, length = (centred - numbers[:, :-1]).norm(dim=1), numbers.norm(dim=1)
+    summing = rows.shape[1] * torch.finfo(torch.float32).eps * length * longest
+    error = 1.001 * (lost_rows * longest + (length + lost_rows) * lost + 2 * summing)
+    # all others were at most this, or 0, before they were rounded to bfloat16
+    return indices, least.float().clamp(min=0) * (1 + torch.finfo(torch.bfloat16).eps) + error
+
+
+def _in_int8(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
+    """Return how latents are found by a product of int16 and int8, each row of W_enc with a unit of its own.
+
+    The product is that of whole numbers, so exact; what a latent's row lost in rounding is added to it. Of packaged
+    autoencoders, which are kept in int8, nothing is lost.
+    """
+    from lib.sae.int8 import bounds  # numba is imported when it is needed
+
+    (width, d), eps = W_enc.shape, torch.finfo(torch.float32).eps
+    units = (W_enc.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    table = (W_enc / units[:, None]).round_().to(torch.int8)
+    lost = (W_enc - table * units[:, None]).norm(dim=1)
+    largest_row = min(2**15 - 1, (2**31 - 1) // (127 * d))  # of which no sum leaves int32
+    longest, most_bias = W_enc.norm(dim=1).max() + lost.max(), b_enc.abs().max()
+    columns = [part.detach().numpy() for part in (table, units, lost, b_enc)]
+
+    def multiply(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        row_units = (rows.abs().amax(dim=1) / largest_row).clamp(min=torch.finfo(torch.float32).tiny)
+        whole = (rows / row_units[:, None]).round_().to(torch.int16)
+        bounds(*(part.numpy() for part in (whole, row_units, rows.norm(dim=1))), *columns, out.numpy())
+        return out
+
+    def find(centred: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+        indices, least = _candidates(_search(centred, width, m, multiply, torch.float32))
+        length = centred.norm(dim=1)
+        lost_row = length / largest_row * d**0.5  # at most: half a unit in each dimension
+        return indices, least + lost_row * longest + 2 * (d + 8) * eps * (length * longest + most_bias)
+
+    return find
+
+
+def _candidates(blocks: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the latents that `_search` yields, int64 [n, m], and the least of each row's products, [n]."""
+    found = [(latents, product.gather(1, latents).amin(dim=1)) for product, latents in blocks]
+    indices, least = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return indices, least
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
@@ -182,26 +251,20 @@ def top(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k largest pre-activations, W_enc (h - b_pre) + b_enc, largest first, and their latents.
 
-    They are float32 and int64 [n, k], for `centred`, h - b_pre, float32 [n, d]. With `dtype` bfloat16, candidates are
-    found in it and computed in float32; where another latent could be larger than the last one chosen, by the bound of
-    rounding errors, the row is searched again in float32. So the result is that of float32, except for latents whose
-    pre-activations differ by less than the rounding error of float32.
+    They are float32 and int64 [n, k], for `centred`, h - b_pre, float32 [n, d]. Candidates are found in `dtype`, of few
+    rows in int8 where that is float32, and computed in float32; where another latent could be larger than the last one
+    chosen, by the bound of rounding errors, the row is searched again in float32. So the result is that of float32,
+    except for latents whose pre-activations differ by less than its rounding error, and to the bit the same for a row
+    among others.
     """
     W_enc, b_enc = encoder.W_enc, encoder.b_enc
     m = _CANDIDATES * k
-    if dtype == torch.float32 or on_gpu(centred) or m > len(W_enc):
+    screen = None if on_gpu(centred) or m > len(W_enc) else encoder.screen(len(centred), dtype)
+    if screen is None:
         return _dense_top(centred, W_enc, b_enc, k)
-    rows, rounded = _append(centred, 1, dtype), encoder.rounded(len(centred))
-    candidates, least = [], []
-    for pre, latents in _search(rows, len(W_enc), m, rounded.multiply, dtype):
-        candidates.append(latents)
-        least.append(pre.gather(1, latents).amin(dim=1))
-    indices = torch.cat(candidates)
-    values, positions = pre_activations(centred, W_enc, b_enc, indices).topk(k, dim=1)
-    indices = indices.gather(1, positions)
-    # all others were at most this, or 0, before they were rounded to bfloat16
-    others = torch.cat(least).float().clamp(min=0) * (1 + torch.finfo(dtype).eps)
-    unsure = ~(values[:, -1] > others + _error(centred, rows, rounded))  # NaN is unsure
+    indices, most = screen.find(centred, m)
+    values, indices = _best(indices, pre_activations(centred, W_enc, b_enc, indices), k)
+    unsure = ~(values[:, -1] > most)  # NaN is unsure
     if unsure.any():
         values[unsure], indices[unsure] = _dense_top(centred[unsure], W_enc, b_enc, k)
     return values, indices
@@ -213,24 +276,20 @@ def _dense_top(
     def multiply(block: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return torch.addmm(b_enc, block, W_enc.T, out=out)
 
-    blocks = []
-    for pre, latents in _search(centred, len(W_enc), k, multiply, torch.float32):
-        values, order = pre.gather(1, latents).sort(dim=1, descending=True)
-        blocks.append((values, latents.gather(1, order)))
-    values, indices = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return values, indices
+    m = k if on_gpu(centred) else min(k + _SPARE, len(W_enc))
+    blocks = _search(centred, len(W_enc), m, multiply, torch.float32)
+    pre, latents = (
+        torch.cat(parts) for parts in zip(*((pre.gather(1, found), found) for pre, found in blocks), strict=True)
+    )
+    # a product of many rows adds up in another order than one of few
+    return _best(latents, pre if on_gpu(centred) else pre_activations(centred, W_enc, b_enc, latents), k)
 
 
-def _error(centred: torch.Tensor, rows: torch.Tensor, rounded: Rounded) -> torch.Tensor:
-    """Return by how much, at most, the products of `rows` and the columns differ from pre-activations, float32 [n].
-
-    |x w - x' w'| <= |x - x'| |w'| + |x| |w - w'|, and a sum of m products in float32 is off by m eps |x'| |w'| at most.
-    """
-    rounded_rows = rows.float()
-    lost_rows = (centred - rounded_rows[:, :-1]).norm(dim=1)
-    length, longest = rounded_rows.norm(dim=1), rounded.longest
-    summing = rows.shape[1] * torch.finfo(torch.float32).eps * length * longest
-    return 1.001 * (lost_rows * longest + (length + lost_rows) * rounded.lost + 2 * summing)
+def _best(latents: torch.Tensor, pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest pre-activations [n, k] of some latents [n, m], and these; of equal ones the lower latent."""
+    order = latents.argsort(dim=1)
+    order = order.gather(1, pre.gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :k])
+    return pre.gather(1, order), latents.gather(1, order)
 
 
 def _search(
