@@ -222,7 +222,7 @@ _LEARNED = LearnedSize(
     lora_rates=(2e-4, 1e-3),
     whole_rates=(2e-5, 1e-4),
     layers=(4, 6),
-    widths=(4_096, 16_384),
+    widths=(4_096,),
     top=(40, 400),
     doc_tops=(50, 100, 200, 400),
     timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
