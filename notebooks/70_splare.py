@@ -16,7 +16,7 @@
 #
 # | | |
 # |---|---|
-# | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extras `learned`, `mpnet` |
+# | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
 # | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), six more tables, values of queries |
 # | *Paper item* | SPLARE: layers and widths, Top-K pruning and index distribution, latency against nDCG |
 # | *Runtime* | `smoke` about a minute; `laptop` two hours on two cores with AVX2 |

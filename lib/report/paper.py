@@ -34,7 +34,10 @@ from lib.report.pruning import pruning_figure
 from lib.report.retrieval import retrieval_figure, wide_table, without_ranks
 from lib.report.retrieval_training import retrieval_training_figure
 from lib.report.seeds import seeds_figure
+from lib.report.splare import latency_figure as splare_latency_figure
+from lib.report.splare import splare_figure
 from lib.report.steering import main_rows, steering_figure
+from lib.report.trained import contrasts_figure, means_of
 from lib.report.variants import clear, measured, variants_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
@@ -77,6 +80,9 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "variants": _figure(variants_figure, "variants"),
     "beyond": _figure(beyond_figure, "beyond"),
     "steering": _figure(steering_figure, "steering"),
+    "splare": _figure(splare_figure, "splare_layers", "splare_widths", "splare_pruning", "splare_lengths"),
+    "splare_contrasts": _figure(contrasts_figure, "splare_contrasts"),
+    "splare_latency": _figure(splare_latency_figure, "splare_latency", "splare"),
     "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),
     "claims": _figure(claims_figure, "claims"),
 }
@@ -336,6 +342,20 @@ def _steering_numbers(results: Results) -> dict[str, str]:
     }
 
 
+def _splare_numbers(results: Results) -> dict[str, str]:
+    """Return nDCG@10 by system and the differences of named pairs, means over collections, and the times."""
+    numbers = _by_row(means_of(results["splare"]), "mean/{system}", "{mean:.3f}")
+    changes = means_of(results["splare_contrasts"])
+    ends = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
+    numbers |= _by_row(changes, "change/{system} less {reference}", ends)
+    times = results["splare_latency"]
+    numbers |= _by_row(times, "ms/{system}", "{median_ms:.2f}") | _by_row(times, "reads/{system}", "{reads:,.0f}")
+    facts = results.origin("splare")["config"]
+    counts = {"pairs": facts["pairs"]["n"], "grown": times["n_docs"].iloc[0]}
+    counts |= {name: facts["size"][name] for name in ("n_docs", "n_seeds", "batch_size", "max_length")}
+    return numbers | {name: f"{count:,}" for name, count in counts.items()}
+
+
 def _corpora_numbers(results: Results) -> dict[str, str]:
     rows = results["corpora"].query("vocabulary == @names.LATENTS")
     columns = {"label": "label_auc", "random label": "label_control", "agree": "agree", "dealt anew": "control"}
@@ -373,6 +393,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "seeds": _seed_numbers,
     "variants": _variants_numbers,
     "steering": _steering_numbers,
+    "splare": _splare_numbers,
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }

@@ -51,6 +51,8 @@ def latency_figure(latency: pd.DataFrame, table: pd.DataFrame) -> Figure:
             axes.vlines(row.median_ms, mean["low"], mean["high"], color=colour, linewidth=1)
             axes.scatter(row.median_ms, mean["mean"], s=22, color=colour, label=system)
         axes.set(xscale="log", ylabel=MEASURE)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel(f"ms a query, {rows['n_docs'].iloc[0]:,} grown documents, one thread")
         axes.legend(fontsize=6.5)
     return figure
