@@ -349,7 +349,7 @@ def _splare_numbers(results: Results) -> dict[str, str]:
     ends = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
     numbers |= _by_row(changes, "change/{system} less {reference}", ends)
     times = results["splare_latency"]
-    numbers |= _by_row(times, "ms/{system}", "{median_ms:.2f}") | _by_row(times, "reads/{system}", "{reads:,.0f}")
+    numbers |= _by_row(times, "ms/{system}", "{median_ms:.2f}")
     facts = results.origin("splare")["config"]
     counts = {"pairs": facts["pairs"]["n"], "grown": times["n_docs"].iloc[0]}
     counts |= {name: facts["size"][name] for name in ("n_docs", "n_seeds", "batch_size", "max_length")}
