@@ -3,10 +3,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib.sae import selection
+from lib.sae import int8, selection
 from lib.sae.selection import EncoderWeights, largest, pre_activations, select, top
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+assert int8  # numba is imported, so that few rows are searched in int8
 
 FLOAT64 = torch.float64
 

@@ -35,8 +35,8 @@ class SparseAutoencoder:
     sentence-transformers scale it. No code is ever negative, so that a later square root is never NaN.
 
     The first call of `encode` keeps a copy of the encoder in bfloat16, half as large as W_enc, where the processor has
-    it, and the first with a query's number of tokens another one, in int8 where the processor has not
-    (`lib.sae.selection.EncoderWeights`).
+    it, and the first with a query's number of tokens another one, in int8 where the processor has not and numba is
+    imported, as by an index (`lib.sae.selection.EncoderWeights`).
 
     Raises TypeError if `activation` is no `FinishedActivation`; ValueError for shapes that do not fit each other, a
     weight that is not finite, and an activation that the width does not fit.
@@ -222,11 +222,6 @@ class SparseAutoencoder:
     def push_to_hub(self, repo_id: str, *, dtype: str = "float32", **settings) -> str:
         """Upload what `save` writes to the Hugging Face hub; `settings` and errors as `lib.support.hub.upload`."""
         return upload(lambda folder: self.save(folder, dtype), repo_id, message="Save the autoencoder", **settings)
-
-    @staticmethod
-    def is_saved(folder: Path) -> bool:
-        """Whether a folder is there and has an autoencoder."""
-        return (folder / "sae.json").is_file()
 
     @classmethod
     def load(cls, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> "SparseAutoencoder":

@@ -1,5 +1,6 @@
 """The search for each token's largest pre-activations: the one dense product of encoding and of a training step."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -59,7 +60,8 @@ class EncoderWeights:
 
     These depend on the encoder only, so they are computed when they are first needed, and kept. Where the processor
     multiplies bfloat16, they are in it, 2 (d + 1) width bytes, half of W_enc's, for input of at most 16 tokens, such as
-    a query, and as many for longer input; elsewhere in int8, (d + 8) width bytes, for input of at most 16 tokens.
+    a query, and as many for longer input; elsewhere, once an index has imported numba, in int8, (d + 8) width bytes,
+    for input of at most 16 tokens.
     Matching pursuit has `falls`, too. Copies and pickles leave them out. They are computed again if the weights were
     changed in place, as training does, but for `.data` and numpy, which torch does not count.
     """
@@ -86,7 +88,7 @@ class EncoderWeights:
         """Return the form for n rows, None for float32 itself. Threads may all compute it, to the same bits."""
         if dtype == torch.bfloat16:
             name, make = ("packed", _packed) if n <= _FEW and _can_pack() else ("rounded", _rounded)
-        elif n <= _FEW and self.W_enc.numel() >= _LARGE:
+        elif n <= _FEW and self.W_enc.numel() >= _LARGE and "numba" in sys.modules:  # its import takes a second
             name, make = "int8", _in_int8
         else:
             return None
@@ -163,7 +165,7 @@ def _in_int8(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
     The product is that of whole numbers, so exact; what a latent's row lost in rounding is added to it. Of packaged
     autoencoders, which are kept in int8, nothing is lost.
     """
-    from lib.sae.int8 import bounds  # numba is imported when it is needed
+    from lib.sae.int8 import bounds  # which reads numba's compiled code
 
     (width, d), eps = W_enc.shape, torch.finfo(torch.float32).eps
     units = (W_enc.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)

@@ -30,6 +30,7 @@ from lib.studies.comparison import averages_of, columns_first, summary_of, value
 from lib.studies.encoded import encode_collection
 from lib.studies.inputs import shuffled, training_text
 from lib.studies.profiles import PooledSize, SweepSize
+from lib.studies.sweeps import is_trained
 from lib.support.folders import digest_json
 from lib.support.store import Store
 
@@ -57,9 +58,7 @@ def pooled_autoencoder(
         embeddings = store.get("text-embeddings", key, partial(_embeddings, encoder, texts))["embeddings"]
         train(StoredStates([torch.from_numpy(np.array(embeddings))], key), config).save(folder)
 
-    return SparseAutoencoder.load(
-        store.make("sae", {"embeddings": key, "config": asdict(config)}, SparseAutoencoder.is_saved, make)
-    )
+    return SparseAutoencoder.load(store.make("sae", {"embeddings": key, "config": asdict(config)}, is_trained, make))
 
 
 def _embeddings(encoder: TokenEncoder, texts: list[str]) -> dict[str, np.ndarray]:

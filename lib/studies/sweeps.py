@@ -193,7 +193,7 @@ def autoencoders(recipes: Iterable[Recipe], store: Store) -> list[SparseAutoenco
 
 def _train_missing(recipes: list[Recipe], store: Store) -> None:
     """Train, of recipes of one retriever and text, those that are not in the store."""
-    missing = {folder: r for r in recipes if not SparseAutoencoder.is_saved(folder := store.path("sae", r.key))}
+    missing = {folder: r for r in recipes if not is_trained(folder := store.path("sae", r.key))}
     if not missing:
         return
     first, layers = recipes[0], {recipe.encoder.layer for recipe in missing.values()}
@@ -210,7 +210,12 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
             source = Residuals(source, sae)
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"
         log.info(text, number, len(missing), layer, config.width, config.k, config.seed, source.n)
-        store.make("sae", recipe.key, SparseAutoencoder.is_saved, partial(_train_in, source, config))
+        store.make("sae", recipe.key, is_trained, partial(_train_in, source, config))
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a folder is there and has an autoencoder."""
+    return (folder / "sae.json").is_file()
 
 
 def _train_in(source: StateSource, config: TrainingConfig, folder: Path) -> None:
