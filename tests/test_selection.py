@@ -119,10 +119,10 @@ def test_no_latent_that_int8_leaves_out_exceeds_its_bound(seed, n, d, scale, thr
     W_enc *= torch.rand(100, 1, generator=generator) ** 4  # rows of very different norms, one of them all zeros
     W_enc[7], b_enc = 0, torch.randn(100, generator=generator)
     torch.set_num_threads(threads)
-    found, most = selection._in_int8(W_enc, b_enc)(centred, 12)
+    latents, most = selection._in_int8(W_enc, b_enc)(centred, 12)
     torch.set_num_threads(1)
     pre = centred.double() @ W_enc.double().T + b_enc
-    others = pre.scatter(1, found, -torch.inf).amax(dim=1)
+    others = pre.scatter(1, latents, -torch.inf).amax(dim=1)
     assert (others <= most).all()
     assert (most - others < 0.2 * centred.norm(dim=1) * W_enc.norm(dim=1).max() + 2 * b_enc.abs().max()).all()
 

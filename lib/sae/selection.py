@@ -150,13 +150,13 @@ def _find_rounded(
     |x w - x' w'| <= |x - x'| |w'| + |x| |w - w'|, and a sum of m products in float32 is off by m eps |x'| |w'| at most.
     """
     rows = _append(centred, 1, torch.bfloat16)
-    indices, least = _candidates(_search(rows, width, m, multiply, torch.bfloat16))
+    indices, products = _candidates(_search(rows, width, m, multiply, torch.bfloat16))
     numbers = rows.float()
     lost_rows, length = (centred - numbers[:, :-1]).norm(dim=1), numbers.norm(dim=1)
     summing = rows.shape[1] * torch.finfo(torch.float32).eps * length * longest
     error = 1.001 * (lost_rows * longest + (length + lost_rows) * lost + 2 * summing)
     # all others were at most this, or 0, before they were rounded to bfloat16
-    return indices, least.float().clamp(min=0) * (1 + torch.finfo(torch.bfloat16).eps) + error
+    return indices, products.amin(dim=1).float().clamp(min=0) * (1 + torch.finfo(torch.bfloat16).eps) + error
 
 
 def _in_int8(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
@@ -182,19 +182,20 @@ def _in_int8(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
         return out
 
     def find(centred: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor]:
-        indices, least = _candidates(_search(centred, width, m, multiply, torch.float32))
+        indices, products = _candidates(_search(centred, width, m, multiply, torch.float32))
         length = centred.norm(dim=1)
         lost_row = length / largest_row * d**0.5  # at most: half a unit in each dimension
-        return indices, least + lost_row * longest + 2 * (d + 8) * eps * (length * longest + most_bias)
+        error = lost_row * longest + 2 * (d + 8) * eps * (length * longest + most_bias)
+        return indices, products.amin(dim=1) + error
 
     return find
 
 
 def _candidates(blocks: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the latents that `_search` yields, int64 [n, m], and the least of each row's products, [n]."""
-    found = [(latents, product.gather(1, latents).amin(dim=1)) for product, latents in blocks]
-    indices, least = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return indices, least
+    """Return the latents that `_search` yields, int64 [n, m], and their products, [n, m]."""
+    pairs = [(latents, product.gather(1, latents)) for product, latents in blocks]
+    latents, products = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return latents, products
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
@@ -279,10 +280,7 @@ def _dense_top(
         return torch.addmm(b_enc, block, W_enc.T, out=out)
 
     m = k if on_gpu(centred) else min(k + _SPARE, len(W_enc))
-    blocks = _search(centred, len(W_enc), m, multiply, torch.float32)
-    pre, latents = (
-        torch.cat(parts) for parts in zip(*((pre.gather(1, found), found) for pre, found in blocks), strict=True)
-    )
+    latents, pre = _candidates(_search(centred, len(W_enc), m, multiply, torch.float32))
     # a product of many rows adds up in another order than one of few
     return _best(latents, pre if on_gpu(centred) else pre_activations(centred, W_enc, b_enc, latents), k)
 
