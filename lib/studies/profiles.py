@@ -226,7 +226,7 @@ _LEARNED = LearnedSize(
     top=(40, 400),
     doc_tops=(50, 100, 200, 400),
     timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
-    width=8_192,
+    width=4_096,
     k=32,
     ks_ablated=(16, 64),
     alphas=(0.0, 0.1, 10.0),
