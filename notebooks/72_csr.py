@@ -51,8 +51,8 @@ tables["csr_tried"].round(4)
 
 # %% [markdown]
 # ## Every size
-# Means over the collections. `dead` is the share of the latents that no document of any collection has; `median_ms` is
-# of one query and one thread on a corpus of the largest collection, repeated.
+# Means over the collections. `dead` is the share of the latents that no document of any collection and no text of the
+# pairs has; `median_ms` is of one query and one thread on a corpus of the largest collection, repeated.
 
 # %%
 shown = ["kind", "k", "bytes", "seeds", "mean", "low", "high", "R@100", "dead", "reads", "median_ms"]

@@ -4,7 +4,8 @@ Beside it, of 2026-11-29: CSRv2's three changes are an annealed k (from 64, over
 positives (pairs instead of each text by itself), and a finetuned retriever. What is known of CSRv2 is its abstract;
 here the retriever is finetuned first, on the same pairs, as a dense one whose embedding may be cut (Matryoshka), and
 the autoencoder then reads its embeddings: so all eight cells differ in seconds of training, and Matryoshka is that very
-retriever, cut. The pairs of systems that are compared stand in `contrasts`.
+retriever, cut. The pairs of systems that are compared stand in `contrasts`. With k = 2 the ranked documents are too few
+to tell which latents are dead: as such count, over all collections, those that no text of the pairs has either.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from lib.bm25.weighting import INNER_PRODUCT
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.learned.models import Csr, DenseControl
-from lib.studies.names import CSR_FROZEN, CSRV2, DENSE, MATRYOSHKA, TRUNCATED
+from lib.studies.comparison import document_frequency
+from lib.studies.names import CSR_FROZEN, CSRV2, DENSE, MATRYOSHKA, MEAN, TRUNCATED
 from lib.studies.trained import (
     Bench,
     Readout,
@@ -32,6 +34,7 @@ from lib.studies.trained import (
 from lib.studies.trained_tables import (
     choose,
     contrasts_table,
+    dead_shares,
     rates,
     results_of,
     search_ms,
@@ -39,6 +42,7 @@ from lib.studies.trained_tables import (
     systems_table,
 )
 
+DENSE_KINDS = (DENSE, TRUNCATED, MATRYOSHKA)
 FACTORS = ("annealed", "supervised", "finetuned")
 CHOSEN_AT = 8  # the k at which learning rate and gamma are chosen
 HEAD_RATES, GAMMAS = (3e-4, 1e-3), (0.1, 1.0)
@@ -78,8 +82,9 @@ def csr_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables by name, and what their provenance states.
 
     `csr` is `systems_table` against the whole embedding, with the columns kind, k (latents or dimensions), bytes (of a
-    document), and median_ms, ms_low, ms_high of a query (`search_ms`; of the largest collection, repeated);
-    `csr_contrasts` is `contrasts_table`; `csr_tried` what was tried on training queries.
+    document), and median_ms, ms_low, ms_high of a query (`search_ms`; of the largest collection, repeated); in its last
+    rows `dead` is the share of the latents that no text of the pairs has either. `csr_contrasts` is `contrasts_table`;
+    `csr_tried` what was tried on training queries.
     """
     size = bench.size
     config = {"epochs": size.csr_epochs, "batch_size": size.csr_batch, "bf16": False}
@@ -111,9 +116,14 @@ def csr_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     table = table.assign(
         kind=[sizes[name][0] for name in table["system"]], k=[sizes[name][1] for name in table["system"]]
     )
-    dense_kinds = table["kind"].isin([DENSE, TRUNCATED, MATRYOSHKA])
-    table["bytes"] = table["k"] * np.where(dense_kinds, BYTES_OF_A_DIMENSION, BYTES_OF_A_LATENT)
+    is_dense = table["kind"].isin(DENSE_KINDS)
+    table["bytes"] = table["k"] * np.where(is_dense, BYTES_OF_A_DIMENSION, BYTES_OF_A_LATENT)
     table = table.join(_times(bench, readouts), on="system")
+    seen: dict[str, list] = {}
+    for readout in (readout for readout in readouts if sizes[readout.name][0] not in DENSE_KINDS):
+        seen.setdefault(readout.name, []).append({"df": document_frequency(readout.read(bench.seen)[0])})
+    of_all, dead = table["collection"] == MEAN, dead_shares({**results, bench.seen.full_name: seen})
+    table.loc[of_all, "dead"] = table.loc[of_all, "system"].map(dead)
     tables = {"csr": table, "csr_contrasts": contrasts_table(seed_means(results), contrasts(bench))}
     tables["csr_tried"] = pd.concat([dense_tried, csr_tried], ignore_index=True)
     return tables, bench.origin(csr=config, chosen={MATRYOSHKA: repr(dense), CSR_FROZEN: repr(csr)})

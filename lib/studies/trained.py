@@ -144,6 +144,13 @@ class Bench:
         teachers = [("dense", TokenEncoder(teacher.model, max_length=size.max_length)) for teacher in size.teachers]
         return Data(pairs, teacher_scores(pairs, teachers, store=store) if teachers else None)
 
+    @cached_property
+    def seen(self) -> Collection:
+        """The texts of the pairs as documents; its one query stands for none."""
+        texts = list(dict.fromkeys([*self.data.pairs.queries, *self.data.pairs.positives]))
+        ids = [str(number) for number in range(len(texts))]
+        return Collection("pairs", None, ids, texts, ["0"], texts[:1], {"0": {"0": 1}}, "pairs")
+
     def config(self, seed: int = 0, **changes) -> FinetuneConfig:
         """Return how everything is trained, but for `changes`."""
         size = self.size

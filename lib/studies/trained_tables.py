@@ -91,8 +91,7 @@ def systems_table(bench: Bench, results: Results, baseline: str) -> pd.DataFrame
     nDCG@10 as `measures.summarise` gives it against the baseline, `seeds` and `seed_sd`, the standard deviation of
     their means; R@100; and doc_terms, query_terms (latents of an average text), reads (postings of an average query)
     and dead (share of the latents that no document has, in the last rows no document of any collection), NaN for dense
-    rows. `near` marks collections of the kind of
-    some of the pairs.
+    rows. `near` marks collections of the kind of some of the pairs.
     """
     values, tables = seed_means(results), []
     for collection in bench.collections:
@@ -106,7 +105,7 @@ def systems_table(bench: Bench, results: Results, baseline: str) -> pd.DataFrame
     averaged = together[~together["collection"].map(is_limit)]
     means = averages_of([values[name] for name in dict.fromkeys(averaged["collection"])], baseline)
     facts = averaged.groupby("system", sort=False)[columns].mean()
-    means = means.join(facts.assign(dead=pd.Series(_dead(results))), on="system")
+    means = means.join(facts.assign(dead=pd.Series(dead_shares(results))), on="system")
     table = pd.concat([together, means.assign(collection=MEAN)], ignore_index=True)
     return columns_first(table, "collection", "near", "system")
 
@@ -123,7 +122,7 @@ def _facts(runs: Sequence[Mapping[str, np.ndarray]], n_docs: int) -> dict[str, f
     return facts | dict(zip(("doc_terms", "query_terms", "reads", "dead"), numbers, strict=True))
 
 
-def _dead(results: Results) -> dict[str, float]:
+def dead_shares(results: Results) -> dict[str, float]:
     """Return of each system the share of its latents that no document of any collection has, a mean over seeds."""
     by_system: dict[str, list[np.ndarray]] = {}
     for systems in results.values():
