@@ -355,6 +355,7 @@ def test_figures_that_are_not_of_their_tables_are_found_and_drawn_again(folder, 
     assert redraw(folder) == ["retrieval"] and not changed(folder, "retrieval", entry())
 
 
+@pytest.mark.slow
 def test_a_figure_of_another_matplotlib_is_left_alone_while_its_table_stays(folder, monkeypatch):
     redraw(folder)
     monkeypatch.setattr(matplotlib, "__version__", "99.0")
@@ -369,6 +370,7 @@ def plot(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything(folder, tmp_path):
     paper = tmp_path / "paper"
     paper.mkdir()
