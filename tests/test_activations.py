@@ -110,6 +110,7 @@ def both_ways(activation: Activation, states: torch.Tensor) -> tuple[torch.Tenso
     return sae.decode(codes), z @ weights.W_dec + weights.b_pre
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)  # in float32, a tie but for rounding may fall either way
 @given(
     activation=st.sampled_from(EVERY),

@@ -69,6 +69,7 @@ def expanding_folder(plain_folder, tmp_path_factory) -> str:
     return save_colbert(plain_folder, tmp_path_factory.mktemp("expanding"), query_expansion=EXPANSIONS["fixed"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_tokens", [1, 2048])
 def test_final_states_are_what_a_multi_vector_encoder_gives(colbert_folder, batch_tokens):
     encoder = TokenEncoder(colbert_folder, dtype="float32", batch_tokens=batch_tokens)
@@ -156,6 +157,7 @@ def test_queries_with_an_expansion_are_cut(expanding_folder):
     assert len(joined(encoder.stream([long])).states) > 200
 
 
+@pytest.mark.slow
 def test_identity_knows_skiplist_expansion_and_lengths(plain_folder, expanding_folder, tmp_path):
     folders = [expanding_folder]
     for name, expansion in (("none", None), ("attended", EXPANSIONS["attended"])):
@@ -222,6 +224,7 @@ def colbert_by_hand(folder, text: str, is_query: bool, expand: bool, attend: boo
     return states if is_query else states[~torch.isin(actual[0], skipped)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("expand", "attend"), [(True, False), (True, True), (False, False)])
 def test_a_pylate_folder(plain_folder, tmp_path, expand, attend):
     settings = {"do_query_expansion": expand, "attend_to_expansion_tokens": attend}

@@ -42,6 +42,7 @@ def test_measure_takes_turns_and_the_first_does_not_count():
     assert all(0 <= value < 0.1 for value in seconds.values())
 
 
+@pytest.mark.slow
 def test_every_competitor_takes_whole_steps():
     activations = ["kron", "ortsae:chunk=16"]
     steps = steps_to_time(12, CONFIG, 0.25, activations)
@@ -139,6 +140,7 @@ def test_the_columns_of_the_speed_table(monkeypatch):
     assert rows[0]["times ours"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_after_the_same_tokens_all_leave_about_the_same_unexplained(nobody_else):
     states = normal_states(64 * 40 + 500)
     found = fvus(states[:-500], states[-500:], CONFIG)
@@ -268,6 +270,7 @@ def test_texts_are_evenly_spaced_and_not_blank():
         encoding.spread(texts, 0)
 
 
+@pytest.mark.slow
 def test_the_encoding_command(monkeypatch, capsys, model, sentence_folder):
     pydoc(monkeypatch, encoding)
     monkeypatch.setattr(model.encoder, "batch_tokens", model.encoder.batch_tokens)  # put back after the test

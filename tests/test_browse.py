@@ -413,6 +413,7 @@ def test_all_text_has_contrast(open_page, browser, folder, scheme):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_works_behind_http_server_too(browser, folder):
     from selenium.webdriver.support.ui import WebDriverWait

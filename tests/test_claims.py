@@ -306,6 +306,7 @@ def table(folder):
     return claims_study(folder)[0]
 
 
+@pytest.mark.slow
 def test_every_claim_is_judged_by_the_tables(table):
     first = table.drop_duplicates("key").set_index("key")
     # (0.1 + 0.095) / 2, below by hypot(0.01, 0.005) / 2; limit is left out
@@ -408,6 +409,7 @@ def test_pairs_of_seeds_have_the_jackknifes_interval(folder):
     assert cosine[:3] == pytest.approx((0.85, 0.85, 0.85))
 
 
+@pytest.mark.slow
 def test_what_has_no_interval_tests_nothing(folder, tmp_path):
     for path in folder.glob("*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -418,6 +420,7 @@ def test_what_has_no_interval_tests_nothing(folder, tmp_path):
     assert row[["ours", "verdict", "why"]].tolist() == ["0.25", UNTESTED, NO_INTERVAL]
 
 
+@pytest.mark.slow
 def test_each_claim_says_what_it_was_tested_with(table):
     (splare,) = set(table.loc[table["source"] == SPLARE, "tested_with"])
     assert "frozen" in splare and "not with its model" in splare
@@ -488,12 +491,14 @@ def test_without_results_nothing_is_tested_and_the_notebook_is_named(tmp_path):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_the_origin_names_what_was_read(folder):
     origin = claims_study(folder)[1]["results"]
     assert origin["limit"] == digest_file(folder / "limit.csv")
     assert {"retrieval", "layers_per_query", "beyond", "latency"} <= set(origin)
 
 
+@pytest.mark.slow
 def test_claims_come_back_from_their_file_as_they_were(table, tmp_path):
     table.to_csv(tmp_path / "claims.csv", index=False, float_format="%.6g")
     read = pd.read_csv(tmp_path / "claims.csv")

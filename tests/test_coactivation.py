@@ -37,6 +37,7 @@ def test_without_the_parent_narrower_families_are_found():
     assert coactive_families(texts(*rows, width=7), n_levels=1) == [first]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.integers(0, 9), max_size=5), min_size=1, max_size=30))
 def test_families_are_large_enough_unlike_and_led_by_their_most_frequent_latent(rows):
     active = texts(*(tuple(row) for row in rows), width=10)

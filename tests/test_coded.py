@@ -57,6 +57,7 @@ def plain_scores(index: BM25Index, query: csr_array) -> np.ndarray:
     return np.concatenate(scores)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 60),
@@ -176,6 +177,7 @@ def test_engines_get_its_impacts(index, docs):
         assert vectors[document.latents] @ document.impacts == pytest.approx(scores[document.position], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_is_the_same(index, docs, tmp_path):
     index.save(tmp_path)
     for verify in (True, False):
@@ -209,6 +211,7 @@ def test_a_form_that_there_is_not(docs):
         BM25Index.build(docs, ids(40), impacts="int8")
 
 
+@pytest.mark.slow
 def test_damaged_it_loads_equal_or_is_refused(index, docs, tmp_path):
     index.save(tmp_path)
     assert count_refused(tmp_path, docs[:3], all_scores(index, docs[:3]), trials=300) > 280
@@ -281,6 +284,7 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(index, docs):
     np.testing.assert_array_equal(all_scores(index, docs[:2]), before)
 
 
+@pytest.mark.slow
 def test_rankings_are_nearly_those_of_float32():
     docs, queries = random_terms(300, 50, 1), random_terms(20, 50, 2)
     coded, exact = (BM25Index.build(docs, ids(300), impacts=impacts) for impacts in ("uint8", "float32"))

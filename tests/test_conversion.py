@@ -60,6 +60,7 @@ def test_every_pooling_goes_there_and_back(tiny_encoder, tiny_sae, pooling, phi)
     assert (model.encode_documents(TEXTS) != back.encode_documents(TEXTS)).nnz == 0
 
 
+@pytest.mark.slow
 def test_prompts_layer_length_and_special_tokens_go_there_and_back(sentence_folder, tiny_sae):
     settings = {"query_prompt": "query : ", "document_prompt": "title : ", "layer": 1, "max_length": 12}
     encoder = TokenEncoder(sentence_folder, dtype="float32", special_tokens=False, **settings)
@@ -67,6 +68,7 @@ def test_prompts_layer_length_and_special_tokens_go_there_and_back(sentence_fold
     assert back.encoder.config == encoder.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special_tokens", [True, False])
 def test_a_prompt_that_is_not_counted_goes_there_and_back(sentence_folder, tiny_sae, special_tokens):
     settings = {"query_prompt": "query : ", "document_prompt": "the title : ", "special_tokens": special_tokens}
@@ -78,6 +80,7 @@ def test_a_prompt_that_is_not_counted_goes_there_and_back(sentence_folder, tiny_
     assert (counted.encode_queries(TEXTS) != model.encode_queries(TEXTS)).nnz
 
 
+@pytest.mark.slow
 def test_other_architectures(modernbert_folder, plain_folder, tiny_sae):
     for folder in (modernbert_folder, plain_folder):
         there_and_back(LatentTerms(TokenEncoder(folder, dtype="float32"), tiny_sae))
@@ -104,6 +107,7 @@ def test_a_decoder_only_retriever_goes_there_and_back(tmp_path, tiny_sae, side, 
         np.testing.assert_allclose(getattr(back, f"encode_{kind}")(texts).toarray(), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
     sae = SparseAutoencoder(**tiny_sae.tensors(), activation=FinishedJumpReLU(4, torch.linspace(2, 20, 64)))
     back = there_and_back(LatentTerms(tiny_encoder, sae), k=64)
@@ -120,6 +124,7 @@ def test_thresholds_go_there_and_back(tiny_encoder, tiny_sae):
     assert encoder[1].k == 32  # 16 times the average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [FinishedTopK(4), FinishedJumpReLU(4, torch.linspace(2, 20, 64) / 5)])
 @pytest.mark.parametrize("centre", [torch.zeros(32), torch.linspace(-1, 1, 32)])
 def test_scaled_states_go_there_and_back(tiny_encoder, tiny_sae, tmp_path, activation, centre):
@@ -205,6 +210,7 @@ def test_a_model_in_bfloat16_is_compared_in_float32(plain_folder, tiny_sae):
     assert abs(rows - exact.encode_documents(TEXTS)).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_sae, tmp_path, recwarn):
     def warned() -> list[str]:
         return [str(warning.message) for warning in recwarn if "was trained on" in str(warning.message)]
@@ -229,6 +235,7 @@ def test_what_it_was_trained_on_goes_along(sentence_folder, tiny_encoder, tiny_s
     assert to_sparse_encoder(model)[2].trained_on is None
 
 
+@pytest.mark.slow
 def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
     directions = torch.randn(64, 384, generator=torch.Generator().manual_seed(6))
     sae = SparseAutoencoder(directions, torch.zeros(64), directions, torch.zeros(384), FinishedTopK(8))
@@ -243,6 +250,7 @@ def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(conv
     assert back.sae.metadata == {"trained_on": converted[1].trained_on}
 
 
+@pytest.mark.slow
 def test_a_saved_encoder_becomes_a_model_that_ranks(tiny_encoder, tiny_sae, tmp_path):
     model = LatentTerms(tiny_encoder, tiny_sae)
     to_sparse_encoder(model).save_pretrained(str(tmp_path))
@@ -345,6 +353,7 @@ def test_what_latent_terms_cannot_say(converted, sentence_folder, tiny_encoder):
         from_sparse_encoder(mean)
 
 
+@pytest.mark.slow
 def test_a_transformer_that_was_changed_is_noticed(converted, tmp_path):
     with torch.no_grad():
         for weight in converted[0].parameters():
@@ -458,6 +467,7 @@ def run_python(script: str, path: Path, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, "-c", script], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_saved_encoder_says_what_it_requires(converted, tmp_path, monkeypatch):
     for encoder in (converted, copy.deepcopy(converted)):
         encoder.save_pretrained(str(tmp_path / "model"))

@@ -115,6 +115,7 @@ def test_groups_are_of_one_size_and_those_of_others_are_refused(tiny_encoder, ti
         corpora.corpora_of(model, [collection("squad", 5)], 30, store)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # where no label is good
 def test_the_study_and_its_report(tiny_encoder, tiny_sae, monkeypatch, tmp_path):
     of_name = {name: collection(name) for name in ("squad", "first", "second")}

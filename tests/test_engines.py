@@ -298,6 +298,7 @@ READERS = {
 SETTINGS = {"anserini": {"scale": 1e6}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_written_gives_our_scores_when_it_is_read(index, queries, tmp_path, target):
     write(index, tmp_path, target, **SETTINGS.get(target, {}))

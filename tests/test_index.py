@@ -166,6 +166,7 @@ def test_permuting_the_documents_permutes_the_scores():
     np.testing.assert_array_equal(permuted, straight[:, order])
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(0, 50), max_size=5), block_rows=st.sampled_from([1, 7, 50, 64]))
 def test_building_from_blocks_equals_building_at_once(cuts, block_rows):
@@ -318,6 +319,7 @@ def count_refused(folder, queries, whole, trials: int) -> int:
     return refused
 
 
+@pytest.mark.slow
 def test_a_damaged_index_loads_equal_or_is_refused(tmp_path):
     docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)
     index = BM25Index.build(docs, ids(40))
@@ -350,6 +352,7 @@ def test_opened_without_verifying_damage_to_the_postings_gives_wrong_scores_at_w
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_opened_without_verifying_a_damaged_header_is_refused(tmp_path):
     docs, queries = random_terms(40, 12, 13), random_terms(3, 12, 14)

@@ -142,6 +142,7 @@ def test_models_that_cannot_be_joined(models, sentence_folder):
             join_models([models[0], changed])
 
 
+@pytest.mark.slow
 def test_a_sparse_encoder_has_groups_too(models, tmp_path):
     model = join_models(models)
     back = there_and_back(model)
@@ -182,6 +183,7 @@ def test_saelens_has_no_groups(tmp_path):
     assert not (tmp_path / "sae").exists()
 
 
+@pytest.mark.slow
 def test_the_join_command(models, tmp_path, monkeypatch, capsys):
     folders = [tmp_path / "a", tmp_path / "b"]
     for model, folder in zip(models, folders, strict=True):

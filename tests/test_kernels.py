@@ -102,6 +102,7 @@ def test_loss_and_every_gradient_are_those_of_the_dense_reference(
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), k=st.integers(1, 64))
 def test_what_is_active_are_the_codes_of_the_dense_activation(data, seed, n, k):

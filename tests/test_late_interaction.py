@@ -31,6 +31,7 @@ def test_worked_by_hand():
     np.testing.assert_allclose(best.scores, [[2 * half, 1, 0], [1, half, 0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
 def test_equals_a_plain_loop(tiny_encoder, k):
     ranking = late_interaction_search(tiny_encoder, DOCS, list("abcde"), QUERIES, list("xyz"), k=k)

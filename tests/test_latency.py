@@ -31,6 +31,7 @@ def model(tiny_encoder, tiny_sae) -> LatentTerms:
     return LatentTerms(tiny_encoder, tiny_sae)
 
 
+@pytest.mark.slow
 def test_the_study_has_every_setting_once(model, collection, tmp_path):
     table, facts = latency_study(model, ["tiny"], LatencySize(5, 40, 2, 1), Store(tmp_path))
     assert [Setting(*row) for row in table[list(Setting._fields)].to_numpy().tolist()] == [
@@ -53,6 +54,7 @@ def test_approximate_search_has_its_recall(model, collection, monkeypatch):
     assert table.loc[table["kind"] != "Seismic", "recall"].isna().all()
 
 
+@pytest.mark.slow
 def test_quality_is_the_mean_of_the_collections(model, collection, tmp_path, monkeypatch):
     ranked, rankings = [], lib.studies.latency.rankings
     monkeypatch.setattr(lib.studies.latency, "rankings", lambda *given: ranked.append(given) or rankings(*given))

@@ -151,6 +151,7 @@ def test_without_prompts_a_query_is_encoded_as_a_document(model):
     assert (model.encode_queries(TEXTS) != model.encode_documents(TEXTS)).nnz == 0
 
 
+@pytest.mark.slow
 def test_stream_gives_terms_embeddings_and_firings(sentence_folder, tiny_sae):
     model = LatentTerms(TokenEncoder(sentence_folder, dtype="float32", batch_tokens=8), tiny_sae)
     texts = TEXTS * 4
@@ -312,6 +313,7 @@ def test_a_hidden_size_that_does_not_fit(request, tmp_path, model, tiny_sae, nam
         LatentTerms.load(tmp_path, encoder=wide)
 
 
+@pytest.mark.slow
 def test_a_retriever_of_another_size_is_told_which_one_to_take(wide_folder):
     wide = TokenEncoder(wide_folder, dtype="float32")
     remedy = (
@@ -422,6 +424,7 @@ def test_repr_says_what_it_is_made_of(model):
     assert repr(model).endswith(f"{parts}, BM25Constants(k1=8.0, b=0.7, idf='lucene'))")
 
 
+@pytest.mark.slow
 def test_the_packaged_model():
     model = LatentTerms.load(dtype="float32")
     assert (model.sae.d, model.sae.width, model.sae.k, model.sae.activation.groups) == (384, 39_936, 24, 3)

@@ -178,6 +178,7 @@ def lines(caplog, level: int = logging.WARNING) -> list[str]:
     return [record.getMessage() for record in caplog.records if (record.name, record.levelno) == (LOGGER, level)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["document", "query"])
 def test_what_is_cut_off_is_logged_once_a_pass(tiny_encoder, tiny_sae, caplog, kind):
     model, texts = LatentTerms(tiny_encoder, tiny_sae), [*TEXTS, LONG] * 40  # in several windows and groups

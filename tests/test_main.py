@@ -62,6 +62,7 @@ def test_the_train_command_end_to_end(tmp_path, sentence_folder, monkeypatch, ca
     assert not (out / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_the_train_command_stores_float16_and_is_reproducible(tmp_path, sentence_folder, monkeypatch):
     (tmp_path / "text.txt").write_text("\n".join(TEXTS * 8))
     settings = ["--width", 40, "--k", 3, "--epochs", 1, "--batch-tokens", 64, "--fraction", 0.5]
@@ -186,6 +187,7 @@ def test_what_is_trained_is_neither_trained_again_nor_written_over(tmp_path, tex
     assert bytes_of(tmp_path / "a") == before
 
 
+@pytest.mark.slow
 def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain_folder, monkeypatch):
     save, refused, removed = LatentTerms.save, [], []
 
@@ -207,6 +209,7 @@ def test_nobody_else_trains_there_until_the_model_is_saved(tmp_path, text, plain
     assert not (tmp_path / "a" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_told_to_stop_at_the_end_of_one_it_does_not_begin_the_next(tmp_path, text, plain_folder, monkeypatch):
     save = LatentTerms.save
     monkeypatch.setattr(LatentTerms, "save", lambda *args: (save(*args), signal.raise_signal(15)))
@@ -229,6 +232,7 @@ def test_special_tokens_may_be_left_out(tmp_path, text, plain_folder, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_a_dataset_is_named_with_hf(tmp_path, text, plain_folder, monkeypatch):
     given = {}
 

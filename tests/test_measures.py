@@ -189,6 +189,7 @@ def test_wilson_interval_of_a_worked_example():
         wilson_interval(1, 2, 95)
 
 
+@pytest.mark.slow
 def test_deviation_interval_holds_the_deviation_as_often_as_it_says():
     samples = np.random.default_rng(0).normal(size=(2_500, 5))
     intervals = np.array([deviation_interval(sample.std(ddof=1), 5, 0.9) for sample in samples])

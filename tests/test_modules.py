@@ -471,6 +471,7 @@ def test_sparse_encoder_passes_max_active_dims_and_include_prompt_on(encoder):
         encoder.set_pooling_include_prompt(True)
 
 
+@pytest.mark.slow
 def test_another_retriever_than_the_one_it_was_trained_on_is_noticed(sentence_folder, tmp_path):
     def behind(folder, sae):
         return SparseEncoder(modules=[SentenceTransformer(str(folder))[0], sae, SparseTokenPooling(WIDTH)])

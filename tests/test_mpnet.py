@@ -21,6 +21,7 @@ def encoder() -> TokenEncoder:
     return TokenEncoder(NAME, dtype="float32")
 
 
+@pytest.mark.slow
 def test_the_unpacked_retriever_is_the_librarys(encoder):
     assert (encoder.name, encoder.d, encoder.n_layers) == (f"sentence-transformers/{NAME}", 768, 12)
     assert encoder.max_length == 384
@@ -29,6 +30,7 @@ def test_the_unpacked_retriever_is_the_librarys(encoder):
     np.testing.assert_allclose(block.pooled, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_packaged_model_finds_what_is_meant():
     model = LatentTerms.load(NAME, dtype="float32")
     assert (model.encoder.max_length, model.encoder.special_tokens, model.sae.d) == (384, False, 768)

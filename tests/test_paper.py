@@ -211,13 +211,27 @@ def write_the_others(folder) -> None:
     write("steering_rankings", ranked.assign(difference_low=-0.2, difference_high=0.1))
     trained = ["dense", "dense, finetuned", "latent terms, tuned", "SPLARE's readout, untrained", "SPLARE, trained"]
     facts = {"size": {"n_docs": 400, "n_seeds": 3, "batch_size": 32, "max_length": 64}, "pairs": {"n": 2_000}}
-    write("splare", pd.DataFrame({"system": trained, "collection": "mean, limit left out", "mean": 0.5}), **facts)
+    write(
+        "splare",
+        pd.DataFrame({"system": trained, "collection": "mean, limit left out", "mean": 0.5, "dead": 0.1}),
+        **facts,
+    )
     pairs = [*zip(trained[1::3], (trained[0], trained[3]), strict=True), ("SPLARE, trained, by BM25", trained[2])]
     pairs.append((f"{trained[4]}, top 40 and 400", "vocabulary head, trained, top 40 and 400"))
     pairs = pd.DataFrame(pairs, columns=["system", "reference"]).assign(collection="mean, limit left out")
     write("splare_contrasts", pairs.assign(difference=0.03, difference_low=0.01, difference_high=0.05))
     timed = pd.DataFrame({"system": [trained[2], pairs["system"].iloc[-1]], "median_ms": 1.234, "n_docs": 100_000})
     write("splare_latency", timed)
+    few = ["CSR, 32", "dense, truncated, 64", "dense, Matryoshka, 64"]
+    for name, systems in (("csr", few), ("bottleneck", ["joint"])):
+        means = pd.DataFrame({"system": systems, "collection": "mean, limit left out", "mean": 0.5, "dead": 0.25})
+        write(name, means, size={"width": 4_096, "k": 32}, pairs={"n": 2_000})
+    others = pd.DataFrame(
+        {"reference": ["autoencoder afterwards, of embeddings", "SPLARE, trained"], "system": "joint"}
+    )
+    others = others.assign(collection="mean, limit left out", difference=-0.02)
+    write("bottleneck_contrasts", others.assign(difference_low=-0.04, difference_high=0.01))
+    write("csr_contrasts", others[:0].assign(difference_low=0, difference_high=0))
     corpora = pd.DataFrame({"corpora": ["a", "b", "a"], "vocabulary": ["latents", "latents", "words"]})
     write(
         "corpora",
@@ -263,6 +277,10 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "splare/pairs": "2,000",
         "splare/mean/dense, finetuned": "0.500",
         "splare/change/dense, finetuned less dense": "+0.030 [+0.010, +0.050]",
+        "bottleneck/width": "4,096",
+        "bottleneck/dead/joint": r"25\%",
+        "bottleneck/change/joint less SPLARE, trained": "$-$0.020 [$-$0.040, +0.010]",
+        "csr/mean/dense, Matryoshka, 64": "0.500",
         "corpora/label": "0.70 to 0.80",
         "corpora/random label": "0.50",
         "pruning/stored": r"31\%",
@@ -337,6 +355,7 @@ def test_figures_that_are_not_of_their_tables_are_found_and_drawn_again(folder, 
     assert redraw(folder) == ["retrieval"] and not changed(folder, "retrieval", entry())
 
 
+@pytest.mark.slow
 def test_a_figure_of_another_matplotlib_is_left_alone_while_its_table_stays(folder, monkeypatch):
     redraw(folder)
     monkeypatch.setattr(matplotlib, "__version__", "99.0")
@@ -351,6 +370,7 @@ def plot(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything(folder, tmp_path):
     paper = tmp_path / "paper"
     paper.mkdir()

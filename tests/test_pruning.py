@@ -9,6 +9,7 @@ from lib.bm25.pruning import PRUNINGS, drop_frequent, keep_mass, keep_top
 MATRIX = csr_array(np.array([[1, 4, 0, 2, 2], [0, 0, 0, 0, 0], [0, 3, 3, 3, 1]], np.float32))
 
 
+@pytest.mark.slow
 def test_worked_examples():
     # of equal weights those of the smaller latents stay: latent 3 before 4 in row 0, 1 and 2 before 3 in row 2
     assert keep_top(MATRIX, 2).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]

@@ -100,6 +100,7 @@ def assert_shards_are(shards: Shards, expected: csr_array, model: LatentTerms) -
     assert len(wanted["q"]) == 10
 
 
+@pytest.mark.slow
 def test_the_shards_are_the_matrix_of_one_process(corpus_folder, model, expected, paths):
     shards = Shards(corpus_folder)
     assert_shards_are(shards, expected, model)

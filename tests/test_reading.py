@@ -28,6 +28,7 @@ from lib.latent_terms import LatentTerms
 PROMPTS = {"query": "query : ", "document": "title : "}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "default", "expected"),
     [
@@ -114,6 +115,7 @@ def decoder_folder(request, tmp_path_factory) -> str:
     return save_decoder(tmp_path_factory.mktemp("decoder"), *request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, 0, 2])
 def test_decoder_states_are_those_without_padding(decoder_folder, layer):
     encoder = TokenEncoder(decoder_folder, layer=layer, dtype="float32")
@@ -165,6 +167,7 @@ def chunks_by_hand(text: str, limit: int) -> list[str]:
     return [" ".join(words) for words in np.array_split(text.split(), -(-len(text.split()) // limit))]
 
 
+@pytest.mark.slow
 def test_a_long_text_is_read_whole_in_chunks(chunking, sentence_folder):
     cut = TokenEncoder(sentence_folder, dtype="float32", max_length=20, document_prompt="title : ")
     got = joined(chunking.stream(["the cat", LONG, "", "dog"]))
@@ -198,6 +201,7 @@ def test_the_embedding_of_a_long_text_is_the_mean_of_its_chunks(chunking, senten
             np.testing.assert_allclose(got.pooled[0], got.states.mean(dim=0).numpy(), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_tokens", [1, 50, 2048])
 def test_chunks_do_not_depend_on_batches(sentence_folder, chunking, batch_tokens):
     encoder = TokenEncoder(

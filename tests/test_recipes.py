@@ -157,6 +157,7 @@ def beir_folder(tmp_path):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_baseline_system(tiny_encoder, tiny_sae, beir_folder, tmp_path):
     follow("A baseline system")
     model = LatentTerms(tiny_encoder, tiny_sae)
@@ -168,6 +169,7 @@ def test_a_baseline_system(tiny_encoder, tiny_sae, beir_folder, tmp_path):
     assert "shared words" in [text.get_text() for text in legend.get_texts()]
 
 
+@pytest.mark.slow
 def test_a_study_with_its_figure(tiny_encoder, tiny_sae, beir_folder, tmp_path, monkeypatch):
     model = LatentTerms(tiny_encoder, tiny_sae)
     monkeypatch.setattr(LatentTerms, "load", lambda dtype: model)

@@ -88,6 +88,7 @@ def test_no_system_or_collection_goes_without_a_colour(summary):
         colours_of(f"c{i}" for i in range(20))
 
 
+@pytest.mark.slow
 def test_equal_figures_are_equal_files(tmp_path, summary):
     for folder in ("a", "b"):
         figure = retrieval_figure(summary)

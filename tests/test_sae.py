@@ -236,6 +236,7 @@ def test_round_trip_in_float16_is_within_its_precision(tmp_path):
         torch.testing.assert_close(tensor, model.tensors()[name], rtol=2**-11, atol=1e-7)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.lists(st.sampled_from([0.0, 1e-42, 1e-6, 1.0, 1e6, 1e37]), min_size=12, max_size=12))
 def test_in_int8_no_weight_is_off_by_more_than_half_a_step_of_its_row(seed, sizes):

@@ -142,6 +142,7 @@ def test_peers_without_query_weights_rank_by_sums_of_impacts(model, sentences, t
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bare_read_reads_every_posting(model, sentences):
     corpus, _ = grown_corpus(model, sentences, TEXT[:1], 60)
     (block,) = corpus.index._blocks
@@ -169,6 +170,7 @@ def test_latencies(monkeypatch):
     assert (frame["ms_low"] < frame["ms_high"]).all() and (frame["median_ms"] <= frame["p95_ms"]).all()
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search_peers, "find_spec", lambda name: None)
     monkeypatch.setattr(LatentTerms, "load", lambda name: model)
@@ -184,6 +186,7 @@ def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, cap
     assert rows.loc[rows["engine"] == EXACT, "times_exact"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_real_corpus_is_the_collection_itself(model):
     collection = load_collection("limit/46")
     corpus, _ = real_corpus(model, collection, collection.query_texts[:3])

@@ -51,6 +51,7 @@ def index(model, collection):
     return model.index(model.encode_documents(collection.doc_texts), collection.doc_ids)
 
 
+@pytest.mark.slow
 def test_typing_ranks_as_the_index_does_and_all_text_is_shown(model, index, collection):
     search = Search(model, index, collection, k=5, n_sliders=3)
     assert search.ranking == [] and search.results.value == ""

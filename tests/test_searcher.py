@@ -70,6 +70,7 @@ def test_an_index_of_eight_bits(model, searcher, tmp_path):
 weight = st.sampled_from([0.0, 0.25, 1.0, 3.0])
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(weight, weight, weight)
 def test_a_score_is_the_weighted_sum_of_its_parts(searcher, parts, latents, words, dense):

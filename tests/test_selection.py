@@ -33,6 +33,7 @@ def test_largest_are_the_largest(seed, n, width, k, levels, dtype):
     assert torch.equal(got.clamp_min(0), wanted.clamp_min(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
 @pytest.mark.parametrize(("n", "width", "k"), [(300, 2**16, 16), (7, 64, 64), (1, 33, 2)])
 def test_select_takes_the_largest_but_for_rounding(dtype, n, width, k):
@@ -75,6 +76,7 @@ def test_select_by_magnitude(dtype):
     assert chosen.sort(dim=1).values.tolist() == [[1, 2], [1, 2]]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -105,6 +107,7 @@ def test_top_is_that_of_float32_whatever_finds_it(seed, n, width, k, spread, bia
     assert ((pre.gather(1, indices) - values).abs() <= slack).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -80,6 +80,7 @@ def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch
         assert (stored != terms).nnz == 0
 
 
+@pytest.mark.slow
 def test_the_retrieval_table_has_a_column_of_it(model, splade, splade_folder, collection, tmp_path):
     summary, values, origin = retrieval_table(model, ["a/test"], store=Store(tmp_path), splade=splade)
     docs, queries = dense_terms(splade_folder, collection)
@@ -97,6 +98,7 @@ def test_the_retrieval_table_has_a_column_of_it(model, splade, splade_folder, co
     pd.testing.assert_series_equal(both["mean"], both["mean_without"], check_names=False)
 
 
+@pytest.mark.slow
 def test_its_terms_are_a_third_vocabulary(model, splade, collection, tmp_path, monkeypatch):
     monkeypatch.setattr(vocabulary, "LEAST_TAIL", 5)  # the tiny vocabularies have fewer than 50 terms
     tables, origin = zipf_study(model, ["a/test"], n_resamples=3, store=Store(tmp_path), splade=splade)
@@ -205,6 +207,7 @@ def test_limit_has_a_row_of_it(model, splade, splade_folder, tmp_path, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_pruning_has_curves_of_it(model, splade, splade_folder, collection, tmp_path, monkeypatch):
     monkeypatch.setattr("lib.studies.pruning.load_collection", {"a/test": collection}.__getitem__)
     prunings = [UNPRUNED, Pruning("document top", 5), Pruning("query top", 1)]
@@ -229,6 +232,7 @@ def test_pruning_has_curves_of_it(model, splade, splade_folder, collection, tmp_
     assert ours == pruning_in_words(without) and theirs.startswith("SPLADE on a/test")
 
 
+@pytest.mark.slow
 def test_latency_has_searches_of_it(model, splade, splade_folder, collection, tmp_path, monkeypatch):
     monkeypatch.setattr("lib.studies.latency.load_collection", lambda name: collection)
     monkeypatch.setattr("lib.studies.latency.find_spec", lambda name: None)

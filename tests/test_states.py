@@ -41,6 +41,7 @@ def numbered(n: int, d: int = 2) -> torch.Tensor:
     return torch.arange(n, dtype=torch.float32)[:, None].expand(n, d).contiguous()
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 150), min_size=1, max_size=5).filter(any), st.integers(1, 300), st.integers(0, 3), st.data()
 )
@@ -110,6 +111,7 @@ UNSPACED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", UNSPACED.values(), ids=UNSPACED)
 @pytest.mark.parametrize("max_words", [10, 180])
 def test_every_token_of_a_text_is_trained_on_whatever_the_language(sentence_folder, tmp_path, text, max_words):
@@ -122,6 +124,7 @@ def test_every_token_of_a_text_is_trained_on_whatever_the_language(sentence_fold
     assert states.identity["encoder"]["long_texts"] == "chunk"
 
 
+@pytest.mark.slow
 def test_passages_that_fit_are_read_as_they_were(encoder, tmp_path):
     short = Texts(text for text in CORPUS if len(text.split()) < 40)
     by_way = {way: cache_states(tmp_path, encoder, short, long_texts=way)[3] for way in ("chunk", "cut")}
@@ -147,6 +150,7 @@ def test_chunks_of_long_passages_are_smaller(monkeypatch):
     assert sizes == [3, 1, 4, 1]  # at ten bytes, or at four passages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 70])
 def test_encoded_states_are_those_of_the_text_in_its_order(encoder, limit):
     expected = torch.cat([block.states for block in encoder.stream(CORPUS)])[:limit]
@@ -162,6 +166,7 @@ def test_encoded_states_are_those_of_the_text_in_its_order(encoder, limit):
             assert all(map(torch.equal, later, windows[first:]))  # to the bit: a run is resumed here
 
 
+@pytest.mark.slow
 def test_a_cache_holds_the_states_of_every_layer(encoder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     sources = cache_states(tmp_path, encoder, CORPUS, [-1, 1])
@@ -180,6 +185,7 @@ def test_a_cache_holds_the_states_of_every_layer(encoder, tmp_path, caplog):
     torch.testing.assert_close(torch.cat(finer.read(0, finer.n)).float(), wanted, rtol=2**-10, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cache_is_written_once_and_goes_on_where_a_kill_left_it(encoder, tmp_path, monkeypatch):
     def digest() -> dict:
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*.npy")}
@@ -224,6 +230,7 @@ def test_the_counts_of_a_cache_are_json(encoder, tmp_path):
     assert source.n == 100 <= sum(counts)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_or_of_another_size_is_encoded_again(encoder, tmp_path):
     cache_states(tmp_path, encoder, CORPUS)
     paths = sorted(tmp_path.rglob("*.npy"))
@@ -252,6 +259,7 @@ def test_a_file_that_cannot_be_written_is_named(encoder, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*npy*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", ["cache", "encode"])
 @pytest.mark.parametrize("change", ["shorter", "longer", "gone"])
 def test_a_text_that_changes_after_it_was_counted_is_an_error(encoder, tmp_path, change, states):
@@ -302,6 +310,7 @@ def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_p
     assert set(tmp_path.rglob("*")) == expected | {new}  # which another process may be writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["", "[1, 2", "{}", '["1"]', "[-1]", "[1.5]", "[true]", "\xff"])
 def test_a_damaged_plan_is_made_again(encoder, tmp_path, damage):
     cache_states(tmp_path, encoder, CORPUS)

@@ -85,6 +85,7 @@ def test_pruning_touches_one_side_only():
         prune_terms(docs, queries, Pruning("top", 1))
 
 
+@pytest.mark.slow
 def test_the_pruning_study_takes_what_it_has_from_the_store(model, collections, tmp_path, monkeypatch):
     prunings = [UNPRUNED, Pruning("document top", 2), Pruning("query top", 1)]
     table, lengths, origin = pruning_study(model, ["a/test", "b/test"], prunings, Store(tmp_path))

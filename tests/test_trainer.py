@@ -92,6 +92,7 @@ def test_a_run_shorter_than_the_window_says_how_many_are_dead_and_auxk_works(mon
     assert all(float(step.auxk) for step in steps[half:])
 
 
+@pytest.mark.slow
 def test_what_is_not_known_yet_is_none():
     states = sparse_states(1).repeat(2_048, 1) + 1e-3 * sparse_states()
     config = replace(TINY, width=256, k=2, epochs=8, dead_tokens=7_000)  # 55 batches of 128; a row after 50
@@ -294,6 +295,7 @@ class StopAt:
         return self.left <= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "normalisation"),
     [("topk", "scaled"), ("batchtopk", "scaled"), ("jumprelu", "scaled"), ("abstopk", "scaled"), ("topk", "per-token")],
@@ -380,6 +382,7 @@ def test_another_configuration_or_other_states_do_not_resume(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path):
     states = sparse_states()
     for n in (30, 20):
@@ -393,6 +396,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path
     assert digest(resumed) == digest(train(states, TINY))
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     states = sparse_states()
     with pytest.raises(TrainingStopped):
@@ -422,6 +426,7 @@ def test_a_learning_rate_that_diverges(tmp_path):
         train(sparse_states(), replace(TINY, learning_rate=1e30), checkpoints=tmp_path, every=1e9)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     states = sparse_states()
     with pytest.raises(TrainingStopped):
@@ -440,6 +445,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(tmp_path
     assert digest(train(states, TINY, checkpoints=tmp_path)) == digest(train(states, TINY))
 
 
+@pytest.mark.slow
 def test_other_threads_are_told_of(tmp_path, monkeypatch):
     states = sparse_states()
     with pytest.raises(TrainingStopped):
@@ -458,6 +464,7 @@ def test_the_density_histogram_counts_latents_that_never_fire():
     assert rows[-1]["density"][0] >= 512 - 256  # 256 tokens of one latent each
 
 
+@pytest.mark.slow
 def test_the_threshold_of_batch_topk_gives_as_many_latents_as_in_training():
     for epochs in (1, 8):
         sae = train(sparse_states(), replace(TINY, activation="batchtopk", epochs=epochs))
@@ -465,6 +472,7 @@ def test_the_threshold_of_batch_topk_gives_as_many_latents_as_in_training():
         assert l0 == pytest.approx(4, rel=0.15)
 
 
+@pytest.mark.slow
 def test_jumprelu_has_as_many_latents_as_it_aims_at_after_a_short_run():
     rows = []
     sae = train(sparse_states(), replace(TINY, activation="jumprelu", learning_rate=1e-3), log=rows.append)

@@ -82,6 +82,7 @@ def test_the_constants_that_made_the_judgements_are_found(best):
     assert (table["mean"] == 1).sum() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_values_are_those_of_the_index_and_the_measures(monkeypatch, seed):
     """With ties, equal documents, a query without terms, absent documents, grades of every sign, and own documents."""
@@ -254,6 +255,7 @@ def test_tuning_a_model(folder, tiny_encoder, tiny_sae, tmp_path):
     assert (rows["low"] <= rows["difference"]).all() and (rows["difference"] <= rows["high"]).all()
 
 
+@pytest.mark.slow
 def test_each_of_several_models_is_tuned_as_alone(folder, tiny_encoder, tiny_sae, tmp_path):
     models = [LatentTerms(tiny_encoder, tiny_sae), LatentTerms(tiny_encoder, tiny_sae.with_k(1))]
     names = [f"{folder}/train"]

@@ -240,6 +240,7 @@ def test_the_loss_of_matryoshka_is_the_mean_over_its_prefixes():
     assert activation_of("matryoshka", 1).bounds(3) == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_prefix_of_matryoshka_reconstructs_better_than_one_of_topk():
     states, left = sparse_states(1_024), []
     for spec in ("matryoshka:widths=8", "topk"):

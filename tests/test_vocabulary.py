@@ -113,6 +113,7 @@ def test_zeta_is_scipys():
         np.testing.assert_allclose(_zeta(alpha, q), zeta(alpha, q.astype(float)), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_published_fit_of_moby_dick(moby_dick):
     assert len(moby_dick) == 18_855
     found = _fit_tail(moby_dick)

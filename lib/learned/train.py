@@ -339,7 +339,7 @@ class _FiniteWeights(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    """Shows progress, writes the log, and has the last step evaluated."""
+    """Shows progress, writes the log, and has the last step evaluated, or not saved twice."""
 
     def __init__(self, log: Path):
         self._log, self._status = log, ""
@@ -352,8 +352,9 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         next(self._steps, None)
-        if state.global_step == state.max_steps and args.eval_strategy != "no":
-            control.should_evaluate = True
+        if state.global_step == state.max_steps:
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = control.should_evaluate  # else `finetune` saves this state itself
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if "loss" in (logs or {}):

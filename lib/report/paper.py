@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -24,9 +25,11 @@ from lib.report import limit
 from lib.report.ablations import ablations_figure, surface_figure
 from lib.report.backbones import retrievers_table
 from lib.report.beyond import beyond_figure
+from lib.report.bottleneck import bottleneck_figure
 from lib.report.claims import claims_figure
 from lib.report.common import escaped, latex_table, save_figure, significant
 from lib.report.corpora import corpora_figure
+from lib.report.csr import csr_figure
 from lib.report.features import contribution_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
@@ -83,6 +86,10 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "splare": _figure(splare_figure, "splare_layers", "splare_widths", "splare_pruning", "splare_lengths"),
     "splare_contrasts": _figure(contrasts_figure, "splare_contrasts"),
     "splare_latency": _figure(splare_latency_figure, "splare_latency", "splare"),
+    "bottleneck": _figure(bottleneck_figure, "bottleneck", "bottleneck_ablation"),
+    "bottleneck_contrasts": _figure(contrasts_figure, "bottleneck_contrasts"),
+    "csr": _figure(csr_figure, "csr"),
+    "csr_contrasts": _figure(contrasts_figure, "csr_contrasts"),
     "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),
     "claims": _figure(claims_figure, "claims"),
 }
@@ -342,18 +349,21 @@ def _steering_numbers(results: Results) -> dict[str, str]:
     }
 
 
-def _splare_numbers(results: Results) -> dict[str, str]:
-    """Return nDCG@10 by system and the differences of named pairs, means over collections, and the times."""
-    numbers = _by_row(means_of(results["splare"]), "mean/{system}", "{mean:.3f}")
-    changes = means_of(results["splare_contrasts"])
+def _trained_numbers(results: Results, table: str) -> dict[str, str]:
+    """Return nDCG@10 and the dead share by system and the differences of named pairs, means over collections."""
+    means, facts = means_of(results[table]), results.origin(table)["config"]
+    numbers = _by_row(means, "mean/{system}", "{mean:.3f}")
+    numbers |= _by_row(means.dropna(subset="dead"), "dead/{system}", "{dead:.0%}")
     ends = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
-    numbers |= _by_row(changes, "change/{system} less {reference}", ends)
-    times = results["splare_latency"]
-    numbers |= _by_row(times, "ms/{system}", "{median_ms:.2f}")
-    facts = results.origin("splare")["config"]
-    counts = {"pairs": facts["pairs"]["n"], "grown": times["n_docs"].iloc[0]}
-    counts |= {name: facts["size"][name] for name in ("n_docs", "n_seeds", "batch_size", "max_length")}
+    numbers |= _by_row(means_of(results[f"{table}_contrasts"]), "change/{system} less {reference}", ends)
+    counts = {"pairs": facts["pairs"]["n"]} | {key: n for key, n in facts["size"].items() if isinstance(n, int)}
     return numbers | {name: f"{count:,}" for name, count in counts.items()}
+
+
+def _splare_numbers(results: Results) -> dict[str, str]:
+    times = results["splare_latency"]
+    numbers = _by_row(times, "ms/{system}", "{median_ms:.2f}") | {"grown": f"{times['n_docs'].iloc[0]:,}"}
+    return _trained_numbers(results, "splare") | numbers
 
 
 def _corpora_numbers(results: Results) -> dict[str, str]:
@@ -394,6 +404,8 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "variants": _variants_numbers,
     "steering": _steering_numbers,
     "splare": _splare_numbers,
+    "bottleneck": partial(_trained_numbers, table="bottleneck"),
+    "csr": partial(_trained_numbers, table="csr"),
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }
