@@ -61,7 +61,8 @@ tables["bottleneck_contrasts"].drop(columns="p").round(4)
 
 # %% [markdown]
 # ## One change at a time
-# Alpha weighs the reconstruction, lambda FLOPS of both sides; of seed 0, against none of the changes.
+# Alpha weighs the reconstruction, lambda FLOPS of both sides; of seed 0, against none of the changes. `laptop` tries
+# alpha = 0 only.
 
 # %%
 shown = ["system", "mean", "low", "high", "difference", "reads", "dead", "fvu"]
