@@ -211,7 +211,7 @@ def test_sizes_fit_every_way(profile):
 
 
 def test_constants_are_chosen_on_training_queries():
-    with pytest.raises(ValueError, match="limit/46-40"):
+    with pytest.raises(ValueError, match="limit/46"):
         training_collections(replace(PROFILES["smoke"].variants, dev=("limit/46",)))
 
 
