@@ -11,14 +11,14 @@ from lib.studies.names import MEASURE
 
 def bottleneck_figure(table: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
     """Draw each system's nDCG@10 against what a query reads (left), and what each change makes of it (right)."""
-    rows, changed = means_of(table), means_of(ablation)
+    rows, changed = means_of(table).fillna({"reads": 0}), means_of(ablation)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
         for (system, colour), row in zip(colours_of(rows["system"]).items(), rows.itertuples(), strict=True):
             left.vlines(row.reads, row.low, row.high, color=colour, linewidth=1)
             left.scatter(row.reads, row.mean, s=22, color=colour, label=system)
         left.set(xscale="symlog", xlabel="postings that a query reads (dense: 0)", ylabel=MEASURE)
-        left.legend(fontsize=6)
+        left.legend(fontsize=6, loc="lower left")
         for y, row in enumerate(changed.itertuples()):
             right.hlines(y, row.low, row.high, color="black", linewidth=1.2)
             right.scatter(row.mean, y, s=20, color="black", zorder=3)
