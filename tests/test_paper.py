@@ -41,8 +41,8 @@ def test_the_paper_has_no_number_that_is_not_made():
     text = (PAPER / "paper.tex").read_text("utf-8").split(r"\maketitle")[1]
     text = re.sub(r"\\(val|claim|cite|label|ref|drawn(\[[^]]*\])?|input|texttt)\{[^}]*\}", "", text)
     text = re.sub(r"\\begin\{[^}]*\}(\[[^]]*\])?", "", text)
-    known = ["nDCG@10", "R@100", "R@10", "BM25", "CSRv2", "all-MiniLM-L6-v2", "all-mpnet-base-v2", r"95\,\%", r"SPLARE's 5\,ms"]
-    known += [r"\log(1 + z_t)", r"$k_1 = 8$ and $b = 0.7$", "$p < 0.05$"]
+    known = ["nDCG@10", "R@100", "R@10", "BM25", "all-MiniLM-L6-v2", "all-mpnet-base-v2", r"95\,\%", r"SPLARE's 5\,ms"]
+    known += ["CSRv2", r"\log(1 + z_t)", r"$k_1 = 8$ and $b = 0.7$", "$p < 0.05$"]
     for value in known:
         text = text.replace(value, "")
     assert "$k_1 = $, $b = $" in text  # what is made is gone, what is around it is not
