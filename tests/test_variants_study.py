@@ -26,7 +26,7 @@ from lib.sae.boosting import boost
 from lib.sae.codes import FinishedTopK
 from lib.sae.trainer import train
 from lib.sae.training import TrainingConfig
-from lib.studies.described import attributes, density, distinct
+from lib.studies.described import attributes, density, distinct, word_classes
 from lib.studies.profiles import PROFILES
 from lib.studies.sweeps import Recipe, autoencoders, autoencoders_of
 from lib.studies.variants import (
@@ -149,6 +149,20 @@ def test_labels_of_documents():
     assert set(found) == {"collection", "article", "module"}
     assert found["article"][1][:3] == ["A", "B", "A"] and found["module"][1][:3] == ["a", "b", "a"]
     assert set(attributes([squad], [make_collection()])) == {"article"}  # one collection is no class
+
+
+def test_words_are_read_where_they_first_stand(packaged_encoder):
+    texts = ["Sparse retrieval; embeddings. Retrieval", "Retrieval reads sparse words"]
+    words = {"sparse", "retrieval", "reads", "words"}  # not ";", ".", and "em", "##bed", "##ding", "##s"
+    states, classes = word_classes(packaged_encoder, texts)
+    read = {}
+    for block in packaged_encoder.stream([texts[i] for i in np.random.default_rng(0).permutation(2)]):
+        pieces = packaged_encoder.tokenizer.convert_ids_to_tokens(block.token_ids)
+        for piece, state in zip(pieces, block.states, strict=True):
+            if piece in words:
+                read.setdefault(piece, state)
+    np.testing.assert_array_equal(states, np.stack(list(read.values())))
+    assert len(states) == 4 and not classes  # of LEAST words each
 
 
 def test_pursuit_over_top_k_is_what_training_gives():

@@ -6,9 +6,10 @@ Every measure is of the run of seed 0 on the documents of the ranked collections
   document is ("collection"), of which article a paragraph of SQuAD ("article", its title), of which module a docstring
   ("module", documents that constants are chosen on). Words of the same documents are probed alike. Intervals are of
   classes resampled.
-- *Absorption* of forms of words ("-ing", "-ed", "-ly", "-ion", "-s") and of first letters: states of single words of
-  the tokenizer's vocabulary, each read as a text of its own. Classes that no dense probe finds are not counted. (Seen
-  after the run: latents that are active in nearly all single words, or in few, decide it; it compares no ways.)
+- *Absorption* of forms of words ("-ing", "-ed", "-ly", "-ion", "-s") and of first letters: states of words of one
+  token, each where it first stands in N_TEXTS of the ranked documents. Classes that no dense probe finds are not
+  counted. (First each word was read as a text of its own. Latents that are active in nearly all such states, or in
+  few, decided it, which compares no ways. This rule was set before words in documents were read.)
 - *Families.* A document has its `ABOUT` latents of the largest weight times idf; `inside` is the mean link of two
   latents of a family, `outside` that of one of a family and one that is in none.
 - *Times* of exact search of ten documents among all of the ranked collections, one thread, ways in turns.
@@ -47,7 +48,8 @@ from lib.support.progress import progress
 DENSITY = ("density_low", "density_median", "density_high")
 ABOUT = 16  # latents that a document is about, for families
 FORMS = ("ing", "ed", "ly", "ion", "s")
-N_WORDS = 8_000
+WORD = re.compile("[a-z]{4,}")
+N_TEXTS = 1_000
 TIMED = 60  # queries of each collection
 TURNS = 5
 
@@ -86,7 +88,8 @@ def describe(
       inside, outside.
     - `variants_times`: variant, median_ms, ms_low, ms_high, p95_ms, times_topk (median / that of Top-K).
     """
-    states, classes = word_classes(encoder)
+    texts = [text for collection in ranked for text in collection.doc_texts]
+    states, classes = word_classes(encoder, texts)
     probes = class_probes(states, classes)
     absorbed = [absorption(states, probes, way.sae).assign(variant=name) for name, way in ways.items()]
     families = [{"variant": name, **_families(_documents(way, ranked))} for name, way in ways.items()]
@@ -132,24 +135,29 @@ def _probes(ways: Mapping[str, Described], ranked: Sequence[Collection], dev: Se
     return pd.DataFrame(rows, columns=["terms", "attribute", "k", "classes", "auc", "low", "high"])
 
 
-def word_classes(encoder: TokenEncoder, n: int = N_WORDS, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return states of words that are one token, float32 [n_words, d], and by class which are of it, bool [n_words]."""
-    vocabulary = encoder.tokenizer.get_vocab()
-    whole = sorted(token for token in vocabulary if re.fullmatch("[a-z]{4,}", token))
-    picked = [whole[i] for i in np.random.default_rng(seed).permutation(len(whole))[:n]]
-    words, states = [], []
-    texts = iter(picked)
-    for block in encoder.stream(picked):
+def word_classes(
+    encoder: TokenEncoder, texts: Sequence[str], n: int = N_TEXTS, seed: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return states of words of one token, float32 [n_words, d], and by class which are of it, bool [n_words].
+
+    A word is read once, where it first stands in `n` of the texts, drawn at random. Pieces that a word goes on with are
+    those of WordPiece ("##ing").
+    """
+    tokens = {number: token for token, number in encoder.tokenizer.get_vocab().items()}
+    drawn = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:n]]
+    states: dict[str, np.ndarray] = {}
+    for block in encoder.stream(drawn):
         for start, end in pairwise(block.offsets.tolist()):
-            word = next(texts)
-            rows = start + np.flatnonzero(block.token_ids[start:end] == vocabulary[word])
-            if len(rows) == 1:
-                words.append(word)
-                states.append(block.states[rows[0]].cpu().numpy())
+            pieces = [tokens[number] for number in block.token_ids[start:end].tolist()]
+            for row, (piece, after) in enumerate(pairwise([*pieces, ""]), start):
+                if piece not in states and WORD.fullmatch(piece) and not after.startswith("##"):
+                    states[piece] = block.states[row].cpu().numpy()
+    words = list(states)
     classes = {f"-{form}": [word.endswith(form) and not word.endswith("ss") for word in words] for form in FORMS}
     classes |= {f"{letter}-": [word.startswith(letter) for word in words] for letter in ascii_lowercase}
     masks = {label: np.array(members) for label, members in classes.items()}
-    return np.stack(states), {label: members for label, members in masks.items() if members.sum() >= LEAST}
+    kept = {label: members for label, members in masks.items() if members.sum() >= LEAST}
+    return np.stack(list(states.values())), kept
 
 
 def _shares(table: pd.DataFrame) -> pd.DataFrame:
