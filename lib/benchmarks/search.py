@@ -78,16 +78,17 @@ def corpora(
 def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
     """Return a row for each engine: median and 95th percentile of a query in ms, and the recall of what it should find.
 
-    ms_low and ms_high are the 95 % bootstrap interval of the median: queries are resampled, each with all its times.
-    Engines take turns, after one that is not counted; one that takes over half a second for the first query gets only
-    five queries.
+    ms_low and ms_high are the 95 % bootstrap interval of the median, of turns and queries resampled. Engines take
+    turns, after one that is not counted, in another order each time, since a machine's speed changes within a turn; one
+    that takes over half a second for the first query gets only five queries.
     """
+    rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in competitors}
     answers: dict[str, list[list[str]]] = {}
     n_asked = dict.fromkeys(competitors, n_queries)
     for turn in progress(range(repeats + 1), what=f"k = {k}", unit="turns", total=repeats + 1):
-        for name, engine in competitors.items():
-            answers[name] = []
+        for name in rng.permutation(list(competitors)).tolist():
+            engine, answers[name] = competitors[name], []
             for row in range(n_queries):
                 if row >= n_asked[name]:
                     break
@@ -105,8 +106,9 @@ def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: i
         by_turn = 1e3 * np.array(times[name]).reshape(repeats, -1)  # [turns, queries]
         median, p95 = np.quantile(by_turn, [0.5, 0.95])
         queries = by_turn.shape[1]
-        draws = np.random.default_rng(0).integers(queries, size=(2_000, queries))
-        low, high = np.quantile(np.median(by_turn[:, draws], axis=(0, 2)), [0.025, 0.975])
+        turns, draws = (rng.integers(n, size=(2_000, n)) for n in (repeats, queries))
+        medians = np.median(by_turn[turns[:, :, None], draws[:, None, :]], axis=(1, 2))
+        low, high = np.quantile(medians, [0.025, 0.975])
         times_ms = {"median_ms": median, "ms_low": low, "ms_high": high, "p95_ms": p95}
         recall = np.mean(recalls) if recalls else np.nan
         rows.append({"engine": name, "k": k, **times_ms, "recall": recall})

@@ -51,7 +51,7 @@ FORMS = ("ing", "ed", "ly", "ion", "s")
 WORD = re.compile("[a-z]{4,}")
 N_TEXTS = 1_000
 TIMED = 60  # queries of each collection
-TURNS = 5
+TURNS = 20
 
 
 def density(firings: np.ndarray, n_tokens: int) -> dict[str, float]:
