@@ -223,13 +223,14 @@ def write_the_others(folder) -> None:
     timed = pd.DataFrame({"system": [trained[2], pairs["system"].iloc[-1]], "median_ms": 1.234, "n_docs": 100_000})
     write("splare_latency", timed)
     few = ["CSR, 32", "dense, truncated, 64", "dense, Matryoshka, 64"]
-    for name, systems in (("csr", few), ("bottleneck", ["joint"])):
+    for name, systems in (("csr", few), ("bottleneck", ["joint", "joint, of tokens"])):
         means = pd.DataFrame({"system": systems, "collection": "mean, limit left out", "mean": 0.5, "dead": 0.25})
         write(name, means, size={"width": 4_096, "k": 32}, pairs={"n": 2_000})
-    others = pd.DataFrame(
-        {"reference": ["autoencoder afterwards, of embeddings", "SPLARE, trained"], "system": "joint"}
-    )
-    others = others.assign(collection="mean, limit left out", difference=-0.02)
+    joint = [("joint", other) for other in ("autoencoder afterwards, of embeddings", "SPLARE, trained")]
+    joint += [("joint, of tokens", other) for other in ("dense, finetuned", "SPLARE, trained")]
+    joint.append(tuple(f"{system}, top 40 and 400" for system in ("joint, of tokens", "SPLARE, trained")))
+    others = pd.DataFrame(joint, columns=["system", "reference"]).assign(collection="mean, limit left out")
+    others = others.assign(difference=-0.02)
     write("bottleneck_contrasts", others.assign(difference_low=-0.04, difference_high=0.01))
     write("csr_contrasts", others[:0].assign(difference_low=0, difference_high=0))
     corpora = pd.DataFrame({"corpora": ["a", "b", "a"], "vocabulary": ["latents", "latents", "words"]})
