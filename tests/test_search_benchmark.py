@@ -170,6 +170,15 @@ def test_latencies(monkeypatch):
     assert (frame["ms_low"] < frame["ms_high"]).all() and (frame["median_ms"] <= frame["p95_ms"]).all()
 
 
+def test_engines_take_turns_in_another_order_each_time():
+    asked = []
+    made = {name: Engine(lambda row, k, name=name: asked.append(name) or ["a"]) for name in "abcd"}
+    latencies(made, n_queries=1, k=1, repeats=9)
+    turns = list(zip(*[iter(asked)] * 4, strict=True))
+    assert len(turns) == 10 and all(sorted(turn) == list("abcd") for turn in turns)
+    assert len(set(turns)) > 1
+
+
 @pytest.mark.slow
 def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search_peers, "find_spec", lambda name: None)

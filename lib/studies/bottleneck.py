@@ -94,11 +94,14 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
             codes_readout(bench, names.CSR_FROZEN, csr, bench.base, bench.config(seed, **config)),
             trained_readout(bench, names.JOINT, joint, bench.base, run),
         ]
-        of_latents = {names.JOINT_TOKENS: (of_tokens, bench.base), names.TRAINED_SPLARE: kinds[names.TRAINED_SPLARE]}
-        for system, (kind, base) in (of_latents | {names.TRAINED_WORDS: kinds[names.TRAINED_WORDS]}).items():
+        for system, kind, base in (
+            (names.JOINT_TOKENS, of_tokens, bench.base),
+            (names.TRAINED_SPLARE, *kinds[names.TRAINED_SPLARE]),
+            (names.TRAINED_WORDS, *kinds[names.TRAINED_WORDS]),
+        ):
             whole = trained_readout(bench, system, kind, base, run)._replace(top=None)
             readouts.append(whole)
-            if system in of_latents:
+            if system != names.TRAINED_WORDS:
                 readouts.append(whole._replace(name=names.pruned(system, *size.top), top=size.top))
     results = results_of(bench, readouts)
     tables = {

@@ -156,8 +156,8 @@ def word_classes(
     classes = {f"-{form}": [word.endswith(form) and not word.endswith("ss") for word in words] for form in FORMS}
     classes |= {f"{letter}-": [word.startswith(letter) for word in words] for letter in ascii_lowercase}
     masks = {label: np.array(members) for label, members in classes.items()}
-    kept = {label: members for label, members in masks.items() if members.sum() >= LEAST}
-    return np.stack(list(states.values())), kept
+    frequent = {label: members for label, members in masks.items() if members.sum() >= LEAST}
+    return np.stack(list(states.values())), frequent
 
 
 def _shares(table: pd.DataFrame) -> pd.DataFrame:
