@@ -17,9 +17,9 @@
 # | | |
 # |---|---|
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
-# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), six more tables, values of queries |
+# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), eight more tables, values of queries |
 # | *Paper item* | SPLARE: layers and widths, Top-K pruning and index distribution, latency against nDCG |
-# | *Runtime* | `smoke` about a minute; `laptop` two hours on two cores with AVX2 |
+# | *Runtime* | `smoke` about a minute; `laptop` three hours on two cores with AVX2 |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -62,8 +62,9 @@ tables["splare"][[*shown, "p_holm", "R@100", "doc_terms", "query_terms", "reads"
 tables["splare_contrasts"].drop(columns="p").round(4)
 
 # %% [markdown]
-# ## Layers, widths, pruning, and the index
-# One seed each, beside untrained ones; pruned documents are searched by the 40 largest weights of a query.
+# ## Layers, widths, pairs, pruning, and the index
+# One seed each, layers and widths beside untrained ones; pruned documents are searched by the 40 largest weights of a
+# query.
 
 # %%
 means_of(tables["splare_layers"])[["kind", "layer", "mean", "low", "high", "difference"]].round(4)
@@ -72,8 +73,15 @@ means_of(tables["splare_layers"])[["kind", "layer", "mean", "low", "high", "diff
 means_of(tables["splare_widths"])[["kind", "width", "mean", "low", "high", "difference"]].round(4)
 
 # %%
+means_of(tables["splare_pairs"])[["system", "mean", "low", "high", "difference", "reads"]].round(4)
+
+# %%
+tables["splare_pairs_contrasts"].drop(columns="p").round(4)
+
+# %%
+drawn = ("layers", "widths", "pairs", "pruning", "lengths")
 figures = {
-    "splare": splare_figure(*(tables[f"splare_{name}"] for name in ("layers", "widths", "pruning", "lengths"))),
+    "splare": splare_figure(*(tables[f"splare_{name}"] for name in drawn)),
     "splare_contrasts": contrasts_figure(tables["splare_contrasts"]),
     "splare_latency": latency_figure(tables["splare_latency"], tables["splare"]),
 }
@@ -83,4 +91,4 @@ save_study(profile.figures_folder, provenance(profile, **origin), tables, figure
 # ## The answer
 
 # %%
-print(splare_in_words(*(tables[f"splare_{name}"] for name in ("contrasts", "pruning", "latency"))))
+print(splare_in_words(*(tables[f"splare_{name}"] for name in ("contrasts", "pairs_contrasts", "pruning", "latency"))))

@@ -50,6 +50,7 @@ SAE = {"tokens": 96, "width": 64, "k": 3, "epochs": 1, "batch_tokens": 16, "dead
 SIZE = replace(
     SMOKE.learned,
     sae=replace(SMOKE.learned.sae, **SAE),
+    pair_counts=(40,),
     batch_size=8,
     layers=(2, 3),
     widths=(64,),
@@ -190,9 +191,15 @@ def test_splare_and_bottleneck(bench):
     assert pruned["reads"] < whole.loc[names.TRAINED_SPLARE, "reads"] and pruned["doc_terms"] <= 10
     assert set(origin["chosen"]) >= {names.TRAINED_SPLARE, names.TRAINED_WORDS, names.TRAINED_DENSE}
     assert set(tables["splare_layers"]["layer"]) == {2, 3} and f"{names.TRAINED_SPLARE}, layer 2" in by_query
-    splare_figure(*(tables[f"splare_{name}"] for name in ("layers", "widths", "pruning", "lengths")))
+    by_pairs = means_of(tables["splare_pairs"]).dropna(subset="n_pairs").set_index(["kind", "n_pairs"])
+    fewest, most = sorted(by_pairs.index.unique("n_pairs"))
+    assert most > fewest and by_pairs.loc[(names.TRAINED_DENSE, most), "difference"] != 0
+    first = names.trained_on(names.TRAINED_SPLARE, int(fewest))
+    assert first in set(tables["splare_pairs_contrasts"]["reference"]) and first in by_query
+    splare_figure(*(tables[f"splare_{name}"] for name in ("layers", "widths", "pairs", "pruning", "lengths")))
     latency_figure(tables["splare_latency"], tables["splare"])
-    words = splare_in_words(*(tables[f"splare_{name}"] for name in ("contrasts", "pruning", "latency")))
+    said = ("contrasts", "pairs_contrasts", "pruning", "latency")
+    words = splare_in_words(*(tables[f"splare_{name}"] for name in said))
     assert f"{names.TRAINED_SPLARE} less {names.TRAINED_WORDS}: " in words
 
     joint, _ = bottleneck_study(bench)

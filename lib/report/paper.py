@@ -83,7 +83,9 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "variants": _figure(variants_figure, "variants"),
     "beyond": _figure(beyond_figure, "beyond"),
     "steering": _figure(steering_figure, "steering"),
-    "splare": _figure(splare_figure, "splare_layers", "splare_widths", "splare_pruning", "splare_lengths"),
+    "splare": _figure(
+        splare_figure, *(f"splare_{name}" for name in ("layers", "widths", "pairs", "pruning", "lengths"))
+    ),
     "splare_contrasts": _figure(contrasts_figure, "splare_contrasts"),
     "splare_latency": _figure(splare_latency_figure, "splare_latency", "splare"),
     "bottleneck": _figure(bottleneck_figure, "bottleneck", "bottleneck_ablation"),

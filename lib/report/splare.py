@@ -10,19 +10,26 @@ from lib.report.trained import contrasts_in_words, draw_means, means_of
 from lib.studies.names import MEASURE
 
 
-def splare_figure(layers: pd.DataFrame, widths: pd.DataFrame, pruning: pd.DataFrame, lengths: pd.DataFrame) -> Figure:
-    """Draw nDCG@10 by layer, by width and by latents of a document, and the lengths of posting lists."""
+def splare_figure(
+    layers: pd.DataFrame, widths: pd.DataFrame, pairs: pd.DataFrame, pruning: pd.DataFrame, lengths: pd.DataFrame
+) -> Figure:
+    """Draw nDCG@10 by layer, width, pairs and latents of a document, and the lengths of posting lists."""
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, 2, figsize=(7.6, 5.2))
+        figure, panels = plt.subplots(2, 3, figsize=(10.4, 5.2))
         for axes, table, field in ((panels[0, 0], layers, "layer"), (panels[0, 1], widths, "width")):
             rows = means_of(table)
             for kind, colour in colours_of(rows["kind"]).items():
                 draw_means(axes, rows[rows["kind"] == kind], field, kind, colour)
             axes.set(xlabel=field, ylabel=MEASURE)
             axes.set_xticks(sorted(set(rows[field])))
-        panels[0, 1].set_xscale("log", base=2)
-        panels[0, 1].set_xticks(widths["width"].unique(), [f"{width:,}" for width in widths["width"].unique()])
-        panels[0, 1].xaxis.set_minor_locator(NullLocator())
+        rows = means_of(pairs).dropna(subset="n_pairs")
+        for kind, colour in colours_of(rows["kind"]).items():
+            draw_means(panels[0, 2], rows[rows["kind"] == kind], "n_pairs", kind, colour)
+        panels[0, 2].set(xlabel="pairs", ylabel=MEASURE)
+        for axes, sizes in ((panels[0, 1], widths["width"].unique()), (panels[0, 2], rows["n_pairs"].unique())):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
         rows = means_of(pruning).dropna(subset="doc_top")
         colours = colours_of(rows["kind"])
         for kind, colour in colours.items():
@@ -36,6 +43,8 @@ def splare_figure(layers: pd.DataFrame, widths: pd.DataFrame, pruning: pd.DataFr
         panels[1, 1].set_title(first["collection"].iloc[0], fontsize=8)
         panels[0, 0].legend(fontsize=6.5)
         panels[1, 0].legend(fontsize=6.5)
+        panels[1, 2].axis("off")
+        panels[1, 2].legend(*panels[0, 2].get_legend_handles_labels(), fontsize=6.5, title="by pairs", loc="center")
     return figure
 
 
@@ -58,9 +67,11 @@ def latency_figure(latency: pd.DataFrame, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def splare_in_words(contrasts: pd.DataFrame, pruning: pd.DataFrame, latency: pd.DataFrame) -> str:
+def splare_in_words(
+    contrasts: pd.DataFrame, by_pairs: pd.DataFrame, pruning: pd.DataFrame, latency: pd.DataFrame
+) -> str:
     """Say what each named pair of systems differs by, what pruning costs and how long a search takes."""
-    lines = [contrasts_in_words(contrasts)]
+    lines = [contrasts_in_words(contrasts), contrasts_in_words(by_pairs)]
     for row in means_of(pruning).dropna(subset="doc_top").itertuples():
         fields = pd.Series(row._asdict())
         lines.append(f"{row.kind}, {row.doc_top:.0f} weights of a document: {change(fields)} beside all of them.")

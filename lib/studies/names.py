@@ -102,6 +102,11 @@ def pruned(system: str, query_top: int, doc_top: int) -> str:
     return f"{system}, top {query_top} and {doc_top}"
 
 
+def trained_on(system: str, n_pairs: int) -> str:
+    """Return what a system is called that was trained on so many pairs."""
+    return f"{system}, {n_pairs:,} pairs"
+
+
 def is_limit(collection: str) -> bool:
     """Whether this is the full name of LIMIT or a sample, which has another purpose than others and is in no mean.
 

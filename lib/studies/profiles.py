@@ -93,6 +93,7 @@ class LearnedSize:
     pairs: tuple[str, ...]  # sources as `load_pairs` knows them
     near: tuple[str, ...]  # collections whose texts or queries are of the kind of some of the pairs
     n_pairs: int  # of each source, drawn at random
+    pair_counts: tuple[int, ...]  # of 70, the same beside it
     n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
     teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
     collections: tuple[str, ...]  # that are ranked
@@ -206,6 +207,7 @@ _LEARNED = LearnedSize(
     pairs=("papers", "medquad", "squad-questions", "python-functions"),
     near=("squad", "pydoc/test"),
     n_pairs=500,
+    pair_counts=(2_000,),
     n_negatives=0,
     teachers=(),
     collections=("beir/scifact/test", "cranfield", "squad", "pydoc/test"),
@@ -222,7 +224,7 @@ _LEARNED = LearnedSize(
     lora_rates=(2e-4, 1e-3),
     whole_rates=(2e-5, 1e-4),
     layers=(4, 6),
-    widths=(4_096,),
+    widths=(4_096, 8_192),
     top=(40, 400),
     doc_tops=(50, 100, 200, 400),
     timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
@@ -330,6 +332,7 @@ SMOKE = replace(
         pairs=("pydoc/500/train",),
         near=("pydoc/500/test",),
         n_pairs=24,
+        pair_counts=(),
         n_negatives=2,
         teachers=(_MINILM,),
         collections=("pydoc/500/test",),
@@ -398,6 +401,7 @@ PAPER = replace(
         _LEARNED,
         sae=replace(_PAPER_SWEEPS, collections=()),
         n_pairs=1_000_000,
+        pair_counts=(),
         n_negatives=7,
         teachers=(_MPNET,),
         collections=_BEIR,

@@ -6,9 +6,13 @@ weights of a query and the 400 largest of a document, as SPLARE does. BM25 ranks
 chosen on the training queries. The pairs of systems that are compared are `CONTRASTS`; SPLARE's claims are that latents
 beat the vocabulary, that layers peak near two thirds, that quality rises with the logarithm of the width, and that 100
 latents of a document cost 2 %.
+
+Of 2026-11-30, before its results: what is trained by LoRA is trained on four times as many pairs, too, once, with the
+learning rates chosen on the fewer and seed 0, and stands beside the same seed of the fewer (`contrasts_by_pairs`);
+SPLARE is trained with twice the width.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +39,7 @@ from lib.studies.trained import (
 )
 from lib.studies.trained_tables import (
     DEPTH,
+    Results,
     choose,
     contrasts_table,
     measured,
@@ -104,7 +109,8 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
 
     `splare` is `systems_table` against SPLARE's untrained readout; `splare_contrasts` is `contrasts_table`;
     `splare_tried` what was tried on training queries; `splare_layers` and `splare_widths` are `systems_table` with the
-    columns layer and width, `splare_pruning` with kind and doc_top, against no pruning of the same rows;
+    columns layer and width, `splare_pairs` is the same with kind and n_pairs, `splare_pairs_contrasts` is
+    `contrasts_table` of it; `splare_pruning` with kind and doc_top, against no pruning of the same rows;
     `splare_lengths` the lengths of posting lists (df by rank); `splare_latency` kind, postings of a document, reads and
     the times of `search_ms` on a grown corpus.
     """
@@ -124,19 +130,23 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     first = {readout.name: readout for readout in reversed(readouts)}
     layers, of_layers = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "layer")
     widths, of_widths = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "width")
+    pairs, pairs_contrasts, of_pairs = by_pairs(bench, kinds, first[names.TUNED])
     tables = {
         "splare": systems_table(bench, results, names.UNTRAINED_SPLARE),
         "splare_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
         "splare_tried": tried,
         "splare_layers": layers,
         "splare_widths": widths,
+        "splare_pairs": pairs,
+        "splare_pairs_contrasts": pairs_contrasts,
         "splare_pruning": pruning(bench, first),
         "splare_lengths": lengths(bench, first),
         "splare_latency": latency(bench, first),
     }
     chosen: dict = {system: repr(kind) for system, (kind, _) in kinds.items()}
     chosen |= {name: asdict(first[name].bm25) for name in (names.TUNED, names.BM25_OF_SPLARE)}
-    return tables, of_layers.join(of_widths.drop(columns=["collection", "query_id"])), bench.origin(chosen=chosen)
+    by_query = [of_layers, *(table.drop(columns=["collection", "query_id"]) for table in (of_widths, of_pairs))]
+    return tables, pd.concat(by_query, axis=1), bench.origin(chosen=chosen)
 
 
 def _words(collection: Collection) -> dict[str, np.ndarray]:
@@ -168,11 +178,51 @@ def by_autoencoder(bench: Bench, kind: Kind, field: str) -> tuple[pd.DataFrame, 
             labels[readout.name] = {"kind": system, "layer": layer, "width": width}
     results = results_of(bench, readouts)
     table = systems_table(bench, results, readouts[1].name).join(pd.DataFrame.from_dict(labels, "index"), on="system")
+    return table, _by_query(bench, results)
+
+
+def _by_query(bench: Bench, results: Results) -> pd.DataFrame:
     values = [
         pd.DataFrame({"collection": collection.full_name, "query_id": collection.query_ids} | values)
         for collection, values in zip(bench.collections, seed_means(results).values(), strict=True)
     ]
-    return table, pd.concat(values, ignore_index=True)
+    return pd.concat(values, ignore_index=True)
+
+
+def by_pairs(
+    bench: Bench, kinds: dict[str, tuple[Kind, LatentTerms | TokenEncoder]], terms: Readout
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Train each kind once on more and more pairs of each source, with seed 0 and the learning rate chosen.
+
+    Return `systems_table` with the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs,
+    `contrasts_table`, and nDCG@10 of each query. `terms` are latent terms, for which nothing was trained.
+    """
+    size, readouts, labels, counts = bench.size, [terms], {}, []
+    for each in (bench, *(replace(bench, size=replace(size, n_pairs=count)) for count in size.pair_counts)):
+        counts.append(len(each.data.pairs))
+        for system, (kind, base) in kinds.items():
+            readout = trained_readout(each, names.trained_on(system, counts[-1]), kind, base, each.config())
+            labels[readout.name] = {"kind": system, "n_pairs": counts[-1]}
+            readouts.append(readout._replace(top=None))
+            if readout.top is not None:
+                pruned, kind_pruned = (names.pruned(name, *readout.top) for name in (readout.name, system))
+                labels[pruned] = {"kind": kind_pruned, "n_pairs": counts[-1]}
+                readouts.append(readout._replace(name=pruned))
+    results = results_of(bench, readouts)
+    table = systems_table(bench, results, names.trained_on(names.TRAINED_DENSE, counts[0]))
+    table = table.join(pd.DataFrame.from_dict(labels, "index"), on="system")
+    pairs = contrasts_by_pairs(counts[0], counts[-1], size.top)
+    return table, contrasts_table(seed_means(results), pairs), _by_query(bench, results)
+
+
+def contrasts_by_pairs(fewest: int, most: int, top: tuple[int, int]) -> list[tuple[str, str]]:
+    """Return the pairs of systems that are compared, named before any result."""
+    systems = (names.TRAINED_DENSE, names.TRAINED_WORDS, names.TRAINED_SPLARE)
+    dense, words, splare = (names.trained_on(system, most) for system in systems)
+    more = [(names.trained_on(system, most), names.trained_on(system, fewest)) for system in systems]
+    pruned_splare, pruned_words = (names.pruned(system, *top) for system in (splare, words))
+    others = [(splare, words), (pruned_splare, pruned_words), (splare, dense), (pruned_splare, names.TUNED)]
+    return [*(more if most > fewest else []), *others]
 
 
 def pruning(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:

@@ -10,7 +10,7 @@
 - *Alike for all.* Every retriever that is finetuned has the same pairs, negatives, teacher, number of steps, batches,
   lengths (64 tokens) and order of pairs under a seed. CSR, which reads each text by itself, has the same texts; it
   reads stored embeddings, five times over, since that costs little.
-- *Size.* What two cores without AMX hold in two hours: 62 steps. What more pairs would bring is not measured.
+- *Size.* What two cores without AMX hold in two hours: 62 steps. 70 says what four times as many pairs bring, once.
 - *Constants* are chosen on training queries alone, of SciFact and pydoc (train), samples of at most 100 queries each,
   by the mean of nDCG@10, with seed 0. Tried are two learning rates of each finetuned kind; in 72
   two learning rates and two weights gamma of the contrastive loss, at k = 8; and in 70 the grid of `tune_bm25` where
