@@ -71,6 +71,45 @@ def test_windows_mix_the_whole_corpus_and_differ_by_epoch_and_seed():
         assert not torch.equal(next(source.windows(20 * RUN, seed, epoch))[:, 0], first)
 
 
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any), st.integers(1, 90), st.integers(0, 9), st.data()
+)
+def test_an_epoch_of_whole_texts_has_every_text_once(lengths, size, beyond, data):
+    n = max(1, sum(lengths) - beyond)  # the last ones may be longer than what there is of them
+    source = StoredStates([numbered(n)], lengths=lengths)
+    windows = list(source.whole_texts(size, 7, 1))
+    states, texts = (torch.cat(part) for part in zip(*windows, strict=True))
+    assert [len(window) for window, _ in windows] == [size] * (n // size) + [n % size] * (n % size > 0)
+    places = states[:, 0].long()
+    assert places.sort().values.tolist() == list(range(n))
+    # tokens of a text are together, in order, and no two texts have a number
+    starts = np.cumsum([0, *(length for length in lengths if length)])
+    assert torch.equal(texts, torch.from_numpy(np.searchsorted(starts, places.numpy(), side="right") - 1))
+    assert len(texts.unique_consecutive()) == len(texts.unique())
+    first = data.draw(st.integers(0, len(windows)))
+    later = list(source.whole_texts(size, 7, 1, first))
+    assert len(later) == len(windows) - first
+    assert all(
+        torch.equal(a, b) for pair in zip(later, windows[first:], strict=True) for a, b in zip(*pair, strict=True)
+    )
+
+
+def test_fewer_lengths_than_states_are_refused():
+    with pytest.raises(ValueError, match=r"have 9 tokens, the states are 10"):
+        StoredStates([numbered(10)], lengths=[4, 5])
+
+
+@pytest.mark.slow
+def test_encoded_states_know_their_texts(encoder, tmp_path):
+    lengths = list(encoder.count_tokens(CORPUS))
+    source = EncodedStates(TrainingText(encoder, CORPUS, 200), 3)
+    expected = np.repeat(np.arange(len(lengths)), lengths)[:200]
+    for first in (0, 2):
+        states, texts = zip(*source.whole_texts(30, 0, 0, first), strict=True)
+        assert torch.cat(texts).tolist() == expected[30 * first :].tolist()
+        assert torch.equal(torch.cat(states), torch.cat(list(source.windows(30, 0, 0, first))))
+
+
 @pytest.mark.parametrize("parts", [[], [torch.zeros(3)], [torch.zeros(2, 2), torch.zeros(1, 2, 2)]])
 def test_what_is_not_states(parts):
     with pytest.raises(ValueError, match=r"\[n, d\]"):
@@ -227,7 +266,8 @@ def test_a_state_too_large_for_float16_is_an_error(encoder, tmp_path, monkeypatc
 def test_the_counts_of_a_cache_are_json(encoder, tmp_path):
     source = cache_states(tmp_path, encoder, CORPUS, max_tokens=100)[3]
     counts = json.loads(next(tmp_path.rglob("plan.json")).read_text())
-    assert source.n == 100 <= sum(counts)
+    assert source.n == 100 <= sum(map(sum, counts))
+    assert source.lengths.tolist() == list(encoder.count_tokens(CORPUS))[: len(source.lengths)]
 
 
 @pytest.mark.slow
@@ -311,7 +351,7 @@ def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["", "[1, 2", "{}", '["1"]', "[-1]", "[1.5]", "[true]", "\xff"])
+@pytest.mark.parametrize("damage", ["", "[[1, 2", "{}", "[1]", '[["1"]]', "[[-1]]", "[[1.5]]", "[[true]]", "\xff"])
 def test_a_damaged_plan_is_made_again(encoder, tmp_path, damage):
     cache_states(tmp_path, encoder, CORPUS)
     expected = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

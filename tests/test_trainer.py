@@ -262,11 +262,11 @@ def test_batches_begin_at_any_step(start):
     # 600 states: 4 whole batches an epoch, in windows of 3 batches and of 1
     config = replace(TINY, epochs=4, buffer_batches=3)
     source = StoredStates([torch.arange(600.0)[:, None]])
-    uninterrupted = list(batches(source, config))
+    uninterrupted = [states for states, _ in batches(source, config)]
     assert len(uninterrupted) == 16
     for epoch in range(4):
         assert len(torch.unique(torch.cat(uninterrupted[4 * epoch : 4 * epoch + 4]))) == 512
-    rest = list(batches(source, config, start))
+    rest = [states for states, _ in batches(source, config, start)]
     assert len(rest) == 16 - start
     assert all(map(torch.equal, rest, uninterrupted[start:]))
 
@@ -539,7 +539,7 @@ def test_a_run_on_another_device_never_mixes_it_with_the_cpu(monkeypatch, name, 
     with FakeTensorMode(), Answers():
         source = StoredStates([torch.empty(192, 16, dtype=torch.bfloat16)])
         run = Run.begin(source, config, FAR)
-        taken = list(batches(source, config, device=FAR))[:2]
+        taken = [states for states, _ in batches(source, config, device=FAR)][:2]
         for batch in taken:
             run.advance(batch)
         tensors, facts = run.state()

@@ -39,6 +39,8 @@ SETTINGS = [
     "ortsae:chunk=7",
     "ortsae:chunk=32:coefficient=3",
     "jumprelu:bandwidth=1.5",
+    "variational:coefficient=0.01:noise=0.1",
+    "endtoend:coefficient=1",
 ]
 SPECS = [*ACTIVATIONS, *SETTINGS]
 
@@ -59,6 +61,11 @@ def problem(spec: str, kind: str, n: int = 12):
     return states, activation, Weights(*weights, initial.extra), mean
 
 
+def texts_of(states: torch.Tensor, length: int = 16) -> StoredStates:
+    """States as a source that knows where texts end."""
+    return StoredStates([states], lengths=[length] * -(-len(states) // length))
+
+
 def check_gradients(spec: str) -> None:
     """Loss and every gradient are those of autograd on the dense form, in float64."""
     for kind in BATCHES:
@@ -69,7 +76,7 @@ def check_gradients(spec: str) -> None:
                 assert kind == "one token"  # no threshold to start from
                 continue
             dead = torch.arange(WIDTH) % 4 < share
-            activation = activation.at(5)
+            activation = activation.at(5, torch.arange(len(states)) // 5)
             step = loss_and_gradients(states, weights, activation, mean, dead, 1 / 32, FLOAT64)
             trained = [tensor for tensor in weights if tensor is not None]
             leaves = [tensor.clone().requires_grad_() for tensor in trained]
@@ -88,6 +95,7 @@ def check_gradients(spec: str) -> None:
 def check_what_is_active(spec: str) -> None:
     """The activations of a step are those of the dense form."""
     states, activation, weights, mean = problem(spec, "plain", n=40)
+    activation = activation.at(5, torch.arange(40) // 7)
     step = loss_and_gradients(states, weights, activation, mean, torch.zeros(WIDTH, dtype=torch.bool), 0.0, FLOAT64)
     codes, _ = activation.dense(states - weights.b_pre, weights)
     actual = torch.zeros(40, WIDTH, dtype=FLOAT64).scatter_add_(1, step.indices, step.values)
@@ -110,14 +118,14 @@ def check_invariants(spec: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainableAutoencoder, "normalise_decoder", checked)
-        train(sparse_states(512), config_of(spec, epochs=2))
+        train(texts_of(sparse_states(512)), config_of(spec, epochs=2))
     assert len(steps) in (0, 8)  # 0: not trained
 
 
 def check_it_learns(spec: str) -> None:
     """The finished autoencoder reconstructs, with about k latents a token."""
     states = sparse_states(1_024)
-    sae = train(states, config_of(spec, epochs=8))
+    sae = train(texts_of(states), config_of(spec, epochs=8))
     codes = sae.encode(states)
     left = (states - sae.decode(codes)).square().sum() / (states - states.mean(dim=0)).square().sum()
     assert left < 0.6
@@ -126,7 +134,7 @@ def check_it_learns(spec: str) -> None:
 
 def check_resuming(spec: str, tmp_path) -> None:
     """A run that is stopped twice ends at the same bits."""
-    states, config, rows, again = sparse_states(512), config_of(spec), [], []
+    states, config, rows, again = texts_of(sparse_states(512)), config_of(spec), [], []
     uninterrupted = train(states, config, log=rows.append)
     for n in (1, 8):
         try:
@@ -141,7 +149,7 @@ def check_resuming(spec: str, tmp_path) -> None:
 
 def check_saving(spec: str, tmp_path) -> None:
     """What is loaded is what was saved: weights, settings, codes; in float16 the codes are near."""
-    sae = train(sparse_states(512), config_of(spec, epochs=1))
+    sae = train(texts_of(sparse_states(512)), config_of(spec, epochs=1))
     sae.save(tmp_path / "a")
     loaded, fresh = SparseAutoencoder.load(tmp_path / "a"), sparse_states(64)
     assert (repr(loaded), loaded.identity) == (repr(sae), sae.identity)
@@ -162,7 +170,7 @@ def dense(sae: SparseAutoencoder, states: torch.Tensor) -> torch.Tensor:
 
 def check_batches(spec: str) -> None:
     """The codes of a token do not depend on its neighbours, their number or their order."""
-    sae, states = train(sparse_states(512), config_of(spec, epochs=1)), sparse_states(40)
+    sae, states = train(texts_of(sparse_states(512)), config_of(spec, epochs=1)), sparse_states(40)
     together = dense(sae, states)
     assert (together > 0).any()
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
@@ -301,6 +309,54 @@ def test_products_of_factors_by_hand():
     assert products(torch.tensor([[4.0, -1.0, 9.0, 0.0, 1.0]]), 2, 3).tolist() == [[36, 0, 4, 0, 0, 0]]
 
 
+def test_the_penalty_of_variational_by_hand():
+    # pre 3, 4; an entry of the state has mean square (9 + 16) / 2, s^2 a quarter of it; KL (9 + 16) / (2 s^2) = 4
+    eye = torch.eye(2)
+    weights = Weights(eye, torch.zeros(2), eye, torch.zeros(2))
+    activation = activation_of("variational:coefficient=0.5", 1)
+    (z,), penalty = activation.dense(torch.tensor([[3.0, 4.0]]), weights)
+    assert penalty.item() == pytest.approx(0.5 / 2 * 4)
+    others, _ = activation.at(1).dense(torch.tensor([[3.0, 4.0]]), weights)
+    assert not torch.equal(z, others[0]) and torch.equal(z, activation.dense(torch.tensor([[3.0, 4.0]]), weights)[0][0])
+
+
+def test_the_penalty_of_endtoend_by_hand():
+    # texts (1, 0), (3, 0) and (0, 2) have the means (2, 0) and (0, 2); of what is reconstructed they are (1, 1) and
+    # (0, 1): the cosines are 1 / sqrt 2 and 1
+    states = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    weights = Weights(torch.eye(2), torch.zeros(2), torch.tensor([[0.5, 0.5], [0.0, 0.5]]), torch.zeros(2))
+    activation = activation_of("endtoend:coefficient=2", 2).at(0, torch.tensor([7, 7, 4]))
+    assert activation.dense(states, weights)[1].item() == pytest.approx(2 - (1 / 2**0.5 + 1))
+
+
+@pytest.mark.slow
+def test_endtoend_keeps_embeddings_better_than_topk_on_the_same_batches():
+    topics = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 0)
+    states, lost = sparse_states(1_024) + topics, []
+    states -= states.mean(dim=0)
+    for spec in ("endtoend", "endtoend:coefficient=0"):
+        sae = train(texts_of(states), config_of(spec, epochs=8))
+        means = (part.reshape(64, 16, -1).mean(dim=1) for part in (states, sae.decode(sae.encode(states))))
+        lost.append(1 - torch.cosine_similarity(*means).mean().item())
+    assert lost[0] < 0.8 * lost[1]
+
+
+def test_gradient_selects_what_moves_the_embedding():
+    # the text's mean is along x: of two equal activations the one along y moves its direction, the one along x does not
+    weights = Weights(torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+    states = torch.tensor([[2.0, 1.9], [2.0, -1.9]])
+    chosen = activation_of("gradient", 1).at(0, torch.tensor([0, 0])).choose(states, weights, FLOAT32)
+    assert chosen.indices[0].item() == 1
+    assert activation_of("topk", 1).choose(states, weights, FLOAT32).indices[0].item() == 0
+
+
+@pytest.mark.parametrize("spec", ["endtoend", "gradient"])
+def test_states_that_do_not_say_where_texts_end_are_refused(spec, tmp_path):
+    with pytest.raises(ValueError, match=rf"'{spec}' reads whole texts.*lengths=.*cache_states"):
+        train(sparse_states(512), config_of(spec), checkpoints=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_pursuit_by_hand():
     # rows (1, 0), (.6, .8); x = (1, 2): pre 1, 2.2. The second is first, and leaves (1, 2) - 2.2 (.6, .8), (-.32, .24),
     # of which the first latent has -.32: not active
@@ -379,7 +435,7 @@ def test_adaptivek_gives_more_latents_to_what_is_harder(tmp_path):
 
 @pytest.mark.parametrize("spec", ["kron", "pursuit", "topafa"])
 def test_a_kind_that_others_do_not_have_is_not_written_for_them(spec, tmp_path):
-    sae = train(sparse_states(512), config_of(spec, epochs=1))
+    sae = train(texts_of(sparse_states(512)), config_of(spec, epochs=1))
     with pytest.raises(ValueError, match=f"{sae.activation.name}.*SAELens"):
         write_saelens(sae, tmp_path / "out")
     with pytest.raises(ValueError, match="topk"):
@@ -405,6 +461,10 @@ def test_a_kind_that_others_do_not_have_is_not_written_for_them(spec, tmp_path):
         ("gated:coefficient=-1", "coefficient is -1.0"),
         ("topafa:coefficient=-1", "coefficient is -1.0"),
         ("mutualchoice:offset=-1", "offset is -1.0"),
+        ("variational:coefficient=-1", "coefficient is -1.0"),
+        ("variational:noise=0", "noise is 0.0"),
+        ("endtoend:coefficient=nan", "coefficient is nan"),
+        ("endtoend:texts=1", "'texts' is no setting of 'endtoend'; it has coefficient"),
     ],
 )
 def test_bad_specs(spec, message):

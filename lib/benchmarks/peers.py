@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from lib.encode.states import RUN
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedTopK
 from lib.sae.kernels import reference_loss
@@ -42,7 +43,8 @@ def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Com
     """Return this package's sparse step; b_pre starts at the mean of the states `first` [n, d].
 
     With `clip`, gradients are clipped as SAELens clips its own, instead of `config.unit_gradient`. They are those of
-    the squared error of a token, which is the FVU times the variance of the states.
+    the squared error of a token, which is the FVU times the variance of the states. Of an activation that reads whole
+    texts, 64 neighbouring states count as one.
     """
     model = TrainableAutoencoder.initial(first, config)
     optimizer = _adamw(model, config)
@@ -50,6 +52,7 @@ def ours(first: torch.Tensor, config: TrainingConfig, clip: bool = False) -> Com
     silent = torch.zeros(config.width, dtype=torch.int64)
 
     def step(states: torch.Tensor, dead: torch.Tensor) -> None:
+        model.activation = model.activation.at(0, torch.arange(len(states)) // RUN)
         result = model.backward(states, dead)
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), largest)

@@ -49,20 +49,28 @@ class StateSource(Protocol):
         Number of states, and their size.
     identity : dict
         Everything that decides them, JSON-able.
+    lengths : numpy.ndarray, int64 [n_texts], or None
+        Number of tokens of each text, of the last ones perhaps more than there are states; None is not known.
     """
 
     n: int
     d: int
     identity: dict
+    lengths: np.ndarray | None
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
+
+    def whole_texts(
+        self, size: int, seed: int, epoch: int, first: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield such windows of whole texts, but for those at their ends, and the text of each token, int64 [size]."""
 
 
 class StoredStates:
     """States that can be read in any order: a tensor in memory, or memory-mapped files.
 
-    An epoch visits runs of 64 neighbouring tokens in a random order over the whole corpus.
+    An epoch visits runs of 64 neighbouring tokens, or whole texts, in a random order over the whole corpus.
 
     Parameters
     ----------
@@ -70,9 +78,13 @@ class StoredStates:
         The states in order, all of one dtype.
     identity : dict, optional
         Everything that decides the states, JSON-able; None is their digest.
+    lengths : sequence of int, optional
+        Number of tokens of each text, together at least n; None is not known.
     """
 
-    def __init__(self, parts: Iterable[torch.Tensor], identity: dict | None = None):
+    def __init__(
+        self, parts: Iterable[torch.Tensor], identity: dict | None = None, lengths: Iterable[int] | None = None
+    ):
         self._parts = list(parts)
         if not self._parts or any(part.ndim != 2 for part in self._parts):
             shapes = [tuple(part.shape) for part in self._parts]
@@ -80,6 +92,9 @@ class StoredStates:
         self._ends = np.cumsum([len(part) for part in self._parts]).tolist()
         self._identity = identity
         self.n, self.d = self._ends[-1], self._parts[0].shape[1]
+        self.lengths = None if lengths is None else np.fromiter(lengths, np.int64)
+        if self.lengths is not None and self.lengths.sum() < self.n:
+            raise ValueError(f"The texts have {self.lengths.sum()} tokens, the states are {self.n}; give all lengths.")
 
     @cached_property
     def identity(self) -> dict:
@@ -103,17 +118,32 @@ class StoredStates:
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
-        runs = np.random.default_rng([seed, epoch]).permutation(-(-self.n // RUN))
-        starts = runs * RUN
-        stops = np.minimum(starts + RUN, self.n)
+        stops = np.minimum(np.arange(RUN, self.n + RUN, RUN), self.n)
+        return (block for block, _ in self._windows(stops, size, seed, epoch, first))
+
+    def whole_texts(
+        self, size: int, seed: int, epoch: int, first: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `StateSource`."""
+        stops = np.minimum(np.cumsum(self.lengths[self.lengths > 0]), self.n)
+        return self._windows(stops[: np.searchsorted(stops, self.n) + 1], size, seed, epoch, first)
+
+    def _windows(
+        self, ends_of_runs: np.ndarray, size: int, seed: int, epoch: int, first: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield windows of runs of neighbouring tokens in a random order, and the run of each token, int64 [size]."""
+        runs = np.random.default_rng([seed, epoch]).permutation(len(ends_of_runs))
+        starts, stops = np.append(0, ends_of_runs[:-1])[runs], ends_of_runs[runs]
         ends = np.cumsum(stops - starts)  # where each run ends in the epoch's order
         for begin in range(first * size, self.n, size):
             end = min(begin + size, self.n)
             low, high = np.searchsorted(ends, [begin, end - 1], side="right")
-            chosen = zip(starts[low : high + 1].tolist(), stops[low : high + 1].tolist(), strict=True)
-            block = torch.cat([piece for start, stop in chosen for piece in self.read(start, stop)])
+            chosen = slice(low, high + 1)
+            pairs = zip(starts[chosen].tolist(), stops[chosen].tolist(), strict=True)
+            block = torch.cat([piece for start, stop in pairs for piece in self.read(start, stop)])
+            of_runs = torch.from_numpy(np.repeat(runs[chosen], (stops - starts)[chosen]))
             skip = begin - int(ends[low] - (stops - starts)[low])
-            yield block[skip : skip + end - begin]
+            yield block[skip : skip + end - begin], of_runs[skip : skip + end - begin]
 
 
 def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
@@ -161,19 +191,24 @@ class TrainingText:
         self.encoder, self.corpus = encoder.with_long_texts(long_texts), corpus
         if max_tokens is not None:
             max_tokens = check_count(max_tokens, "max_tokens")
-        self._counts = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
+        lengths = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
+        self.lengths = np.fromiter(
+            (length for chunk in lengths for length in chunk), np.int64
+        )  # of passages, in tokens
+        self._counts = list(map(sum, lengths))
         self.ends = np.minimum(np.cumsum(self._counts), max_tokens or np.inf).astype(np.int64)  # of chunks, in tokens
         self.n = int(self.ends[-1]) if self._counts else 0
         if not self.n:
             raise ValueError("The corpus holds no token; give text.")
 
-    def _count(self, max_tokens: int | None, plan: Path | None) -> list[int]:
-        counts: list[int] = []
-        lengths = Lengths()
-        chunks = (sum(self.encoder.count_tokens(chunk, lengths=lengths)) for chunk in _chunks(self.corpus))
-        for count in progress(chunks, what="count tokens", unit="tokens", count=int):
-            counts.append(count)
-            if max_tokens is not None and sum(counts) >= max_tokens:
+    def _count(self, max_tokens: int | None, plan: Path | None) -> list[list[int]]:
+        counts: list[list[int]] = []
+        lengths, n = Lengths(), 0
+        chunks = (list(self.encoder.count_tokens(chunk, lengths=lengths)) for chunk in _chunks(self.corpus))
+        for chunk in progress(chunks, what="count tokens", unit="tokens", count=sum):
+            counts.append(chunk)
+            n += sum(chunk)
+            if max_tokens is not None and n >= max_tokens:
                 break
         self.encoder.log_lengths(lengths)
         if plan is not None:
@@ -201,18 +236,22 @@ class TrainingText:
         self.encoder.log_lengths(lengths)
 
 
-def _read_plan(plan: Path) -> list[int] | None:
-    """Return the counts in a file, None if it is not there or damaged."""
+def _read_plan(plan: Path) -> list[list[int]] | None:
+    """Return the tokens of each passage, chunk by chunk, in a file; None if it is not there or damaged."""
     try:
         counts = json.loads(plan.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         counts = None
-    if isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
+    if isinstance(counts, list) and all(isinstance(chunk, list) and all(map(_is_count, chunk)) for chunk in counts):
         return counts
     warnings.warn(f"{plan} is damaged; the tokens are counted again.", stacklevel=3)
     return None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 class EncodedStates:
@@ -220,7 +259,7 @@ class EncodedStates:
 
     def __init__(self, text: TrainingText, layer: int):
         self._text, self._layer = text, layer
-        self.n, self.d = text.n, text.encoder.at(layer).d
+        self.n, self.d, self.lengths = text.n, text.encoder.at(layer).d, text.lengths
 
     @cached_property
     def identity(self) -> dict:
@@ -241,6 +280,15 @@ class EncodedStates:
                 rest = rest[size:]
         if len(rest):
             yield rest
+
+    def whole_texts(
+        self, size: int, seed: int, epoch: int, first: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `StateSource`; in the text's order."""
+        ends = torch.from_numpy(np.cumsum(self.lengths))
+        for number, window in enumerate(self.windows(size, seed, epoch, first), first):
+            places = torch.arange(number * size, number * size + len(window))
+            yield window, torch.searchsorted(ends, places, right=True)
 
 
 def _identity(text: TrainingText, layer: int) -> dict:
@@ -310,7 +358,8 @@ def cache_states(
             for layer, states in chunk.items():
                 _write(paths[layer][number], states.to(CACHE_DTYPES[dtype]))
     parts = {layer: [_open(path, CACHE_DTYPES[dtype]) for path in paths[layer]] for layer in layers}
-    return {layer: StoredStates(parts[layer], {**_identity(text, layer), "stored": dtype}) for layer in layers}
+    identities = {layer: {**_identity(text, layer), "stored": dtype} for layer in layers}
+    return {layer: StoredStates(parts[layer], identities[layer], text.lengths) for layer in layers}
 
 
 def _remove_leftovers(folder: Path) -> None:

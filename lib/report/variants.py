@@ -12,7 +12,7 @@ from lib.report.common import PALETTE, SIGNIFICANT, STYLE, change, interval, sig
 from lib.studies.names import AS_TUNED, MATCHED, MATRYOSHKA_WAY, MEASURE, PAPERS, SAME, TOPK
 
 PANELS = (("fvu", "FVU of the documents"), ("doc_postings", "postings of a document"))
-MARKERS = ("o", "s", "^")
+MARKERS = ("o", "s", "^", "D")
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:

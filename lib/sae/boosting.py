@@ -31,7 +31,8 @@ class Residuals:
     """
 
     def __init__(self, source: StateSource, sae: SparseAutoencoder):
-        self._source, self._sae, self.n, self.d = source, check_leaves(sae), source.n, source.d
+        self._source, self._sae = source, check_leaves(sae)
+        self.n, self.d, self.lengths = source.n, source.d, source.lengths
 
     @property
     def identity(self) -> dict:
@@ -41,9 +42,17 @@ class Residuals:
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
-        for window in self._source.windows(size, seed, epoch, first):
-            parts = (states.float() for states in window.split(4_096))
-            yield torch.cat([states - self._sae.decode(self._sae.encode(states)) for states in parts])
+        return map(self._left, self._source.windows(size, seed, epoch, first))
+
+    def whole_texts(
+        self, size: int, seed: int, epoch: int, first: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `StateSource`."""
+        return ((self._left(window), texts) for window, texts in self._source.whole_texts(size, seed, epoch, first))
+
+    def _left(self, window: torch.Tensor) -> torch.Tensor:
+        parts = (states.float() for states in window.split(4_096))
+        return torch.cat([states - self._sae.decode(self._sae.encode(states)) for states in parts])
 
 
 def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:

@@ -152,6 +152,8 @@ class Activation(ABC):
         Whether an activation may be negative.
     revives : bool
         Whether AuxK is given the dead latents.
+    whole_texts : bool
+        Whether a batch is of whole texts, not of single tokens out of many.
     trains : bool
         Whether there is a training. Where there is none, `initial` is given the states of the whole first window.
     rate : float
@@ -163,6 +165,7 @@ class Activation(ABC):
     finished_form: ClassVar[type[FinishedActivation]] = FinishedTopK
     signed: ClassVar[bool] = False
     revives: ClassVar[bool] = True
+    whole_texts: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     rate: ClassVar[float] = 1
     k: int
@@ -199,8 +202,11 @@ class Activation(ABC):
         """Return which latents AuxK is given, bool [width], of the tokens since each was active: the dead ones."""
         return silent >= window
 
-    def at(self, step: int) -> Self:
-        """Return the activation of a step, counted from 0, for one that draws at random; others are as they are."""
+    def at(self, step: int, texts: torch.Tensor | None = None) -> Self:
+        """Return the activation of a step, for one that draws at random or reads whole texts; others are as they are.
+
+        Steps are counted from 0; `texts`, int64 [n], is the text of each token, None unless texts are whole.
+        """
         return self
 
     def finished(self, weights: Weights, smallest: float | None) -> tuple[Weights, FinishedActivation]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from lib.encode.states import CHANGED, StateSource, StoredStates
+from lib.sae.activations import activation_of
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.checkpoints import Checkpoint, Checkpoints, differing
-from lib.sae.kernels import Step, Weights
+from lib.sae.kernels import Activation, Step, Weights
 from lib.sae.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
 from lib.support.devices import CPU, training_device
 from lib.support.progress import progress
@@ -79,13 +80,13 @@ class Run:
             setattr(run, name, facts[name])
         return run
 
-    def advance(self, batch: torch.Tensor) -> None:
-        """Make one step on a batch of states [batch_tokens, d].
+    def advance(self, batch: torch.Tensor, texts: torch.Tensor | None = None) -> None:
+        """Make one step on a batch of states [batch_tokens, d], and the text of each where batches are of whole texts.
 
         Raises FloatingPointError if the loss is not finite; the weights are as they were before.
         """
         config, n_before = self.config, self.step
-        self.model.activation = self.model.activation.at(n_before)
+        self.model.activation = self.model.activation.at(n_before, texts)
         result = self.model.backward(self.normalise(batch), self.model.activation.idle(self.silent, self.dead_window))
         if not math.isfinite(result.fvu.item()):
             remedy = f"lower the learning rate ({config.learning_rate}), or look for states that are NaN or all alike"
@@ -175,23 +176,32 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 def batches(
     source: StateSource, config: TrainingConfig, start: int = 0, device: torch.device = CPU
-) -> Iterator[torch.Tensor]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Yield batches [batch_tokens, d] from step `start` on, each epoch in a new order; windows go to `device` whole.
 
-    The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out.
+    The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out. With a
+    batch comes the text of each state, int64 [batch_tokens], if the activation reads whole texts; else None.
     """
-    size = config.batch_tokens
+    size, whole = config.batch_tokens, _activation(config).whole_texts
     first_epoch, step = divmod(start, source.n // size)
     first_window, first_batch = divmod(step, config.buffer_batches)
     for epoch in range(first_epoch, config.epochs):
-        windows = source.windows(size * config.buffer_batches, config.seed, epoch, first_window)
+        windows = (source.whole_texts if whole else source.windows)(
+            size * config.buffer_batches, config.seed, epoch, first_window
+        )
         for number, window in enumerate(windows, first_window):
-            window = window.to(device)
-            order = torch.from_numpy(np.random.default_rng([config.seed, epoch, number]).permutation(len(window)))
-            for rows in order.to(device).split(size)[first_batch : len(window) // size]:
-                yield window[rows]
+            states, texts = (part.to(device) for part in window) if whole else (window.to(device), None)
+            order = np.arange(len(states))
+            if not whole:
+                order = np.random.default_rng([config.seed, epoch, number]).permutation(order)
+            for rows in torch.from_numpy(order).to(device).split(size)[first_batch : len(states) // size]:
+                yield states[rows], None if texts is None else texts[rows]
             first_batch = 0
         first_window = 0
+
+
+def _activation(config: TrainingConfig) -> Activation:
+    return activation_of(config.activation, config.k, config.budgets)
 
 
 def train(
@@ -236,8 +246,9 @@ def train(
     Raises
     ------
     ValueError
-        If there is no such device, there are fewer states than one batch, the text changes while it is read, or the
-        checkpoints are of another configuration (the fields are named), damaged, or in use by another process.
+        If there is no such device, there are fewer states than one batch, the activation reads whole texts and it is
+        not known where they end, the text changes while it is read, or the checkpoints are of another configuration
+        (the fields are named), damaged, or in use by another process.
     FloatingPointError
         If the loss or a weight is no longer finite; the last checkpoint stays as it is.
     OSError
@@ -251,6 +262,11 @@ def train(
     if source.n < config.batch_tokens:
         size = config.batch_tokens
         raise ValueError(f"There are {source.n} states, not a batch of {size}; give more or a smaller batch_tokens.")
+    if _activation(config).whole_texts and source.lengths is None:
+        remedy = "give `StoredStates(parts, lengths=...)`, or states of `cache_states`"
+        raise ValueError(
+            f"{config.activation!r} reads whole texts, and these states do not say where they end; {remedy}."
+        )
     identity = run_identity(source, config)
     entered = checkpoints is None or isinstance(checkpoints, Checkpoints)
     with nullcontext(checkpoints) if entered else Checkpoints(checkpoints) as folder:
@@ -306,12 +322,13 @@ def _loop(
     size, device = run.config.batch_tokens, run.silent.device
     steps = batches(source, run.config, run.step, device)
     total, initial = run.n_steps * size, run.step * size
-    for batch in progress(
-        steps, what="train", unit="tokens", total=total, initial=initial, count=len, status=run.status
-    ):
+    shown = progress(
+        steps, what="train", unit="tokens", total=total, initial=initial, count=lambda batch: size, status=run.status
+    )
+    for batch, texts in shown:
         n_rows = len(run.rows)
         try:
-            run.advance(batch)
+            run.advance(batch, texts)
             if len(run.rows) > n_rows:
                 log(run.rows[-1])
             stop = stopped()  # called once, so that the checkpoint is written whatever it was that stopped the run

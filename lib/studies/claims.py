@@ -229,6 +229,11 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
             (-inf, NEGLIGIBLE), None, "+.3f", "53_variants", partial(ours.of_way, way="kron", column="fvu")),
         ("itda", "a dictionary of states reconstructs as well as a trained one (Leask et al.)", "FVU less Top-K",
             (-inf, NEGLIGIBLE), None, "+.3f", "53_variants", partial(ours.of_way, way="itda", column="fvu")),
+        ("variational", "variational training reconstructs worse than Top-K (Baker and Li)", "FVU less Top-K",
+            MORE, None, "+.3f", "53_variants", partial(ours.of_way, way="variational", column="fvu")),
+        ("gradient", "selection by gradients leaves fewer latents dead than Top-K (Olmo et al.)",
+            "dead share less Top-K's", LESS, None, "+.2f", "53_variants",
+            partial(ours.of_way, way="gradient", column="dead")),
     ),
     names.OURS: (
         ("untrained", "an untrained model gives worse terms", "nDCG@10 lost",

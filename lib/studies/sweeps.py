@@ -205,7 +205,8 @@ def _train_missing(recipes: list[Recipe], store: Store) -> None:
     for number, recipe in enumerate(missing.values(), 1):
         layer, config = recipe.encoder.layer, recipe.config
         n = min(recipe.tokens, states[layer].n)
-        source: StateSource = StoredStates(states[layer].read(0, n), {**states[layer].identity, "tokens": n})
+        stored, identity = states[layer], {**states[layer].identity, "tokens": n}
+        source: StateSource = StoredStates(stored.read(0, n), identity, stored.lengths)
         for sae in autoencoders(recipe.after, store):
             source = Residuals(source, sae)
         text = "Autoencoder %d of %d: layer %d, width %d, k %d, seed %d, %d states"

@@ -7,6 +7,8 @@
   of a way are its defaults in `lib.sae.activations`, the learning rate is Top-K's, states are read as they are: nothing
   is tuned for any of them. Thresholds are also trained on states of one norm ("per-token"), since `50_ablations` showed
   that they give long states most of the latents; their FVU is that of scaled states and is compared with no other.
+- Added on 2026-11-30, before their results: the variational, the end-to-end and the gradient-aware way, the second also
+  with a coefficient of 10. Batches of the last two are of whole texts, so Top-K is trained on such batches, too.
 - *Mean latents of a token (L0).* With seed 0, the L0 of the finished form is measured on documents of the collections
   that constants are tuned on. A way that is more than a tenth off Top-K's there is trained again with k * L0 of Top-K /
   its L0 in the place of k: once, and then all of its seeds. It is marked as not matched where its L0 on the ranked
@@ -78,12 +80,7 @@ T = TypeVar("T")
 NEAR = 0.1  # by this share an L0 may differ from Top-K's and be called the same
 NORMAL = stats.norm.ppf(0.975)
 GRID = [BM25Constants(k1, b) for k1, b in product(K1_GRID, B_GRID)]
-LEFT_OUT = {
-    "end-to-end": "needs the text that a state is of, and the gradient through the retriever; training reads states",
-    "gradient-aware (g-SAE)": "needs the gradient of the embedding with respect to each state, as end-to-end",
-    "variational": "draws noise for every latent of every token, a dense step; its authors report that it is no help",
-    "archetypal": "trains a matrix of width times the number of archetypes, larger than the decoder",
-}
+LEFT_OUT = {"archetypal": "trains a matrix of width times the number of archetypes, larger than the decoder"}
 
 
 class Way(NamedTuple):
@@ -109,6 +106,11 @@ def ways_of(setting: Setting) -> dict[str, Way]:
     k = setting.size.k
     budgets = tuple(sorted({max(1, k // 4), max(1, k // 2), k}))
     ways = {name: Way(partial(_trained, activation=name)) for name in ACTIVATIONS if name != "pursuit"}
+    for name, coefficient, note in (
+        ("topk, whole texts", 0, "batches of whole texts, as endtoend and gradient have"),
+        ("endtoend, 10", 10, "with a tenth of the weight on the embedding"),
+    ):
+        ways[name] = Way(partial(_trained, activation=f"endtoend:coefficient={coefficient}"), note)
     ways[names.BUDGETS] = Way(_with_budgets, f"also reconstructs from {', '.join(map(str, budgets[:-1]))} latents")
     for name in ("batchtopk", "jumprelu"):
         make = partial(_trained, activation=name, normalisation="per-token")

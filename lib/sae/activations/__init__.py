@@ -13,7 +13,9 @@ from typing import get_args, get_origin
 from lib.sae.activations.adaptive import AdaptiveK
 from lib.sae.activations.afa import TopAFA
 from lib.sae.activations.choice import FeatureChoice, MutualChoice
+from lib.sae.activations.endtoend import EndToEnd
 from lib.sae.activations.gated import Gated
+from lib.sae.activations.gradient import GradientAware
 from lib.sae.activations.itda import ITDA
 from lib.sae.activations.kron import Kron
 from lib.sae.activations.matryoshka import Matryoshka
@@ -22,6 +24,7 @@ from lib.sae.activations.pursuit import Pursuit
 from lib.sae.activations.subspace import Subspace
 from lib.sae.activations.thresholds import BatchTopK, JumpReLU
 from lib.sae.activations.topk import AbsTopK, TopK
+from lib.sae.activations.variational import Variational
 from lib.sae.kernels import Activation
 
 ACTIVATIONS: dict[str, type[Activation]] = {
@@ -40,8 +43,11 @@ ACTIVATIONS: dict[str, type[Activation]] = {
     "pursuit": Pursuit,
     "adaptivek": AdaptiveK,
     "itda": ITDA,
+    "variational": Variational,
+    "endtoend": EndToEnd,
+    "gradient": GradientAware,
 }
-_NOT_SETTINGS = ("k", "budgets", "step")  # of the configuration, or of the run
+_NOT_SETTINGS = ("k", "budgets", "step", "texts")  # of the configuration, or of the run
 
 
 def activation_of(spec: str, k: int, budgets: Sequence[int] = ()) -> Activation:

@@ -37,7 +37,7 @@ class OrtSAE(TopK):
         if not self.coefficient >= 0:
             raise ValueError(f"coefficient is {self.coefficient!r}; it must be at least 0, such as 0.25.")
 
-    def at(self, step: int) -> Self:
+    def at(self, step: int, texts: torch.Tensor | None = None) -> Self:
         """See `Activation`."""
         return replace(self, step=step)
 

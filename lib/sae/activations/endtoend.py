@@ -1,0 +1,85 @@
+"""End-to-end: what is to be kept is the embedding of each text, not its token states alone."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from lib.sae.kernels import Activation, Backward, Batch, Choice, Weights, decode, dense_top, transposed
+from lib.sae.selection import dots, pre_activations, select
+
+
+def means_of_texts(states: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the mean state of each text [m, d], which of them each token is of, int64 [n], and their sizes [m].
+
+    Of the final layer of a retriever that pools by the mean, that is its embedding before it is scaled.
+    """
+    _, of_tokens = texts.unique(return_inverse=True)
+    sizes = of_tokens.bincount().to(states.dtype)
+    sums = states.new_zeros(len(sizes), states.shape[1]).index_add_(0, of_tokens, states)
+    return sums / sizes[:, None], of_tokens, sizes
+
+
+@dataclass(frozen=True)
+class EndToEnd(Activation):
+    """Top-K that keeps the embeddings of whole texts (end-to-end training; Braun et al., arXiv 2405.12241).
+
+    A batch is of whole texts, but for the two at its ends, and to the FVU is added
+
+        coefficient * mean_i (1 - cos(m_i, m_hat_i))
+
+    m_i the mean of the states of text i, m_hat_i that of their reconstructions. The paper keeps the predictions of a
+    language model, by their divergence; what a retriever gives is the direction of its embedding, at the final layer
+    that of m_i, so that no gradient goes through the retriever. Of another layer it is the mean of its states all the
+    same. The FVU stays in the loss, since many codes have the same mean; the default coefficient makes it small.
+
+    Attributes
+    ----------
+    coefficient : float
+        At least 0, or a ValueError.
+    texts : torch.Tensor, int64 [n]
+        Of the step: the text of each token.
+    """
+
+    whole_texts: ClassVar[bool] = True
+    coefficient: float = 100.0
+    texts: torch.Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.coefficient >= 0:
+            raise ValueError(f"coefficient is {self.coefficient!r}; it must be at least 0, such as 100.")
+
+    def at(self, step: int, texts: torch.Tensor | None = None) -> Self:
+        """See `Activation`."""
+        return replace(self, texts=texts)
+
+    def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
+        """See `Activation`."""
+        indices = select(centred, weights.W_enc, weights.b_enc, self.k, dtype)
+        pre = pre_activations(centred, weights.W_enc, weights.b_enc, indices)
+        return Choice(indices, pre, pre.relu())
+
+    def dense(self, centred: torch.Tensor, weights: Weights) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """See `Activation`."""
+        z = dense_top(weights.pre(centred), self.k)
+        means, _, _ = means_of_texts((centred + weights.b_pre).detach(), self.texts)
+        kept, _, _ = means_of_texts(z @ weights.W_dec + weights.b_pre, self.texts)
+        return [z], self.coefficient * (1 - cosine_similarity(means, kept)).mean()
+
+    def backward(self, batch: Batch) -> Backward:
+        """See `Activation`."""
+        W_dec, b_pre = batch.weights.W_dec, batch.weights.b_pre
+        means, of_tokens, sizes = means_of_texts(batch.centred + b_pre, self.texts)
+        kept, _, _ = means_of_texts(decode(batch.pairs, batch.values, W_dec) + b_pre, self.texts)
+        tiny = torch.finfo(means.dtype).tiny
+        norms = kept.norm(dim=1, keepdim=True).clamp(min=tiny)
+        wanted, unit = means / means.norm(dim=1, keepdim=True).clamp(min=tiny), kept / norms
+        cosines = (wanted * unit).sum(dim=1, keepdim=True)
+        scale = -self.coefficient / len(means)
+        upstream = (scale * (wanted - cosines * unit) / (norms * sizes[:, None]))[of_tokens]  # of each reconstruction
+        by_latent, order = transposed(batch.pairs, len(W_dec))
+        batch.passed.add_(dots(upstream, W_dec, batch.pairs))
+        added = {"W_dec": decode(by_latent, batch.values[order], upstream), "b_pre": upstream.sum(dim=0)}
+        return Backward(self.coefficient * (1 - cosines).mean(), batch.through_relu(), added)
