@@ -4,21 +4,21 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, pad
 
 from lib.sae.kernels import Activation, Backward, Batch, Choice, Weights, decode, dense_top, transposed
-from lib.sae.selection import dots, pre_activations, select
+from lib.sae.selection import Pairs, dots, pre_activations, select
 
 
 def means_of_texts(states: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the mean state of each text [m, d], which of them each token is of, int64 [n], and their sizes [m].
 
-    Of the final layer of a retriever that pools by the mean, that is its embedding before it is scaled.
+    Of the final layer of a retriever that pools by the mean, that is its embedding before it is scaled, but for special
+    tokens that are not read.
     """
-    _, of_tokens = texts.unique(return_inverse=True)
-    sizes = of_tokens.bincount().to(states.dtype)
-    sums = states.new_zeros(len(sizes), states.shape[1]).index_add_(0, of_tokens, states)
-    return sums / sizes[:, None], of_tokens, sizes
+    _, of_tokens, sizes = texts.unique(return_inverse=True, return_counts=True)
+    pairs = Pairs(of_tokens.argsort(stable=True), pad(sizes.cumsum(0), (1, 0)))
+    return decode(pairs, states.new_ones(len(states)), states) / sizes[:, None], of_tokens, sizes
 
 
 @dataclass(frozen=True)
