@@ -194,9 +194,11 @@ def write_the_others(folder) -> None:
     write("backbones", pd.concat([_of_retriever(means, name) for name in PUBLISHED_DENSE.index]))
     shares = [(name, layer, layer * 0.25) for name in PUBLISHED_DENSE.index for layer in (0, 1, 2)]
     write("backbones_states", pd.DataFrame(shares, columns=["backbone", "layer", "share"]))
-    ways = ["topk", "gated", "kron", "itda"]
-    ways = pd.DataFrame({"variant": ways, "mean": 0.5, "difference": [np.nan, 0.03, -0.1, -0.2], "fvu": 0.25})
-    ways = ways.assign(p_holm=[np.nan, 0.01, 0.01, 0.2], reach=0.012, matched=[True, True, False, True], scaled=False)
+    ways = ["topk", "gated", "kron", "itda", "topk, whole texts", "endtoend", "gradient"]
+    ways = pd.DataFrame({"variant": ways, "mean": 0.5, "difference": [np.nan, 0.03, -0.1, -0.2, 0, 0, 0], "fvu": 0.25})
+    ways = ways.assign(p_holm=[np.nan, 0.01, 0.01, 0.2, 1, 1, 1], reach=0.012, scaled=False, matched=True)
+    ways.loc[2, "matched"] = False
+    ways = ways.assign(difference_low=ways["difference"] - 0.01, difference_high=ways["difference"] + 0.01)
     size = {"width": 2048, "k": 16, "tokens": 400_000, "n_docs": 1_400}
     write("variants", ways, size=size)
     tokens = pd.DataFrame({"tokens": [100_000, 1_600_000], "agreement": [0.31, 0.522]})
@@ -220,6 +222,16 @@ def write_the_others(folder) -> None:
     pairs.append((f"{trained[4]}, top 40 and 400", "vocabulary head, trained, top 40 and 400"))
     pairs = pd.DataFrame(pairs, columns=["system", "reference"]).assign(collection="mean, limit left out")
     write("splare_contrasts", pairs.assign(difference=0.03, difference_low=0.01, difference_high=0.05))
+    by_pairs = [
+        f"{kind}, {n} pairs"
+        for kind in (trained[4], "vocabulary head, trained", trained[1])
+        for n in ("8,000", "2,000")
+    ]
+    write("splare_pairs", pd.DataFrame({"n_pairs": [2_000.0, 8_000.0, np.nan]}))
+    named = [*zip(by_pairs[::2], by_pairs[1::2], strict=True), (by_pairs[0], by_pairs[2])]
+    named += [tuple(f"{kind}, top 40 and 400" for kind in named[-1]), (f"{by_pairs[0]}, top 40 and 400", trained[2])]
+    more = pd.DataFrame(named, columns=["system", "reference"]).assign(collection="mean, limit left out")
+    write("splare_pairs_contrasts", more.assign(difference=0.02, difference_low=0.01, difference_high=0.03))
     timed = pd.DataFrame({"system": [trained[2], pairs["system"].iloc[-1]], "median_ms": 1.234, "n_docs": 100_000})
     write("splare_latency", timed)
     few = ["CSR, 32", "dense, truncated, 64", "dense, Matryoshka, 64"]
@@ -286,7 +298,10 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "corpora/random label": "0.50",
         "pruning/stored": r"31\%",
         "sweeps/tokens": "400,000",
-        "variants/ways": "3",
+        "variants/ways": "6",
+        "variants/endtoend/change": "+0.000 [$-$0.010, +0.010]",
+        "splare/more pairs": "8,000",
+        "splare/pairs/SPLARE, trained, more less SPLARE, trained, fewer": "+0.020 [+0.010, +0.030]",
         "variants/better ways": "gated +0.030",
         "variants/worse ways": "kron $-$0.100",
         "variants/unmatched": "kron",

@@ -51,6 +51,7 @@ from lib.support.files import replacing
 from lib.support.folders import digest_file
 
 MISSING = "--"
+CHANGE = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
 
@@ -333,6 +334,7 @@ def _variants_numbers(results: Results) -> dict[str, str]:
         numbers |= {name: str(len(part)), f"{name} ways": ", ".join(listed) or "none"}
     numbers |= {"unmatched": ", ".join(others["variant"][~others["matched"]]) or "none"}
     numbers |= _by_row(rows, "{variant}/mean", "{mean:.3f}") | _by_row(rows, "{variant}/fvu", "{fvu:.2f}")
+    numbers |= _by_row(others, "{variant}/change", CHANGE)
     tokens = results["variants_tokens"]
     for name, row in (("fewest", tokens.iloc[0]), ("most", tokens.iloc[-1])):
         numbers |= {f"{name}/tokens": f"{row['tokens']:,.0f}", f"{name}/agreement": f"{row['agreement']:.2f}"}
@@ -356,8 +358,7 @@ def _trained_numbers(results: Results, table: str) -> dict[str, str]:
     means, facts = means_of(results[table]), results.origin(table)["config"]
     numbers = _by_row(means, "mean/{system}", "{mean:.3f}")
     numbers |= _by_row(means.dropna(subset="dead"), "dead/{system}", "{dead:.0%}")
-    ends = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
-    numbers |= _by_row(means_of(results[f"{table}_contrasts"]), "change/{system} less {reference}", ends)
+    numbers |= _by_row(means_of(results[f"{table}_contrasts"]), "change/{system} less {reference}", CHANGE)
     counts = {"pairs": facts["pairs"]["n"]} | {key: n for key, n in facts["size"].items() if isinstance(n, int)}
     return numbers | {name: f"{count:,}" for name, count in counts.items()}
 
@@ -365,7 +366,13 @@ def _trained_numbers(results: Results, table: str) -> dict[str, str]:
 def _splare_numbers(results: Results) -> dict[str, str]:
     times = results["splare_latency"]
     numbers = _by_row(times, "ms/{system}", "{median_ms:.2f}") | {"grown": f"{times['n_docs'].iloc[0]:,}"}
-    return _trained_numbers(results, "splare") | numbers
+    counts, contrasts = results["splare_pairs"]["n_pairs"], means_of(results["splare_pairs_contrasts"])
+    for name, count in (("more", counts.max()), ("fewer", counts.min())):
+        numbers[f"{name} pairs"] = f"{count:,.0f}"
+        for side in ("system", "reference"):
+            named = contrasts[side].str.replace(names.trained_on("", int(count)), f", {name}", regex=False)
+            contrasts = contrasts.assign(**{side: named})
+    return _trained_numbers(results, "splare") | numbers | _by_row(contrasts, "pairs/{system} less {reference}", CHANGE)
 
 
 def _corpora_numbers(results: Results) -> dict[str, str]:
