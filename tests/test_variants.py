@@ -42,7 +42,7 @@ SETTINGS = [
     "variational:coefficient=0.01:noise=0.1",
     "endtoend:coefficient=1",
 ]
-SPECS = [*ACTIVATIONS, *SETTINGS]
+SPECS = [*ACTIVATIONS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in SETTINGS)]
 
 
 def config_of(spec: str, **changes) -> TrainingConfig:

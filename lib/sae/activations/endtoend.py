@@ -65,20 +65,20 @@ class EndToEnd(Activation):
         """See `Activation`."""
         z = dense_top(weights.pre(centred), self.k)
         means, _, _ = means_of_texts((centred + weights.b_pre).detach(), self.texts)
-        kept, _, _ = means_of_texts(z @ weights.W_dec + weights.b_pre, self.texts)
-        return [z], self.coefficient * (1 - cosine_similarity(means, kept)).mean()
+        reconstructed, _, _ = means_of_texts(z @ weights.W_dec + weights.b_pre, self.texts)
+        return [z], self.coefficient * (1 - cosine_similarity(means, reconstructed)).mean()
 
     def backward(self, batch: Batch) -> Backward:
         """See `Activation`."""
         W_dec, b_pre = batch.weights.W_dec, batch.weights.b_pre
         means, of_tokens, sizes = means_of_texts(batch.centred + b_pre, self.texts)
-        kept, _, _ = means_of_texts(decode(batch.pairs, batch.values, W_dec) + b_pre, self.texts)
+        reconstructed, _, _ = means_of_texts(decode(batch.pairs, batch.values, W_dec) + b_pre, self.texts)
         tiny = torch.finfo(means.dtype).tiny
-        norms = kept.norm(dim=1, keepdim=True).clamp(min=tiny)
-        wanted, unit = means / means.norm(dim=1, keepdim=True).clamp(min=tiny), kept / norms
-        cosines = (wanted * unit).sum(dim=1, keepdim=True)
-        scale = -self.coefficient / len(means)
-        upstream = (scale * (wanted - cosines * unit) / (norms * sizes[:, None]))[of_tokens]  # of each reconstruction
+        norms = reconstructed.norm(dim=1, keepdim=True).clamp(min=tiny)
+        embeddings, directions = means / means.norm(dim=1, keepdim=True).clamp(min=tiny), reconstructed / norms
+        cosines = (embeddings * directions).sum(dim=1, keepdim=True)
+        d_means = -self.coefficient / len(means) * (embeddings - cosines * directions) / norms
+        upstream = (d_means / sizes[:, None])[of_tokens]  # of each token's reconstruction
         by_latent, order = transposed(batch.pairs, len(W_dec))
         batch.passed.add_(dots(upstream, W_dec, batch.pairs))
         added = {"W_dec": decode(by_latent, batch.values[order], upstream), "b_pre": upstream.sum(dim=0)}
