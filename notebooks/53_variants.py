@@ -46,10 +46,11 @@ sizes
 
 # %% [markdown]
 # ## The rule
-# Of 2026-11-29, before any result; the whole of it stands in `lib/studies/variants.py`. All ways have the same states,
-# number of latents and, as far as it can be chosen, mean number of latents a token; settings are the defaults. BM25's
-# constants are chosen for each way on training queries. A way is called better than Top-K where the mean over
-# collections is significantly higher after Holm's correction, by more than seeds make of it.
+# Of 2026-11-29, before any result; the whole of it stands in `lib/studies/variants.py`, where the ways that were added
+# on 2026-11-30 are named. All ways have the same states, number of latents and, as far as it can be chosen, mean number
+# of latents a token; settings are the defaults. BM25's constants are chosen for each way on training queries. A way is
+# called better than Top-K where the mean over collections is significantly higher after Holm's correction, by more than
+# seeds make of it.
 #
 # ## Every way
 # *agreement of seeds* is of two that are matched one to one: the mean cosine of decoder rows (PW-MCC, arXiv

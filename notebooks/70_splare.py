@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
-# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), eight more tables, values of queries |
+# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), seven more tables, values of queries |
 # | *Paper item* | SPLARE: layers and widths, Top-K pruning and index distribution, latency against nDCG |
 # | *Runtime* | `smoke` about a minute; `laptop` three hours on two cores with AVX2 |
 
@@ -39,10 +39,11 @@ here.size
 
 # %% [markdown]
 # ## The rule
-# Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/splare.py`. All
-# that is trained has the same pairs, batches and steps. Two learning rates of each kind are tried on training queries
-# of SciFact and `pydoc`; the last state is what is measured, with three seeds. `squad` and `pydoc` are *near*: some of
-# the pairs are of their kind. A run that was killed goes on from its last checkpoint.
+# Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/splare.py`,
+# where what was added on 2026-11-30 is marked. All that is trained has the same pairs, batches and steps, but for what
+# is trained once more, on more pairs. Two learning rates of each kind are tried on training queries of SciFact and
+# `pydoc`; the last state is what is measured, with three seeds. `squad` and `pydoc` are *near*: some of the pairs are
+# of their kind. A run that was killed goes on from its last checkpoint.
 
 # %%
 tables, by_query, origin = splare_study(here)

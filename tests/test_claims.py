@@ -371,6 +371,15 @@ def test_what_top_k_has_none_of_is_not_compared(tmp_path):
     assert row["verdict"] == UNTESTED and "is 0 already" in row["why"]
 
 
+def test_selection_by_gradients_is_compared_with_topk_on_the_same_batches(tmp_path):
+    runs = pd.DataFrame(
+        {"variant": ["topk", "topk, whole texts", "gradient"], "dead": [0.1, 0.4, 0.3], "distinct": 1.0, "fvu": 0.5}
+    )
+    runs.assign(seed=0, collection="one/test").to_csv(tmp_path / "variants_runs.csv", index=False)
+    row = claims_study(tmp_path)[0].set_index("key").loc["gradient"]
+    assert row["value"] == pytest.approx(-0.1) and row["verdict"] == HOLDS
+
+
 def test_figures_are_read_as_the_claims_say(table):
     first = table.drop_duplicates("key").set_index("key")
     assert first.loc["limit-words", ["value", "low", "high"]].tolist() == pytest.approx([-0.15, -0.17, -0.13])

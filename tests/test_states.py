@@ -94,9 +94,27 @@ def test_an_epoch_of_whole_texts_has_every_text_once(lengths, size, beyond, data
     )
 
 
-def test_fewer_lengths_than_states_are_refused():
-    with pytest.raises(ValueError, match=r"have 9 tokens, the states are 10"):
-        StoredStates([numbered(10)], lengths=[4, 5])
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([4, 5], "have 9 tokens, the states are 10"), ([12, -2], "-2.*at least 0"), ([5.0, 5.0], r"5\.0.*integers")],
+)
+def test_lengths_that_are_not_those_of_the_states_are_refused(lengths, message):
+    with pytest.raises(ValueError, match=message):
+        StoredStates([numbered(10)], lengths=lengths)
+
+
+def test_the_identity_of_states_in_memory_is_where_texts_end_too():
+    identities = [StoredStates([numbered(10)], lengths=each).identity for each in (None, [4, 6], [6, 4])]
+    assert identities[0] != identities[1] != identities[2] != identities[0]
+
+
+def test_the_states_of_a_text_are_where_its_length_says(encoder, tmp_path):
+    source = cache_states(tmp_path, encoder, CORPUS)[3]
+    (states, texts), *_ = source.whole_texts(source.n, 0, 0)
+    for number in texts.unique()[:5].tolist():
+        text = [passage for passage, n in zip(CORPUS, source.lengths, strict=True) if n][number]
+        alone = torch.cat([block.states for block in encoder.stream([text])])
+        torch.testing.assert_close(states[texts == number].float(), alone, rtol=0.02, atol=0.02)  # kept in bfloat16
 
 
 @pytest.mark.slow

@@ -271,6 +271,22 @@ def test_batches_begin_at_any_step(start):
     assert all(map(torch.equal, rest, uninterrupted[start:]))
 
 
+@pytest.mark.parametrize("start", [0, 1, 4, 7])
+def test_batches_of_whole_texts_have_each_text_in_one_piece_in_a_new_order_each_epoch(start):
+    config = replace(TINY, epochs=2, buffer_batches=3, activation="gradient")
+    source = StoredStates([torch.arange(512.0)[:, None]], lengths=[24] * 22)  # 128 states a batch: five texts, a part
+    steps = list(batches(source, config))
+    for states, texts in steps:
+        assert torch.equal(states[:, 0].long() // 24, texts)
+        assert len(texts.unique_consecutive()) == len(texts.unique()) <= 7
+    firsts, seconds = (torch.cat([states for states, _ in part]) for part in (steps[:4], steps[4:]))
+    assert torch.equal(firsts.sort(dim=0).values, seconds.sort(dim=0).values) and not torch.equal(firsts, seconds)
+    rest = list(batches(source, config, start))
+    assert len(rest) == 8 - start
+    for step, later in zip(steps[start:], rest, strict=True):
+        assert all(map(torch.equal, step, later))
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_states_that_end_before_the_run_does_are_no_finished_run(tmp_path, monkeypatch, resumed):
     source, all_windows = StoredStates([sparse_states()]), StoredStates.windows

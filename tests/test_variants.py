@@ -21,6 +21,7 @@ from lib.sae.activations.kron import products
 from lib.sae.activations.ortsae import OrtSAE
 from lib.sae.activations.pursuit import pursue
 from lib.sae.activations.subspace import Subspace
+from lib.sae.activations.topk import TopK
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.boosting import Residuals, boost
 from lib.sae.foreign import write_saelens
@@ -61,8 +62,8 @@ def problem(spec: str, kind: str, n: int = 12):
     return states, activation, Weights(*weights, initial.extra), mean
 
 
-def texts_of(states: torch.Tensor, length: int = 16) -> StoredStates:
-    """States as a source that knows where texts end."""
+def texts_of(states: torch.Tensor, length: int = 24) -> StoredStates:
+    """States as a source that knows where texts end; at 24 tokens, the ends of batches of 128 cut texts."""
     return StoredStates([states], lengths=[length] * -(-len(states) // length))
 
 
@@ -332,13 +333,32 @@ def test_the_penalty_of_endtoend_by_hand():
 @pytest.mark.slow
 def test_endtoend_keeps_embeddings_better_than_topk_on_the_same_batches():
     topics = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 0)
-    states, lost = sparse_states(1_024) + topics, []
+    states = sparse_states(1_024) + topics
     states -= states.mean(dim=0)
+    lost = []
     for spec in ("endtoend", "endtoend:coefficient=0"):
-        sae = train(texts_of(states), config_of(spec, epochs=8))
+        sae = train(texts_of(states, 16), config_of(spec, epochs=8))
         means = (part.reshape(64, 16, -1).mean(dim=1) for part in (states, sae.decode(sae.encode(states))))
         lost.append(1 - torch.cosine_similarity(*means).mean().item())
     assert lost[0] < 0.8 * lost[1]
+
+
+def test_without_weight_on_embeddings_endtoend_is_topk():
+    states, activation, weights, mean = problem("endtoend:coefficient=0", "plain", n=40)
+    dead = torch.arange(WIDTH) % 4 < 1
+    of_texts = activation.at(5, torch.arange(40) // 7)
+    steps = [loss_and_gradients(states, weights, each, mean, dead, 1 / 32, FLOAT64) for each in (of_texts, TopK(K))]
+    for one, other in zip(steps[0].gradients[:4], steps[1].gradients[:4], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_nothing_is_divided_by_zero_where_nothing_is_active():
+    states, activation, weights, mean = problem("endtoend", "all negative")
+    weights = weights._replace(b_pre=torch.zeros_like(weights.b_pre))
+    of_texts = activation.at(0, torch.zeros(len(states), dtype=torch.int64))
+    none_dead = torch.zeros(WIDTH, dtype=torch.bool)
+    step = loss_and_gradients(states, weights, of_texts, mean, none_dead, 0.0, FLOAT64)
+    assert all(torch.isfinite(gradient).all() for gradient in step.gradients[:4])
 
 
 def test_gradient_selects_what_moves_the_embedding():
@@ -406,6 +426,11 @@ def test_boosting_reconstructs_what_the_parts_do_one_after_the_other(tmp_path):
         boost([second, first])
     with pytest.raises(ValueError, match="Part 2"):
         boost([first, first])
+    (left_of_texts, texts), (window, numbers) = (
+        next(each.whole_texts(100, 0, 0)) for each in (Residuals(texts_of(states), first), texts_of(states))
+    )
+    assert torch.equal(texts, numbers)
+    torch.testing.assert_close(left_of_texts, window - first.decode(first.encode(window)))
     third = Residuals(source, second).identity["less"]
     assert third == [first.identity, second.identity]
     with pytest.raises(ValueError, match="two or more topk"):

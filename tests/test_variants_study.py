@@ -238,7 +238,7 @@ def summary(*rows) -> pd.DataFrame:
         "scaled": table["variant"] == "scaled",
         "note": "",
     }
-    left_out = pd.DataFrame({"variant": ["variational"], "note": ["left out: noise"]})
+    left_out = pd.DataFrame({"variant": ["archetypal"], "note": ["left out: large"]})
     return pd.concat([table.assign(**ends, **facts), left_out], ignore_index=True)
 
 
@@ -275,7 +275,7 @@ def test_the_table_and_the_figure_show_every_way():
     shown = variants_table(table, by_collection)
     assert shown.loc["topk", ["dead", "L0", "a/test"]].tolist() == ["unknown", "16.0", "0.400 / 0.400"]
     assert shown.loc["denser", "L0"] == "24.0 (not matched)" and shown.loc["scaled", "FVU"] == "0.510 (scaled)"
-    assert shown.loc["variational", "note"] == "left out: noise" and shown.loc["variational", "FVU"] == ""
+    assert shown.loc["archetypal", "note"] == "left out: large" and shown.loc["archetypal", "FVU"] == ""
     left, right = variants_figure(table).axes
     drawn = [axes.collections for axes in (left, right)]
     assert len(drawn[1]) - len(drawn[0]) == 2  # the FVU of scaled states is another: point and interval on the right

@@ -50,7 +50,8 @@ class StateSource(Protocol):
     identity : dict
         Everything that decides them, JSON-able.
     lengths : numpy.ndarray, int64 [n_texts], or None
-        Number of tokens of each text, of the last ones perhaps more than there are states; None is not known.
+        Number of tokens of each text, in order. Where reading stops within a text, or before some, the lengths are
+        those of the whole texts. None if it is not known where texts end.
     """
 
     n: int
@@ -64,7 +65,10 @@ class StateSource(Protocol):
     def whole_texts(
         self, size: int, seed: int, epoch: int, first: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield such windows of whole texts, but for those at their ends, and the text of each token, int64 [size]."""
+        """Yield the same number of windows, of whole texts, and the number of the text of each token, int64 [size].
+
+        The first and the last text of a window may be cut. Called only where `lengths` is known.
+        """
 
 
 class StoredStates:
@@ -78,8 +82,8 @@ class StoredStates:
         The states in order, all of one dtype.
     identity : dict, optional
         Everything that decides the states, JSON-able; None is their digest.
-    lengths : sequence of int, optional
-        Number of tokens of each text, together at least n; None is not known.
+    lengths : iterable of int, optional
+        Number of tokens of each text, together at least n, or a ValueError. None: it is not known where texts end.
     """
 
     def __init__(
@@ -92,9 +96,14 @@ class StoredStates:
         self._ends = np.cumsum([len(part) for part in self._parts]).tolist()
         self._identity = identity
         self.n, self.d = self._ends[-1], self._parts[0].shape[1]
-        self.lengths = None if lengths is None else np.fromiter(lengths, np.int64)
-        if self.lengths is not None and self.lengths.sum() < self.n:
-            raise ValueError(f"The texts have {self.lengths.sum()} tokens, the states are {self.n}; give all lengths.")
+        self.lengths = None if lengths is None else self._checked(np.array(list(lengths)))
+
+    def _checked(self, lengths: np.ndarray) -> np.ndarray:
+        if not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any():
+            raise ValueError(f"lengths are {lengths.tolist()}; they must be integers of at least 0, tokens of texts.")
+        if lengths.sum() < self.n:
+            raise ValueError(f"The texts have {lengths.sum()} tokens, the states are {self.n}; give all lengths.")
+        return lengths.astype(np.int64)
 
     @cached_property
     def identity(self) -> dict:
@@ -102,7 +111,8 @@ class StoredStates:
         if self._identity is not None:
             return self._identity
         parts = {f"{i:06}": part.cpu().contiguous().view(torch.uint8).numpy() for i, part in enumerate(self._parts)}
-        return {"states": digest_arrays(parts)}
+        lengths = {} if self.lengths is None else {"lengths": digest_arrays({"lengths": self.lengths})}
+        return {"states": digest_arrays(parts)} | lengths
 
     def read(self, start: int, stop: int) -> list[torch.Tensor]:
         """Return the states `start:stop` in pieces, one for each part that they lie in."""
@@ -131,7 +141,7 @@ class StoredStates:
     def _windows(
         self, ends_of_runs: np.ndarray, size: int, seed: int, epoch: int, first: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield windows of runs of neighbouring tokens in a random order, and the run of each token, int64 [size]."""
+        """Yield windows of runs of neighbouring tokens in a random order, and each token's run, int64 [size]."""
         runs = np.random.default_rng([seed, epoch]).permutation(len(ends_of_runs))
         starts, stops = np.append(0, ends_of_runs[:-1])[runs], ends_of_runs[runs]
         ends = np.cumsum(stops - starts)  # where each run ends in the epoch's order
@@ -141,9 +151,9 @@ class StoredStates:
             chosen = slice(low, high + 1)
             pairs = zip(starts[chosen].tolist(), stops[chosen].tolist(), strict=True)
             block = torch.cat([piece for start, stop in pairs for piece in self.read(start, stop)])
-            of_runs = torch.from_numpy(np.repeat(runs[chosen], (stops - starts)[chosen]))
+            run_numbers = torch.from_numpy(np.repeat(runs[chosen], (stops - starts)[chosen]))
             skip = begin - int(ends[low] - (stops - starts)[low])
-            yield block[skip : skip + end - begin], of_runs[skip : skip + end - begin]
+            yield block[skip : skip + end - begin], run_numbers[skip : skip + end - begin]
 
 
 def _chunks(passages: Iterable[str]) -> Iterator[list[str]]:
@@ -192,9 +202,7 @@ class TrainingText:
         if max_tokens is not None:
             max_tokens = check_count(max_tokens, "max_tokens")
         lengths = (_read_plan(plan) if plan is not None else None) or self._count(max_tokens, plan)
-        self.lengths = np.fromiter(
-            (length for chunk in lengths for length in chunk), np.int64
-        )  # of passages, in tokens
+        self.lengths = np.array([length for chunk in lengths for length in chunk], np.int64)
         self._counts = list(map(sum, lengths))
         self.ends = np.minimum(np.cumsum(self._counts), max_tokens or np.inf).astype(np.int64)  # of chunks, in tokens
         self.n = int(self.ends[-1]) if self._counts else 0
@@ -284,7 +292,7 @@ class EncodedStates:
     def whole_texts(
         self, size: int, seed: int, epoch: int, first: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """See `StateSource`; in the text's order."""
+        """See `StateSource`; windows are in the text's order."""
         ends = torch.from_numpy(np.cumsum(self.lengths))
         for number, window in enumerate(self.windows(size, seed, epoch, first), first):
             places = torch.arange(number * size, number * size + len(window))

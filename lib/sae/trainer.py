@@ -179,8 +179,9 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Yield batches [batch_tokens, d] from step `start` on, each epoch in a new order; windows go to `device` whole.
 
-    The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out. With a
-    batch comes the text of each state, int64 [batch_tokens], if the activation reads whole texts; else None.
+    The order is a function of the seed, the epoch and the window. States that do not fill a batch are left out. Where
+    the activation reads whole texts, batches are of these, the first and the last of a batch perhaps cut, and with each
+    comes the number of the text of each state, int64 [batch_tokens]; else None.
     """
     size, whole = config.batch_tokens, _activation(config).whole_texts
     first_epoch, step = divmod(start, source.n // size)
@@ -191,10 +192,14 @@ def batches(
         )
         for number, window in enumerate(windows, first_window):
             states, texts = (part.to(device) for part in window) if whole else (window.to(device), None)
-            order = np.arange(len(states))
-            if not whole:
-                order = np.random.default_rng([config.seed, epoch, number]).permutation(order)
-            for rows in torch.from_numpy(order).to(device).split(size)[first_batch : len(states) // size]:
+            generator = np.random.default_rng([config.seed, epoch, number])
+            if texts is None:
+                order = torch.from_numpy(generator.permutation(len(states))).to(device)
+            else:  # whole texts in a new order
+                _, text_numbers = texts.unique(return_inverse=True)
+                places = torch.from_numpy(generator.permutation(len(states))).to(device)
+                order = places[text_numbers].argsort(stable=True)
+            for rows in order.split(size)[first_batch : len(states) // size]:
                 yield states[rows], None if texts is None else texts[rows]
             first_batch = 0
         first_window = 0
@@ -322,10 +327,10 @@ def _loop(
     size, device = run.config.batch_tokens, run.silent.device
     steps = batches(source, run.config, run.step, device)
     total, initial = run.n_steps * size, run.step * size
-    shown = progress(
-        steps, what="train", unit="tokens", total=total, initial=initial, count=lambda batch: size, status=run.status
+    steps = progress(
+        steps, what="train", unit="tokens", total=total, initial=initial, count=lambda step: size, status=run.status
     )
-    for batch, texts in shown:
+    for batch, texts in steps:
         n_rows = len(run.rows)
         try:
             run.advance(batch, texts)

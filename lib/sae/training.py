@@ -185,7 +185,7 @@ class TrainableAutoencoder(torch.nn.Module):
 
         The decoder is Kaiming-uniform with its rows scaled to norm 1, the encoder starts as its transpose (both are
         [width, d], so as a copy), b_enc at 0 and b_pre at the mean of the data, unless `Activation.initial` differs.
-        `first`, float32 [n, d], are the first states of the run, normalised, on the device where the weights shall be,
+        `first`, float32 [n, d], are states of a first window, normalised, on the device where the weights shall be,
         on which their values do not depend.
         """
         W_dec = torch.empty(config.width, first.shape[1])

@@ -233,7 +233,7 @@ CLAIMS = tuple(Claim(key, text, source, *fields) for source, claims in {
             MORE, None, "+.3f", "53_variants", partial(ours.of_way, way="variational", column="fvu")),
         ("gradient", "selection by gradients leaves fewer latents dead than Top-K (Olmo et al.)",
             "dead share less Top-K's", LESS, None, "+.2f", "53_variants",
-            partial(ours.of_way, way="gradient", column="dead")),
+            partial(ours.of_way, way="gradient", column="dead", reference=names.WHOLE_TEXTS)),
     ),
     names.OURS: (
         ("untrained", "an untrained model gives worse terms", "nDCG@10 lost",

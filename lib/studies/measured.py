@@ -253,25 +253,25 @@ def reconstruction(results: Results, name: str) -> list[Measured]:
     return figures
 
 
-def of_way(results: Results, way: str, column: str, relative: bool = False) -> list[Measured]:
-    """Return a column of variants_runs.csv of a way to train less that of Top-K, or as a share of Top-K's.
+def of_way(
+    results: Results, way: str, column: str, relative: bool = False, reference: str = names.TOPK
+) -> list[Measured]:
+    """Return a column of variants_runs.csv of a way to train less that of another, or as a share of the other's.
 
     The interval is what seeds differ by, pooled over the ways that have several.
     """
     table = without_limit(results["variants_runs"])
     by_seed = table.groupby(["variant", "seed"])[column].mean().groupby("variant")
     means, n, variances = by_seed.mean(), by_seed.size(), by_seed.var().fillna(0)
-    if way not in means or means[[way, names.TOPK]].isna().any():
-        raise NotMeasured(f"no {column!r} of {way!r} in variants_runs.csv")
-    if not means[names.TOPK]:
-        raise NotMeasured(f"{column!r} of {names.TOPK!r} is 0 already")
+    if not {way, reference} <= set(means.index) or means[[way, reference]].isna().any():
+        raise NotMeasured(f"no {column!r} of {way!r} and {reference!r} in variants_runs.csv")
+    if not means[reference]:
+        raise NotMeasured(f"{column!r} of {reference!r} is 0 already")
     deviation = np.sqrt((variances * (n - 1)).sum() / max((n - 1).sum(), 1))
-    reach = NORMAL * deviation * np.sqrt(1 / n[way] + 1 / n[names.TOPK])
-    ends = np.array([0, -reach, reach]) + means[way] - means[names.TOPK]
+    reach = NORMAL * deviation * np.sqrt(1 / n[way] + 1 / n[reference])
+    ends = np.array([0, -reach, reach]) + means[way] - means[reference]
     return [
-        Measured(
-            *(ends / means[names.TOPK] if relative else ends), f"{_where(table)}, {n[way]} and {n[names.TOPK]} runs"
-        )
+        Measured(*(ends / means[reference] if relative else ends), f"{_where(table)}, {n[way]} and {n[reference]} runs")
     ]
 
 

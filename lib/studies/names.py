@@ -69,6 +69,7 @@ SAME = 0.7  # least cosine at which two latents count as the same, as in Paulo a
 # Ways to train an autoencoder (53), the others by their name in `--activation`; and which of them are correlated.
 TOPK, MATRYOSHKA_WAY = "topk", "matryoshka"
 BUDGETS, JOIN, BOOST = "topk, budgets", "join", "boost"
+WHOLE_TEXTS = "topk, whole texts"
 MATCHED = "matched"
 
 # Retrievers trained on pairs (70, 71, 72), and their controls.

@@ -93,7 +93,7 @@ class LearnedSize:
     pairs: tuple[str, ...]  # sources as `load_pairs` knows them
     near: tuple[str, ...]  # collections whose texts or queries are of the kind of some of the pairs
     n_pairs: int  # of each source, drawn at random
-    pair_counts: tuple[int, ...]  # of 70, the same beside it
+    pair_counts: tuple[int, ...]  # of each source, that 70 also trains on, once
     n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
     teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
     collections: tuple[str, ...]  # that are ranked
@@ -223,7 +223,7 @@ _LEARNED = LearnedSize(
     n_seeds=3,
     lora_rates=(2e-4, 1e-3),
     whole_rates=(2e-5, 1e-4),
-    layers=(4, 6),
+    layers=(4, 5, 6),
     widths=(4_096, 8_192),
     top=(40, 400),
     doc_tops=(50, 100, 200, 400),

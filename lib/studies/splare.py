@@ -7,9 +7,9 @@ chosen on the training queries. The pairs of systems that are compared are `CONT
 beat the vocabulary, that layers peak near two thirds, that quality rises with the logarithm of the width, and that 100
 latents of a document cost 2 %.
 
-Of 2026-11-30, before its results: what is trained by LoRA is trained on four times as many pairs, too, once, with the
-learning rates chosen on the fewer and seed 0, and stands beside the same seed of the fewer (`contrasts_by_pairs`);
-SPLARE is trained with twice the width.
+Added on 2026-11-30, before their results: layer 5, twice the width, and four times as many pairs. On these SPLARE, its
+control and the dense retriever are trained once, with the learning rates that were chosen on the fewer pairs and seed
+0, and stand beside the same seed on the fewer (`contrasts_by_pairs`).
 """
 
 from dataclasses import asdict, replace
@@ -130,7 +130,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     first = {readout.name: readout for readout in reversed(readouts)}
     layers, of_layers = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "layer")
     widths, of_widths = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "width")
-    pairs, pairs_contrasts, of_pairs = by_pairs(bench, kinds, first[names.TUNED])
+    pairs, pairs_contrasts, of_pairs, digests = by_pairs(bench, kinds, first[names.TUNED])
     tables = {
         "splare": systems_table(bench, results, names.UNTRAINED_SPLARE),
         "splare_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
@@ -146,7 +146,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     chosen: dict = {system: repr(kind) for system, (kind, _) in kinds.items()}
     chosen |= {name: asdict(first[name].bm25) for name in (names.TUNED, names.BM25_OF_SPLARE)}
     by_query = [of_layers, *(table.drop(columns=["collection", "query_id"]) for table in (of_widths, of_pairs))]
-    return tables, pd.concat(by_query, axis=1), bench.origin(chosen=chosen)
+    return tables, pd.concat(by_query, axis=1), bench.origin(chosen=chosen, pairs_by_number=digests)
 
 
 def _words(collection: Collection) -> dict[str, np.ndarray]:
@@ -191,28 +191,32 @@ def _by_query(bench: Bench, results: Results) -> pd.DataFrame:
 
 def by_pairs(
     bench: Bench, kinds: dict[str, tuple[Kind, LatentTerms | TokenEncoder]], terms: Readout
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[int, str]]:
     """Train each kind once on more and more pairs of each source, with seed 0 and the learning rate chosen.
 
     Return `systems_table` with the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs,
-    `contrasts_table`, and nDCG@10 of each query. `terms` are latent terms, for which nothing was trained.
+    `contrasts_table`, nDCG@10 of each query, and the digest of the pairs by their number. `terms` are latent terms, for
+    which nothing was trained.
     """
-    size, readouts, labels, counts = bench.size, [terms], {}, []
-    for each in (bench, *(replace(bench, size=replace(size, n_pairs=count)) for count in size.pair_counts)):
-        counts.append(len(each.data.pairs))
+    size, readouts, labels, digests = bench.size, [terms], {}, {}
+    larger = [replace(bench, size=replace(size, n_pairs=count)) for count in size.pair_counts]
+    for with_pairs in (bench, *larger):
+        pairs = with_pairs.data.pairs
+        digests[len(pairs)] = pairs.digest
         for system, (kind, base) in kinds.items():
-            readout = trained_readout(each, names.trained_on(system, counts[-1]), kind, base, each.config())
-            labels[readout.name] = {"kind": system, "n_pairs": counts[-1]}
+            name = names.trained_on(system, len(pairs))
+            readout = trained_readout(with_pairs, name, kind, base, with_pairs.config())
+            labels[name] = {"kind": system, "n_pairs": len(pairs)}
             readouts.append(readout._replace(top=None))
             if readout.top is not None:
-                pruned, kind_pruned = (names.pruned(name, *readout.top) for name in (readout.name, system))
-                labels[pruned] = {"kind": kind_pruned, "n_pairs": counts[-1]}
+                pruned = names.pruned(name, *readout.top)
+                labels[pruned] = {"kind": names.pruned(system, *readout.top), "n_pairs": len(pairs)}
                 readouts.append(readout._replace(name=pruned))
     results = results_of(bench, readouts)
-    table = systems_table(bench, results, names.trained_on(names.TRAINED_DENSE, counts[0]))
+    table = systems_table(bench, results, names.trained_on(names.TRAINED_DENSE, min(digests)))
     table = table.join(pd.DataFrame.from_dict(labels, "index"), on="system")
-    pairs = contrasts_by_pairs(counts[0], counts[-1], size.top)
-    return table, contrasts_table(seed_means(results), pairs), _by_query(bench, results)
+    named = contrasts_by_pairs(min(digests), max(digests), size.top)
+    return table, contrasts_table(seed_means(results), named), _by_query(bench, results), digests
 
 
 def contrasts_by_pairs(fewest: int, most: int, top: tuple[int, int]) -> list[tuple[str, str]]:

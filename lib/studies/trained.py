@@ -7,9 +7,9 @@
   `pydoc`: these two collections are marked as near (`LearnedSize.near`), and a gain there is one in a domain that was
   trained for. A query is told from its batch, 31 other positives: mined negatives and a teacher for them would take
   the time of twice as many pairs and more. With them, and 128 tokens a text, it is the published form: `paper`.
-- *Alike for all.* Every retriever that is finetuned has the same pairs, negatives, teacher, number of steps, batches,
-  lengths (64 tokens) and order of pairs under a seed. CSR, which reads each text by itself, has the same texts; it
-  reads stored embeddings, five times over, since that costs little.
+- *Alike for all.* Every retriever that is finetuned, but for 70's on more pairs, has the same pairs, negatives,
+  teacher, number of steps, batches, lengths (64 tokens) and order of pairs under a seed. CSR, which reads each text by
+  itself, has the same texts; it reads stored embeddings, five times over, since that costs little.
 - *Size.* What two cores without AMX hold in two hours: 62 steps. 70 says what four times as many pairs bring, once.
 - *Constants* are chosen on training queries alone, of SciFact and pydoc (train), samples of at most 100 queries each,
   by the mean of nDCG@10, with seed 0. Tried are two learning rates of each finetuned kind; in 72
@@ -20,7 +20,7 @@
 - *Stop rule.* One epoch, and the last state is what is measured: there is no early stop and no second try. A loss that
   is not finite ends a run, which is then reported as failed.
 - *Seeds.* Three of each system in the main tables of 70 and 71 and of each cell of 72's ablation; one for layers,
-  widths, the ablation of 71 and the other k. A query's value is the mean over the seeds.
+  widths, more pairs, the ablation of 71 and the other k. A query's value is the mean over the seeds.
 - *Ranked* are samples of 100 queries and 400 documents, or as many as are judged for these queries, of SciFact (test),
   cranfield, squad and pydoc (test), small enough to be read by every model. Retrievers compute in the machine's own
   dtype.

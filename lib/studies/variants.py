@@ -8,7 +8,8 @@
   is tuned for any of them. Thresholds are also trained on states of one norm ("per-token"), since `50_ablations` showed
   that they give long states most of the latents; their FVU is that of scaled states and is compared with no other.
 - Added on 2026-11-30, before their results: the variational, the end-to-end and the gradient-aware way, the second also
-  with a coefficient of 10. Batches of the last two are of whole texts, so Top-K is trained on such batches, too.
+  with a coefficient of 10. Batches of the last two are of whole texts, so Top-K is trained on such batches, too. All
+  are of Holm's family, which has five more ways with them.
 - *Mean latents of a token (L0).* With seed 0, the L0 of the finished form is measured on documents of the collections
   that constants are tuned on. A way that is more than a tenth off Top-K's there is trained again with k * L0 of Top-K /
   its L0 in the place of k: once, and then all of its seeds. It is marked as not matched where its L0 on the ranked
@@ -107,7 +108,7 @@ def ways_of(setting: Setting) -> dict[str, Way]:
     budgets = tuple(sorted({max(1, k // 4), max(1, k // 2), k}))
     ways = {name: Way(partial(_trained, activation=name)) for name in ACTIVATIONS if name != "pursuit"}
     for name, coefficient, note in (
-        ("topk, whole texts", 0, "batches of whole texts, as endtoend and gradient have"),
+        (names.WHOLE_TEXTS, 0, "batches of whole texts, as endtoend and gradient have"),
         ("endtoend, 10", 10, "with a tenth of the weight on the embedding"),
     ):
         ways[name] = Way(partial(_trained, activation=f"endtoend:coefficient={coefficient}"), note)
@@ -180,13 +181,14 @@ def variants_study(
     There are `setting.size.n_seeds` seeds of Top-K and `n_seeds` of every other way, but for those near the best.
 
     - `variants`, a row a way, of the mean over collections with tuned constants: variant; k (trained with), l0,
-      matched, fvu, scaled (whether the FVU is of scaled states), dead (share at the end of training; missing where
-      the run was shorter than the window, or was none), used (share of latents that occur in documents), density_low,
-      density_median, density_high (quartiles of the share of tokens in which a latent is active), distinct (share of
-      latents whose decoder row has a cosine below 0.7 with every other's); agreement and shared (`mean` and `share` of
-      `matches`) and active_agreement (`activation_agreement`), means over pairs of seeds; doc_postings and
-      query_postings (of an average document, read by an average query), k1, b, seeds, mean with low and high; against
-      Top-K difference, difference_low, difference_high, p, p_holm; reach; note. Ways left out have a note only.
+      matched, fvu, scaled (whether the FVU is of scaled states), dead (share at the end of training, of what is active
+      in training; missing where the run was shorter than the window, or was none), used (share of latents that occur in
+      documents), density_low, density_median, density_high (quartiles of the share of tokens in which a latent is
+      active), distinct (share of latents whose decoder row has a cosine below 0.7 with every other's); agreement and
+      shared (`mean` and `share` of `matches`) and active_agreement (`activation_agreement`), means over pairs of seeds;
+      doc_postings and query_postings (of an average document, read by an average query), k1, b, seeds, mean with low
+      and high; against Top-K difference, difference_low, difference_high, p, p_holm; reach; note. Ways left out have a
+      note only.
     - `variants_collections`, the same comparison by constants and collection, the last rows of each the means.
     - `variants_runs`, a row a collection and run: what was measured of it.
     - `variants_prefixes`, a row a variant and prefix of its latents (latents, the last one all), means over

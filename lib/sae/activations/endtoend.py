@@ -9,12 +9,14 @@ from torch.nn.functional import cosine_similarity, pad
 from lib.sae.kernels import Activation, Backward, Batch, Choice, Weights, decode, dense_top, transposed
 from lib.sae.selection import Pairs, dots, pre_activations, select
 
+SMALLEST = 1e-8  # norm of a mean, so that nothing is divided by 0
+
 
 def means_of_texts(states: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the mean state of each text [m, d], which of them each token is of, int64 [n], and their sizes [m].
 
-    Of the final layer of a retriever that pools by the mean, that is its embedding before it is scaled, but for special
-    tokens that are not read.
+    At the final layer of a retriever that pools by the mean, that is its embedding before it is scaled, but for special
+    tokens that are not read, and for long texts that are read in chunks.
     """
     _, of_tokens, sizes = texts.unique(return_inverse=True, return_counts=True)
     pairs = Pairs(of_tokens.argsort(stable=True), pad(sizes.cumsum(0), (1, 0)))
@@ -32,14 +34,15 @@ class EndToEnd(Activation):
     m_i the mean of the states of text i, m_hat_i that of their reconstructions. The paper keeps the predictions of a
     language model, by their divergence; what a retriever gives is the direction of its embedding, at the final layer
     that of m_i, so that no gradient goes through the retriever. Of another layer it is the mean of its states all the
-    same. The FVU stays in the loss, since many codes have the same mean; the default coefficient makes it small.
+    same, as it is of states that were normalised or are residuals. The FVU stays in the loss, since many codes have the
+    same mean.
 
     Attributes
     ----------
     coefficient : float
-        At least 0, or a ValueError.
+        Weight of the embeddings, at least 0, or a ValueError.
     texts : torch.Tensor, int64 [n]
-        Of the step: the text of each token.
+        Number of the text of each token in the batch of this step.
     """
 
     whole_texts: ClassVar[bool] = True
@@ -66,16 +69,15 @@ class EndToEnd(Activation):
         z = dense_top(weights.pre(centred), self.k)
         means, _, _ = means_of_texts((centred + weights.b_pre).detach(), self.texts)
         reconstructed, _, _ = means_of_texts(z @ weights.W_dec + weights.b_pre, self.texts)
-        return [z], self.coefficient * (1 - cosine_similarity(means, reconstructed)).mean()
+        return [z], self.coefficient * (1 - cosine_similarity(means, reconstructed, eps=SMALLEST)).mean()
 
     def backward(self, batch: Batch) -> Backward:
         """See `Activation`."""
         W_dec, b_pre = batch.weights.W_dec, batch.weights.b_pre
         means, of_tokens, sizes = means_of_texts(batch.centred + b_pre, self.texts)
         reconstructed, _, _ = means_of_texts(decode(batch.pairs, batch.values, W_dec) + b_pre, self.texts)
-        tiny = torch.finfo(means.dtype).tiny
-        norms = reconstructed.norm(dim=1, keepdim=True).clamp(min=tiny)
-        embeddings, directions = means / means.norm(dim=1, keepdim=True).clamp(min=tiny), reconstructed / norms
+        norms = reconstructed.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+        embeddings, directions = means / means.norm(dim=1, keepdim=True).clamp(min=SMALLEST), reconstructed / norms
         cosines = (embeddings * directions).sum(dim=1, keepdim=True)
         d_means = -self.coefficient / len(means) * (embeddings - cosines * directions) / norms
         upstream = (d_means / sizes[:, None])[of_tokens]  # of each token's reconstruction

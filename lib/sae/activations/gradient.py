@@ -25,7 +25,7 @@ class GradientAware(Activation):
     Attributes
     ----------
     texts : torch.Tensor, int64 [n]
-        Of the step: the text of each token.
+        Number of the text of each token in the batch of this step.
     """
 
     whole_texts: ClassVar[bool] = True

@@ -25,9 +25,11 @@ class Variational(Activation):
     Attributes
     ----------
     coefficient : float
-        At least 0, or a ValueError. The evidence lower bound has 2 u, with a share u of the variance unexplained.
+        Weight of the divergence, at least 0, or a ValueError. Where a share u of the variance is unexplained, the loss
+        is the evidence lower bound, but for constants, with the coefficient 2 u.
     noise : float
-        Above 0, or a ValueError. A pre-activation of a random direction varies by 1.
+        Standard deviation s, above 0, or a ValueError, as a multiple of that of the pre-activation of a random unit
+        vector.
     """
 
     coefficient: float = 0.1
