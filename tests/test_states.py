@@ -103,6 +103,11 @@ def test_lengths_that_are_not_those_of_the_states_are_refused(lengths, message):
         StoredStates([numbered(10)], lengths=lengths)
 
 
+def test_texts_that_are_not_known_are_not_read():
+    with pytest.raises(ValueError, match="lengths="):
+        StoredStates([numbered(10)]).whole_texts(5, 0, 0)
+
+
 def test_the_identity_of_states_in_memory_is_where_texts_end_too():
     identities = [StoredStates([numbered(10)], lengths=each).identity for each in (None, [4, 6], [6, 4])]
     assert identities[0] != identities[1] != identities[2] != identities[0]

@@ -134,7 +134,9 @@ class StoredStates:
     def whole_texts(
         self, size: int, seed: int, epoch: int, first: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """See `StateSource`."""
+        """See `StateSource`; ValueError if it is not known where texts end."""
+        if self.lengths is None:
+            raise ValueError("It is not known where the texts of these states end; give `StoredStates(..., lengths=)`.")
         stops = np.minimum(np.cumsum(self.lengths[self.lengths > 0]), self.n)
         return self._windows(stops[: np.searchsorted(stops, self.n) + 1], size, seed, epoch, first)
 
