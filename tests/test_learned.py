@@ -212,15 +212,16 @@ def test_two_processes_do_not_train_into_one_folder(pairs, base, tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(trained, pairs, base, dev, monkeypatch):
+    folder = trained("csr")  # before there is no trainer: this test may be the first
     monkeypatch.setattr(train, "_trainer", None)
     run = {"kind": TINY["csr"], "pairs": pairs, "base": base, "config": CONFIG, "dev": dev}
-    finetune(**run, out=trained("csr"))
+    finetune(**run, out=folder)
     for changed, field in (
         ({"kind": Csr(**SMALL, gamma=2)}, r"settings\.gamma"),
         ({"pairs": pairs.sample(20)}, "pairs"),
     ):
         with pytest.raises(ValueError, match=field):
-            finetune(**run | changed, out=trained("csr"))
+            finetune(**run | changed, out=folder)
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_state(pairs, base, tmp_path, monkeypatch):
