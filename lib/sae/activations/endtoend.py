@@ -6,8 +6,9 @@ from typing import ClassVar, Self
 import torch
 from torch.nn.functional import cosine_similarity, pad
 
+from lib.sae.activations.topk import TopK
 from lib.sae.kernels import Activation, Backward, Batch, Choice, Weights, decode, dense_top, transposed
-from lib.sae.selection import Pairs, dots, pre_activations, select
+from lib.sae.selection import Pairs, dots
 
 SMALLEST = 1e-8  # norm of a mean, so that nothing is divided by 0
 
@@ -60,9 +61,7 @@ class EndToEnd(Activation):
 
     def choose(self, centred: torch.Tensor, weights: Weights, dtype: torch.dtype) -> Choice:
         """See `Activation`."""
-        indices = select(centred, weights.W_enc, weights.b_enc, self.k, dtype)
-        pre = pre_activations(centred, weights.W_enc, weights.b_enc, indices)
-        return Choice(indices, pre, pre.relu())
+        return TopK(self.k).choose(centred, weights, dtype)
 
     def dense(self, centred: torch.Tensor, weights: Weights) -> tuple[list[torch.Tensor], torch.Tensor]:
         """See `Activation`."""
