@@ -176,7 +176,7 @@ def write_learned(write, rng) -> None:
     ]
     write("splare_pruning", differences(rows, everywhere))
     rows = [{"system": system, "mean": 0.25, "dead": 0.3} for system in ("CSR, 2", "CSR, 4", "CSRv2, 2")]
-    write("csr", differences([row | {"difference": 0.0} for row in rows], everywhere), size={"csr_width": 4096})
+    write("csr", differences([row | {"difference": 0.0} for row in rows], everywhere), size={"width": 4096})
 
 
 def write_ways(write) -> None:

@@ -63,7 +63,6 @@ SIZE = replace(
     lambdas=(1.0,),
     ks=(2, 8),
     annealed_from=8,
-    csr_width=64,
     csr_batch=8,
     timed=replace(SMOKE.learned.timed, texts=24, n_docs=100, n_queries=3),
 )

@@ -10,7 +10,8 @@ one is compared with each of the others (`contrasts`).
 Of 2026-11-30, when one seed of joint training of tokens, with the learning rate of the joint one of embeddings, had
 ranked as the finetuned dense retriever does: it has a learning rate of its own, chosen as all others are, and as many
 seeds; it is compared with the dense retrievers and with SPLARE, also with the largest weights only, as many as SPLARE
-keeps.
+keeps. Later that day, before their results: lambda and k are changed, too, and the autoencoders of embeddings that are
+trained afterwards, and CSR, have the learning rate and gamma that 72 chooses.
 """
 
 from dataclasses import replace
@@ -18,8 +19,9 @@ from dataclasses import replace
 import pandas as pd
 
 from lib.latent_terms import LatentTerms
-from lib.learned.models import Bottleneck, Csr, DenseControl
+from lib.learned.models import Bottleneck, DenseControl
 from lib.studies import names
+from lib.studies.csr import chosen_csr, on_embeddings
 from lib.studies.splare import lora_kinds
 from lib.studies.trained import (
     Bench,
@@ -78,8 +80,8 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
         rates(Bottleneck(width=size.widths[0], k=size.sae.k, pooling="max_log1p"), size.whole_rates),
         bench.base,
     )
-    sae, csr = bench.model().sae, Csr(width=size.width, k=size.k)
-    config = {"epochs": size.csr_epochs, "batch_size": size.csr_batch, "bf16": False}
+    csr, csr_tried = chosen_csr(bench)
+    sae, csr, config = bench.model().sae, replace(csr, k=size.k), on_embeddings(bench)
     readouts = [
         dense_readout(bench, names.DENSE, reader),
         token_readout(bench, names.AFTER_TOKENS, LatentTerms(reader, sae, "max", "log1p")),
@@ -107,11 +109,12 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     tables = {
         "bottleneck": _with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
         "bottleneck_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
-        "bottleneck_tried": pd.concat([dense_tried, joint_tried, tokens_tried, lora_tried], ignore_index=True),
+        "bottleneck_tried": pd.concat([dense_tried, joint_tried, tokens_tried, lora_tried, csr_tried]),
         "bottleneck_ablation": ablation(bench, joint),
     }
-    chosen = {names.TRAINED_DENSE: repr(dense), names.JOINT: repr(joint), names.JOINT_TOKENS: repr(of_tokens)}
-    return tables, bench.origin(csr=config, chosen=chosen | {system: repr(kind) for system, (kind, _) in kinds.items()})
+    chosen: dict = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}
+    chosen |= {names.CSR_FROZEN: csr} | {system: kind for system, (kind, _) in kinds.items()}
+    return tables, bench.origin(csr=config, chosen={system: repr(kind) for system, kind in chosen.items()})
 
 
 def ablation(bench: Bench, joint: Bottleneck) -> pd.DataFrame:

@@ -407,7 +407,7 @@ def gain_of_csr(results: Results, k: int) -> list[Measured]:
 def dead_of_csr(results: Results, k: int) -> list[Measured]:
     """Return the share of CSRv2's latents that no document and no text of the pairs has, with its Wilson interval."""
     table = results["csr"].query("collection == @names.MEAN").set_index("system")
-    name, width = f"{names.CSRV2}, {k}", results.origin("csr")["config"]["size"]["csr_width"]
+    name, width = f"{names.CSRV2}, {k}", results.origin("csr")["config"]["size"]["width"]
     if name not in table.index:
         raise NotMeasured(f"no {name!r} in csr.csv")
     share = table.loc[name, "dead"]

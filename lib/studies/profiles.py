@@ -94,6 +94,7 @@ class LearnedSize:
     near: tuple[str, ...]  # collections whose texts or queries are of the kind of some of the pairs
     n_pairs: int  # of each source, drawn at random
     pair_counts: tuple[int, ...]  # of each source, that 70 also trains on, once
+    rates_of_more: tuple[float, ...]  # learning rates that are tried there
     n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
     teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
     collections: tuple[str, ...]  # that are ranked
@@ -114,7 +115,7 @@ class LearnedSize:
     top: tuple[int, int]  # weights that a query and a document of SPLARE keep
     doc_tops: tuple[int, ...]  # of 70, tried for documents
     timed: LatencySize  # of 70
-    width: int  # latents of the autoencoders of embeddings in 71
+    width: int  # latents of the autoencoders of embeddings in 71 and 72
     k: int  # of an embedding in 71
     ks_ablated: tuple[int, ...]  # tried beside it
     alphas: tuple[float, ...]  # the same beside alpha = 1, the weight of reconstruction
@@ -122,7 +123,6 @@ class LearnedSize:
     ks: tuple[int, ...]  # of 72
     ablated_ks: tuple[int, ...]  # of these, of the ablation of CSRv2
     annealed_from: int  # k of the first step where it is annealed (72)
-    csr_width: int  # latents of the autoencoders of 72
     csr_epochs: float  # on stored embeddings
     csr_batch: int
 
@@ -208,6 +208,7 @@ _LEARNED = LearnedSize(
     near=("squad", "pydoc/test"),
     n_pairs=500,
     pair_counts=(2_000,),
+    rates_of_more=(5e-5, 2e-4),
     n_negatives=0,
     teachers=(),
     collections=("beir/scifact/test", "cranfield", "squad", "pydoc/test"),
@@ -230,13 +231,12 @@ _LEARNED = LearnedSize(
     timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
     width=4_096,
     k=32,
-    ks_ablated=(),
+    ks_ablated=(16, 64),
     alphas=(0.0, 10.0),
-    lambdas=(),
+    lambdas=(0.0, 1.0),
     ks=(2, 4, 8, 16, 32, 64),
     ablated_ks=(2, 4),
     annealed_from=64,
-    csr_width=4_096,
     csr_epochs=5,
     csr_batch=128,
 )
@@ -351,13 +351,12 @@ SMOKE = replace(
         widths=(256,),
         doc_tops=(50, 400),
         timed=LatencySize(texts=12, n_docs=500, n_queries=5, repeats=1),
-        width=512,
+        width=256,
         ks_ablated=(),
         alphas=(0.0,),
         lambdas=(),
         ks=(2, 8, 32),
         ablated_ks=(2,),
-        csr_width=256,
         csr_epochs=2,
         csr_batch=16,
     ),
@@ -418,10 +417,7 @@ PAPER = replace(
         layers=(6, 8, 10, 12),
         widths=(16_384, 65_536, 262_144),
         width=16_384,
-        ks_ablated=(16, 64),
         alphas=(0.0, 0.1, 10.0),
-        lambdas=(0.0, 1.0),
-        csr_width=16_384,
         csr_batch=4_096,
     ),
 )

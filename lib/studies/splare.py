@@ -9,7 +9,9 @@ latents of a document cost 2 %.
 
 Added on 2026-11-30, before their results: layer 5, twice the width, and four times as many pairs. On these SPLARE, its
 control and the dense retriever are trained once, with the learning rates that were chosen on the fewer pairs and seed
-0, and stand beside the same seed on the fewer (`contrasts_by_pairs`).
+0, and stand beside the same seed on the fewer (`contrasts_by_pairs`). Later that day, when more pairs had ranked worse
+at these rates, all of which were the lower of two: a rate a quarter as large is tried on the many pairs, too, and the
+better on training queries is taken.
 """
 
 from dataclasses import asdict, replace
@@ -109,10 +111,9 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
 
     `splare` is `systems_table` against SPLARE's untrained readout; `splare_contrasts` is `contrasts_table`;
     `splare_tried` what was tried on training queries; `splare_layers` and `splare_widths` are `systems_table` with the
-    columns layer and width, `splare_pairs` is the same with kind and n_pairs, `splare_pairs_contrasts` is
-    `contrasts_table` of it; `splare_pruning` with kind and doc_top, against no pruning of the same rows;
-    `splare_lengths` the lengths of posting lists (df by rank); `splare_latency` kind, postings of a document, reads and
-    the times of `search_ms` on a grown corpus.
+    columns layer and width; `splare_pairs` and what begins so is of `by_pairs`; `splare_pruning` with kind and doc_top,
+    against no pruning of the same rows; `splare_lengths` the lengths of posting lists (df by rank); `splare_latency`
+    kind, postings of a document, reads and the times of `search_ms` on a grown corpus.
     """
     kinds, tried = lora_kinds(bench)
     top, readouts = bench.size.top, untrained_readouts(bench)
@@ -130,15 +131,14 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     first = {readout.name: readout for readout in reversed(readouts)}
     layers, of_layers = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "layer")
     widths, of_widths = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "width")
-    pairs, pairs_contrasts, of_pairs, digests = by_pairs(bench, kinds, first[names.TUNED])
+    pairs, of_pairs, digests = by_pairs(bench, kinds, first[names.TUNED])
     tables = {
         "splare": systems_table(bench, results, names.UNTRAINED_SPLARE),
         "splare_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
         "splare_tried": tried,
         "splare_layers": layers,
         "splare_widths": widths,
-        "splare_pairs": pairs,
-        "splare_pairs_contrasts": pairs_contrasts,
+        **pairs,
         "splare_pruning": pruning(bench, first),
         "splare_lengths": lengths(bench, first),
         "splare_latency": latency(bench, first),
@@ -191,20 +191,24 @@ def _by_query(bench: Bench, results: Results) -> pd.DataFrame:
 
 def by_pairs(
     bench: Bench, kinds: dict[str, tuple[Kind, LatentTerms | TokenEncoder]], terms: Readout
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[int, str]]:
-    """Train each kind once on more and more pairs of each source, with seed 0 and the learning rate chosen.
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict[int, str]]:
+    """Train each kind on more and more pairs of each source, with seed 0 and the learning rate chosen there.
 
-    Return `systems_table` with the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs,
-    `contrasts_table`, nDCG@10 of each query, and the digest of the pairs by their number. `terms` are latent terms, for
-    which nothing was trained.
+    Return tables by name, nDCG@10 of each query, and the digest of the pairs by their number. `splare_pairs` is
+    `systems_table` with the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs,
+    `splare_pairs_contrasts` is `contrasts_table`, `splare_pairs_tried` what was tried on training queries, with the
+    column n_pairs. `terms` are latent terms, for which nothing was trained.
     """
-    size, readouts, labels, digests = bench.size, [terms], {}, {}
+    size, readouts, labels, digests, tried = bench.size, [terms], {}, {}, []
     larger = [replace(bench, size=replace(size, n_pairs=count)) for count in size.pair_counts]
     for with_pairs in (bench, *larger):
         pairs = with_pairs.data.pairs
         digests[len(pairs)] = pairs.digest
         for system, (kind, base) in kinds.items():
             name = names.trained_on(system, len(pairs))
+            if with_pairs is not bench:
+                kind, table = choose(with_pairs, system, rates(kind, size.rates_of_more), base)
+                tried.append(table.assign(n_pairs=len(pairs)))
             readout = trained_readout(with_pairs, name, kind, base, with_pairs.config())
             labels[name] = {"kind": system, "n_pairs": len(pairs)}
             readouts.append(readout._replace(top=None))
@@ -216,7 +220,10 @@ def by_pairs(
     table = systems_table(bench, results, names.trained_on(names.TRAINED_DENSE, min(digests)))
     table = table.join(pd.DataFrame.from_dict(labels, "index"), on="system")
     named = contrasts_by_pairs(min(digests), max(digests), size.top)
-    return table, contrasts_table(seed_means(results), named), _by_query(bench, results), digests
+    tables = {"splare_pairs": table, "splare_pairs_contrasts": contrasts_table(seed_means(results), named)}
+    if tried:
+        tables["splare_pairs_tried"] = pd.concat(tried, ignore_index=True)
+    return tables, _by_query(bench, results), digests
 
 
 def contrasts_by_pairs(fewest: int, most: int, top: tuple[int, int]) -> list[tuple[str, str]]:
