@@ -80,9 +80,6 @@ means_of(tables["splare_pairs"])[["system", "mean", "low", "high", "difference",
 tables["splare_pairs_contrasts"].drop(columns="p").round(4)
 
 # %%
-tables.get("splare_pairs_tried")  # None where no more pairs are trained on
-
-# %%
 drawn = ("layers", "widths", "pairs", "pruning", "lengths")
 figures = {
     "splare": splare_figure(*(tables[f"splare_{name}"] for name in drawn)),
