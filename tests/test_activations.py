@@ -123,6 +123,7 @@ def test_a_finished_autoencoder_does_what_its_equation_says(activation, n, seed,
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", EVERY, ids=repr)
 def test_training_learns_and_the_finished_one_has_learnt_it(activation):
     _, steps = trained(activation)
@@ -173,6 +174,7 @@ def test_a_finished_autoencoder_with_budgets_reads_each_of_them():
 # AbsTopK
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 20), data=st.data())
 def test_abstopk_is_topk_of_twice_the_width(seed, width, data):
@@ -239,6 +241,7 @@ def test_batchtopk_takes_all_that_tie_at_the_bound_and_nothing_below_zero():
     assert step.smallest is None
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 6), loud=st.integers(0, 3), n=st.integers(4, 30))
 def test_no_token_is_cut_however_much_it_has(seed, k, loud, n):
@@ -330,6 +333,7 @@ def test_thresholds_have_nothing_to_start_from():
         JumpReLU(2).initial(torch.zeros(5, 3), torch.ones(4, 3), torch.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_the_penalty_brings_the_number_of_latents_to_k(factor):
     """From thresholds at which twice or half as many latents are active, the thresholds alone find the way."""

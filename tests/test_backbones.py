@@ -87,6 +87,7 @@ def test_final_states_are_what_a_multi_vector_encoder_gives(colbert_folder, batc
                 assert len(rows(got, i)) == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(expanding_folder):
     exact, rough = (
         joined(TokenEncoder(expanding_folder, dtype=dtype).stream(TEXTS)).states for dtype in ("float32", "bfloat16")
@@ -96,6 +97,7 @@ def test_bfloat16_is_near_float32(expanding_folder):
     assert (exact - rough).abs().max() > 0
 
 
+@pytest.mark.slow
 def test_a_model_kept_in_half_precision_has_a_head_in_single(plain_folder, tmp_path):
     AutoModel.from_pretrained(plain_folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     AutoTokenizer.from_pretrained(plain_folder).save_pretrained(tmp_path / "half")
@@ -139,6 +141,7 @@ def test_a_late_interaction_model_has_its_blocks_below_the_projection(expanding_
         encoder.at(5)
 
 
+@pytest.mark.slow
 def test_max_length_cuts_text_and_leaves_the_expansion(expanding_folder):
     encoder = TokenEncoder(expanding_folder, dtype="float32", max_length=5)
     assert np.diff(joined(encoder.stream(["cat dog bird fish"] * 2, "query")).offsets).tolist() == [12, 12]
@@ -277,6 +280,7 @@ def test_splare_is_any_layer_with_max_log1p_and_the_inner_product(sentence_folde
         np.testing.assert_allclose([score for _, score in ranking[f"q{i}"]], scores[i][best], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_read_are_refused(plain_folder, tmp_path):
     merging = save_colbert(plain_folder, tmp_path / "merging", last=[HierarchicalTokenPooling(2.0)])
     with pytest.raises(ValueError, match="HierarchicalTokenPooling"):
@@ -300,6 +304,7 @@ def test_a_model_that_makes_other_tokens_is_refused(plain_folder, tmp_path):
         TokenEncoder(folder)
 
 
+@pytest.mark.slow
 def test_a_chat_template_is_not_used(plain_folder, tmp_path):
     shutil.copytree(plain_folder, tmp_path, dirs_exist_ok=True)
     template = "{% for message in messages %}dog {{ message['content'] }}{% endfor %}"

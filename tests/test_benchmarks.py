@@ -60,6 +60,7 @@ def test_every_competitor_takes_whole_steps():
         step()
 
 
+@pytest.mark.slow
 def test_every_competitor_starts_from_the_same_weights_and_learns():
     states, none_dead = normal_states(64), torch.zeros(48, dtype=torch.bool)
     everyone = competitors(states, CONFIG)

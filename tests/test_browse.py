@@ -260,6 +260,7 @@ def open_page(browser, folder):
             assert message["params"]["request"]["url"].startswith((folder.as_uri(), "data:", "chrome:", "about:"))
 
 
+@pytest.mark.slow
 @needs_browser
 def test_every_document_is_shown_whole_and_not_executed(open_page, browser):
     for number, text in enumerate(TEXTS[:8]):
@@ -315,6 +316,7 @@ def test_a_family_is_a_tree_from_the_broadest_latent_down(open_page, browser, fo
     assert child.endswith(f"#/latent/{latents[int(expected[0].split('/')[-1])]['children'][0]}")
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("text", ["the old Cat", "a red bird ?", "zebra quilt", "fish"])
 def test_a_query_is_ranked_as_the_index_ranks_it(open_page, browser, model, page, text):
@@ -397,6 +399,7 @@ def test_nothing_is_wider_than_the_window_and_all_fields_have_names(open_page, b
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_contrast(open_page, browser, folder, scheme):

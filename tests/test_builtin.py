@@ -46,6 +46,7 @@ def test_limit_has_the_structure_of_the_official_set(n_documents, n_queries, see
         assert {name for name, things in likes.items() if thing in things} == set(collection.qrels[query])
 
 
+@pytest.mark.slow
 def test_limit_is_decided_by_its_arguments_and_mixes_the_46_among_the_others():
     assert limit.build(300, 20, seed=3) == limit.build(300, 20, seed=3)
     one, other = limit.build(300, 1000, seed=3), limit.build(300, 1000, seed=4)
@@ -57,6 +58,7 @@ def test_limit_is_decided_by_its_arguments_and_mixes_the_46_among_the_others():
     assert abs(sum(places) / 46 - 149.5) < 4 * 12.8
 
 
+@pytest.mark.slow
 def test_limit_name_holds_every_argument_that_is_not_the_default():
     names = [limit.build(*arguments)["name"] for arguments in ((46,), (46, 1000, 0), (46, 1000, 1), (46, 9, 0))]
     assert names == ["limit/46", "limit/46", "limit/46/1000/1", "limit/46/9/0"]
@@ -64,6 +66,7 @@ def test_limit_name_holds_every_argument_that_is_not_the_default():
     assert load_collection("limit/5000").name == "limit"
 
 
+@pytest.mark.slow
 def test_limit_train_asks_for_what_the_other_does_not():
     test, train = (load_collection(name) for name in ("limit/60", "limit/60/train"))
     assert (train.full_name, train.split) == ("limit/60/train", "train")

@@ -341,6 +341,7 @@ def test_every_claim_is_judged_by_the_tables(table):
     )
 
 
+@pytest.mark.slow
 def test_figures_of_steering_and_corpora(table):
     first = table.drop_duplicates("key").set_index("key")
     assert first.loc["steered", ["value", "low", "high"]].tolist() == pytest.approx([1.5, 1.48, 1.52])
@@ -492,6 +493,7 @@ def test_the_peak_is_a_share_of_the_depth(folder):
     assert peak(Results(folder), "latent terms")[0].value == 1
 
 
+@pytest.mark.slow
 def test_without_results_nothing_is_tested_and_the_notebook_is_named(tmp_path):
     table, origin = claims_study(tmp_path)
     assert set(table["verdict"]) == {UNTESTED} and len(table) == len(CLAIMS)

@@ -51,6 +51,7 @@ def there_and_back(model: LatentTerms, **settings) -> LatentTerms:
     return back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pooling", "phi"), [("sum", "sqrt"), ("max", "log1p"), ("count", "identity")])
 def test_every_pooling_goes_there_and_back(tiny_encoder, tiny_sae, pooling, phi):
     model = LatentTerms(tiny_encoder, tiny_sae, pooling, phi, BM25Constants(1.5, 0.5))
@@ -165,6 +166,7 @@ def test_modules_with_the_default_normalisation_become_a_model(sentence_folder, 
     assert_equal_rows(read, encoder)
 
 
+@pytest.mark.slow
 def test_a_model_has_weights_of_its_own(converted):
     model = from_sparse_encoder(converted)
     before = model.encode_documents(TEXTS)
@@ -203,6 +205,7 @@ def test_prompts_are_looked_up_as_the_library_does(converted, prompts, default, 
     assert_equal_rows(from_sparse_encoder(converted), converted)
 
 
+@pytest.mark.slow
 def test_a_model_in_bfloat16_is_compared_in_float32(plain_folder, tiny_sae):
     model = LatentTerms(TokenEncoder(plain_folder, dtype="bfloat16"), tiny_sae)
     exact = LatentTerms(TokenEncoder(plain_folder, dtype="float32"), tiny_sae)
@@ -243,6 +246,7 @@ def test_the_default_retriever_is_noted_by_its_name(packaged_encoder):
     assert encoder[1].trained_on["name"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
+@pytest.mark.slow
 def test_an_autoencoder_behind_another_retriever_is_noticed_on_the_way_back(converted):
     converted[1].trained_on = {"name": "me/another", "fingerprint": "0" * 64}
     with pytest.warns(UserWarning, match="me/another"):
@@ -269,6 +273,7 @@ def test_a_saved_encoder_becomes_a_model_that_ranks(tiny_encoder, tiny_sae, tmp_
     assert rankings[0].doc_ids == rankings[1].doc_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [1, 5])
 def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
     model = LatentTerms(tiny_encoder, tiny_sae)
@@ -283,6 +288,7 @@ def test_a_text_may_have_fewer_terms_on_request(tiny_encoder, tiny_sae, top):
     assert_equal_rows(model, encoder)  # the limit was of one call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [None, [f"label {i}" for i in range(63)] + ["last"]])
 def test_decode_gives_latents_not_word_pieces(tiny_encoder, tiny_sae, tmp_path, labels):
     model = LatentTerms(tiny_encoder, tiny_sae)
@@ -330,6 +336,7 @@ def converted(tiny_encoder, tiny_sae) -> SparseEncoder:
     return to_sparse_encoder(LatentTerms(tiny_encoder, tiny_sae))
 
 
+@pytest.mark.slow
 def test_what_latent_terms_cannot_say(converted, sentence_folder, tiny_encoder):
     converted.max_active_dims = 5
     with pytest.raises(ValueError, match="max_active_dims is 5"):
@@ -364,6 +371,7 @@ def test_a_transformer_that_was_changed_is_noticed(converted, tmp_path):
     assert_equal_rows(from_sparse_encoder(load_sparse_encoder(tmp_path)), converted)
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_loaded(converted, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         load_sparse_encoder(tmp_path)
@@ -380,6 +388,7 @@ def saved(converted, tmp_path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -422,6 +431,7 @@ def test_damaged_folders_are_not_loaded(saved):
         load_sparse_encoder(saved / "missing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["tokenizer.json", "vocab.txt"])
 def test_an_encoder_is_loaded_from_the_hub(converted, saved, tmp_path, monkeypatch, tokenizer):
     requests = []
@@ -498,6 +508,7 @@ SparseEncoder({str(saved)!r}, trust_remote_code=True)
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["none", "no __init__", "beside the script"])
 def test_the_snippet_of_the_card_stops_before_another_lib_is_imported(converted, strangers, tmp_path, change):
     converted.save_pretrained(str(tmp_path / "model"))

@@ -101,6 +101,7 @@ def test_late_interaction_reads_the_documents_in_the_same_pass(model, beir_folde
     assert not kinds  # all of it is kept
 
 
+@pytest.mark.slow
 def test_shards_of_a_collection_make_the_whole_and_are_kept_one_by_one(model, beir_folder, tmp_path, monkeypatch):
     collection = load_collection(str(beir_folder))
     whole = encode_collection(model, collection, Store(tmp_path / "whole"), late=2)
@@ -126,6 +127,7 @@ def test_shards_of_a_collection_make_the_whole_and_are_kept_one_by_one(model, be
     assert sharded.doc_embeddings.shape == whole.doc_embeddings.shape
 
 
+@pytest.mark.slow
 def test_retrieval_table_of_an_unseen_folder(model, beir_folder, tmp_path):
     summary, values, origin = retrieval_table(model, [str(beir_folder)], store=Store(tmp_path / "store"))
     assert set(summary["collection"]) == {"little/test"}

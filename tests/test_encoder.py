@@ -69,12 +69,14 @@ def test_states_are_the_hidden_states_of_transformers(folder, layer):
         torch.testing.assert_close(rows(got, i), expected[0], **CLOSE)
 
 
+@pytest.mark.slow
 def test_layers_differ(plain_folder):
     by_layer = [joined(TokenEncoder(plain_folder, layer=i, dtype="float32").stream(TEXTS)).states for i in range(4)]
     for below, above in pairwise(by_layer):
         assert (below - above).abs().mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"special_tokens": False, "query_prompt": "query : ", "batch_tokens": 40}])
 def test_several_layers_of_one_pass_are_each_layer_of_its_own(folder, settings):
     encoder = TokenEncoder(folder, dtype="float32", layer=1, **settings)
@@ -218,6 +220,7 @@ def test_the_batch_budget_changes_nothing(sentence_folder, tiny_encoder, batch_t
     assert_same(joined(encoder.stream(TEXTS * 3)), joined(tiny_encoder.stream(TEXTS * 3)))
 
 
+@pytest.mark.slow
 def test_a_forward_pass_stays_within_the_budget(sentence_folder, monkeypatch):
     encoder = TokenEncoder(sentence_folder, dtype="float32", batch_tokens=100)
     sizes, forward = [], encoder._forward

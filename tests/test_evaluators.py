@@ -121,6 +121,7 @@ def test_a_sparse_encoder_is_scored_the_same(model):
     assert evaluator()(encoder)["dot_ndcg@10"] > 0  # as it is scored without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["document", "query"])
 @pytest.mark.parametrize("top", [1, 3, 40])
 def test_max_active_dims_keeps_the_largest_weights_of_a_text_and_all_of_a_token(model, kind, top):

@@ -74,6 +74,7 @@ def test_copies_come_from_the_laptop_profile_only(tmp_path, monkeypatch):
         executed.main(["b"])  # a run of another profile left nothing in build/laptop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 def test_a_committed_copy_has_the_code_of_its_source(path):
     import jupytext  # takes two seconds

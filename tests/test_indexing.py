@@ -125,6 +125,7 @@ def test_an_interrupted_command_says_how_to_continue(tmp_path, source, monkeypat
         main()
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lib", *map(str, arguments)])

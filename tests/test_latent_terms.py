@@ -213,6 +213,7 @@ def test_round_trip_in_fewer_bits_is_near(tmp_path, model, dtype, share, error):
         torch.testing.assert_close(again.sae.tensors()[name], tensor, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_default_retriever_is_saved_by_its_name(tmp_path, packaged):
     packaged.save(tmp_path)
     manifest = json.loads((tmp_path / "latent_terms.json").read_text())
@@ -526,6 +527,7 @@ def alone(tmp_path, sentence_folder, tiny_sae):
     return tmp_path / "alone", model
 
 
+@pytest.mark.slow
 def test_a_folder_that_stands_alone(alone, tmp_path):
     folder, model = alone
     shutil.move(folder, tmp_path / "on another machine")
@@ -539,6 +541,7 @@ def test_a_folder_that_stands_alone(alone, tmp_path):
     assert not list((tmp_path / "again").rglob("checkpoint*"))
 
 
+@pytest.mark.slow
 def test_a_retriever_that_has_moved(alone, tmp_path, sentence_folder):
     folder, model = alone
     with pytest.raises(FileNotFoundError, match=rf"model needs.*{model.encoder.name}.*encoder=.*with_retriever"):

@@ -162,6 +162,7 @@ def test_a_tokenizer_for_less_than_half_of_the_embeddings_is_noticed(tmp_path):
     assert noticed[0].filename == __file__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["query", "document"])
 def test_a_prompt_that_leaves_no_token_to_a_text_is_refused(plain_folder, tmp_path, sentence_folder, kind):
     prompt = {f"{kind}_prompt": "the cat sat on a mat"}  # 6 words and 2 special tokens

@@ -179,6 +179,7 @@ def test_the_trainer_lowers_the_loss(sentence_folder, tmp_path):
     assert "TokenReconstructionLoss" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_trained(sentence_folder):
     for settings, remedy in (({"has_decoder": False}, "has_decoder"), ({"frozen": True}, "frozen=False")):
         with pytest.raises(ValueError, match=remedy):

@@ -380,6 +380,7 @@ def test_killed_at_any_moment_the_command_goes_on_to_the_same_files(tmp_path, te
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_label_command_end_to_end(tmp_path, tiny_encoder, tiny_sae, monkeypatch, capsys):
     LatentTerms(tiny_encoder, tiny_sae).save(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("\n".join(text for text in TEXTS * 6 if text.strip()))

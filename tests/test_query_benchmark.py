@@ -40,6 +40,7 @@ def test_every_case_has_every_stage(model, monkeypatch):
         table(model, index, QUERIES, together=[6], threads=[1], k=3, repeats=1)
 
 
+@pytest.mark.slow
 def test_the_command(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(query.LatentTerms, "load", lambda name: model)
     ids = [str(number) for number in range(len(QUERIES))]

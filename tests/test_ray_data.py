@@ -121,6 +121,7 @@ def write_times(folder) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("shards/*/shard.json")}
 
 
+@pytest.mark.slow
 def test_only_what_is_not_there_or_not_whole_is_encoded_again(copied, paths, model, model_folder, expected):
     before = write_times(copied)
     shutil.rmtree(copied / "shards" / "000002")
@@ -204,6 +205,7 @@ def test_a_shard_of_another_run_or_altered_is_named(copied, corpus_folder):
         _ = shards.doc_ids
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_before_any_work(paths, model_folder, tmp_path):
     number = write(tmp_path / "number.parquet", [1, 2], ["a", "b"])
     cut = tmp_path / "cut.parquet"

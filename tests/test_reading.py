@@ -53,6 +53,7 @@ def test_prompts_of_the_configuration(sentence_folder, tmp_path, prompts, defaul
     assert overridden.prompts == {"query": "", "document": "small "}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special_tokens", [True, False])
 def test_without_the_prompt_its_tokens_are_read_but_not_given_out(plain_folder, special_tokens):
     settings = {"dtype": "float32", "query_prompt": "query : ", "special_tokens": special_tokens}
@@ -77,6 +78,7 @@ def promptless_folder(plain_folder, tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("include_prompt", [True, False])
 def test_a_pooling_that_leaves_the_prompt_out_is_followed(promptless_folder, include_prompt):
     texts = [text for text in TEXTS if text.strip()]
@@ -137,6 +139,7 @@ def test_decoder_states_are_those_without_padding(decoder_folder, layer):
         )
 
 
+@pytest.mark.slow
 def test_a_decoder_pools_its_last_token(decoder_folder):
     texts = [text for text in TEXTS if text.strip()]
     model, encoder = SentenceTransformer(decoder_folder, device="cpu"), TokenEncoder(decoder_folder, dtype="float32")
@@ -186,6 +189,7 @@ def test_a_long_text_is_read_whole_in_chunks(chunking, sentence_folder):
     assert len(joined(cut.stream([LONG])).states) == 20
 
 
+@pytest.mark.slow
 def test_the_embedding_of_a_long_text_is_the_mean_of_its_chunks(chunking, sentence_folder, plain_folder):
     text = LONG + "dog"
     parts = chunks_by_hand(text, 16)

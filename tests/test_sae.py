@@ -358,6 +358,7 @@ def test_worked_jumprelu_codes():
     assert repr(model) == "SparseAutoencoder(d=1, width=4, jumprelu, k=1)"
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)  # in float32, a tie but for rounding may fall either way
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 12), st.sampled_from([0.0, 1.0, 30.0]))
 def test_jumprelu_codes_are_the_dense_formula_whatever_the_chunks(seed, n, rows_at_once, lowest):

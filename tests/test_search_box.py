@@ -69,6 +69,7 @@ def test_typing_ranks_as_the_index_does_and_all_text_is_shown(model, index, coll
     assert "application/vnd.jupyter.widget-view+json" in search._repr_mimebundle_()
 
 
+@pytest.mark.slow
 def test_sliders_steer_and_the_model_reads_no_document_again(model, index, collection, monkeypatch):
     search = Search(model, index, collection, k=5)
     search.query.value = "the cat"

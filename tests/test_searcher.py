@@ -53,6 +53,7 @@ def parts(model) -> np.ndarray:
     return np.stack([*shares, vectors[0] @ vectors[1].T / np.maximum(lengths[0], 1e-9)[:, None] / lengths[1].max()])
 
 
+@pytest.mark.slow
 def test_an_index_of_eight_bits(model, searcher, tmp_path):
     coded = Searcher.build(model, DOCS, IDS, progress=False, impacts="uint8")
     assert coded.index.impacts == "uint8"
@@ -131,6 +132,7 @@ def test_explanations_add_up_to_the_score(searcher):
         searcher.explain("old cat", "nowhere")
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded(searcher, tmp_path):
     before = searcher.search(QUERIES, QUERY_IDS, 100)
     searcher.save(tmp_path / "a", with_retriever=True)

@@ -68,6 +68,7 @@ def test_terms_are_those_of_sentence_transformers(splade, splade_folder, collect
         splade.encode_documents("one text")
 
 
+@pytest.mark.slow
 def test_terms_are_kept_shard_by_shard(splade, collection, tmp_path, monkeypatch):
     whole, _ = splade_terms(splade, collection, Store(tmp_path / "whole"))
     monkeypatch.setattr("lib.evaluation.splade.SHARD", 8)

@@ -71,6 +71,7 @@ def test_windows_mix_the_whole_corpus_and_differ_by_epoch_and_seed():
         assert not torch.equal(next(source.windows(20 * RUN, seed, epoch))[:, 0], first)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any), st.integers(1, 90), st.integers(0, 9), st.data()
 )
@@ -359,6 +360,7 @@ def test_a_text_that_only_grows_at_its_end_is_read_as_far_as_it_was_counted(enco
     assert torch.equal(torch.cat(list(source.windows(10, 0, 0))), before)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_is_removed_later(encoder, tmp_path):
     cache_states(tmp_path, encoder, CORPUS)
     expected = set(tmp_path.rglob("*"))

@@ -167,6 +167,7 @@ def test_family_agreement_leaves_out_what_is_rare():
     assert (row["n_latents"], row["n_rare"], row["kappa"], row["lexical_first"]) == (2, 1, 1, 0.5)
 
 
+@pytest.mark.slow
 def test_families_are_ranked_with_and_without(model, collections, tmp_path):
     labels = np.array([*FAMILIES, "rare"] * 16)
     table, _ = family_study(model, ["a/test"], labels, Store(tmp_path))

@@ -14,6 +14,7 @@ from lib.data.training_text import GivenText, LocalText, StreamedText, read_pass
 WORD = st.text("abc.!?,", min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(st.lists(WORD, max_size=60), st.integers(1, 12))
 def test_split_keeps_every_word_in_order_and_the_limit(words, max_words):
     passages = list(split(" ".join(words), max_words))

@@ -43,7 +43,8 @@ SETTINGS = [
     "variational:coefficient=0.01:noise=0.1",
     "endtoend:coefficient=1",
 ]
-SPECS = [*ACTIVATIONS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in SETTINGS)]
+FAST = ("topk", "batchtopk", "jumprelu")  # of all others `make test` makes the checks
+SPECS = [pytest.param(spec, marks=() if spec in FAST else pytest.mark.slow) for spec in (*ACTIVATIONS, *SETTINGS)]
 
 
 def config_of(spec: str, **changes) -> TrainingConfig:
