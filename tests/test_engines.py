@@ -85,7 +85,7 @@ def check_ranking(ranking: Ranking, index: BM25Index, queries: csr_array, k: int
 
 @pytest.fixture
 def client(request, tmp_path):
-    """A client of the engine that a test names, or the folder of impact-index."""
+    """A client of the engine that a test names, or the folder of one that has none."""
     from pymilvus import MilvusClient
     from qdrant_client import QdrantClient
 
@@ -104,6 +104,7 @@ def client(request, tmp_path):
         ("impact-index", "impact-index", {"algorithm": "maxscore"}),
         ("impact-index", "impact-index", {"algorithm": "wand"}),
         ("qdrant", "qdrant", {}),
+        ("qdrant-edge", "qdrant-edge", {}),
         ("milvus", "milvus", {}),
     ],
     indirect=["client"],
@@ -155,6 +156,14 @@ def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
     assert np.mean(recalls) > 0.9
 
 
+@pytest.mark.slow
+def test_qdrant_edge_takes_no_folder_with_files(index, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="new folder"):
+        ENGINES["qdrant-edge"](index, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_equal_scores_come_in_the_documents_order(tmp_path):
     index = BM25Index.build(csr_array(np.ones((6, 2), np.float32)), ids(6))
     engine = ENGINES["impact-index"](index, tmp_path)
@@ -168,6 +177,7 @@ def test_equal_scores_come_in_the_documents_order(tmp_path):
         ("impact_index", "impact-index"),
         ("seismic", "seismic"),
         ("qdrant_client.models", "qdrant"),
+        ("qdrant_edge", "qdrant-edge"),
         ("pymilvus", "milvus"),
     ],
 )

@@ -188,6 +188,7 @@ CALLS |= {
     "interop.engines.ENGINES, seismic": 'ENGINES["seismic"](little_index())',
     "interop.engines.ENGINES, qdrant": 'from qdrant_client import QdrantClient; client = QdrantClient(":memory:"); '
     'ENGINES["qdrant"](little_index(), client).search(rows, ["q", "r"])',
+    "interop.engines.ENGINES, qdrant-edge": 'ENGINES["qdrant-edge"](little_index(), "shard")',
 }  # Milvus takes a client, too, whose import takes long
 
 # Each runs in a process whose only call so far was LatentTerms.load; `model`, its `encoder` and `sae` are given.

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
-from lib.interop.engines.local import ImpactIndexEngine, SeismicEngine
+from lib.interop.engines.local import ImpactIndexEngine, QdrantEdgeEngine, SeismicEngine
 from lib.support.compiled import compiled
 from lib.support.processors import usable_processors
 
@@ -166,9 +166,19 @@ def impact_index(corpus: Corpus, folder: Path, algorithm: str, bits: int | None)
     place = folder / f"{algorithm}-{bits}"
     engine = ImpactIndexEngine(corpus.index, place, bits=bits)
     rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    paths = (place / "blocks" if bits else place).rglob("*")
-    stored = sum(path.stat().st_size for path in paths if path.is_file())
+    stored = _file_bytes(place / "blocks" if bits else place)
     return Engine(lambda row, k: engine.search(rows[row], ["q"], k, algorithm=algorithm).doc_ids[0], stored)
+
+
+def _file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def qdrant(corpus: Corpus, folder: Path) -> Engine:
+    """Return the exact search of Qdrant's engine in this process, one thread."""
+    engine = QdrantEdgeEngine(corpus.index, folder / "qdrant", threads=1)
+    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
+    return Engine(lambda row, k: engine.search(rows[row], ["q"], k).doc_ids[0], _file_bytes(folder / "qdrant"))
 
 
 def seismic(engine: SeismicEngine, corpus: Corpus, query_cut: int) -> Engine:
@@ -220,6 +230,8 @@ def engines(
     if peers and find_spec("impact_index"):
         for algorithm, (bits, suffix) in product(("maxscore", "wand"), ((None, ""), (8, ", 8 bits in blocks"))):
             makers[f"impact-index {algorithm}{suffix}"] = partial(impact_index, corpus, folder, algorithm, bits)
+    if peers and find_spec("qdrant_edge"):
+        makers["Qdrant Edge"] = lambda: qdrant(corpus, folder)
     if peers and find_spec("faiss"):
         makers[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
         makers["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)

@@ -170,6 +170,45 @@ class QdrantEngine(Engine):
         return [(hit.id, hit.score) for hit in answer.points]
 
 
+class QdrantEdgeEngine(Engine):
+    """`qdrant-edge-py`: Qdrant's own engine in this process, sparse vectors in float32, exact search.
+
+    Parameters
+    ----------
+    index : BM25Index
+    folder : str or Path
+        Where the engine keeps its files, new or empty; `qdrant_edge.EdgeShard.load` opens them again.
+    threads : int, optional
+        That search; None is the engine's choice.
+    """
+
+    name = "Qdrant Edge"
+
+    def __init__(self, index: BM25Index, folder: str | Path, threads: int | None = None):
+        super().__init__(index)
+        self._module = engine = optional_module("qdrant_edge", "engines")
+        folder = make_folder(folder)
+        if any(folder.iterdir()):
+            raise ValueError(f"{folder} holds files already; {self.name} makes a new index, so give a new folder.")
+        stored = engine.EdgeSparseVectorParams(datatype=engine.VectorStorageDatatype.Float32)
+        settings = {"max_search_threads": threads, "wal_enabled": False}
+        config = engine.EdgeConfig(sparse_vectors={"impacts": stored}, **settings)
+        self._shard = engine.EdgeShard.create(str(folder), config)
+        for batch in batches(documents(index, self.name)):
+            points = [engine.Point(d.position, {"impacts": self._vector(d.latents, d.impacts)}) for d in batch]
+            self._shard.update(engine.UpdateOperation.upsert_points(points))
+        self._shard.optimize()
+        self._shard.flush()
+
+    def _vector(self, latents: np.ndarray, values: np.ndarray):
+        return self._module.SparseVector(indices=latents.tolist(), values=values.tolist())
+
+    def find(self, latents: np.ndarray, weights: np.ndarray, k: int) -> Hits:
+        """Answer one query."""
+        query = self._module.Query.Nearest(self._vector(latents, weights), using="impacts")
+        return [(hit.id, hit.score) for hit in self._shard.query(self._module.QueryRequest(limit=k, query=query))]
+
+
 class MilvusEngine(Engine):
     """Milvus: sparse vectors in float32, exact search by inner product; no BM25 function, since the weights have it.
 
@@ -217,5 +256,6 @@ ENGINES: dict[str, type[Engine]] = {
     "impact-index": ImpactIndexEngine,
     "seismic": SeismicEngine,
     "qdrant": QdrantEngine,
+    "qdrant-edge": QdrantEdgeEngine,
     "milvus": MilvusEngine,
 }
