@@ -18,7 +18,7 @@
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
 # | *Writes* | `bottleneck`, and its `_contrasts` (csv, json, png, pdf); its `_tried`, `_ablation` (csv, json) |
 # | *Paper item* | none |
-# | *Runtime* | after `70_splare`: `smoke` about a minute; `laptop` about ninety on two cores |
+# | *Runtime* | after `70_splare`: `smoke` about a minute; `laptop` two hours on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -157,10 +157,25 @@ def test_seismic_is_approximate_and_says_our_scores(largest, kind, monkeypatch):
 
 
 @pytest.mark.slow
+def test_qdrant_edge_is_opened_again(index, tmp_path):
+    from qdrant_edge import EdgeShard
+
+    ENGINES["qdrant-edge"](index, tmp_path)._shard.close()
+    shard = EdgeShard.load(str(tmp_path))
+    (record,) = shard.retrieve([7], with_vector=True)
+    impacts = vstack(list(index.impact_rows()), format="csr")[[7]]
+    assert dict(zip(record.vector["impacts"].indices, record.vector["impacts"].values, strict=True)) == pytest.approx(
+        dict(zip(impacts.indices.tolist(), impacts.data.tolist(), strict=True))
+    )
+
+
+@pytest.mark.slow
 def test_qdrant_edge_takes_no_folder_with_files(index, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="new folder"):
         ENGINES["qdrant-edge"](index, tmp_path)
+    with pytest.raises(ValueError, match="threads"):
+        ENGINES["qdrant-edge"](index, tmp_path / "new", threads=0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

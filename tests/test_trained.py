@@ -23,7 +23,7 @@ from lib.report.splare import latency_figure, splare_figure, splare_in_words
 from lib.report.trained import contrasts_figure, means_of
 from lib.studies import names
 from lib.studies.bottleneck import bottleneck_study
-from lib.studies.csr import cell, csr_study, truncated
+from lib.studies.csr import cell, chosen_csr, csr_study, truncated
 from lib.studies.inputs import Setting
 from lib.studies.profiles import SMOKE
 from lib.studies.splare import splare_study
@@ -195,13 +195,21 @@ def test_splare_and_bottleneck(bench):
     assert most > fewest and by_pairs.loc[(names.TRAINED_DENSE, most), "difference"] != 0
     first = names.trained_on(names.TRAINED_SPLARE, int(fewest))
     assert first in set(tables["splare_pairs_contrasts"]["reference"]) and first in by_query
+    tried = tables["splare_pairs_tried"]
+    assert set(tried["n_pairs"]) == {most} and tried.groupby("system")["chosen"].sum().eq(1).all()
+    name = names.trained_on(names.TRAINED_SPLARE, int(most))
+    (rate,) = tried[tried["chosen"] & (tried["system"] == names.TRAINED_SPLARE)]["learning_rate"]
+    assert f"learning_rate={rate}" in origin["chosen_by_number"][name]
     splare_figure(*(tables[f"splare_{name}"] for name in ("layers", "widths", "pairs", "pruning", "lengths")))
     latency_figure(tables["splare_latency"], tables["splare"])
     said = ("contrasts", "pairs_contrasts", "pruning", "latency")
     words = splare_in_words(*(tables[f"splare_{name}"] for name in said))
     assert f"{names.TRAINED_SPLARE} less {names.TRAINED_WORDS}: " in words
 
-    joint, _ = bottleneck_study(bench)
+    joint, origin = bottleneck_study(bench)
+    assert "rank=0" in origin["chosen"][names.TRAINED_DENSE]  # all of its weights are trained
+    assert joint["bottleneck_tried"].groupby("system")["chosen"].sum().eq(1).all()
+    assert origin["chosen"][names.CSR_FROZEN] == repr(replace(chosen_csr(bench)[0], k=4))
     table = means_of(joint["bottleneck"]).set_index("system")
     pd.testing.assert_series_equal(
         table.loc[names.TRAINED_SPLARE, ["mean", "reads"]], whole.loc[names.TRAINED_SPLARE, ["mean", "reads"]]

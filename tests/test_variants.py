@@ -43,7 +43,7 @@ SETTINGS = [
     "variational:coefficient=0.01:noise=0.1",
     "endtoend:coefficient=1",
 ]
-FAST = ("topk", "batchtopk", "jumprelu")  # of all others `make test` makes the checks
+FAST = ("topk", "batchtopk", "jumprelu")  # the others are checked by `make test` only
 SPECS = [pytest.param(spec, marks=() if spec in FAST else pytest.mark.slow) for spec in (*ACTIVATIONS, *SETTINGS)]
 
 
@@ -210,6 +210,10 @@ CHECKS = [function for name, function in globals().items() if name.startswith("c
 
 def run_check(check, spec: str, tmp_path) -> None:
     check(spec, tmp_path) if check.__code__.co_argcount == 2 else check(spec)
+
+
+def test_fast_ones_are_there():
+    assert set(FAST) <= ACTIVATIONS.keys()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

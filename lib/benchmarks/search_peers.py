@@ -175,10 +175,11 @@ def _file_bytes(folder: Path) -> int:
 
 
 def qdrant(corpus: Corpus, folder: Path) -> Engine:
-    """Return the exact search of Qdrant's engine in this process, one thread."""
+    """Return exact search by Qdrant's engine in this process, one thread; its bytes are those of the index alone."""
     engine = QdrantEdgeEngine(corpus.index, folder / "qdrant", threads=1)
     rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k).doc_ids[0], _file_bytes(folder / "qdrant"))
+    stored = sum(map(_file_bytes, (folder / "qdrant").glob("segments/*/vector_index-impacts")))
+    return Engine(lambda row, k: engine.search(rows[row], ["q"], k).doc_ids[0], stored)
 
 
 def seismic(engine: SeismicEngine, corpus: Corpus, query_cut: int) -> Engine:

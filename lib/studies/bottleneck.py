@@ -10,8 +10,8 @@ one is compared with each of the others (`contrasts`).
 Of 2026-11-30, when one seed of joint training of tokens, with the learning rate of the joint one of embeddings, had
 ranked as the finetuned dense retriever does: it has a learning rate of its own, chosen as all others are, and as many
 seeds; it is compared with the dense retrievers and with SPLARE, also with the largest weights only, as many as SPLARE
-keeps. Later that day, before their results: lambda and k are changed, too, and the autoencoders of embeddings that are
-trained afterwards, and CSR, have the learning rate and gamma that 72 chooses.
+keeps. Later that day, before their results: lambda and k are changed, too, and CSR has the learning rate and gamma that
+72 chooses, as have the autoencoders of embeddings that are trained afterwards, but for gamma.
 """
 
 from dataclasses import replace
@@ -74,6 +74,8 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
         bench, names.JOINT, rates(Bottleneck(width=size.width, k=size.k), size.whole_rates), bench.base
     )
     kinds, lora_tried = lora_kinds(bench)
+    del kinds[names.TRAINED_DENSE]  # here all of its weights are trained
+    lora_tried = lora_tried[lora_tried["system"].isin(kinds)]
     of_tokens, tokens_tried = choose(
         bench,
         names.JOINT_TOKENS,
@@ -81,10 +83,10 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
         bench.base,
     )
     csr, csr_tried = chosen_csr(bench)
-    sae, csr, config = bench.model().sae, replace(csr, k=size.k), on_embeddings(bench)
+    csr, config = replace(csr, k=size.k), on_embeddings(bench)
     readouts = [
         dense_readout(bench, names.DENSE, reader),
-        token_readout(bench, names.AFTER_TOKENS, LatentTerms(reader, sae, "max", "log1p")),
+        token_readout(bench, names.AFTER_TOKENS, LatentTerms(reader, bench.model().sae, "max", "log1p")),
     ]
     for seed in range(size.n_seeds):
         run = bench.config(seed)
@@ -106,10 +108,11 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
             if system != names.TRAINED_WORDS:
                 readouts.append(whole._replace(name=names.pruned(system, *size.top), top=size.top))
     results = results_of(bench, readouts)
+    tried = [dense_tried, joint_tried, tokens_tried, lora_tried, csr_tried]
     tables = {
         "bottleneck": _with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
         "bottleneck_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
-        "bottleneck_tried": pd.concat([dense_tried, joint_tried, tokens_tried, lora_tried, csr_tried]),
+        "bottleneck_tried": pd.concat(tried, ignore_index=True),
         "bottleneck_ablation": ablation(bench, joint),
     }
     chosen: dict = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}

@@ -7,8 +7,8 @@ the autoencoder then reads its embeddings: so all eight cells differ in seconds 
 retriever, cut. The pairs of systems that are compared stand in `contrasts`. With k = 2 the ranked documents are too few
 to tell which latents are dead: as such count, over all collections, those that no text of the pairs has either.
 
-Of 2026-11-30, when the larger of two learning rates of the autoencoder had been the better: 0.003 and 0.01 are tried
-too, and the runs of 71 take what is chosen here.
+Of 2026-11-30, when the larger of two learning rates of the autoencoder had been the better: 0.003 and 0.01 are tried,
+too. What is chosen for CSR at one k, all cells have, and the runs of 71.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,8 @@ def csr_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     rows `dead` is the share of the latents that no text of the pairs has either. `csr_contrasts` is `contrasts_table`;
     `csr_tried` what was tried on training queries.
     """
-    size, config = bench.size, on_embeddings(bench)
+    size = bench.size
+    config = on_embeddings(bench)
     dense, dense_tried = choose(
         bench, MATRYOSHKA, rates(DenseControl(dims=tuple(dimensions(bench))), size.lora_rates), bench.base
     )

@@ -131,7 +131,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     first = {readout.name: readout for readout in reversed(readouts)}
     layers, of_layers = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "layer")
     widths, of_widths = by_autoencoder(bench, kinds[names.TRAINED_SPLARE][0], "width")
-    pairs, of_pairs, digests = by_pairs(bench, kinds, first[names.TUNED])
+    pairs, of_pairs, origin = by_pairs(bench, kinds, first[names.TUNED])
     tables = {
         "splare": systems_table(bench, results, names.UNTRAINED_SPLARE),
         "splare_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
@@ -146,7 +146,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     chosen: dict = {system: repr(kind) for system, (kind, _) in kinds.items()}
     chosen |= {name: asdict(first[name].bm25) for name in (names.TUNED, names.BM25_OF_SPLARE)}
     by_query = [of_layers, *(table.drop(columns=["collection", "query_id"]) for table in (of_widths, of_pairs))]
-    return tables, pd.concat(by_query, axis=1), bench.origin(chosen=chosen, pairs_by_number=digests)
+    return tables, pd.concat(by_query, axis=1), bench.origin(chosen=chosen, **origin)
 
 
 def _words(collection: Collection) -> dict[str, np.ndarray]:
@@ -191,15 +191,16 @@ def _by_query(bench: Bench, results: Results) -> pd.DataFrame:
 
 def by_pairs(
     bench: Bench, kinds: dict[str, tuple[Kind, LatentTerms | TokenEncoder]], terms: Readout
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict[int, str]]:
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict]:
     """Train each kind on more and more pairs of each source, with seed 0 and the learning rate chosen there.
 
-    Return tables by name, nDCG@10 of each query, and the digest of the pairs by their number. `splare_pairs` is
-    `systems_table` with the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs,
-    `splare_pairs_contrasts` is `contrasts_table`, `splare_pairs_tried` what was tried on training queries, with the
-    column n_pairs. `terms` are latent terms, for which nothing was trained.
+    Return tables by name, nDCG@10 of each query, and what the provenance states. `splare_pairs` is `systems_table` with
+    the columns kind and n_pairs against the finetuned dense retriever of the fewest pairs, `splare_pairs_contrasts` is
+    `contrasts_table`, `splare_pairs_tried` what was tried on training queries, with the column n_pairs. `terms` are
+    latent terms, for which nothing was trained.
     """
-    size, readouts, labels, digests, tried = bench.size, [terms], {}, {}, []
+    size, readouts, labels = bench.size, [terms], {}
+    digests, chosen, tried = {}, {}, []
     larger = [replace(bench, size=replace(size, n_pairs=count)) for count in size.pair_counts]
     for with_pairs in (bench, *larger):
         pairs = with_pairs.data.pairs
@@ -208,6 +209,7 @@ def by_pairs(
             name = names.trained_on(system, len(pairs))
             if with_pairs is not bench:
                 kind, table = choose(with_pairs, system, rates(kind, size.rates_of_more), base)
+                chosen[name] = repr(kind)
                 tried.append(table.assign(n_pairs=len(pairs)))
             readout = trained_readout(with_pairs, name, kind, base, with_pairs.config())
             labels[name] = {"kind": system, "n_pairs": len(pairs)}
@@ -223,7 +225,7 @@ def by_pairs(
     tables = {"splare_pairs": table, "splare_pairs_contrasts": contrasts_table(seed_means(results), named)}
     if tried:
         tables["splare_pairs_tried"] = pd.concat(tried, ignore_index=True)
-    return tables, _by_query(bench, results), digests
+    return tables, _by_query(bench, results), {"pairs_by_number": digests, "chosen_by_number": chosen}
 
 
 def contrasts_by_pairs(fewest: int, most: int, top: tuple[int, int]) -> list[tuple[str, str]]:

@@ -139,7 +139,8 @@ class QdrantEngine(Engine):
     ----------
     index : BM25Index
     client : qdrant_client.QdrantClient
-        `QdrantClient(":memory:")` runs in this process, in Python: for trying out, up to some ten thousand documents.
+        `QdrantClient(":memory:")` runs in this process, in Python: for trying out, up to some ten thousand documents
+        (`QdrantEdgeEngine` for more).
         `QdrantClient(url)` is a server.
     collection : str
         A name that the client does not have yet.
@@ -177,9 +178,10 @@ class QdrantEdgeEngine(Engine):
     ----------
     index : BM25Index
     folder : str or Path
-        Where the engine keeps its files, new or empty; `qdrant_edge.EdgeShard.load` opens them again.
+        Where the engine keeps its files, new or empty; `qdrant_edge.EdgeShard.load` opens them again. Its ids are
+        positions in `index.doc_ids`.
     threads : int, optional
-        That search; None is the engine's choice.
+        Number of threads that search; by default the engine chooses.
     """
 
     name = "Qdrant Edge"
@@ -187,12 +189,12 @@ class QdrantEdgeEngine(Engine):
     def __init__(self, index: BM25Index, folder: str | Path, threads: int | None = None):
         super().__init__(index)
         self._module = engine = optional_module("qdrant_edge", "engines")
+        threads = None if threads is None else check_count(threads, "threads")
         folder = make_folder(folder)
         if any(folder.iterdir()):
             raise ValueError(f"{folder} holds files already; {self.name} makes a new index, so give a new folder.")
         stored = engine.EdgeSparseVectorParams(datatype=engine.VectorStorageDatatype.Float32)
-        settings = {"max_search_threads": threads, "wal_enabled": False}
-        config = engine.EdgeConfig(sparse_vectors={"impacts": stored}, **settings)
+        config = engine.EdgeConfig(sparse_vectors={"impacts": stored}, max_search_threads=threads, wal_enabled=False)
         self._shard = engine.EdgeShard.create(str(folder), config)
         for batch in batches(documents(index, self.name)):
             points = [engine.Point(d.position, {"impacts": self._vector(d.latents, d.impacts)}) for d in batch]
