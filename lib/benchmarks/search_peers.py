@@ -175,10 +175,14 @@ def _file_bytes(folder: Path) -> int:
 
 
 def qdrant(corpus: Corpus, folder: Path) -> Engine:
-    """Return exact search by Qdrant's engine in this process, one thread; its bytes are those of the index alone."""
+    """Return exact search by Qdrant's engine in this process, one thread.
+
+    Its bytes are those of the index; it makes none for a few documents, and all files count then.
+    """
     engine = QdrantEdgeEngine(corpus.index, folder / "qdrant", threads=1)
     rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    stored = sum(map(_file_bytes, (folder / "qdrant").glob("segments/*/vector_index-impacts")))
+    place = folder / "qdrant"
+    stored = sum(map(_file_bytes, place.glob("segments/*/vector_index-impacts"))) or _file_bytes(place)
     return Engine(lambda row, k: engine.search(rows[row], ["q"], k).doc_ids[0], stored)
 
 
