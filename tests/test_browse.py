@@ -274,6 +274,7 @@ def test_every_document_is_shown_whole_and_not_executed(open_page, browser):
     assert browser.execute_script("return document.querySelectorAll('main script, main img').length") == 0
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_token_leads_to_its_latent_by_mouse_and_by_keys(open_page, browser, folder):
     from selenium.webdriver.common.keys import Keys
@@ -294,6 +295,7 @@ def test_a_token_leads_to_its_latent_by_mouse_and_by_keys(open_page, browser, fo
     assert browser.find_element("css selector", "svg[role=img]").get_attribute("aria-label").startswith("Rank")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_family_is_a_tree_from_the_broadest_latent_down(open_page, browser, folder):
     latents = shard(folder, "latents-0")
@@ -338,6 +340,7 @@ def test_a_query_is_ranked_as_the_index_ranks_it(open_page, browser, model, page
     np.testing.assert_allclose([score for _, score in shown], scores[[doc for doc, _ in shown]], rtol=0.01, atol=0.02)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_silenced_latent_changes_the_ranking_and_comes_back(open_page, browser):
     open_page("#/query/the%20old%20cat")
@@ -355,6 +358,7 @@ def test_a_silenced_latent_changes_the_ranking_and_comes_back(open_page, browser
     assert browser.execute_script("return document.querySelectorAll('#results caption').length") <= 1
 
 
+@pytest.mark.slow
 @needs_browser
 def test_latents_are_found_by_word_and_bad_addresses_are_said_to_be_bad(open_page, browser, folder):
     labels = shard(folder, "names")["labels"]
@@ -367,6 +371,7 @@ def test_latents_are_found_by_word_and_bad_addresses_are_said_to_be_bad(open_pag
     assert browser.execute_script("return document.title").endswith("a/<i>collection</i>")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_forms_and_lists_lead_on(open_page, browser):
     from selenium.webdriver.support.ui import WebDriverWait
@@ -382,6 +387,7 @@ def test_the_forms_and_lists_lead_on(open_page, browser):
     assert len(main.find_elements("css selector", "li")) == 18
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [360, 1200])
 def test_nothing_is_wider_than_the_window_and_all_fields_have_names(open_page, browser, width):
