@@ -162,7 +162,7 @@ def test_qdrant_edge_is_opened_again(index, tmp_path):
 
     ENGINES["qdrant-edge"](index, tmp_path)._shard.close()
     shard = EdgeShard.load(str(tmp_path))
-    (record,) = shard.retrieve([7], with_vector=True)
+    (record,) = shard.retrieve([7], with_payload=False, with_vector=True)
     impacts = vstack(list(index.impact_rows()), format="csr")[[7]]
     assert dict(zip(record.vector["impacts"].indices, record.vector["impacts"].values, strict=True)) == pytest.approx(
         dict(zip(impacts.indices.tolist(), impacts.data.tolist(), strict=True))
