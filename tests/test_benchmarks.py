@@ -263,6 +263,12 @@ def test_models_that_the_usual_parts_cannot_match_are_refused(model, sentence_fo
             encoding.UsualParts(other)
 
 
+def test_what_is_no_matrix_product():
+    a = torch.ones(300, 300)
+    assert encoding.outside_products(lambda: [a @ a for _ in range(50)]) < 0.5
+    assert encoding.outside_products(lambda: [a.sin() for _ in range(50)]) == 1
+
+
 def test_texts_are_evenly_spaced_and_not_blank():
     texts = ["a", " ", "b", "c", "", "d"]
     assert encoding.spread(texts, 2) == ["a", "c"]
@@ -291,7 +297,8 @@ def test_the_encoding_command(monkeypatch, capsys, model, sentence_folder):
     )
     run_command(monkeypatch, encoding, {"--texts": 6, "--repeats": 1, "--batch-tokens": 30})
     assert rough.encoder.batch_tokens == model.encoder.batch_tokens == 30
-    *_, head, m1, m2, m3, s1, s2, s3 = capsys.readouterr().out.splitlines()
+    *_, head, m1, m2, m3, s1, s2, s3, of_rough, of_exact = capsys.readouterr().out.splitlines()
+    assert of_rough.startswith("bfloat16: ") and of_exact.startswith("float32: ")
     n_tokens = sum(model.encoder.count_tokens(encoding.spread(TEXTS, 6)))
     assert head.split() == ["what", "who", "dtype", "tokens/s", "times", "the", "peer", "difference"]
     assert m1.split()[:6] == ["matrix", "this", "package", "bfloat16", str(n_tokens), "4.00"]

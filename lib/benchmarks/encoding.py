@@ -8,6 +8,7 @@ latents are so nearly equal at a token's k-th place that rounding decides betwee
 
 import argparse
 import os
+import time
 from collections.abc import Callable
 
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 from scipy.sparse.linalg import norm
 from sentence_transformers import SentenceTransformer
+from torch.profiler import ProfilerActivity, profile
 
 from lib.benchmarks import measure
 from lib.data.collection import load_collection
@@ -25,6 +27,10 @@ from lib.support.checks import check_count
 from lib.support.progress import log_to_stderr
 
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
+PRODUCTS = {
+    *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_int_mm"),
+    *("aten::mkldnn_linear", "aten::mkl_linear", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+}
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once
 
 
@@ -112,6 +118,17 @@ def competitors(
     return steps
 
 
+def outside_products(step: Callable[[], object]) -> float:
+    """Return the share of a step's time in which the calling thread is in no matrix product of torch, on a CPU."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+    return (
+        1 - sum(event.self_cpu_time_total for event in profiler.key_averages() if event.key in PRODUCTS) / 1e6 / seconds
+    )
+
+
 def table(models: list[LatentTerms], texts: list[str], repeats: int) -> pd.DataFrame:
     """Return a row for each thing timed: its tokens a second, times the peer's, and how far its matrix is from it.
 
@@ -160,6 +177,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {models[0].sae}, {len(texts)} texts, {load}")
     formats = {"tokens/s": "{:.0f}", "times the peer": "{:.2f}", "difference": "{:.1e}"}
     print(result.to_string(index=False, na_rep="", formatters={name: form.format for name, form in formats.items()}))
+    for model in models:
+        share = outside_products(lambda model=model: model.encode_documents(texts, progress=False))
+        print(f"{model.encoder.dtype}: {share:.0%} of this package's time is outside of matrix products")
 
 
 if __name__ == "__main__":
