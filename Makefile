@@ -49,7 +49,7 @@ style: .venv/installed
 fast: .venv/installed
 	$(PYTEST) -p no:nbmake tests -m "not slow"  # nbmake takes seconds to import
 
-check: .venv/installed  ## style, types and the fast tests, in under two minutes
+check: .venv/installed  ## style, types and the fast tests, in a minute and a half
 	$(MAKE) -j 2 style fast  # a type checker uses one processor
 
 browse: .venv/installed  ## write a page of the packaged model and all of pydoc, to click through, into build/browse
