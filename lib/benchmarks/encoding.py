@@ -124,9 +124,8 @@ def outside_products(step: Callable[[], object]) -> float:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-    return (
-        1 - sum(event.self_cpu_time_total for event in profiler.key_averages() if event.key in PRODUCTS) / 1e6 / seconds
-    )
+    microseconds = sum(event.self_cpu_time_total for event in profiler.key_averages() if event.key in PRODUCTS)
+    return 1 - microseconds / 1e6 / seconds
 
 
 def table(models: list[LatentTerms], texts: list[str], repeats: int) -> pd.DataFrame:

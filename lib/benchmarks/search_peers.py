@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
+from lib.interop.engines.local import Engine as LocalEngine
 from lib.interop.engines.local import ImpactIndexEngine, QdrantEdgeEngine, SeismicEngine
 from lib.support.compiled import compiled
 from lib.support.processors import usable_processors
@@ -165,9 +166,13 @@ def impact_index(corpus: Corpus, folder: Path, algorithm: str, bits: int | None)
     """Return impact-index's MaxScore or WAND: exact search, or that of impacts in blocks, of so many bits each."""
     place = folder / f"{algorithm}-{bits}"
     engine = ImpactIndexEngine(corpus.index, place, bits=bits)
+    return Engine(_finder(engine, corpus, algorithm=algorithm), _file_bytes(place / "blocks" if bits else place))
+
+
+def _finder(engine: LocalEngine, corpus: Corpus, **settings) -> Callable[[int, int], list[str]]:
+    """Return what asks an engine one of the queries; `settings` are those of its search."""
     rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    stored = _file_bytes(place / "blocks" if bits else place)
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k, algorithm=algorithm).doc_ids[0], stored)
+    return lambda row, k: engine.search(rows[row], ["q"], k, **settings).doc_ids[0]
 
 
 def _file_bytes(folder: Path) -> int:
@@ -179,18 +184,15 @@ def qdrant(corpus: Corpus, folder: Path) -> Engine:
 
     Its bytes are those of the index; it makes none for a few documents, and all files count then.
     """
-    engine = QdrantEdgeEngine(corpus.index, folder / "qdrant", threads=1)
-    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
     place = folder / "qdrant"
+    engine = QdrantEdgeEngine(corpus.index, place, threads=1)
     stored = sum(map(_file_bytes, place.glob("segments/*/vector_index-impacts"))) or _file_bytes(place)
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k).doc_ids[0], stored)
+    return Engine(_finder(engine, corpus), stored)
 
 
 def seismic(engine: SeismicEngine, corpus: Corpus, query_cut: int) -> Engine:
     """Return Seismic's approximate search, in which `query_cut` latents of a query choose the documents, 0 for all."""
-    rows = [corpus.queries[[row]] for row in range(corpus.queries.shape[0])]
-    settings = {"query_cut": query_cut or None, "heap_factor": HEAP_FACTOR}
-    return Engine(lambda row, k: engine.search(rows[row], ["q"], k, **settings).doc_ids[0])
+    return Engine(_finder(engine, corpus, query_cut=query_cut or None, heap_factor=HEAP_FACTOR))
 
 
 def faiss_dense(corpus: Corpus, hnsw: bool) -> Engine:

@@ -73,9 +73,7 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     joint, joint_tried = choose(
         bench, names.JOINT, rates(Bottleneck(width=size.width, k=size.k), size.whole_rates), bench.base
     )
-    kinds, lora_tried = lora_kinds(bench)
-    del kinds[names.TRAINED_DENSE]  # here all of its weights are trained
-    lora_tried = lora_tried[lora_tried["system"].isin(kinds)]
+    kinds, lora_tried = lora_kinds(bench, dense=False)
     of_tokens, tokens_tried = choose(
         bench,
         names.JOINT_TOKENS,

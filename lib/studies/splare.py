@@ -73,10 +73,16 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
     ]
 
 
-def lora_kinds(bench: Bench) -> tuple[dict[str, tuple[Kind, LatentTerms | TokenEncoder]], pd.DataFrame]:
-    """Return what is trained by LoRA, by system, with the learning rate chosen; and what was tried (`choose`)."""
+def lora_kinds(
+    bench: Bench, dense: bool = True
+) -> tuple[dict[str, tuple[Kind, LatentTerms | TokenEncoder]], pd.DataFrame]:
+    """Return what is trained by LoRA, by system, with the learning rate chosen; and what was tried (`choose`).
+
+    71 leaves out the dense retriever, whose weights it trains all.
+    """
     size = bench.size
-    kinds = {names.TRAINED_DENSE: DenseControl(), names.TRAINED_WORDS: VocabularyHead(k=size.sae.k, top=size.top)}
+    kinds: dict[str, Kind] = {names.TRAINED_DENSE: DenseControl()} if dense else {}
+    kinds[names.TRAINED_WORDS] = VocabularyHead(k=size.sae.k, top=size.top)
     bases: dict[str, LatentTerms | TokenEncoder] = dict.fromkeys(kinds, bench.base)
     kinds[names.TRAINED_SPLARE], bases[names.TRAINED_SPLARE] = Splare(top=size.top), bench.model()
     chosen, tried = {}, []
