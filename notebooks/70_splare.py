@@ -17,9 +17,9 @@
 # | | |
 # |---|---|
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
-# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), seven more tables, values of queries |
+# | *Writes* | `splare*`: one, contrasts and latency (csv, json, png, pdf), eight more tables, values of queries |
 # | *Paper item* | SPLARE: layers and widths, Top-K pruning and index distribution, latency against nDCG |
-# | *Runtime* | `smoke` about a minute; `laptop` three hours on two cores with AVX2 |
+# | *Runtime* | `smoke` about a minute; `laptop` four hours on two cores with AVX2 |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -78,6 +78,9 @@ means_of(tables["splare_pairs"])[["system", "mean", "low", "high", "difference",
 
 # %%
 tables["splare_pairs_contrasts"].drop(columns="p").round(4)
+
+# %%
+tables.get("splare_pairs_tried")  # None where no more pairs are trained on
 
 # %%
 drawn = ("layers", "widths", "pairs", "pruning", "lengths")
