@@ -126,6 +126,14 @@ def test_every_documents_score_is_within_the_bound(cuts, block_rows, constants, 
         assert coded.doc_ids == exact.doc_ids
 
 
+@pytest.mark.parametrize("constants", [BM25Constants(), INNER_PRODUCT])
+def test_the_bound_says_something(constants, docs):
+    for impacts, share in (("uint8", 0.02), ("float32", 1e-3)):
+        index = BM25Index.build(docs, ids(40), constants, impacts=impacts)
+        largest = [index.scores(docs[[row]]).max() for row in range(40)]
+        assert (index.error_bound(docs) <= share * np.array(largest)).all()
+
+
 def test_the_bound_by_hand():
     # k1 = 1, b = 0: impacts are 2 w / (w + 1). Latent 0 has 2/3, 1 and 4/3 of w = .5, 1 and 2: scale 4/3 / 255, codes
     # 127.5 → 128 (to even), 191.25 → 191 and 255; the largest error is half a level, (4/3) / 510. Latent 1 is exact.
@@ -268,6 +276,7 @@ def test_a_posting_of_a_document_that_there_is_not_stays_inside_the_arrays(tmp_p
     resaved(tmp_path, docs=with_entry(3, 2**16 - 1))
     loaded = BM25Index.load(tmp_path)
     assert len(loaded.search_one(docs[[0]], k=40)) == 40
+    assert loaded.scores(docs[[0]]).shape == (40,)
     for use in (lambda: list(loaded.impact_rows()), lambda: loaded.add(docs[:1], ["new"])):
         with pytest.raises(ValueError, match="65535"):
             use()

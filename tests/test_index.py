@@ -127,6 +127,24 @@ def test_an_index_ranks_by_inner_product():
     np.testing.assert_allclose(all_scores(index, queries)[:, 60:], (queries @ docs[:3].T).toarray(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("b", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("k1", [0.0, 1.2, 8.0, 1e12])
+def test_no_impact_is_above_the_largest(k1, b):
+    docs = vstack([random_terms(30, 12, 3), csr_array(np.float32([[0] * 11 + [7], [0] * 12]))], format="csr")
+    index = BM25Index.build(docs, ids(32), k1=k1, b=b)
+    index.add(docs[:2] * 9, ["x", "y"])
+    largest = max(rows.data.max() for rows in index.impact_rows())
+    assert largest <= index.largest_impact * (1 + 1e-6)
+    assert index.largest_impact <= min(k1 + 1, docs.sum(axis=1).max() * 9) * (1 + 1e-6)
+
+
+def test_an_index_is_no_matrix_of_documents():
+    docs = random_terms(4, 3, 1)
+    index = BM25Index.build(docs, ids(4))
+    with pytest.raises(TypeError, match="BM25Index"):
+        index.add(index, ["x"])
+
+
 def test_ties_are_broken_by_document_order_and_k_may_exceed_the_collection():
     docs = csr_array(np.array([[1], [0], [1], [0], [1]], np.float32))
     index = BM25Index.build(docs, ["e", "d", "c", "b", "a"])
@@ -477,6 +495,7 @@ def test_a_posting_of_a_document_that_there_is_not_stays_inside_the_arrays(tmp_p
     resaved(tmp_path, docs=with_entry(3, 2**16 - 1))
     loaded = BM25Index.load(tmp_path)
     assert len(loaded.search_one(docs[[0]], k=40)) == 40
+    assert loaded.scores(docs[[0]]).shape == (40,)
     for use in (lambda: list(loaded.impact_rows()), lambda: loaded.add(docs[:1], ["new"])):
         with pytest.raises(ValueError, match="65535"):
             use()

@@ -1,8 +1,9 @@
 """`python -m lib.benchmarks.search`: the latency of exact search beside other engines, on real and on grown corpora.
 
-Every engine gets the same impacts and the same queries in one run, and is asked one query at a time through its Python
-interface, warm; their turns alternate. `recall` is the share of our k documents that an engine returns. A bare read
-only adds up the numbers of the postings that a query has: no exact search that reads them all can be faster.
+Every engine gets the same impacts, but for those in eight bits and of pruned documents, which say so, and the same
+queries in one run, and is asked one query at a time through its Python interface, warm; their turns alternate. `recall`
+is the share of our k documents that an engine returns. A bare read only adds up the numbers of the postings that a
+query has: no exact search that reads them all can be faster.
 """
 
 import argparse

@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     impacts: np.ndarray
 
 
-_FILES = [(0, "", field) for field in Block._fields] + [(1, "frequent_", field) for field in Rows._fields]
+_FILES = [("block", "", field) for field in Block._fields] + [("rows", "frequent_", field) for field in Rows._fields]
 _DTYPES = {
     "indptr": np.int64,
     "docs": np.uint16,
@@ -54,24 +54,28 @@ def frequent_latents(df: np.ndarray, n_docs: int, share: int = SHARE) -> np.ndar
     return np.flatnonzero(df * share >= n_docs)[:MOST]
 
 
-Part = tuple[Block, Rows]
+class Part(NamedTuple):
+    """The postings of one block of documents, and the rows of the frequent latents in it."""
+
+    block: Block
+    rows: Rows
 
 
 def hold(blocks: list[Block], frequent: np.ndarray, n_docs: int) -> tuple[list[Part], np.ndarray]:
     """Return blocks with their rows, and by how much each latent's impacts are off, float32 [width]: 0."""
     sizes = block_sizes(n_docs)
-    parts = [(block, rows_of(block, frequent, size)) for block, size in zip(blocks, sizes, strict=True)]
+    parts = [Part(block, rows_of(block, frequent, size)) for block, size in zip(blocks, sizes, strict=True)]
     return parts, np.zeros(len(blocks[0].indptr) - 1, np.float32)
 
 
 def block_in(part: Part, frequent: np.ndarray, n_docs: int) -> Block:
     """Return the postings of a block of `n_docs` documents."""
-    return part[0]
+    return part.block
 
 
 def impacts_of(part: Part, latent: int, row: int, doc: int) -> np.ndarray:
     """Return the impact of a latent in a document, none or one; `row` is the number of the latent's row or -1."""
-    block = part[0]
+    block = part.block
     postings = slice(block.indptr[latent], block.indptr[latent + 1])
     return block.impacts[postings][block.docs[postings] == doc]
 
@@ -97,8 +101,8 @@ def rows_of(block: Block, latents: np.ndarray, n_docs: int) -> Rows:
 def writers(parts: list[Part], df: np.ndarray, errors: np.ndarray) -> dict[str, Callable[[Path], None]]:
     """Return what writes blocks and their rows, under the name of each file; `df` and `errors` follow from those."""
 
-    def write(which: int, field: str) -> Callable[[Path], None]:
-        return lambda path: save_parts(path, [getattr(part[which], field).ravel() for part in parts])
+    def write(which: str, field: str) -> Callable[[Path], None]:
+        return lambda path: save_parts(path, [getattr(getattr(part, which), field).ravel() for part in parts])
 
     return {f"{prefix}{field}.npy": write(which, field) for which, prefix, field in _FILES}
 
@@ -120,7 +124,7 @@ def read(files: Mapping[str, Path], n_docs: int, width: int) -> tuple[list[Part]
     df = document_frequency(blocks)
     n_frequent = len(frequent_latents(df, n_docs))
     rows = _rows_in(Rows(*(arrays[f"frequent_{field}.npy"] for field in Rows._fields)), sizes, n_frequent)
-    return list(zip(blocks, rows, strict=True)), df, np.zeros(width, np.float32)
+    return list(map(Part, blocks, rows)), df, np.zeros(width, np.float32)
 
 
 def _rows_in(whole: Rows, sizes: list[int], n_frequent: int) -> list[Rows]:

@@ -36,6 +36,7 @@ from lib.bm25.weighting import (
     check_constants,
     check_query_weights,
     columns_of,
+    largest_impact,
     saturation,
 )
 from lib.support.checks import check_choice, check_count, check_id, check_ids, check_iterable
@@ -98,6 +99,8 @@ class BM25Index:
         k1, b and the name of the idf, of the first vocabulary.
     largest_k1 : float
         Of the vocabularies.
+    largest_impact : float
+        No impact is above it (`weighting.largest_impact`).
     df : np.ndarray, int64 [width]
         In how many documents each latent has a weight above 0.
     idf : np.ndarray, float32 [width]
@@ -134,6 +137,8 @@ class BM25Index:
             of_columns = IDFS[vocabulary.constants.idf](df[columns].astype(np.float64), len(doc_ids))
             idfs.append((vocabulary.weight * of_columns).astype(np.float32))
         idf = np.concatenate(idfs)
+        constants = [vocabulary.constants for vocabulary in self.vocabularies]
+        self.largest_impact = max(map(largest_impact, lengths, averages, constants))
         in_rows = frequent_latents(df, len(doc_ids), FORMS[self.impacts].SHARE)
         row_of = np.full(len(df), -1)
         row_of[in_rows] = np.arange(len(in_rows))
@@ -365,7 +370,7 @@ class BM25Index:
         rows = self._row_of[latents]
         order = np.argsort(rows >= 0, kind="stable")
         factors = weights * self.idf[latents]
-        most_of_rare = float(np.abs(factors[rows < 0]).sum()) * (self.largest_k1 + 1)  # no impact is above k1 + 1
+        most_of_rare = float(np.abs(factors[rows < 0]).sum()) * self.largest_impact
         return Query(latents[order], factors[order], rows[rows >= 0], most_of_rare)
 
     def _allowed(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> np.ndarray | None:
@@ -407,7 +412,7 @@ class BM25Index:
         queries = self._check_queries(queries)
         weights = csr_array((queries.data.astype(np.float64), queries.indices, queries.indptr), queries.shape)
         rounding = 4 * np.finfo(np.float32).eps * (np.diff(queries.indptr) + 8)
-        most = weights @ np.abs(self.idf).astype(np.float64) * (self.largest_k1 + 1)
+        most = weights @ np.abs(self.idf).astype(np.float64) * self.largest_impact
         return weights @ (np.abs(self.idf) * self._errors.astype(np.float64)) + rounding * most
 
     def _check_queries(self, queries: csr_array) -> csr_array:

@@ -60,7 +60,10 @@ def post(
     blocks: list[Block] = []
     lengths: list[list[np.ndarray]] = []
     n_rows = 0
-    for rows in _regroup([matrix] if hasattr(matrix, "tocsr") else matrix, n_ids, first_size or BLOCK_ROWS, width):
+    is_matrix = hasattr(matrix, "tocsr")
+    if not is_matrix and not isinstance(matrix, Iterable):
+        raise TypeError(f"The matrix is a {type(matrix).__name__}; pass a csr_array, or blocks of its rows.")
+    for rows in _regroup([matrix] if is_matrix else matrix, n_ids, first_size or BLOCK_ROWS, width):
         lengths.append([document_lengths(rows if of == slice(None) else rows[:, of], n_rows) for of in columns])
         n_rows += rows.shape[0]
         blocks.append(block_of(rows))

@@ -2,7 +2,8 @@
 
 Blocks are small enough for their scores to stay in the cache. Postings of rare latents are read once each; what
 frequent ones add is estimated from rows of bytes, and computed, when all blocks are read, for the documents that can
-still be among the best. Where these would be so many that to read all postings is less, all are read.
+still be among the best. Where these would be so many that to read all postings is less, all are read; as are those of
+impacts in eight bits, whose rows are what they are and no estimates (`lib.bm25.coded`).
 Each document's score is added up within its block, rare latents first, so it is the same to the bit as in a plain loop,
 whatever the number of threads and the blocks that each is given.
 """
@@ -164,7 +165,7 @@ def add_all(part: Part | Codes, query: Query, scores: np.ndarray) -> None:
     if isinstance(part, Codes):
         add_codes(part, query, scores)
     else:
-        add_postings(part[0], query.latents, query.weights, scores)
+        add_postings(part.block, query.latents, query.weights, scores)
 
 
 @compiled()
@@ -191,8 +192,8 @@ def reads_all(blocks: Sequence[Part], n_docs: int, query: Query, k: int) -> bool
     A document's score takes as many impacts as it has of all frequent latents.
     """
     frequent = query.latents[len(query.latents) - len(query.rows) :]
-    postings = sum(int((block.indptr[frequent + 1] - block.indptr[frequent]).sum()) for block, _ in blocks)
-    return postings * n_docs <= _SCATTER * k * sum(len(rows.impacts) for _, rows in blocks)
+    postings = sum(int((part.block.indptr[frequent + 1] - part.block.indptr[frequent]).sum()) for part in blocks)
+    return postings * n_docs <= _SCATTER * k * sum(len(part.rows.impacts) for part in blocks)
 
 
 def _each(
@@ -238,14 +239,14 @@ def search_likely(
     weight_of[query.rows] = query.weights[len(query.weights) - len(query.rows) :]
     best, count = _heap(k), 0
     for number, (start, end) in zip(numbers, pairwise(ends), strict=True):
-        rows = blocks[number][1]
+        rows = blocks[number].rows
         count = score_likely(rows, number * BLOCK_ROWS, likely, start, end, threshold, weight_of, best, count)
     return Best(best.docs[:count], best.scores[:count])
 
 
 def scores_of(parts: Sequence[Part | Codes], n_docs: int, query: Query) -> np.ndarray:
     """Return the score of every document, float32 [n_docs], each to the bit that of `search`."""
-    scores = np.empty(len(parts) * BLOCK_ROWS, np.float32)
+    scores = np.empty((len(parts) - 1) * BLOCK_ROWS + _BUFFER, np.float32)
     for part, first, size, _ in _each(parts, n_docs, None, range(len(parts))):
         add_all(part, query, scores[first : first + size])
     return scores[:n_docs]

@@ -222,6 +222,16 @@ def impact(weights: np.ndarray, saturations: np.ndarray, k1: float) -> np.ndarra
     return (weights * (k1 + 1) / (weights + saturations)).astype(np.float32)
 
 
+def largest_impact(lengths: np.ndarray, average: float, constants: BM25Constants) -> float:
+    """Return what no impact is above: that of a document whose one weight is |d|; it is below k1 + 1.
+
+    `lengths` are |d| of each document, `average` is avgdl. With the large k1 of `INNER_PRODUCT` it is the largest |d|.
+    """
+    lengths = lengths[lengths > 0]
+    saturations = saturation(lengths, average, constants.k1, constants.b)
+    return float(impact(lengths, saturations, constants.k1).max(initial=0))
+
+
 def impact_elsewhere(impacts: np.ndarray, before: np.ndarray, after: np.ndarray, k1: float) -> np.ndarray:
     """Return the impacts of the same weights under the saturations `after`, given those they were made with, float32.
 

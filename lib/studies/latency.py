@@ -1,6 +1,6 @@
 """Latency against quality: how long a search takes on a large corpus, and how well it ranks real collections."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -16,11 +16,10 @@ from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, largest_of, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
-from lib.bm25.index import BM25Index, hold
-from lib.bm25.postings import post
+from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
-from lib.bm25.weighting import BM25Constants, Vocabulary
+from lib.bm25.weighting import INNER_PRODUCT
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import analyze, dense_search, inner_product_search
 from lib.evaluation.splade import Splade, splade_terms
@@ -36,6 +35,7 @@ from lib.support.store import Store
 
 GROWN_FROM = "pydoc/test"  # the corpus that is timed
 DEPTH = 100  # documents that a timed query returns
+inner_product_index = partial(BM25Index.build, constants=INNER_PRODUCT)
 
 
 class Setting(NamedTuple):
@@ -138,18 +138,6 @@ def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs
     sentences, query_terms = word_terms(analyze(texts), analyze(queries))
     docs = (chosen @ sentences for chosen in draws(starts, n_docs))
     return BM25Index.build(docs, [f"d{i}" for i in range(n_docs)], k1=1.2, b=0.75), query_terms
-
-
-def inner_product_index(matrix: csr_array | Iterable[csr_array], doc_ids: list[str]) -> BM25Index:
-    """Return an index for searches by the inner product: impacts are the weights as they are, and every idf is 1."""
-    blocks, lengths = post(matrix, len(doc_ids))
-    largest = max(float(block.impacts.max(initial=0)) for block in blocks)
-    constants = BM25Constants(k1=max(largest - 1, 0), b=0)  # a search relies on it that no impact is above k1 + 1
-    words = Vocabulary("words", len(blocks[0].indptr) - 1, constants)
-    held = hold("float32", blocks, len(doc_ids))
-    index = BM25Index([words], "float32", doc_ids, lengths.astype(np.float32), [float(lengths.mean())], *held)
-    index.idf[:] = 1
-    return index
 
 
 def splade_corpus(splade: Splade, texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> Corpus:
