@@ -1,7 +1,6 @@
 """Texts in a file or a folder to a saved `Searcher`: read as a stream, and continued after an interruption."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -9,15 +8,16 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from lib.bm25.index import FORMS
 from lib.data.sources import find_file, read_jsonl
 from lib.data.training_text import ENDINGS
 from lib.encode.limits import Lengths
 from lib.evaluation.baselines import Words
 from lib.latent_terms import LatentTerms
 from lib.searcher import MANIFEST, Searcher
-from lib.support.checks import check_ids
-from lib.support.files import make_folder, user_path
-from lib.support.folders import digest_json
+from lib.support.checks import check_choice, check_ids
+from lib.support.files import make_folder, remove, user_path
+from lib.support.folders import digest_json, is_unfinished
 from lib.support.lines import read_lines
 from lib.support.locks import locked
 from lib.support.progress import progress as show_progress
@@ -46,36 +46,47 @@ def read_texts(source: str | Path) -> Iterator[tuple[str, str]]:
 
 
 def check_target(folder: str | Path) -> Path:
-    """Return the path of a folder that `index_texts` may write to; FileExistsError if it holds anything but parts."""
+    """Return the path of a folder that `index_texts` may write to.
+
+    FileExistsError if it holds anything but what an interrupted call left there.
+    """
     folder = user_path(folder)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if MANIFEST in names:
         raise FileExistsError(f"{folder} holds a searcher; search it, give another folder, or remove it.")
-    if set(names) - {PARTS}:
+    interrupted = PARTS in names  # perhaps while the searcher was saved
+    if any(name != PARTS and not (interrupted and is_unfinished(name)) for name in names):
         raise FileExistsError(f"{folder} holds {', '.join(names[:5])}; give a folder that is empty or not there yet.")
     return folder
 
 
-def index_texts(model: LatentTerms, source: str | Path, folder: str | Path, *, progress: bool = True) -> Searcher:
+def index_texts(
+    model: LatentTerms, source: str | Path, folder: str | Path, *, impacts: str = "float32", progress: bool = True
+) -> Searcher:
     """Save a `Searcher` of the documents that `read_texts` reads to `folder`, and return it.
 
-    They are read twice, the first time to check all of them. What is encoded is kept in `folder`, in parts of 4,096
-    documents under their content, until the searcher is saved, so that the same call continues after an interruption.
+    `impacts` is the form of its index, as in `BM25Index.build`. The texts are read twice, the first time to check all
+    of them. What is encoded is kept in `folder`, in parts of 4,096 documents under their content, until the searcher is
+    saved, so that the same call continues after an interruption.
 
     Raises ValueError as `read_texts`, and for no or repeated ids and texts without an index word; FileExistsError as
     `check_target`; TimeoutError if another process indexes into the folder.
     """
+    check_choice(impacts, FORMS, "impacts")
     folder = check_target(folder)
     doc_ids = check_ids((doc_id for doc_id, _ in read_texts(source)), what=f"The corpus {source}")
     if not doc_ids:
         raise ValueError(f"{source} holds no text; give one with a document in a line.")
     with locked(make_folder(folder / PARTS), limit=0):
+        for path in folder.iterdir():
+            if is_unfinished(path.name):
+                remove(path)
         stored = list(_encoded(model, source, folder / PARTS, len(doc_ids), progress))
         words, counts = _joined(stored)
         blocks = ((_rows(part, "terms", model.sae.width), part["embeddings"]) for part in stored)
-        searcher = Searcher.of_blocks(model, blocks, counts, words, doc_ids)
+        searcher = Searcher.of_blocks(model, blocks, counts, words, doc_ids, impacts=impacts)
         searcher.save(folder)
-    shutil.rmtree(folder / PARTS)
+    remove(folder / PARTS)
     return searcher
 
 

@@ -106,6 +106,24 @@ def test_an_interrupted_index_continues(tmp_path, source, model, monkeypatch):
     assert len(open_searcher(tmp_path / "other")) == 1
 
 
+def test_an_index_that_was_killed_while_it_was_saved(tmp_path, source, model):
+    folder = tmp_path / "index"
+    index_texts(model, source, folder, progress=False)
+    (folder / "searcher.json").unlink()  # as if killed before the manifest was written
+    for name in ("parts", ".embeddings.npy.0a1b2c3d.tmp"):
+        (folder / name).mkdir()
+    index_texts(model, source, folder, progress=False, impacts="uint8")
+    assert open_searcher(folder).index.impacts == "uint8"
+    names = {path.name for path in folder.iterdir()}
+    index_texts(model, source, tmp_path / "other", progress=False, impacts="uint8")
+    assert names == {path.name for path in (tmp_path / "other").iterdir()}
+    (folder / "parts").mkdir()
+    (folder / "searcher.json").unlink()
+    (folder / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        index_texts(model, source, folder, progress=False)
+
+
 def test_folders_that_are_not_written_to(tmp_path, source, model):
     index_texts(model, source, tmp_path / "index", progress=False)
     (tmp_path / "mine").mkdir()

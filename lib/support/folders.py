@@ -24,11 +24,16 @@ from lib.support.files import (
     to_disk,
     user_path,
 )
-from lib.support.locks import holder, locked
+from lib.support.locks import LOCK, holder, locked
 
 _NAMED_BY_DIGEST = re.compile(r".+-[0-9a-f]{12}(\.\w+)?")
 _PATIENCE = 10.0  # seconds for which a reader waits for those who write
 _Result = TypeVar("_Result")
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether `save_folder` may leave a file or folder of this name when its process is killed."""
+    return bool(_NAMED_BY_DIGEST.fullmatch(name)) or name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def digest_json(value: object) -> str:
