@@ -52,7 +52,8 @@ class InferenceFreeQueries:
         and slow to search. ValueError for a model whose pooling is not the sum, and for no texts; errors otherwise as
         `model.encode_documents` and `keep_top`.
         """
-        check_pooling(model)
+        if model.pooling != "sum":
+            raise ValueError(f"The model's pooling is {model.pooling!r}; looked-up latents add up: it must be 'sum'.")
         width, n_tokens = model.sae.width, len(model.encoder.tokenizer)
         total, counts = csr_array((width, n_tokens), dtype=np.float32), np.zeros(n_tokens, np.int64)
         for block in model.encoder.stream(texts):
@@ -71,12 +72,6 @@ class InferenceFreeQueries:
         shape = (len(ids), self.latents.shape[0])
         counts = coo_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape).tocsr()
         return apply_phi(counts @ self.latents, self.phi)
-
-
-def check_pooling(model: LatentTerms) -> None:
-    """Raise a ValueError unless a model's pooling is the sum, as the look-up adds up."""
-    if model.pooling != "sum":
-        raise ValueError(f"The model's pooling is {model.pooling!r}; looked-up latents add up, so it must be 'sum'.")
 
 
 def mean_codes(total: csr_array, counts: np.ndarray, n_latents: int | None = None) -> csr_array:

@@ -9,7 +9,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
+from lib.bm25.weighting import INNER_PRODUCT
 from lib.browse.data import DIGITS, Page, packed, title_of
 from lib.browse.write import MARKER, STATIC, write_page
 from lib.inference_free import InferenceFreeQueries
@@ -98,7 +100,7 @@ def test_the_postings_are_the_index(model, page, folder):
         assert idf == pytest.approx(index.idf[latent], abs=1e-4)
         found = np.zeros(len(IDS))
         for code in unpacked(codes, 5):
-            found[code // 1024] = code % 1024 / 1023 * (index.constants.k1 + 1)
+            found[code // 1024] = code % 1024 / 1023 * dense.max()
         np.testing.assert_allclose(found, dense[:, latent], atol=0.01)
 
 
@@ -151,8 +153,8 @@ def test_what_is_in_a_folder_is_replaced_only_if_it_is_a_page_and_asked_for(mode
 
 
 def test_models_and_collections_that_a_page_cannot_hold(model, tiny_encoder, tiny_sae):
-    with pytest.raises(ValueError, match="'max'"):
-        Page(LatentTerms(tiny_encoder, tiny_sae, pooling="max"), "c", IDS, TEXTS)
+    with pytest.raises(ValueError, match="'count'"):
+        Page(LatentTerms(tiny_encoder, tiny_sae, pooling="count"), "c", IDS, TEXTS)
     with pytest.raises(ValueError, match=r"65,537 documents.*sample"):
         Page(model, "c", ["x"] * 65_537, ["x"] * 65_537)
     with pytest.raises(ValueError, match="doc_ids repeats 'x'"):
@@ -338,6 +340,25 @@ def test_a_query_is_ranked_as_the_index_ranks_it(open_page, browser, model, page
     assert len(shown) == 20
     np.testing.assert_allclose([score for _, score in shown], np.sort(scores)[::-1][:20], rtol=0.01, atol=0.02)
     np.testing.assert_allclose([score for _, score in shown], scores[[doc for doc, _ in shown]], rtol=0.01, atol=0.02)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_maxima_are_ranked_by_the_inner_product(browser, tiny_encoder, tiny_sae, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    model = LatentTerms(tiny_encoder, tiny_sae, "max", "log1p", INNER_PRODUCT)
+    page = Page(model, "c", IDS, TEXTS)
+    write_page(page, tmp_path / "page")
+    table, largest = shard(tmp_path / "page", "query"), np.zeros((1, tiny_sae.width), np.float32)
+    for row in [*table["words"]["red"], *table["words"]["cat"], *table["always"]]:
+        latents = table["latents"][row]
+        largest[0, latents] = np.maximum(largest[0, latents], table["weights"][row])
+    scores = page.index.scores(csr_array(np.log1p(largest)))
+    browser.get(f"{(tmp_path / 'page').as_uri()}/index.html#/query/red%20cat")
+    found = "return [...document.querySelectorAll('#results .score')].map((node) => Number(node.textContent))"
+    shown = WebDriverWait(browser, 120).until(lambda driver: driver.execute_script(found))
+    np.testing.assert_allclose(shown, np.sort(scores)[::-1][: len(shown)], rtol=0.01, atol=0.02)
 
 
 @pytest.mark.slow

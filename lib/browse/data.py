@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
+from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
-from lib.inference_free import check_pooling, mean_codes
+from lib.inference_free import mean_codes
 from lib.inspect.display import stretches
 from lib.inspect.hierarchy import companions
 from lib.inspect.labelling import labels_for, strongest_places
@@ -19,7 +20,7 @@ from lib.inspect.labels import Labels, words_of
 from lib.inspect.reading import Reading, read
 from lib.inspect.vocabulary import latent_token_matrix, spaced_ranks, top_tokens
 from lib.latent_terms import LatentTerms
-from lib.support.checks import check_ids
+from lib.support.checks import check_choice, check_ids
 from lib.support.progress import progress
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -28,6 +29,7 @@ MOST_DOCUMENTS, MOST_LATENTS = 2**16, 2**18  # what the packed numbers, and a br
 TOKEN_LATENTS = 2  # latents of a token that a document's page names
 STEPS = 63  # of shading
 IMPACTS = 1023  # steps of an impact
+JOINED = ("sum", "max")  # poolings of the tokens of a query, as in page.js
 _WORD = re.compile(r"\w+|[^\w\s]")  # of a query, as in page.js
 _CHUNK = 2048
 
@@ -56,8 +58,8 @@ def title_of(doc_id: str, text: str, length: int = 80) -> str:
 class Page:
     """A collection as a model reads it, ready to be written.
 
-    Raises ValueError for a model whose pooling is not the sum, for no documents, for ids that repeat, and for more
-    documents or latents than a page holds.
+    Raises ValueError for a model whose pooling is neither the sum nor the maximum, for no documents, for ids that
+    repeat, and for more documents or latents than a page holds.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ class Page:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_pooling(self.model)
+        check_choice(self.model.pooling, JOINED, "the model's pooling")
         for n, most, what in (
             (len(self.doc_ids), MOST_DOCUMENTS, "documents"),
             (self.model.sae.width, MOST_LATENTS, "latents"),
@@ -94,6 +96,21 @@ class Page:
     def reading(self) -> Reading:
         """The documents as the model reads them."""
         return read(self.model, self.doc_texts)
+
+    @cached_property
+    def index(self) -> BM25Index:
+        """The index of the documents."""
+        return self.model.index(self.reading.terms, self.doc_ids)
+
+    @cached_property
+    def impacts(self) -> csr_array:
+        """The impacts of the index, float32 [n_docs, width]."""
+        return vstack(list(self.index.impact_rows()), format="csr")
+
+    @property
+    def largest_impact(self) -> float:
+        """The largest of the impacts; 1 if there is none."""
+        return float(self.impacts.data.max(initial=0)) or 1.0
 
     @cached_property
     def labels(self) -> Labels:
@@ -133,7 +150,8 @@ class Page:
             "active": len(ranked),
             "k": self.model.sae.k,
             "phi": self.model.phi,
-            "k1": self.model.bm25.k1,
+            "pooling": self.model.pooling,
+            "impact": self.largest_impact,
             "postings": self.n_postings,
             "zipf": [[int(rank), int(ranked[rank - 1])] for rank in ranks],
             "auc": round(float(np.median(auc)), 3) if len(auc) else None,
@@ -185,12 +203,11 @@ class Page:
 
     def _postings(self) -> Iterator[list]:
         """Yield the idf of each latent and its postings, a document and an impact each, packed into five digits."""
-        index = self.model.index(self.reading.terms, self.doc_ids)
-        impacts = vstack(list(index.impact_rows()), format="csr")
+        index, impacts = self.index, self.impacts
         positive = np.maximum(index.idf, 0)
         worth = csr_array((impacts.data * positive[impacts.indices], impacts.indices, impacts.indptr), impacts.shape)
         heaviest = keep_top(worth, self.n_postings).tocsc()
-        step = (index.constants.k1 + 1) / IMPACTS
+        step = self.largest_impact / IMPACTS
         for latent, (start, end) in enumerate(pairwise(heaviest.indptr)):
             idf = float(index.idf[latent])
             impact = np.clip(np.rint(heaviest.data[start:end] / max(idf, 1e-9) / step), 1, IMPACTS).astype(np.int64)

@@ -6,6 +6,7 @@ const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 const VALUE = new Map([...DIGITS].map((digit, value) => [digit, value]));
 const LATENTS_A_SHARD = 512, DOCUMENTS_A_SHARD = 64, TOKEN_LATENTS = 2, STEPS = 63, IMPACTS = 1023;
 const SLIDERS = 12, RESULTS = 20;
+const JOINED = {sum: (a, b) => a + b, max: Math.max};
 const PHI = {sqrt: Math.sqrt, log1p: Math.log1p, identity: (w) => w};
 const FAMILY = "a broader latent is strong in at least half of the tokens in which this one is";
 
@@ -75,12 +76,12 @@ async function postingsOf(latent) {
   return {idf, postings: unpacked(codes, 5)};
 }
 
-// w_j(q) = phi(sum_{t in q} E_tj): lib.inference_free, from the tokens of the words of the collection
+// w_j(q) = phi(sum_{t in q} E_tj) as in lib.inference_free, or phi(max_{t in q} E_tj), from the tokens of the collection's words
 async function queryOf(text) {
   const [about, table] = await Promise.all([page.load("about"), page.load("query")]);
-  const sums = new Map(), unknown = [];
+  const joined = new Map(), unknown = [];
   const add = (rows) => rows.forEach((row) => table.latents[row].forEach((latent, i) => {
-    sums.set(latent, (sums.get(latent) ?? 0) + table.weights[row][i]);
+    joined.set(latent, JOINED[about.pooling](joined.get(latent) ?? 0, table.weights[row][i]));
   }));
   const words = text.match(/[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s]/gu) ?? [];
   for (const word of words) {
@@ -89,7 +90,7 @@ async function queryOf(text) {
     else add(table.words[form]);
   }
   if (unknown.length < words.length) add(table.always);
-  const weights = new Map([...sums].map(([latent, sum]) => [latent, PHI[about.phi](sum)]));
+  const weights = new Map([...joined].map(([latent, value]) => [latent, PHI[about.phi](value)]));
   return {weights, unknown};
 }
 
@@ -99,7 +100,7 @@ async function partsOf(weights) {
   const latents = [...weights.keys()].sort((a, b) => a - b);
   const found = await Promise.all(latents.map(postingsOf));
   return latents.map((latent, i) => {
-    const step = weights.get(latent) * found[i].idf * (about.k1 + 1) / IMPACTS;
+    const step = weights.get(latent) * found[i].idf * about.impact / IMPACTS;
     const scores = found[i].postings.map((code) => [Math.floor(code / 1024), (code % 1024) * step]);
     return {latent, worth: weights.get(latent) * found[i].idf, scores};
   });
