@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,9 @@ import lib.sae.autoencoder
 import lib.sae.codes
 import lib.sae.selection
 from lib.bm25.pooling import pool
+from lib.sae.activations.pursuit import FinishedPursuit
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.codes import Codes, FinishedJumpReLU, FinishedTopK, largest_codes
+from lib.sae.codes import Codes, FinishedBoosted, FinishedJumpReLU, FinishedTopK, largest_codes
 
 SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
 
@@ -482,6 +484,12 @@ def test_the_identity_is_computed_once():
     assert model.to("cpu") is model
     assert model.with_k(2).identity == model.identity | {"k": 2}
     assert SparseAutoencoder(**weights(seed=1), activation=FinishedTopK(3)).identity != model.identity
+
+
+def test_what_finds_other_codes_with_the_same_weights_has_another_identity():
+    activations = FinishedTopK(3), FinishedPursuit(3), FinishedBoosted(3)
+    identities = [SparseAutoencoder(**weights(), activation=activation).identity for activation in activations]
+    assert all(one != other for one, other in itertools.combinations(identities, 2))
 
 
 # What the search in bfloat16 makes of the weights

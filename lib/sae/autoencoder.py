@@ -187,7 +187,9 @@ class SparseAutoencoder:
     def identity(self) -> dict:
         """Everything that decides the codes, the weights by their sha256, JSON-able; for keys of a store."""
         weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
-        return {"d": self.d, "width": self.width, **self.activation.settings(), "weights": weights}
+        name = self.activation.name  # Top-K has none here: the others are named as variants of it
+        variant = {} if name == FinishedTopK.name else {"activation": name}
+        return {"d": self.d, "width": self.width, **variant, **self.activation.settings(), "weights": weights}
 
     def save(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write `sae.json` and the weights (safetensors) to `folder`, atomically.
