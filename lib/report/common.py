@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -66,6 +66,12 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
         raise ValueError(f"There are {len(free)} colours for {others}; draw fewer at once, or extend PALETTE.")
     colours = COLOURS | dict(zip(others, free, strict=False))
     return {name: colours[name] for name in names}
+
+
+def check_drawn(names: Iterable[str], known: Collection[str], where: str) -> None:
+    """Raise a ValueError for a name that a figure would leave out in silence; `where` is what to extend."""
+    if missing := [name for name in dict.fromkeys(names) if name not in known]:
+        raise ValueError(f"The figure does not know how to draw {missing[0]!r}; extend {where}.")
 
 
 def collections_of(table: pd.DataFrame) -> list[str]:

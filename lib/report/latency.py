@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, STYLE, change, interval, latents_and_splade
+from lib.report.common import COLOURS, STYLE, change, check_drawn, interval, latents_and_splade
 from lib.studies import names
 
 LOSS = 0.01  # of nDCG@10: what pruning may cost
@@ -30,6 +30,7 @@ def latency_figure(table: pd.DataFrame, n_docs: int) -> Figure:
     Searches of SPLADE's terms, where the table has them, are the same lines, dashed.
     """
     table, splade = latents_and_splade(table)
+    check_drawn([*table["kind"], *splade["kind"]], {names.EXACT, *LINES, *POINTS}, "LINES or POINTS of this module")
     exact = table[table["kind"] == names.EXACT].iloc[0]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.6))

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import STYLE, change, interval, latents_and_splade, significant
+from lib.report.common import STYLE, change, check_drawn, interval, latents_and_splade, significant
 from lib.studies.names import (
     DOCUMENT_FREQUENCY,
     DOCUMENT_MASS,
@@ -63,6 +63,7 @@ def pruning_figure(table: pd.DataFrame, lengths: pd.DataFrame, collection: str) 
 
 def _curves(axes: Axes, table: pd.DataFrame, cost: str, linestyle: str = "-") -> None:
     """Draw a line for each kind of pruning that makes the cost smaller, up to no pruning; dashed ones have no label."""
+    check_drawn(table["kind"], {NOTHING_PRUNED, *STYLES}, "STYLES of this module")
     unpruned = table.loc[table["kind"] == NOTHING_PRUNED, "mean"].iloc[0]
     for kind, (colour, marker, name) in STYLES.items():
         rows = table[table["kind"] == kind].sort_values(cost)
