@@ -20,6 +20,7 @@ from typing import get_args, get_origin
 import torch
 from safetensors import safe_open
 
+from lib.bm25.index import FORMS
 from lib.data.collection import load_collection
 from lib.data.sources import find_file
 from lib.data.training_text import LocalText, StreamedText
@@ -27,6 +28,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
 from lib.indexing import check_target, index_texts, open_searcher, read_texts
 from lib.latent_terms import LatentTerms, join_models, other_origin
+from lib.learned import RUN
 from lib.learned.pairs import MINERS, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TEACHERS, teacher_scores
 from lib.sae.autoencoder import FORMAT_VERSION, STORED_DTYPES, SparseAutoencoder
@@ -35,7 +37,7 @@ from lib.sae.checkpoints import Checkpoints
 from lib.sae.trainer import TrainingStopped, check_same, run_identity, train
 from lib.sae.training import TrainingConfig
 from lib.studies.profiles import LAPTOP
-from lib.support.checks import check_count
+from lib.support.checks import check_choice, check_count
 from lib.support.devices import training_device
 from lib.support.files import temporary_beside, user_path
 from lib.support.folders import digest_json, load_folder, update_manifest
@@ -109,7 +111,8 @@ def _add_reading_commands(command: Callable[..., Callable]) -> None:
     about = "Write a page of a model and a collection, to click through in a browser. It has latents, documents, and "
     about += "queries with sliders; it opens from disk and fetches nothing."
     add = command("browse", _browse, about)
-    add("model", nargs="?", help="Folder, hub id or packaged name of a model; by default that of all-MiniLM-L6-v2.")
+    about = "Folder, hub id or packaged name of a model, or a folder of finetune; by default that of all-MiniLM-L6-v2."
+    add("model", nargs="?", help=about)
     about = (
         "Collection as load_collection takes it; of a large one take a sample, such as pydoc/2000. pydoc if neither "
     )
@@ -125,6 +128,8 @@ def _add_reading_commands(command: Callable[..., Callable]) -> None:
     add("texts", help=source)
     add("folder", type=user_path, help="Folder for the index; it must be empty or not there yet.")
     add("--model", help="Folder, hub id or packaged name of a model; by default the packaged one of all-MiniLM-L6-v2.")
+    about = "Form of the index: uint8 takes a third of the space and rounds scores."
+    add("--impacts", choices=FORMS, default="float32", help=about)
 
     about = "Search what index has written. A line for each text that is found, best first: its score, a tab, its id."
     add = command("search", _search, about)
@@ -161,21 +166,23 @@ def _add_finetune_arguments(kinds) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
-    from lib.learned.train import RUN, FinetuneConfig, finetune, load_base
+    from lib.learned.train import FinetuneConfig, check_before, finetune, load_base
 
     kind, config = args.kind(**_settings(args, args.kind)), FinetuneConfig(**_settings(args, FinetuneConfig))
     teachers = [name.partition(":")[::2] for name in args.teacher]
+    for name, _ in teachers:
+        check_choice(name, TEACHERS, "--teacher")
     args.out.mkdir(parents=True, exist_ok=True)
     _check_writable(args.out)
     pairs = join_pairs(load_pairs(name) for name in args.pairs)
     pairs = pairs if args.sample is None else pairs.sample(args.sample, config.seed)
-    base = load_base(args.base)
-    if args.negatives:
+    dev, base = load_collection(args.dev) if args.dev else None, load_base(args.base)
+    check_before(kind, pairs, args.out, base, config, bool(teachers))
+    if args.negatives and kind.reads_pairs:
         model = base if isinstance(base, LatentTerms) else None
         pairs = mine_negatives(pairs, args.miners, args.negatives, model=model, seed=config.seed)
     encoders = [(name, TokenEncoder(retriever or None)) for name, retriever in teachers]
     teacher = teacher_scores(pairs, encoders) if encoders else None
-    dev = load_collection(args.dev) if args.dev else None
     finetune(kind, pairs, args.out, base=base, config=config, teacher=teacher, dev=dev)
     print(f"{args.out} holds the finetuned model, and what it was made of in {RUN}.")
 
@@ -465,14 +472,23 @@ def _browse(args: argparse.Namespace) -> None:
         name, doc_ids, doc_texts = Path(args.texts).name, [id_ for id_, _ in documents], [text for _, text in documents]
     else:
         raise ValueError(f"--collection {args.collection} and --texts {args.texts} are both given; give one of them.")
-    page = Page(LatentTerms.load(args.model), name, doc_ids, doc_texts, args.postings)
+    page = Page(_model(args.model), name, doc_ids, doc_texts, args.postings)
     print(f"{write_page(page, args.out, replace=args.force)} is written; open it in a browser.")
+
+
+def _model(place: str | None) -> LatentTerms:
+    """Load a model, or what `finetune` has saved."""
+    if place is None or not (user_path(place) / RUN).is_file():
+        return LatentTerms.load(place)
+    from lib.learned.retriever import LearnedRetriever
+
+    return LearnedRetriever.load(place).latent_terms()
 
 
 def _index(args: argparse.Namespace) -> None:
     check_target(args.folder)
     try:
-        searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder)
+        searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder, impacts=args.impacts)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command continues from there.")
     print(f"{len(searcher):,} texts are indexed in {args.folder}.")

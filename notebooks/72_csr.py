@@ -41,10 +41,11 @@ here.size
 # ## The rule
 # Of 2026-11-29, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/csr.py`.
 # Learning rates, and the weight gamma of the contrastive loss at k = 8, are chosen on training queries of SciFact and
-# `pydoc`, with one seed (of 2026-11-30, after first results, are the larger two of the four); the last state of a
-# fixed number of steps is what is measured. `squad` and `pydoc` are *near*: some of the pairs are of their kind. In
-# the cells of the ablation the retriever is finetuned first, and the autoencoder reads it as it is then. A run that
-# was killed goes on from its last checkpoint.
+# `pydoc`, with one seed; the last state of a fixed number of steps is what is measured. Of 2026-11-30, after first
+# results, are the larger two of the four rates, an AuxK that acts, and as many steps with supervised positives as
+# without. `squad` and `pydoc` are *near*: some of the pairs are of their kind. In the cells of the ablation the
+# retriever is finetuned first, and the autoencoder reads it as it is then. A run that was killed goes on from its last
+# checkpoint.
 
 # %%
 tables, origin = csr_study(here)
@@ -53,7 +54,8 @@ tables["csr_tried"].round(4)
 # %% [markdown]
 # ## Every size
 # Means over the collections. `dead` is the share of the latents that no document of any collection and no text of the
-# pairs has; `median_ms` is of one query and one thread on a corpus of the largest collection, repeated.
+# pairs has; `median_ms` is of one query and one thread on `timed.n_docs` documents: those of the largest collection,
+# over and over, each copy times a number of its own near 1.
 
 # %%
 shown = ["kind", "k", "bytes", "seeds", "mean", "low", "high", "R@100", "dead", "reads", "median_ms"]

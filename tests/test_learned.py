@@ -4,13 +4,13 @@ import json
 import random
 import re
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import WORDS
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sparse_encoder.losses import CSRLoss
 from torch.testing import assert_close
@@ -20,9 +20,10 @@ from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import inner_product_search
 from lib.interop.conversion import to_sparse_encoder
-from lib.interop.losses import TokenReconstructionLoss
+from lib.interop.engines.vectors import documents as vectors
+from lib.interop.engines.vectors import query_vectors
 from lib.latent_terms import LatentTerms
-from lib.learned import models, train
+from lib.learned import train
 from lib.learned.losses import AnnealedK, ranking_loss
 from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
@@ -42,7 +43,7 @@ TINY = {
     "vocabulary": VocabularyHead(k=4, top=(5, 10)),
     "dense": DenseControl(dims=(8, 32)),
     "bottleneck": Bottleneck(**SMALL),
-    "bottleneck of tokens": Bottleneck(**SMALL, pooling="max_log1p", rank=2, learning_rate=1e-3),
+    "bottleneck of tokens": Bottleneck(**SMALL, dead_tokens=300, pooling="max_log1p", rank=2, learning_rate=1e-3),
     "csr": Csr(**SMALL),
     "csrv2": CsrV2(**SMALL, annealed_from=16),
 }
@@ -89,14 +90,6 @@ def log_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def soon_dead():
-    """Have latents of tokens die within the few steps of these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "TokenReconstructionLoss", partial(TokenReconstructionLoss, dead_tokens=300))
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(pairs, base, dev, tmp_path_factory):
     """Returns the folder of a kind by its name in TINY, trained once."""
@@ -135,6 +128,28 @@ def test_each_kind_is_trained_and_its_folder_stands_alone(name, trained, sentenc
         assert [row["auxk"] for row in log if "loss" in row][-1] > 0
     if TINY[name].rank and changed:  # LoRA, on projections alone
         assert all(re.fullmatch(r"encoder.layer.\d.*weight", key) for key in changed)
+
+
+def test_auxk_trains_what_is_dead(pairs, base, tmp_path):
+    weights, store = [], Store(tmp_path / "store")
+    for dead_calls in (2, 1_000):  # 16 calls in four steps
+        out = tmp_path / str(dead_calls)
+        finetune(Csr(**SMALL, dead_calls=dead_calls, auxk=1.0), pairs, out, base=base, config=CONFIG, store=store)
+        weights.append(dict(load_finetuned(out).named_parameters()))
+    assert any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_no_text_of_a_batch_answers_the_query_of_another_row():
+    rows = [("a", "a1", "x"), ("a", "a2", "y"), ("b", "b1", "a2"), ("c", "a1", "z"), ("d", "d1", "w")]
+    columns = dict(zip(("query", "positive", "negative_1"), map(list, zip(*rows, strict=True)), strict=True))
+    sampler = train.NoFalseNegatives(
+        Dataset.from_dict(columns), batch_size=2, drop_last=False, generator=torch.Generator()
+    )
+    batches = set()
+    for epoch in range(50):
+        sampler.set_epoch(epoch)
+        batches |= {tuple(sorted(batch)) for batch in sampler if len(batch) == 2}
+    assert batches == {(0, 4), (1, 4), (2, 4), (3, 4), (2, 3)}
 
 
 @pytest.mark.parametrize("name", ["splare", "vocabulary"])
@@ -177,6 +192,20 @@ def test_a_finetuned_retriever_is_used_as_latent_terms_are(trained, base):
     assert model.identity == LearnedRetriever.load(trained("splare")).identity
     with pytest.raises(TypeError, match="TokenEncoder"):
         LearnedRetriever(SentenceTransformer(str(base.encoder.folder)))
+
+
+def test_a_finetuned_retriever_is_browsed_and_exported(trained, tmp_path, monkeypatch):
+    (tmp_path / "texts.txt").write_text("\n".join(POSITIVES))
+    page = ["browse", trained("splare"), "--texts", tmp_path / "texts.txt", "-o", tmp_path / "page"]
+    monkeypatch.setattr(sys, "argv", ["lib", *map(str, page)])
+    main()
+    assert '"pooling":"max"' in (tmp_path / "page" / "data" / "about.js").read_text().replace(" ", "")
+    model = LearnedRetriever.load(trained("splare"))
+    docs, queries, ids = model.encode_documents(POSITIVES), model.encode_queries(QUERIES), [f"d{i}" for i in range(24)]
+    index = model.index(docs, ids, impacts="uint8")
+    query = query_vectors(index, queries)[[0]].toarray().ravel()
+    products = [document.impacts @ query[document.latents] for document in vectors(index, "an engine")]
+    np.testing.assert_allclose(products, index.scores(queries[[0]]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["splare", "csr", "csrv2", "bottleneck of tokens"])
@@ -423,6 +452,34 @@ def test_the_command_line(tmp_path, monkeypatch, base, capsys):
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert run["finished"] and run["run"]["settings"]["top"] == [5, 10] and run["run"]["pairs"]["n_negatives"] == 1
     assert load_finetuned(tmp_path / "out")[-1].top == (5, 10)
+    monkeypatch.setattr("lib.__main__.mine_negatives", None)  # what is refused is refused before
+    for changes, message in (
+        (["--batch-size", "100"], "batch of 100"),
+        (["--rank", "3"], "rank"),
+        (["--top", "5", "9"], "top"),
+        (["--teacher", "oracle:x"], "oracle"),
+        (["--dev", "nothing/train"], "nothing"),
+        (["--base", str(base.encoder.folder)], "LatentTerms"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["lib", *map(str, command), *changes])
+        with pytest.raises(SystemExit, match=message):
+            main()
+
+
+def test_csr_needs_no_negatives(tmp_path, monkeypatch, base):
+    lines = [json.dumps({"query": q, "positive": p}) for q, p in zip(QUERIES, POSITIVES, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    base.save(tmp_path / "base")
+    monkeypatch.setenv("LATENT_TERMS_CACHE", str(tmp_path / "store"))
+    monkeypatch.setattr("lib.__main__.mine_negatives", None)
+    command = ["finetune", "csr", tmp_path / "pairs.jsonl", tmp_path / "out", "--base", tmp_path / "base", "--dev", ""]
+    command += ["--width", 64, "--k", 4, "--steps", 2, "--batch-size", 8]
+    monkeypatch.setattr(sys, "argv", ["lib", *map(str, command)])
+    main()
+    assert json.loads((tmp_path / "out" / RUN).read_text())["finished"]
+    monkeypatch.setattr(sys, "argv", ["lib", *map(str, command), "--teacher", "dense:"])
+    with pytest.raises(SystemExit, match="supervised"):
+        main()
 
 
 def test_every_kind_is_in_the_registry():

@@ -86,6 +86,11 @@ class Kind(ABC):
         return []
 
     @property
+    def reads_pairs(self) -> bool:
+        """Whether it learns from a query and its texts, not from each text by itself."""
+        return True
+
+    @property
     def frozen(self) -> bool:
         """Whether the retriever is not trained, so that its embeddings can be kept."""
         return False
@@ -282,16 +287,21 @@ class _Autoencoder(Kind):
         Number of latents, and of those that an embedding, or a token, has.
     head_learning_rate : float
         Learning rate of the autoencoder.
+    dead_calls : int
+        Calls of Top-K in which a latent of the embedding was not active before AuxK takes it for dead. There are two
+        for each column of a batch, negatives included, of k and of 4k; the default is sentence-transformers'.
     """
 
     width: int = 8192
     k: int = 32
     head_learning_rate: float = 1e-3
+    dead_calls: int = 30
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if 4 * check_count(self.k, "k") > check_count(self.width, "width"):
             raise ValueError(f"k is {self.k}; 4k, which the loss takes, must be at most the width, {self.width}.")
+        check_count(self.dead_calls, "dead_calls")
 
     @property
     def learning_rates(self) -> dict[str, Any]:
@@ -304,11 +314,8 @@ class _Autoencoder(Kind):
         front = _embedding_modules(encoder)
         k_aux = min(512, self.width // 2)
         d = front[-1].get_embedding_dimension()
-        sae = SparseAutoEncoder(d, self.width, self.k, k_aux, dead_threshold=_DEAD_CALLS)
+        sae = SparseAutoEncoder(d, self.width, self.k, k_aux, dead_threshold=self.dead_calls)
         return _sparse_encoder([*front, sae, Normalize()], encoder)
-
-
-_DEAD_CALLS = 1_000  # sentence-transformers counts calls of Top-K, two for each column of a batch
 
 
 def _sparse_encoder(modules: list[torch.nn.Module], encoder: TokenEncoder) -> SparseEncoder:
@@ -332,6 +339,8 @@ class Bottleneck(_Autoencoder):
         Weight of the reconstruction.
     auxk : float
         Weight of AuxK in the reconstruction.
+    dead_tokens : int
+        Tokens for which a latent of tokens was not active before AuxK takes it for dead.
     flops : (float, float)
         Largest weights of FLOPS, of queries and of documents.
     """
@@ -339,6 +348,7 @@ class Bottleneck(_Autoencoder):
     rank: int = 0
     learning_rate: float = 2e-5
     pooling: str = "embedding"
+    dead_tokens: int = 30_000
     alpha: float = 1.0
     auxk: float = 0.1
     flops: tuple[float, float] = (0.1, 0.1)
@@ -347,6 +357,7 @@ class Bottleneck(_Autoencoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.pooling, ["embedding", *strategies()], "pooling")
+        check_count(self.dead_tokens, "dead_tokens")
         _check_flops(self.flops)
 
     def build(self, base: LatentTerms | TokenEncoder) -> SparseEncoder:
@@ -366,7 +377,8 @@ class Bottleneck(_Autoencoder):
         if self.pooling == "embedding":
             reconstruction: torch.nn.Module = CSRReconstructionLoss(model, beta=self.auxk)
         else:
-            reconstruction = TokenReconstructionLoss(model, auxk=self.auxk, larger=1 / 8, joint=True)
+            settings: dict = {"auxk": self.auxk, "dead_tokens": self.dead_tokens, "larger": 1 / 8, "joint": True}
+            reconstruction = TokenReconstructionLoss(model, **settings)
         queries, documents = self.flops
         weights = {"query_regularizer_weight": queries, "document_regularizer_weight": documents}
         ranking = ranking_loss(model, self.scale, teacher_temperature)
@@ -414,6 +426,11 @@ class Csr(_Autoencoder):
         model = self._of_embeddings(_encoder(base))
         self.adapt(model, model[0].auto_model.config.num_hidden_layers)
         return model
+
+    @property
+    def reads_pairs(self) -> bool:
+        """See `Kind`."""
+        return self.supervised
 
     def columns(self, pairs: Pairs) -> dict[str, list[str]]:
         """See `Kind`."""

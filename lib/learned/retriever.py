@@ -82,9 +82,11 @@ class LearnedRetriever:
         rows = [term_matrix(encode(window, save_to_cpu=True, show_progress_bar=False)) for window in shown]
         return vstack(rows, format="csr") if rows else csr_array((0, self.width), dtype=np.float32)
 
-    def index(self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str]) -> BM25Index:
-        """Return `BM25Index.build(doc_terms, doc_ids, self.bm25)`, which searches, explains and is saved."""
-        return BM25Index.build(doc_terms, doc_ids, self.bm25)
+    def index(
+        self, doc_terms: csr_array | Iterable[csr_array], doc_ids: Iterable[str], *, impacts: str = "float32"
+    ) -> BM25Index:
+        """Return `BM25Index.build(doc_terms, doc_ids, self.bm25, impacts=impacts)`, with the errors of that."""
+        return BM25Index.build(doc_terms, doc_ids, self.bm25, impacts=impacts)
 
     def latent_terms(self) -> LatentTerms:
         """Return a `LatentTerms` with the same latents, whole rows and this ranking; it must have been loaded.

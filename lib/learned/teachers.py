@@ -75,6 +75,13 @@ TEACHERS: dict[str, Callable[[TokenEncoder, Pairs, list[list[str]]], Iterator[np
 }
 
 
+def _scaled(scores: np.ndarray, name: str) -> np.ndarray:
+    spread = scores.std(axis=1).mean()
+    if not spread > 0:
+        raise ValueError(f"The teacher, {name}, scores all candidates alike; choose another.")
+    return scores / spread
+
+
 def teacher_scores(
     pairs: Pairs,
     teachers: Sequence[tuple[str, TokenEncoder]],
@@ -82,7 +89,7 @@ def teacher_scores(
     *,
     store: Store | None = None,
 ) -> TeacherScores:
-    """Return the scores of a teacher, or the weighted sum of those of several; each one's are stored.
+    """Return the scores of a teacher, or the weighted sum of those of several, scaled; each one's are stored.
 
     ValueError for pairs without negatives, which leave nothing to rank, no teacher, an unknown one, weights of another
     number, and a teacher that gives all candidates of every query the same score.
@@ -112,10 +119,7 @@ def teacher_scores(
             return {"scores": np.stack(list(score(encoder, pairs, candidates))).astype(np.float32)}
 
         raw = store.get("teacher", identity | {"pairs": pairs.digest}, make)["scores"]
-        spread = raw.std(axis=1).mean()
-        if not spread > 0:
-            raise ValueError(f"The teacher {kind} of {encoder.name} scores all candidates alike; choose another.")
-        parts.append(raw / spread)
+        parts.append(_scaled(raw, f"{kind} of {encoder.name}"))
         identities.append(identity)
-    values = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    values = _scaled(sum(weight * part for weight, part in zip(weights, parts, strict=True)), "the sum of all")
     return TeacherScores(values.astype(np.float32), {"teachers": identities, "weights": weights}, pairs.digest)

@@ -1,6 +1,7 @@
 """Training of retrievers on pairs, by the trainers of sentence-transformers."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from sentence_transformers import (
     SparseEncoderTrainingArguments,
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
-from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.base.sampler import BatchSamplers, NoDuplicatesBatchSampler
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import SpladeRegularizerWeightSchedulerCallback
 from sentence_transformers.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
@@ -32,6 +33,7 @@ from lib.interop.conversion import load_sparse_encoder
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.features import origin_of, public_name
 from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
+from lib.learned import RUN
 from lib.learned.losses import LossState
 from lib.learned.models import KINDS, Kind, Model
 from lib.learned.pairs import Pairs
@@ -44,7 +46,7 @@ from lib.support.locks import locked
 from lib.support.progress import progress
 from lib.support.store import Store
 
-RUN, LOG, CHECKPOINTS = "finetuned.json", "training_log.jsonl", "checkpoints"
+LOG, CHECKPOINTS = "training_log.jsonl", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class FinetuneConfig:
     steps : int
         Batches after which the training ends, instead of the epochs; 0 leaves that to them.
     batch_size : int
-        Pairs of a batch, of which no two share a text unless there is a teacher. A last batch with fewer is left out.
+        Pairs of a batch. Unless there is a teacher, no two share a text, and none has a text that answers another's
+        query in any pair. A last batch with fewer is left out.
     max_length : int
         Tokens of a text that are read in training, at most. The finished model reads as many as the retriever.
     warmup : float
@@ -73,7 +76,7 @@ class FinetuneConfig:
     bf16 : bool
         Whether products are computed in bfloat16, which takes little more than half the time where the machine has it.
     seed : int
-        Seed of new weights, of the order of the pairs and of dropout.
+        Seed of new weights and of the order of the pairs.
     """
 
     epochs: float = 1.0
@@ -149,8 +152,7 @@ def finetune(
         raise ValueError(f"kind is {kind!r}; give a kind of lib.learned.models or one of {', '.join(KINDS)}.")
     config, out = config or FinetuneConfig(), user_path(out)
     columns = _columns(kind, pairs, teacher, config.batch_size)
-    for module in ("accelerate", "datasets"):
-        optional_module(module, "trainer")
+    _check_trainer()
     base = load_base(base)
     run = run_identity(kind, base, pairs, config, teacher, dev)
     earlier = json.loads((out / RUN).read_text("utf-8")) if (out / RUN).is_file() else None
@@ -175,6 +177,28 @@ def finetune(
         return model
 
 
+def check_before(
+    kind: Kind, pairs: Pairs, out: str | Path, base: LatentTerms | TokenEncoder, config: FinetuneConfig, taught: bool
+) -> None:
+    """Raise what `finetune` would, before negatives are mined and a teacher, if there is one, scores them.
+
+    Of a folder that holds another run, all but pairs, teacher and dev is compared.
+    """
+    _columns(kind, pairs, None, config.batch_size)
+    if taught:
+        _check_taught(kind)
+    _check_trainer()
+    kind.build(base)
+    if (path := user_path(out) / RUN).is_file():
+        runs = json.loads(path.read_text("utf-8"))["run"], run_identity(kind, base, pairs, config)
+        check_same(*({key: run[key] for key in run if key not in ("pairs", "teacher", "dev")} for run in runs), out)
+
+
+def _check_trainer() -> None:
+    for module in ("accelerate", "datasets"):
+        optional_module(module, "trainer")
+
+
 def is_finished(folder: str | Path) -> bool:
     """Whether `finetune` has finished in a folder."""
     path = user_path(folder) / RUN
@@ -189,9 +213,13 @@ def _columns(kind: Kind, pairs: Pairs, teacher: TeacherScores | None, batch_size
     if teacher is None:
         return columns
     teacher.check_belongs_to(pairs)
-    if columns.keys() != pairs.columns().keys():
-        raise ValueError(f"{kind} learns from each text alone and from no teacher; set supervised=True, or drop it.")
+    _check_taught(kind)
     return columns | {"label": teacher.values.tolist()}
+
+
+def _check_taught(kind: Kind) -> None:
+    if not kind.reads_pairs:
+        raise ValueError(f"{kind} learns from each text alone and from no teacher; set supervised=True, or drop it.")
 
 
 def load_finetuned(folder: str | Path) -> Model:
@@ -285,7 +313,7 @@ def _arguments(
         per_device_train_batch_size=config.batch_size,
         warmup_steps=config.warmup,
         # without a teacher, all texts of a batch but a query's positive are its negatives
-        batch_sampler=BatchSamplers.BATCH_SAMPLER if "label" in columns else BatchSamplers.NO_DUPLICATES,
+        batch_sampler=BatchSamplers.BATCH_SAMPLER if "label" in columns else NoFalseNegatives,
         dataloader_drop_last=True,
         prompts=prompts or None,
         save_strategy="steps",
@@ -300,6 +328,21 @@ def _arguments(
         **kind.learning_rates,
         **settings,
     )
+
+
+class NoFalseNegatives(NoDuplicatesBatchSampler):
+    """Batches in which no row has a text of another, nor a text that answers another's query in any row."""
+
+    def __init__(self, dataset, **settings):
+        super().__init__(dataset, **settings)
+        positives = defaultdict(set)
+        for query, positive in zip(dataset["query"], dataset["positive"], strict=True):
+            positives[query].add(positive)
+        # the rows that are compared, with columns for all positives of their queries
+        self.dataset = [
+            {**row, **{f"positive_{i}": text for i, text in enumerate(sorted(positives[row["query"]]))}}
+            for row in self.dataset
+        ]
 
 
 def _last_checkpoint(folder: Path) -> str | None:

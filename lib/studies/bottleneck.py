@@ -11,7 +11,9 @@ Of 2026-11-30, when one seed of joint training of tokens, with the learning rate
 ranked as the finetuned dense retriever does: it has a learning rate of its own, chosen as all others are, and as many
 seeds; it is compared with the dense retrievers and with SPLARE, also with the largest weights only, as many as SPLARE
 keeps. Later that day, before their results: lambda and k are changed, too, and CSR has the learning rate and gamma that
-72 chooses, as have the autoencoders of embeddings that are trained afterwards, but for gamma.
+72 chooses, as have the autoencoders of embeddings that are trained afterwards, but for gamma. Still later, when it had
+been seen that CSR's learning rate was tuned and that of the joint ones' autoencoders was not: two of these are tried
+with each of the retriever's. What was trained without AuxK is trained again (`lib.studies.trained`, *Repeated*).
 """
 
 from dataclasses import replace
@@ -70,14 +72,14 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
         rates(DenseControl(rank=0), size.whole_rates),
         bench.base,
     )
-    joint, joint_tried = choose(
-        bench, names.JOINT, rates(Bottleneck(width=size.width, k=size.k), size.whole_rates), bench.base
-    )
+    dead = {"dead_calls": size.dead_calls, "dead_tokens": size.dead_tokens}
+    of_embeddings = Bottleneck(width=size.width, k=size.k, **dead)
+    joint, joint_tried = choose(bench, names.JOINT, _rates(bench, of_embeddings), bench.base)
     kinds, lora_tried = lora_kinds(bench, dense=False)
     of_tokens, tokens_tried = choose(
         bench,
         names.JOINT_TOKENS,
-        rates(Bottleneck(width=size.widths[0], k=size.sae.k, pooling="max_log1p"), size.whole_rates),
+        _rates(bench, replace(of_embeddings, width=size.widths[0], k=size.sae.k, pooling="max_log1p")),
         bench.base,
     )
     csr, csr_tried = chosen_csr(bench)
@@ -116,6 +118,12 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     chosen: dict = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}
     chosen |= {names.CSR_FROZEN: csr} | {system: kind for system, (kind, _) in kinds.items()}
     return tables, bench.origin(csr=config, chosen={system: repr(kind) for system, kind in chosen.items()})
+
+
+def _rates(bench: Bench, kind: Bottleneck) -> list[Bottleneck]:
+    """Return a kind with each learning rate of the retriever and of the autoencoder."""
+    kinds = [replace(kind, head_learning_rate=rate) for rate in bench.size.joint_head_rates]
+    return [each for kind in kinds for each in rates(kind, bench.size.whole_rates)]
 
 
 def ablation(bench: Bench, joint: Bottleneck) -> pd.DataFrame:

@@ -8,24 +8,24 @@ retriever, cut. The pairs of systems that are compared stand in `contrasts`. Wit
 to tell which latents are dead: as such count, over all collections, those that no text of the pairs has either.
 
 Of 2026-11-30, when the larger of two learning rates of the autoencoder had been the better: 0.003 and 0.01 are tried,
-too. What is chosen for CSR at one k, all cells have, and the runs of 71.
+too. What is chosen for CSR at one k, all cells have, and the runs of 71. Later that day, when all had been trained
+once: AuxK had never acted and supervised cells had half as many steps as the others (`lib.studies.trained`,
+*Repeated*).
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 
-from lib.bm25.index import BM25Index
-from lib.bm25.weighting import INNER_PRODUCT
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.learned.models import Csr, DenseControl
 from lib.studies.comparison import document_frequency
+from lib.studies.latency import inner_product_index
 from lib.studies.names import CSR_FROZEN, CSRV2, DENSE, MATRYOSHKA, MEAN, TRUNCATED
 from lib.studies.trained import (
     Bench,
@@ -48,7 +48,7 @@ from lib.studies.trained_tables import (
 DENSE_KINDS = (DENSE, TRUNCATED, MATRYOSHKA)
 FACTORS = ("annealed", "supervised", "finetuned")
 CHOSEN_AT = 8  # the k at which learning rate and gamma are chosen
-HEAD_RATES, GAMMAS = (3e-4, 1e-3, 3e-3, 1e-2), (0.1, 1.0)
+GAMMAS = (0.1, 1.0)
 BYTES_OF_A_LATENT, BYTES_OF_A_DIMENSION = 8, 4  # a number of int32 and a weight of float32; a float32
 
 
@@ -83,15 +83,17 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
 
 def on_embeddings(bench: Bench) -> dict:
     """Return what a run on stored embeddings changes in the configuration of all."""
-    return {"epochs": bench.size.csr_epochs, "batch_size": bench.size.csr_batch, "bf16": False}
+    size = bench.size
+    steps = round(size.csr_epochs * (len(bench.seen.doc_ids) // size.csr_batch))
+    return {"steps": steps, "batch_size": size.csr_batch, "bf16": False}
 
 
 def chosen_csr(bench: Bench) -> tuple[Csr, pd.DataFrame]:
     """Return CSR with the learning rate and gamma that rank training queries best at one k; and what was tried."""
     k = min(bench.size.ks, key=lambda k: abs(k - CHOSEN_AT))
     candidates = [
-        Csr(width=bench.size.width, k=k, head_learning_rate=rate, gamma=gamma)
-        for rate, gamma in product(HEAD_RATES, GAMMAS)
+        Csr(width=bench.size.width, k=k, head_learning_rate=rate, dead_calls=bench.size.dead_calls, gamma=gamma)
+        for rate, gamma in product(bench.size.head_rates, GAMMAS)
     ]
     return choose(bench, CSR_FROZEN, candidates, bench.base, **on_embeddings(bench))
 
@@ -100,7 +102,7 @@ def csr_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables by name, and what their provenance states.
 
     `csr` is `systems_table` against the whole embedding, with the columns kind, k (latents or dimensions), bytes (of a
-    document), and median_ms, ms_low, ms_high of a query (`search_ms`; of the largest collection, repeated); in its last
+    document), and median_ms, ms_low, ms_high of a query (`search_ms` of the documents of `_times`); in its last
     rows `dead` is the share of the latents that no text of the pairs has either. `csr_contrasts` is `contrasts_table`;
     `csr_tried` what was tried on training queries.
     """
@@ -163,13 +165,19 @@ def truncated(readout: Readout, dims: int) -> Readout:
 
 
 def _times(bench: Bench, readouts: list[Readout]) -> pd.DataFrame:
-    """Return the times of sparse rows' search, a row a system, of the first seed."""
+    """Return the times of sparse rows' search, a row a system, of the first seed.
+
+    The documents are those of the largest collection, over and over, each copy times a number of its own from 0.9 to 1:
+    equal documents would have equal scores, and a search for the best stops at none of them.
+    """
     collection = max(bench.collections, key=lambda each: len(each.doc_ids))
     rows = {}
     for readout in readouts:
         docs, queries = readout.read(collection) if readout.name not in rows else (None, None)
         if isinstance(docs, csr_array):
-            copies, rest = divmod(bench.size.timed.n_docs, docs.shape[0])
-            blocks = [docs] * copies + ([docs[:rest]] if rest else [])
-            rows[readout.name] = search_ms(bench, blocks, queries, partial(BM25Index.build, constants=INNER_PRODUCT))
+            rng, n_docs = np.random.default_rng(0), bench.size.timed.n_docs
+            starts = range(0, n_docs, docs.shape[0])
+            factors = [rng.uniform(0.9, 1, docs.shape[0])[: n_docs - start] for start in starts]
+            blocks = [diags_array(of_docs.astype(np.float32)) @ docs[: len(of_docs)] for of_docs in factors]
+            rows[readout.name] = search_ms(bench, blocks, queries, inner_product_index)
     return pd.DataFrame.from_dict(rows, "index")

@@ -110,6 +110,10 @@ class LearnedSize:
     n_seeds: int  # runs of each system of the main tables of 70 and 71, which differ in the seed
     lora_rates: tuple[float, ...]  # learning rates that are tried where LoRA is trained
     whole_rates: tuple[float, ...]  # the same where the whole retriever is
+    head_rates: tuple[float, ...]  # learning rates of CSR's autoencoder that are tried (71, 72)
+    joint_head_rates: tuple[float, ...]  # the same of the joint ones' (71)
+    dead_calls: int  # of `lib.learned.models`, as is the next
+    dead_tokens: int
     layers: tuple[int, ...]  # of 70, each with the smallest of the widths
     widths: tuple[int, ...]  # of 70, each at the final layer
     top: tuple[int, int]  # weights that a query and a document of SPLARE keep
@@ -123,7 +127,7 @@ class LearnedSize:
     ks: tuple[int, ...]  # of 72
     ablated_ks: tuple[int, ...]  # of these, of the ablation of CSRv2
     annealed_from: int  # k of the first step where it is annealed (72)
-    csr_epochs: float  # on stored embeddings
+    csr_epochs: float  # on stored embeddings, of all texts; supervised ones have as many steps
     csr_batch: int
 
 
@@ -224,6 +228,10 @@ _LEARNED = LearnedSize(
     n_seeds=3,
     lora_rates=(2e-4, 1e-3),
     whole_rates=(2e-5, 1e-4),
+    head_rates=(3e-4, 1e-3, 3e-3, 1e-2),
+    joint_head_rates=(1e-3, 1e-2),
+    dead_calls=30,
+    dead_tokens=30_000,
     layers=(4, 5, 6),
     widths=(4_096, 8_192),
     top=(40, 400),
@@ -347,6 +355,10 @@ SMOKE = replace(
         n_seeds=1,
         lora_rates=(1e-3,),
         whole_rates=(1e-4,),
+        head_rates=(1e-3,),
+        joint_head_rates=(1e-3,),
+        dead_calls=4,
+        dead_tokens=300,
         layers=(4, 6),
         widths=(256,),
         doc_tops=(50, 400),
@@ -419,6 +431,8 @@ PAPER = replace(
         width=16_384,
         alphas=(0.0, 0.1, 10.0),
         csr_batch=4_096,
+        dead_calls=600,
+        dead_tokens=10_000_000,
     ),
 )
 

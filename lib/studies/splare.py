@@ -3,7 +3,7 @@
 
 Beside it, of 2026-11-29: every system is ranked with whole rows, SPLARE and its control also with the 40 largest
 weights of a query and the 400 largest of a document, as SPLARE does. BM25 ranks SPLARE's whole rows with constants
-chosen on the training queries. The pairs of systems that are compared are `CONTRASTS`; SPLARE's claims are that latents
+chosen on the training queries. The pairs of systems that are compared are `contrasts`; SPLARE's claims are that latents
 beat the vocabulary, that layers peak near two thirds, that quality rises with the logarithm of the width, and that 100
 latents of a document cost 2 %.
 
