@@ -52,7 +52,7 @@ profile = start(profile)
 # in random order, a buffer at a time, however large the corpus is.
 
 # %%
-encoder = TokenEncoder(max_length=256)
+encoder = TokenEncoder(max_length=256, dtype=profile.dtype)
 corpus = GivenText(load_collection("pydoc/train").doc_texts)
 layer = encoder.layer
 tokens = {"max_tokens": profile.training_tokens, "long_texts": "cut"}  # beyond 256 tokens; "chunk" trains on all

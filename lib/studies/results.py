@@ -30,7 +30,7 @@ class Results:
         return table
 
     def origin(self, name: str) -> dict:
-        """Return where a table comes from, as `experiments.provenance` gives it."""
+        """Return where a table comes from, as `lib.studies.provenance` gives it."""
         return json.loads((self.folder / f"{name}.json").read_text("utf-8"))
 
 
