@@ -53,7 +53,8 @@ tables["splare_tried"].round(4)
 # ## Every system
 # nDCG@10 against the same latents untrained; `seed_sd` is the standard deviation of the seeds' means, `reads` how many
 # postings an average query reads, `doc_terms` and `query_terms` the latents of an average text. The vocabulary head has
-# no trained head of its own: this retriever has none, so words are read by its word embeddings.
+# no trained head of its own: this retriever has none, so words are read by its word embeddings, the 16 largest of a
+# token, as many as it has latents.
 
 # %%
 shown = ["collection", "near", "system", "mean", "seed_sd", "difference", "difference_low", "difference_high"]

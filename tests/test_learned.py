@@ -29,7 +29,8 @@ from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Spla
 from lib.learned.pairs import Pairs
 from lib.learned.retriever import LearnedRetriever
 from lib.learned.teachers import TeacherScores
-from lib.learned.train import CHECKPOINTS, LOG, RUN, FinetuneConfig, finetune, load_finetuned
+from lib.learned.train import CHECKPOINTS, LOG, RUN, FinetuneConfig, finetune, load_finetuned, losses
+from lib.report.trained import losses_figure
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.codes import FinishedTopK
 from lib.support.locks import locked
@@ -150,6 +151,19 @@ def test_no_text_of_a_batch_answers_the_query_of_another_row():
         sampler.set_epoch(epoch)
         batches |= {tuple(sorted(batch)) for batch in sampler if len(batch) == 2}
     assert batches == {(0, 4), (1, 4), (2, 4), (3, 4), (2, 3)}
+
+
+def test_losses_are_read_by_part(trained, tmp_path):
+    parts = {name: set(losses(trained(name))["part"]) for name in ("dense", "splare", "bottleneck")}
+    flops = {"FLOPS of queries", "FLOPS of documents"}
+    assert parts["dense"] == {"all"} and parts["splare"] == {"all", "ranking", *flops}
+    assert parts["bottleneck"] == {"all", "ranking", *flops, "L(k)", "L(4k)", "AuxK"}
+    table = losses(trained("bottleneck of tokens"))
+    assert set(table["part"]) == parts["bottleneck"] and (table["step"].value_counts() == 7).all()
+    assert np.isfinite(table["value"]).all()
+    assert len(losses_figure(table).axes[0].lines) == 7
+    with pytest.raises(FileNotFoundError):
+        losses(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["splare", "vocabulary"])

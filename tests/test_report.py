@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from lib.report.backbones import retrievers_in_words, retrievers_table
-from lib.report.common import COLOURS, colours_of, latex_table, markdown_table, save_figure, save_results
+from lib.report.common import COLOURS, check_drawn, colours_of, latex_table, markdown_table, save_figure, save_results
 from lib.report.retrieval import (
     BEGIN,
     END,
@@ -89,6 +89,12 @@ def test_no_system_or_collection_goes_without_a_colour(summary):
 
 
 @pytest.mark.slow
+def test_nothing_is_left_out_of_a_figure_in_silence():
+    check_drawn(["a", "b", "a"], {"a", "b"}, "LINES")
+    with pytest.raises(ValueError, match="'c'.*LINES"):
+        check_drawn(["a", "c"], {"a", "b"}, "LINES")
+
+
 def test_equal_figures_are_equal_files(tmp_path, summary):
     for folder in ("a", "b"):
         figure = retrieval_figure(summary)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sentence_transformers import (
     SentenceTransformer,
@@ -220,6 +221,29 @@ def _columns(kind: Kind, pairs: Pairs, teacher: TeacherScores | None, batch_size
 def _check_taught(kind: Kind) -> None:
     if not kind.reads_pairs:
         raise ValueError(f"{kind} learns from each text alone and from no teacher; set supervised=True, or drop it.")
+
+
+_PARTS = {
+    **{"loss": "all", "base_loss": "ranking", "fvu": "L(k)", "fvu_4k": "L(4k)", "auxk": "AuxK"},
+    **{"query_regularizer_loss": "FLOPS of queries", "document_regularizer_loss": "FLOPS of documents"},
+    **{f"reconstruction_loss_{end}": part for end, part in (("k", "L(k)"), ("4k", "L(4k)"), ("aux", "AuxK"))},
+}
+
+
+def losses(folder: str | Path) -> pd.DataFrame:
+    """Return the losses that `finetune` has logged in a folder: step, part ("all", "ranking", "AuxK" ...), value.
+
+    A value is a mean over the steps since the row before. The parts that are logged differ by kind; each is as it is
+    added up to "all". FileNotFoundError for a folder without a log.
+    """
+    lines = (user_path(folder) / LOG).read_text("utf-8").splitlines()
+    rows = [
+        {"step": row["step"], "part": part, "value": row[name]}
+        for row in map(json.loads, lines)
+        for name, part in _PARTS.items()
+        if name in row
+    ]
+    return pd.DataFrame(rows, columns=["step", "part", "value"])
 
 
 def load_finetuned(folder: str | Path) -> Model:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.report.common import COLOURS, STYLE, change, significant
+from lib.report.common import COLOURS, STYLE, change, colours_of, significant
 from lib.studies.names import LATENT, MEAN, MEASURE
 
 
@@ -38,6 +38,19 @@ def contrasts_in_words(contrasts: pd.DataFrame) -> str:
             f"worse on {worse} of {len(single)} collection(s)."
         )
     return "\n".join(lines)
+
+
+def losses_figure(losses: pd.DataFrame) -> Figure:
+    """Draw the parts of the loss of `lib.learned.train.losses` against the steps, on a logarithmic scale."""
+    parts = dict.fromkeys(losses["part"])
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        for part, colour in colours_of(parts).items():
+            rows = losses[losses["part"] == part]
+            axes.plot(rows["step"], rows["value"], color=colour, label=part)
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        axes.legend(fontsize=7)
+    return figure
 
 
 def means_of(table: pd.DataFrame) -> pd.DataFrame:
