@@ -2,15 +2,17 @@
 
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
 
 from lib.benchmarks import query
-from lib.benchmarks.query import STAGES, indexes, table
+from lib.benchmarks.query import STAGES, rankers, table
 from lib.data.collection import Collection
 from lib.latent_terms import LatentTerms
+from lib.searcher import Searcher
 
 QUERIES = ["old cat", "the river", "red house", "zebra", "a dog"]
 
@@ -22,11 +24,11 @@ def model(tiny_encoder, tiny_sae):
 
 @pytest.mark.slow
 def test_every_case_has_every_stage(model, monkeypatch):
-    (index,) = indexes(model, TEXTS, [40])
+    (ranker,) = rankers(model, TEXTS, [40])
     asked, seconds_of = [], query.seconds_of
     monkeypatch.setattr(query, "seconds_of", lambda *given: asked.append(given[2:]) or seconds_of(*given))
     before = torch.get_num_threads()
-    frame = table(model, index, QUERIES, together=[1, 2], threads=[1, 2], k=3, repeats=1)
+    frame = table(model, ranker, QUERIES, together=[1, 2], threads=[1, 2], k=3, repeats=1)
     assert torch.get_num_threads() == before
     assert frame.stage.tolist() == [*STAGES] * 4
     assert frame.groupby(["threads", "queries"]).size().to_dict() == dict.fromkeys([(1, 1), (1, 2), (2, 1), (2, 2)], 6)
@@ -37,7 +39,23 @@ def test_every_case_has_every_stage(model, monkeypatch):
     assert asked.count((["red house", "zebra"], 3, 2)) == 2  # a turn that is not counted, and one
     assert not any(QUERIES[-1] in texts for texts, *_ in asked if len(texts) == 2)  # whole batches only
     with pytest.raises(ValueError, match="5 queries, fewer than the 6"):
-        table(model, index, QUERIES, together=[6], threads=[1], k=3, repeats=1)
+        table(model, ranker, QUERIES, together=[6], threads=[1], k=3, repeats=1)
+
+
+@pytest.mark.slow
+def test_a_searcher_ranks_by_all_that_a_pass_gives(model, monkeypatch):
+    (ranker,) = rankers(model, TEXTS, [40], all_parts=True)
+    rankings, rank = [], Searcher.search_encoded
+
+    def noted(*given, **named):
+        rankings.append(rank(*given, **named))
+        return rankings[-1]
+
+    monkeypatch.setattr(Searcher, "search_encoded", noted)
+    query.seconds_of(model, ranker, QUERIES[:2], 5, 1)
+    by_stages, whole = rankings
+    assert ranker.n_docs == 40 and by_stages.doc_ids == whole.doc_ids
+    np.testing.assert_allclose(by_stages.scores, whole.scores, rtol=1e-5)
 
 
 @pytest.mark.slow

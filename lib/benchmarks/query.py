@@ -1,35 +1,81 @@
 """`python -m lib.benchmarks.query`: from a typed query to a ranking, and where the time goes.
 
-A warm model and a warm index of real or grown documents (`lib.benchmarks.grown`) get queries as text, one or a few at a
-time. `total` is one call of `encode_queries` and one of `search`; the stages are timed in a pass of their own, in which
-the tokenizer runs twice and is taken off the retriever's time once. Nothing is kept between queries.
+A warm model and a warm index of grown documents (`lib.benchmarks.grown`) get queries as text, one or a few at a time.
+`total` is one call of `encode_queries` and one of `search`; the stages are timed in a pass of their own, in which the
+tokenizer runs twice and is taken off the retriever's time once. Nothing is kept between queries. With `--searcher` the
+ranking is that of `python -m lib search`: by latents, words and embeddings, every document's score in one thread.
 """
 
 import argparse
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array, hstack, vstack
 
 from lib.benchmarks.encoding import spread
-from lib.benchmarks.grown import encode_sentences, grow
+from lib.benchmarks.grown import draws, encode_sentences, grow, sentences_of
 from lib.bm25.index import BM25Index
 from lib.bm25.pooling import apply_phi, pool
 from lib.data.collection import load_collection
+from lib.evaluation.baselines import Words
 from lib.latent_terms import LatentTerms
+from lib.searcher import Searcher
 from lib.support.checks import check_count
 from lib.support.progress import log_to_stderr, progress
 
 STAGES = ("tokenizer", "retriever", "autoencoder", "pooling", "search", "total")
 
 
-def seconds_of(model: LatentTerms, index: BM25Index, texts: list[str], k: int, threads: int) -> dict[str, float]:
+class Ranker(NamedTuple):
+    """What ranks `n_docs` documents: `rank` takes what a pass gives of queries, `whole` their texts alone.
+
+    Both take the texts, k and a number of threads last.
+    """
+
+    n_docs: int
+    rank: Callable
+    whole: Callable
+
+
+def by_latents(model: LatentTerms, index: BM25Index) -> Ranker:
+    """Return search by latents alone."""
+
+    def rank(terms: csr_array, embeddings: np.ndarray, texts: list[str], k: int, threads: int) -> None:
+        index.search(terms, _ids(texts), k, threads=threads)
+
+    def whole(texts: list[str], k: int, threads: int) -> None:
+        index.search(model.encode_queries(texts, progress=False), _ids(texts), k, threads=threads)
+
+    return Ranker(len(index), rank, whole)
+
+
+def by_all(searcher: Searcher) -> Ranker:
+    """Return search by latents, words and embeddings."""
+
+    def rank(terms: csr_array, embeddings: np.ndarray, texts: list[str], k: int, threads: int) -> None:
+        rows = hstack([terms, searcher.words.encode(texts)], format="csr")
+        searcher.search_encoded(rows, embeddings, _ids(texts), k)
+
+    def whole(texts: list[str], k: int, threads: int) -> None:
+        searcher.search(texts, _ids(texts), k, progress=False)
+
+    return Ranker(len(searcher), rank, whole)
+
+
+def _ids(texts: list[str]) -> list[str]:
+    return [str(number) for number in range(len(texts))]
+
+
+def seconds_of(model: LatentTerms, ranker: Ranker, texts: list[str], k: int, threads: int) -> dict[str, float]:
     """Return the seconds of each stage for queries that come together."""
-    query_ids, encoder = [str(number) for number in range(len(texts))], model.encoder
+    encoder = model.encoder
     times = [time.perf_counter()]
 
     def note() -> None:
@@ -43,9 +89,9 @@ def seconds_of(model: LatentTerms, index: BM25Index, texts: list[str], k: int, t
     note()
     terms = apply_phi(pool(indices, values, block.offsets, model.sae.width, model.pooling), model.phi)
     note()
-    index.search(terms, query_ids, k, threads=threads)
+    ranker.rank(terms, block.pooled, texts, k, threads)
     note()
-    index.search(model.encode_queries(texts, progress=False), query_ids, k, threads=threads)
+    ranker.whole(texts, k, threads)
     note()
     seconds = dict(zip(STAGES, (end - start for start, end in pairwise(times)), strict=True))
     seconds["retriever"] = max(0.0, seconds["retriever"] - seconds["tokenizer"])
@@ -54,7 +100,7 @@ def seconds_of(model: LatentTerms, index: BM25Index, texts: list[str], k: int, t
 
 def table(
     model: LatentTerms,
-    index: BM25Index,
+    ranker: Ranker,
     queries: list[str],
     together: Iterable[int],
     threads: Iterable[int],
@@ -74,9 +120,9 @@ def table(
             batches = [queries[first : first + size] for first in range(0, len(queries) - size + 1, size)]
             if not batches:
                 raise ValueError(f"There are {len(queries)} queries, fewer than the {size} that come together.")
-            turns = [[seconds_of(model, index, batch, k, n_threads) for batch in batches] for _ in range(repeats + 1)]
+            turns = [[seconds_of(model, ranker, batch, k, n_threads) for batch in batches] for _ in range(repeats + 1)]
             seconds = pd.DataFrame([row for turn in turns[1:] for row in turn]) * 1e3
-            facts = {"n_docs": len(index), "threads": n_threads, "queries": size}
+            facts = {"n_docs": ranker.n_docs, "threads": n_threads, "queries": size}
             for stage in STAGES:
                 least, median, p95 = seconds[stage].quantile([0, 0.5, 0.95])
                 rows.append(facts | {"stage": stage, "least_ms": least, "median_ms": median, "p95_ms": p95})
@@ -85,11 +131,19 @@ def table(
     return pd.DataFrame(rows)
 
 
-def indexes(model: LatentTerms, texts: list[str], sizes: Iterable[int]) -> Iterator[BM25Index]:
-    """Yield an index of each size, of documents grown from the sentences of the texts."""
+def rankers(model: LatentTerms, texts: list[str], sizes: Iterable[int], all_parts: bool = False) -> Iterator[Ranker]:
+    """Yield search in each number of documents, grown from the sentences of the texts; by all parts, or by latents."""
     sentences = encode_sentences(model, texts)
+    split = [sentence for text in texts for sentence in sentences_of(text)]
+    words = Words.of(split)
     for size in sizes:
-        yield model.index((terms for terms, _ in grow(sentences, size)), [f"d{number}" for number in range(size)])
+        doc_ids = [f"d{number}" for number in range(size)]
+        if not all_parts:
+            yield by_latents(model, model.index((terms for terms, _ in grow(sentences, size)), doc_ids))
+            continue
+        of_sentences = words.encode(split)
+        counts = vstack([chosen @ of_sentences for chosen in draws(sentences.starts, size)], format="csr")
+        yield by_all(Searcher.of_blocks(model, grow(sentences, size), counts, words, doc_ids))
 
 
 def main() -> None:
@@ -105,6 +159,7 @@ def main() -> None:
     add("--together", type=int, nargs="+", default=[1, 4, 16], help="Numbers of queries that come together.")
     add("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads.")
     add("--repeats", type=int, default=3, help="Turns that are measured.")
+    add("--searcher", action="store_true", help="Rank by latents, words and embeddings, as python -m lib search.")
     add("--out", type=Path, help="CSV file for the table.")
     args = parser.parse_args()
     log_to_stderr()
@@ -114,8 +169,8 @@ def main() -> None:
     load = f"load average before {os.getloadavg()[0]:.1f}"
     print(f"{model}, {len(queries)} queries, median {n_tokens:.0f} tokens with special ones, {load}")
     frames = []
-    for index in indexes(model, spread(collection.doc_texts, args.texts), args.sizes):
-        frames.append(table(model, index, queries, args.together, args.threads, args.k, args.repeats))
+    for ranker in rankers(model, spread(collection.doc_texts, args.texts), args.sizes, args.searcher):
+        frames.append(table(model, ranker, queries, args.together, args.threads, args.k, args.repeats))
         print(frames[-1].round(2).to_string(index=False), flush=True)
         if args.out:  # after each corpus: a larger one may not fit in memory
             pd.concat(frames, ignore_index=True).to_csv(args.out, index=False)
