@@ -359,6 +359,8 @@ def test_maxima_are_ranked_by_the_inner_product(browser, tiny_encoder, tiny_sae,
     found = "return [...document.querySelectorAll('#results .score')].map((node) => Number(node.textContent))"
     shown = WebDriverWait(browser, 120).until(lambda driver: driver.execute_script(found))
     np.testing.assert_allclose(shown, np.sort(scores)[::-1][: len(shown)], rtol=0.01, atol=0.02)
+    for name in ("browser", "performance"):
+        browser.get_log(name)  # the next test reads its own
 
 
 @pytest.mark.slow

@@ -162,6 +162,8 @@ def test_losses_are_read_by_part(trained, tmp_path):
     assert set(table["part"]) == parts["bottleneck"] and (table["step"].value_counts() == 7).all()
     assert np.isfinite(table["value"]).all()
     assert len(losses_figure(table).axes[0].lines) == 7
+    with pytest.raises(ValueError, match="no loss"):
+        losses_figure(table[:0])
     with pytest.raises(FileNotFoundError):
         losses(tmp_path)
 

@@ -91,7 +91,7 @@ def test_no_system_or_collection_goes_without_a_colour(summary):
 @pytest.mark.slow
 def test_nothing_is_left_out_of_a_figure_in_silence():
     check_drawn(["a", "b", "a"], {"a", "b"}, "LINES")
-    with pytest.raises(ValueError, match="'c'.*LINES"):
+    with pytest.raises(ValueError, match=r"'c'.*LINES"):
         check_drawn(["a", "c"], {"a", "b"}, "LINES")
 
 

@@ -37,7 +37,7 @@ BELOW = {
     },
     "inference_free": {"support", "encode", "bm25", "inspect", "latent_terms"},
     "searcher": {"support", "encode", "bm25", "evaluation", "latent_terms"},
-    "indexing": {"support", "data", "encode", "evaluation", "latent_terms", "searcher"},
+    "indexing": {"support", "data", "encode", "bm25", "evaluation", "latent_terms", "searcher"},
     "studies": LIBRARY | {"learned", "benchmarks"},
     "benchmarks": LIBRARY - {"inspect"},
     "report": {

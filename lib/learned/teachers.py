@@ -121,5 +121,5 @@ def teacher_scores(
         raw = store.get("teacher", identity | {"pairs": pairs.digest}, make)["scores"]
         parts.append(_scaled(raw, f"{kind} of {encoder.name}"))
         identities.append(identity)
-    values = _scaled(sum(weight * part for weight, part in zip(weights, parts, strict=True)), "the sum of all")
+    values = _scaled(np.tensordot(weights, parts, axes=1), "the sum of all")
     return TeacherScores(values.astype(np.float32), {"teachers": identities, "weights": weights}, pairs.digest)

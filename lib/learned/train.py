@@ -192,7 +192,8 @@ def check_before(
     kind.build(base)
     if (path := user_path(out) / RUN).is_file():
         runs = json.loads(path.read_text("utf-8"))["run"], run_identity(kind, base, pairs, config)
-        check_same(*({key: run[key] for key in run if key not in ("pairs", "teacher", "dev")} for run in runs), out)
+        old, new = ({key: run[key] for key in run if key not in ("pairs", "teacher", "dev")} for run in runs)
+        check_same(old, new, user_path(out))
 
 
 def _check_trainer() -> None:
@@ -224,8 +225,13 @@ def _check_taught(kind: Kind) -> None:
 
 
 _PARTS = {
-    **{"loss": "all", "base_loss": "ranking", "fvu": "L(k)", "fvu_4k": "L(4k)", "auxk": "AuxK"},
-    **{"query_regularizer_loss": "FLOPS of queries", "document_regularizer_loss": "FLOPS of documents"},
+    "loss": "all",
+    "base_loss": "ranking",
+    "fvu": "L(k)",
+    "fvu_4k": "L(4k)",
+    "auxk": "AuxK",
+    "query_regularizer_loss": "FLOPS of queries",
+    "document_regularizer_loss": "FLOPS of documents",
     **{f"reconstruction_loss_{end}": part for end, part in (("k", "L(k)"), ("4k", "L(4k)"), ("aux", "AuxK"))},
 }
 

@@ -41,7 +41,12 @@ def contrasts_in_words(contrasts: pd.DataFrame) -> str:
 
 
 def losses_figure(losses: pd.DataFrame) -> Figure:
-    """Draw the parts of the loss of `lib.learned.train.losses` against the steps, on a logarithmic scale."""
+    """Draw the parts of the loss of `lib.learned.train.losses` against the steps, on a logarithmic scale.
+
+    ValueError if there are none.
+    """
+    if losses.empty:
+        raise ValueError("The log has no loss; a run writes one ten times in `FinetuneConfig.every` steps.")
     parts = dict.fromkeys(losses["part"])
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.0))
