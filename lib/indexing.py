@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _encoded(
     parts = iter(lambda: [text for _, text in islice(documents, _PART)], [])
     for texts in show_progress(parts, what="index", unit="texts", total=n, count=len, show=progress):
         key = {"model": identity, "texts": digest_json(texts)}
-        yield store.get("part", key, lambda texts=texts: _encode(model, texts, lengths))
+        yield store.get("part", key, partial(_encode, model, texts, lengths))
     model.encoder.log_lengths(lengths)
 
 
