@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +60,6 @@ class Searcher:
     def __init__(self, model: LatentTerms, index: BM25Index, words: Words, embeddings: np.ndarray):
         self.model, self.index, self.words, self.embeddings = model, index, words, embeddings
         self._position = {doc_id: position for position, doc_id in enumerate(index.doc_ids)}
-        blocks = (embeddings[first : first + _BLOCK] for first in range(0, len(embeddings), _BLOCK))
-        self._longest = max(float(np.linalg.norm(block, axis=1).max()) for block in blocks)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -228,6 +227,12 @@ class Searcher:
         return with_data(
             terms, terms.data * np.where(of_words, *(np.repeat(column, n_terms) for column in factors.T[::-1]))
         )
+
+    @cached_property
+    def _longest(self) -> float:
+        """The largest norm of an embedding; of a searcher that was opened, all are read for it at the first search."""
+        blocks = (self.embeddings[first : first + _BLOCK] for first in range(0, len(self), _BLOCK))
+        return max(float(np.linalg.norm(block, axis=1).max()) for block in blocks)
 
     def _unit(self, queries: np.ndarray) -> np.ndarray:
         """Return query embeddings such that no inner product with a document's is above 1, float32 [n_queries, d]."""

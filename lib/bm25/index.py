@@ -211,8 +211,8 @@ class BM25Index:
             the matrix's.
         impacts : {"float32", "uint8"}
             In which form impacts are held. "uint8" takes about 3 bytes a posting, a third of "float32"; each latent's
-            impacts are rounded to 255 levels in each block of 16,384 documents, search among them is exact, and
-            `error_bound` states by how much scores differ for it.
+            impacts are rounded to 255 levels in each block of 16,384 documents, none of them to 0, search among them is
+            exact, and `error_bound` states by how much scores differ for it.
         """
         check_choice(impacts, FORMS, "impacts")
         given: dict[str, Any] = {"k1": k1, "b": b, "idf": idf}
