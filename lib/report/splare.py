@@ -13,32 +13,32 @@ from lib.studies.names import MEASURE
 def splare_figure(
     layers: pd.DataFrame, widths: pd.DataFrame, pairs: pd.DataFrame, pruning: pd.DataFrame, lengths: pd.DataFrame
 ) -> Figure:
-    """Draw nDCG@10 by layer, width, pairs and latents of a document, and the lengths of posting lists."""
+    """Draw nDCG@10 by layer, width, pairs and latents of a document, and the lengths of posting lists.
+
+    A system has one colour in all panels.
+    """
+    by_number = means_of(pairs).dropna(subset="n_pairs")
+    by_top = means_of(pruning).dropna(subset="doc_top")
+    colours = colours_of(pd.concat([table["kind"] for table in (layers, widths, by_top, by_number)]))
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(2, 3, figsize=(10.4, 5.2))
-        for axes, table, field in ((panels[0, 0], layers, "layer"), (panels[0, 1], widths, "width")):
-            rows = means_of(table)
-            for kind, colour in colours_of(rows["kind"]).items():
-                draw_means(axes, rows[rows["kind"] == kind], field, kind, colour)
-            axes.set(xlabel=field, ylabel=MEASURE)
-            axes.set_xticks(sorted(set(rows[field])))
-        rows = means_of(pairs).dropna(subset="n_pairs")
-        for kind, colour in colours_of(rows["kind"]).items():
-            draw_means(panels[0, 2], rows[rows["kind"] == kind], "n_pairs", kind, colour)
-        panels[0, 2].set(xlabel="pairs", ylabel=MEASURE)
-        for axes, sizes in ((panels[0, 1], widths["width"].unique()), (panels[0, 2], rows["n_pairs"].unique())):
+        for axes, rows, field, label in (
+            (panels[0, 0], means_of(layers), "layer", "layer"),
+            (panels[0, 1], means_of(widths), "width", "width"),
+            (panels[0, 2], by_number, "n_pairs", "pairs"),
+            (panels[1, 0], by_top, "doc_top", "weights of a document that are kept"),
+        ):
+            for kind, of_kind in rows.groupby("kind", sort=False):
+                draw_means(axes, of_kind, field, kind, colours[kind])
+            axes.set(xlabel=label, ylabel=MEASURE)
+        panels[0, 0].set_xticks(sorted(set(layers["layer"])))
+        for axes, sizes in ((panels[0, 1], widths["width"].unique()), (panels[0, 2], by_number["n_pairs"].unique())):
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
             axes.xaxis.set_minor_locator(NullLocator())
-        rows = means_of(pruning).dropna(subset="doc_top")
-        colours = colours_of(rows["kind"])
-        for kind, colour in colours.items():
-            draw_means(panels[1, 0], rows[rows["kind"] == kind], "doc_top", kind, colour)
-        panels[1, 0].set(xlabel="weights of a document that are kept", ylabel=MEASURE)
         first = lengths[lengths["collection"] == lengths["collection"].iloc[0]]
-        for system, colour in colours.items():
-            curve = first[first["system"] == system]
-            panels[1, 1].plot(curve["rank"], curve["df"], color=colour)
+        for system, curve in first.groupby("system", sort=False):
+            panels[1, 1].plot(curve["rank"], curve["df"], color=colours[system])
         panels[1, 1].set(xscale="log", yscale="log", xlabel="rank of the posting list", ylabel="documents in it")
         panels[1, 1].set_title(first["collection"].iloc[0], fontsize=8)
         panels[0, 0].legend(fontsize=6.5)
