@@ -67,7 +67,7 @@ def test_no_pair_is_an_empty_table(model):
     ("shape", "options", "match"),
     [
         ((3, 4), {}, "the model's 30 latents"),
-        ((1, WIDTH), {}, "two texts at least"),
+        ((1, WIDTH), {}, "two texts"),
         ((3, WIDTH), {"labels": ["x"]}, "1 labels of 30"),
         ((3, WIDTH), {"n": 0}, "n is 0"),
         ((3, WIDTH), {"least": 0}, "least is 0"),

@@ -86,3 +86,9 @@ def test_a_committed_copy_has_the_code_of_its_source(path):
     document = json.loads(path.read_text("utf-8"))
     assert clean(document, NOTEBOOKS.parent) == document
     assert not re.search(r"[\s\"'(]/(home|root|work|tmp|Users)/", path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_notebook_names_the_dtype_of_what_it_loads(path):
+    calls = re.findall(r"\b(?:TokenEncoder|LatentTerms\.(?:load|from_pretrained))\(.*", path.read_text("utf-8"))
+    assert [call for call in calls if "dtype=" not in call] == []

@@ -68,7 +68,7 @@ def test_a_line_is_named_by_its_number_in_the_file(tmp_path):
         ("one".encode("utf-16"), "a.gz", "a.gz, line 1 is not UTF-8 but UTF-16"),
         ("one\ntw\u00f6".encode("latin-1"), "a.txt", "line 2 is not UTF-8 .*convert"),
         (b"one\nt\0wo", "a.txt", "line 2 holds a NUL"),
-        (gzip.compress(b"one", mtime=0), "a.txt", "line 1 is not UTF-8 but a gzip file, whose name must end in .gz"),
+        (gzip.compress(b"one", mtime=0), "a.txt", r"line 1.*gzip.*\.gz"),
         (b"one\n", "a.gz", "a.gz .*no gzip file"),
         (gzip.compress(b"one\n" * 9, mtime=0)[:-8], "a.gz", "a.gz breaks off"),
     ],

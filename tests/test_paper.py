@@ -320,8 +320,8 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(r"\val{retrival/width}", "'retrival' is no result; use one of retrieval, backbones"),
-     (r"\val{retrieval/widht}", "'retrieval' has no 'widht'; it has better/dense, better/latent terms")],
+    [(r"\val{retrival/width}", r"'retrival'.*retrieval, backbones"),
+     (r"\val{retrieval/widht}", r"'retrieval'.*'widht'.*better/dense, better/latent terms")],
 )  # fmt: skip
 def test_a_number_that_no_result_gives_is_an_error(folder, text, message):
     with pytest.raises(ValueError, match=message):

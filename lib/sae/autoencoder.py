@@ -95,7 +95,8 @@ class SparseAutoencoder:
     def __repr__(self) -> str:
         settings = [f"{name}={value}" for name, value in self.activation.settings().items()]
         facts = [f"d={self.d}", f"width={self.width}", self.activation.name, *settings]
-        return f"SparseAutoencoder({', '.join(facts + ['scaled'] * self.scales)})"
+        facts += ["scaled"] if self.scales else []
+        return f"SparseAutoencoder({', '.join(facts)})"
 
     def _repr_html_(self) -> str:
         """Return its settings, and what is known of its training, as a table."""
