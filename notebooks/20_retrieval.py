@@ -96,6 +96,7 @@ for name, row in latent.iterrows():
 
 # %% [markdown]
 # ## The figure
+# Fusions by reciprocal ranks are in the table only.
 
 # %%
 figure = retrieval_figure(summary, "nDCG@10")

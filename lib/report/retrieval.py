@@ -42,7 +42,10 @@ def without_ranks(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrieval_figure(summary: pd.DataFrame, measure: str = MEASURE) -> Figure:
-    """Draw the retrieval table as bars, a group a collection, with 95 % bootstrap intervals over its queries."""
+    """Draw the retrieval table as bars, a group a collection, with 95 % bootstrap intervals over its queries.
+
+    Fusions by reciprocal ranks are left out.
+    """
     table = without_ranks(summary[summary["measure"] == measure])
     names, systems = collections_of(table), systems_of(table)
     width = 0.8 / len(systems)
