@@ -24,12 +24,13 @@ from lib.interop.engines.vectors import documents as vectors
 from lib.interop.engines.vectors import query_vectors
 from lib.latent_terms import LatentTerms
 from lib.learned import train
+from lib.learned.log import LOG, losses
 from lib.learned.losses import AnnealedK, ranking_loss
 from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
 from lib.learned.retriever import LearnedRetriever
 from lib.learned.teachers import TeacherScores
-from lib.learned.train import CHECKPOINTS, LOG, RUN, FinetuneConfig, finetune, load_finetuned, losses
+from lib.learned.train import CHECKPOINTS, RUN, FinetuneConfig, finetune, load_finetuned
 from lib.report.trained import losses_figure
 from lib.sae.autoencoder import SparseAutoencoder, join
 from lib.sae.codes import FinishedTopK
@@ -227,7 +228,7 @@ def test_a_finetuned_retriever_is_browsed_and_exported(trained, tmp_path, monkey
 @pytest.mark.parametrize("name", ["splare", "csr", "csrv2", "bottleneck of tokens"])
 def test_an_interrupted_run_ends_at_the_same_weights(name, trained, pairs, base, dev, tmp_path, monkeypatch):
     out, settings = tmp_path / "out", {"base": base, "dev": dev, "store": Store(tmp_path / "store")}
-    on_step_end = train._Progress.on_step_end
+    on_step_end = train.Progress.on_step_end
 
     def interrupt(self, args, state, control, **kwargs):
         on_step_end(self, args, state, control, **kwargs)
@@ -235,7 +236,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(name, trained, pairs, base,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Progress, "on_step_end", interrupt)
+        patch.setattr(train.Progress, "on_step_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetune(TINY[name], pairs, out, config=CONFIG, **settings)
     (out / CHECKPOINTS / "checkpoint-3").mkdir()  # killed while it was written

@@ -2,13 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sentence_transformers import (
     SentenceTransformer,
@@ -35,6 +33,7 @@ from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPoolin
 from lib.interop.modules.features import origin_of, public_name
 from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
 from lib.learned import RUN
+from lib.learned.log import LOG, Progress
 from lib.learned.losses import LossState
 from lib.learned.models import KINDS, Kind, Model
 from lib.learned.pairs import Pairs
@@ -47,7 +46,7 @@ from lib.support.locks import locked
 from lib.support.progress import progress
 from lib.support.store import Store
 
-LOG, CHECKPOINTS = "training_log.jsonl", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -224,34 +223,6 @@ def _check_taught(kind: Kind) -> None:
         raise ValueError(f"{kind} learns from each text alone and from no teacher; set supervised=True, or drop it.")
 
 
-_PARTS = {
-    "loss": "all",
-    "base_loss": "ranking",
-    "fvu": "L(k)",
-    "fvu_4k": "L(4k)",
-    "auxk": "AuxK",
-    "query_regularizer_loss": "FLOPS of queries",
-    "document_regularizer_loss": "FLOPS of documents",
-    **{f"reconstruction_loss_{end}": part for end, part in (("k", "L(k)"), ("4k", "L(4k)"), ("aux", "AuxK"))},
-}
-
-
-def losses(folder: str | Path) -> pd.DataFrame:
-    """Return the losses that `finetune` has logged in a folder: step, part ("all", "ranking", "AuxK" ...), value.
-
-    A value is a mean over the steps since the row before. The parts that are logged differ by kind; each is as it is
-    added up to "all". FileNotFoundError for a folder without a log.
-    """
-    lines = (user_path(folder) / LOG).read_text("utf-8").splitlines()
-    rows = [
-        {"step": row["step"], "part": part, "value": row[name]}
-        for row in map(json.loads, lines)
-        for name, part in _PARTS.items()
-        if name in row
-    ]
-    return pd.DataFrame(rows, columns=["step", "part", "value"])
-
-
 def load_finetuned(folder: str | Path) -> Model:
     """Return the model that `finetune` has saved, of the type that it returns; errors as `load_sparse_encoder`."""
     folder = user_path(folder)
@@ -311,7 +282,7 @@ def _trainer(
     evaluator = None if dev is None else _evaluator(dev, model)
     trained = _head(model, columns, store or Store()) if kind.frozen else model
     loss = kind.loss(trained, config.teacher_temperature if distilled else None)
-    callbacks = [_FiniteWeights(), _Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
+    callbacks = [_FiniteWeights(), Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
     if isinstance(loss, SpladeLoss):
         callbacks.append(SpladeRegularizerWeightSchedulerCallback(loss, warmup_ratio=config.flops_warmup))
     trainer = _finite(SparseEncoderTrainer if sparse else SentenceTransformerTrainer)(
@@ -409,32 +380,6 @@ class _FiniteWeights(TrainerCallback):
             for name, weight in model.named_parameters():
                 if not torch.isfinite(weight).all():
                     raise _diverged(f"After step {state.global_step}, {name} holds NaN or infinity", args)
-
-
-class _Progress(TrainerCallback):
-    """Shows progress, writes the log, and has the last step evaluated, or not saved twice."""
-
-    def __init__(self, log: Path):
-        self._log, self._status = log, ""
-        self._steps: Iterator[int] = iter(())
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        shape = {"total": state.max_steps, "initial": state.global_step, "status": lambda: self._status}
-        self._steps = progress(range(state.global_step, state.max_steps), what="finetune", unit="steps", **shape)
-        next(self._steps, None)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        next(self._steps, None)
-        if state.global_step == state.max_steps:
-            control.should_evaluate = args.eval_strategy != "no"
-            control.should_save = control.should_evaluate  # else `finetune` saves this state itself
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if "loss" in (logs or {}):
-            self._status = f"loss {logs['loss']:.4g}"
-        state.log_history[-1] |= logs or {}  # other callbacks may have added something
-        with replacing(self._log) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), "utf-8")
 
 
 class _Evaluator(BaseEvaluator):

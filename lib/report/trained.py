@@ -41,7 +41,7 @@ def contrasts_in_words(contrasts: pd.DataFrame) -> str:
 
 
 def losses_figure(losses: pd.DataFrame) -> Figure:
-    """Draw the parts of the loss of `lib.learned.train.losses` against the steps, on a logarithmic scale.
+    """Draw the parts of the loss of `lib.learned.log.losses` against the steps, on a logarithmic scale.
 
     ValueError if there are none.
     """

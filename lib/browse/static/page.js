@@ -76,7 +76,8 @@ async function postingsOf(latent) {
   return {idf, postings: unpacked(codes, 5)};
 }
 
-// w_j(q) = phi(sum_{t in q} E_tj) as in lib.inference_free, or phi(max_{t in q} E_tj), from the tokens of the collection's words
+// w_j(q) = phi(sum_{t in q} E_tj) as in lib.inference_free, or phi(max_{t in q} E_tj), from the tokens of the words of
+// the collection
 async function queryOf(text) {
   const [about, table] = await Promise.all([page.load("about"), page.load("query")]);
   const joined = new Map(), unknown = [];
