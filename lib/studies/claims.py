@@ -37,7 +37,7 @@ from lib.support.folders import digest_file
 # What the claims of a source are tested with here.
 TESTED = {
     names.LATENT_TERMS: "the method, with our retriever and autoencoders",
-    names.SPLARE: "its readout of a frozen retriever, not with its trained model",
+    names.SPLARE: "its readout of a frozen retriever, not with its model as trained",
     names.SPLARE_TRAINED: "our retriever, trained on our pairs",
     names.CSR_SECOND: "our retriever and pairs, finetuned before the autoencoder",
     names.OTHERS: "our retriever, autoencoders and machine",
