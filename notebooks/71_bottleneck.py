@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extra `learned` |
-# | *Writes* | `bottleneck`, and its `_contrasts` (csv, json, png, pdf); its `_tried`, `_ablation` (csv, json) |
+# | *Writes* | `bottleneck`, its `_contrasts`, `_losses` (csv, json, png, pdf); its `_tried`, `_ablation` (csv, json) |
 # | *Paper item* | none |
 # | *Runtime* | after `70_splare`: `smoke` about a minute; `laptop` two hours on two cores |
 
@@ -26,7 +26,7 @@ profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFIL
 # %%
 from lib.report.bottleneck import bottleneck_figure, bottleneck_in_words
 from lib.report.common import save_study
-from lib.report.trained import contrasts_figure, means_of
+from lib.report.trained import contrasts_figure, losses_figure, means_of
 from lib.studies.bottleneck import bottleneck_study
 from lib.studies.profiles import start
 from lib.studies.provenance import provenance
@@ -43,8 +43,8 @@ here.size
 # whole of it, and two learning rates of each were tried on training queries, of the joint ones with two of the
 # autoencoder. Joint training of tokens had one seed at first; of 2026-11-30 are its other seeds, its own learning rate,
 # its pairs and its pruned rows, other lambdas and k, CSR's constants, which are those of `72_csr`, the autoencoders'
-# rates, and an AuxK that acts, with which the results have still to be made. `squad` and `pydoc` are *near*: some of
-# the pairs are of their kind. A run that was killed goes on from its last checkpoint.
+# rates, and an AuxK that acts. `squad` and `pydoc` are *near*: some of the pairs are of their kind. A run that was
+# killed goes on from its last checkpoint.
 
 # %%
 tables, origin = bottleneck_study(here)
@@ -74,6 +74,7 @@ means_of(tables["bottleneck_ablation"])[shown].round(4)
 figures = {
     "bottleneck": bottleneck_figure(tables["bottleneck"], tables["bottleneck_ablation"]),
     "bottleneck_contrasts": contrasts_figure(tables["bottleneck_contrasts"]),
+    "bottleneck_losses": losses_figure(tables["bottleneck_losses"]),
 }
 save_study(profile.figures_folder, provenance(profile, **origin), tables, figures)
 

@@ -43,9 +43,9 @@ here.size
 # Learning rates, and the weight gamma of the contrastive loss at k = 8, are chosen on training queries of SciFact and
 # `pydoc`, with one seed; the last state of a fixed number of steps is what is measured. Of 2026-11-30, after first
 # results, are the larger two of the four rates, an AuxK that acts, and as many steps with supervised positives as
-# without; with the latter two the results have still to be made. `squad` and `pydoc` are *near*: some of the pairs are
-# of their kind. In the cells of the ablation the retriever is finetuned first, and the autoencoder reads it as it is
-# then. A run that was killed goes on from its last checkpoint.
+# without. `squad` and `pydoc` are *near*: some of the pairs are of their kind. In the cells of the ablation the
+# retriever is finetuned first, and the autoencoder reads it as it is then. A run that was killed goes on from its last
+# checkpoint.
 
 # %%
 tables, origin = csr_study(here)

@@ -20,7 +20,7 @@ from lib.learned.train import load_finetuned
 from lib.report.bottleneck import bottleneck_figure, bottleneck_in_words
 from lib.report.csr import csr_figure, csr_in_words
 from lib.report.splare import latency_figure, splare_figure, splare_in_words
-from lib.report.trained import contrasts_figure, means_of
+from lib.report.trained import contrasts_figure, losses_figure, means_of
 from lib.studies import names
 from lib.studies.bottleneck import bottleneck_study
 from lib.studies.csr import cell, chosen_csr, csr_study, truncated
@@ -217,6 +217,7 @@ def test_splare_and_bottleneck(bench):
     assert table.loc[[names.JOINT, names.CSR_FROZEN, names.AFTER_EMBEDDINGS], "fvu"].notna().all()
     assert len(means_of(joint["bottleneck_ablation"])) == 4
     bottleneck_figure(joint["bottleneck"], joint["bottleneck_ablation"])
+    assert len(losses_figure(joint["bottleneck_losses"]).axes) == 3
     tables = (joint[name] for name in ("bottleneck", "bottleneck_contrasts", "bottleneck_ablation"))
     assert "alpha 0.1: " in bottleneck_in_words(*tables)
     plt.close("all")

@@ -40,7 +40,7 @@ from lib.report.seeds import seeds_figure
 from lib.report.splare import latency_figure as splare_latency_figure
 from lib.report.splare import splare_figure
 from lib.report.steering import main_rows, steering_figure
-from lib.report.trained import contrasts_figure, means_of
+from lib.report.trained import contrasts_figure, losses_figure, means_of
 from lib.report.variants import clear, measured, variants_figure
 from lib.report.width_k import width_k_figure
 from lib.report.zipf import cost_figure, rank_frequency_figure, zipf_figure
@@ -91,6 +91,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "splare_latency": _figure(splare_latency_figure, "splare_latency", "splare"),
     "bottleneck": _figure(bottleneck_figure, "bottleneck", "bottleneck_ablation"),
     "bottleneck_contrasts": _figure(contrasts_figure, "bottleneck_contrasts"),
+    "bottleneck_losses": _figure(losses_figure, "bottleneck_losses"),
     "csr": _figure(csr_figure, "csr"),
     "csr_contrasts": _figure(contrasts_figure, "csr_contrasts"),
     "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),

@@ -43,18 +43,20 @@ def contrasts_in_words(contrasts: pd.DataFrame) -> str:
 def losses_figure(losses: pd.DataFrame) -> Figure:
     """Draw the parts of the loss of `lib.learned.log.losses` against the steps, on a logarithmic scale.
 
-    ValueError if there are none.
+    With a column system, of several runs side by side. ValueError if there are none.
     """
     if losses.empty:
         raise ValueError("The log has no loss; a run writes one ten times in `FinetuneConfig.every` steps.")
-    parts = dict.fromkeys(losses["part"])
+    runs = list(losses.groupby("system", sort=False)) if "system" in losses else [("", losses)]
+    colours = colours_of(dict.fromkeys(losses["part"]))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
-        for part, colour in colours_of(parts).items():
-            rows = losses[losses["part"] == part]
-            axes.plot(rows["step"], rows["value"], color=colour, label=part)
-        axes.set(xlabel="step", ylabel="loss", yscale="log")
-        axes.legend(fontsize=7)
+        figure, panels = plt.subplots(1, len(runs), figsize=(2.2 + 2.6 * len(runs), 3.0), sharey=True, squeeze=False)
+        for axes, (system, run) in zip(panels[0], runs, strict=True):
+            for part, rows in run.groupby("part", sort=False):
+                axes.plot(rows["step"], rows["value"], color=colours[part], label=part)
+            axes.set(xlabel="step", yscale="log", title=system)
+            axes.legend(fontsize=6.5)
+        panels[0, 0].set_ylabel("loss")
     return figure
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 import pandas as pd
 
 from lib.latent_terms import LatentTerms
+from lib.learned.log import losses
 from lib.learned.models import Bottleneck, DenseControl
 from lib.studies import names
 from lib.studies.csr import chosen_csr, on_embeddings
@@ -32,6 +33,7 @@ from lib.studies.trained import (
     dense_readout,
     finetuned_encoder,
     token_readout,
+    trained,
     trained_readout,
 )
 from lib.studies.trained_tables import (
@@ -63,7 +65,8 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     `bottleneck` is `systems_table` against the finetuned dense retriever, with fvu, the share of the variance of the
     documents' embeddings that the autoencoder leaves unexplained; `bottleneck_contrasts` is `contrasts_table`;
     `bottleneck_tried` what was tried on training queries; `bottleneck_ablation` changes alpha, lambda and k one at a
-    time, of seed 0, against none of these changes, with the columns field and value.
+    time, of seed 0, against none of these changes, with the columns field and value; `bottleneck_losses` are the logged
+    `losses` of the three whose retriever is trained as a whole, of seed 0.
     """
     size, reader = bench.size, bench.reader
     dense, dense_tried = choose(
@@ -103,20 +106,24 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
             (names.TRAINED_SPLARE, *kinds[names.TRAINED_SPLARE]),
             (names.TRAINED_WORDS, *kinds[names.TRAINED_WORDS]),
         ):
-            whole = trained_readout(bench, system, kind, base, run)._replace(top=None)
-            readouts.append(whole)
+            unpruned = trained_readout(bench, system, kind, base, run)._replace(top=None)
+            readouts.append(unpruned)
             if system != names.TRAINED_WORDS:
-                readouts.append(whole._replace(name=names.pruned(system, *size.top), top=size.top))
+                readouts.append(unpruned._replace(name=names.pruned(system, *size.top), top=size.top))
     results = results_of(bench, readouts)
+    whole = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}
+    logged = [
+        losses(trained(bench, kind, bench.base, bench.config())).assign(system=system) for system, kind in whole.items()
+    ]
     tried = [dense_tried, joint_tried, tokens_tried, lora_tried, csr_tried]
     tables = {
         "bottleneck": _with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
         "bottleneck_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
         "bottleneck_tried": pd.concat(tried, ignore_index=True),
         "bottleneck_ablation": ablation(bench, joint),
+        "bottleneck_losses": pd.concat(logged, ignore_index=True),
     }
-    chosen: dict = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}
-    chosen |= {names.CSR_FROZEN: csr} | {system: kind for system, (kind, _) in kinds.items()}
+    chosen: dict = whole | {names.CSR_FROZEN: csr} | {system: kind for system, (kind, _) in kinds.items()}
     return tables, bench.origin(csr=config, chosen={system: repr(kind) for system, kind in chosen.items()})
 
 

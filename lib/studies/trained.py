@@ -25,8 +25,7 @@
 - *Repeated*, of 2026-11-30, when all had been measured once: every autoencoder that 71 and 72 train. A latent had
   counted as dead after 1,000 calls of Top-K or a million tokens, more than any run had, so that AuxK never acted; now
   it is after 30 calls, which is sentence-transformers' own number, or 30,000 tokens. CSR with supervised positives had
-  half the steps of CSR without, since it has half as many rows; now it has as many. The tables of 71 and
-  72 are still those of before.
+  half the steps of CSR without, since it has half as many rows; now it has as many.
 - *Seeds.* Three of each system in the main tables of 70 and 71 and of each cell of 72's ablation; one for layers,
   widths, more pairs, the ablation of 71 and the other k. A query's value is the mean over the seeds.
 - *Ranked* are samples of 100 queries and 400 documents, or as many as are judged for these queries, of SciFact (test),
