@@ -25,7 +25,7 @@ from lib.interop.engines.vectors import query_vectors
 from lib.latent_terms import LatentTerms
 from lib.learned import train
 from lib.learned.log import LOG, losses
-from lib.learned.losses import AnnealedK, ranking_loss
+from lib.learned.losses import TARGET, AnnealedK, ranking_loss
 from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
 from lib.learned.retriever import LearnedRetriever
@@ -418,6 +418,16 @@ def test_the_loss_of_the_bottleneck_is_its_equation(name, pairs, base):
     assert_close(parts["base_loss"], entropy)
     alone = loss.reconstruction.compute_loss_from_embeddings([model(dict(column)) for column in features])
     assert_close(alone, {key: parts[key] for key in alone})
+
+
+def test_what_the_bottleneck_reconstructs_is_a_constant(pairs, base):
+    model = TINY["bottleneck"].build(base)
+    loss, outputs = TINY["bottleneck"].loss(model, None), []
+    loss.reconstruction.compute_loss_from_embeddings = lambda columns: outputs.extend(columns) or {}
+    loss([model.preprocess(side[:8]) for side in (QUERIES, POSITIVES)])
+    assert len(outputs) == 2
+    assert all(output["sentence_embedding"].requires_grad for output in outputs)
+    assert not any(output[TARGET].requires_grad for output in outputs)
 
 
 def test_csr_on_stored_embeddings_is_the_library_loss_of_the_whole_model(pairs, base, tmp_path):

@@ -19,6 +19,8 @@ from transformers import TrainerCallback
 from lib.support.checks import check_count
 from lib.support.files import replacing
 
+TARGET = "sentence_embedding_backbone"  # what CSR's loss reconstructs, of the features that a model makes
+
 
 def scaled_score(a: torch.Tensor, b: torch.Tensor, similarity: Callable, scale: float) -> torch.Tensor:
     """Return scale * similarity(a, b)."""
@@ -40,6 +42,8 @@ def ranking_loss(model: SparseEncoder, scale: float, teacher_temperature: float 
 
 class BottleneckLoss(SpladeLoss):
     """ranking(z) + alpha reconstruction + lambda_q FLOPS(z_q) + lambda_d FLOPS(z_d), of a model with an autoencoder.
+
+    What is reconstructed is a constant in the loss: else it falls where all embeddings become alike.
 
     Parameters
     ----------
@@ -66,6 +70,9 @@ class BottleneckLoss(SpladeLoss):
         """Return the terms by name, scalars to be added up."""
         outputs = [self.model(features) for features in sentence_features]
         queries, *documents = [output["sentence_embedding"] for output in outputs]
+        for output in outputs:
+            if TARGET in output:  # token states, `TokenReconstructionLoss` detaches
+                output[TARGET] = output[TARGET].detach()
         parts = self.reconstruction.compute_loss_from_embeddings(outputs)
         losses = {name: self.alpha * part for name, part in parts.items()}
         losses["base_loss"] = self.loss.compute_loss_from_embeddings([queries, *documents], labels)

@@ -14,6 +14,10 @@ keeps. Later that day, before their results: lambda and k are changed, too, and 
 72 chooses, as have the autoencoders of embeddings that are trained afterwards, but for gamma. Still later, when it had
 been seen that CSR's learning rate was tuned and that of the joint ones' autoencoders was not: two of these are tried
 with each of the retriever's. What was trained without AuxK is trained again (`lib.studies.trained`, *Repeated*).
+
+The joint autoencoder starts at random and sees each text of the pairs once, that of CSR and those trained afterwards
+see it five times in larger batches: what is compared is what one budget of minutes for the retriever gives, not equal
+training of the autoencoders.
 """
 
 from dataclasses import replace
