@@ -56,8 +56,11 @@ class StateSource(Protocol):
 
     n: int
     d: int
-    identity: dict
     lengths: np.ndarray | None
+
+    @property
+    def identity(self) -> dict:
+        """See above."""
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""

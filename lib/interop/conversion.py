@@ -19,7 +19,7 @@ from lib.interop.modules.features import origin_of, public_name, warn_of_another
 from lib.interop.modules.token_pooling import strategies
 from lib.latent_terms import LatentTerms, other_origin
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.codes import FinishedJumpReLU
+from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import json_object, token_autoencoder
 from lib.support.files import user_path
 from lib.support.hub import find_folder
@@ -112,12 +112,14 @@ def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTo
         k = sae.k
     elif k is None:
         k = min(sae.width, 16 * sae.k)
-    variant, groups = ("jumprelu", 1) if thresholds else ("standard", sae.activation.groups)
-    settings = {"frozen": True, "normalize_input": sae.scales, "groups": groups}
-    module = SparseAutoEncoderTokenEncoder(sae.d, sae.width, k, variant, **settings)
+    groups = sae.activation.groups if isinstance(sae.activation, FinishedTopK) else 1
+    variant = "jumprelu" if thresholds else "standard"
+    module = SparseAutoEncoderTokenEncoder(
+        sae.d, sae.width, k, variant, frozen=True, normalize_input=sae.scales, groups=groups
+    )
     weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
     module.load_state_dict(weights | thresholds)
-    if sae.scales and sae.centre.any():
+    if sae.centre is not None and sae.centre.any():
         module.data_mean = sae.centre.clone()
     return module
 
@@ -156,7 +158,7 @@ def from_sparse_encoder(encoder: SparseEncoder, *, k: int | None = None, bm25: B
     if coder.W_dec is None:
         raise ValueError("The autoencoder has no decoder, which LatentTerms keeps; load it with has_decoder=True.")
     k = _average(coder, k)
-    prompts = {f"{kind}_prompt": _prompt(encoder, kind) for kind in PROMPT_NAMES}
+    prompts: dict = {f"{kind}_prompt": _prompt(encoder, kind) for kind in PROMPT_NAMES}
     source = transformer.config.name_or_path
     retriever = TokenEncoder(
         source,
@@ -290,4 +292,5 @@ def _load_module(folder: Path, entry: Mapping[str, str]) -> Module:
         raise ValueError(f"{path} names {name}, which this sentence-transformers lacks; upgrade it.") from error
     if not (isinstance(kind, type) and issubclass(kind, Module)):
         raise ValueError(f"{path} names {name}, which is not a module of sentence-transformers; it is not loaded.")
-    return kind.load(str(folder), subfolder=entry["path"], local_files_only=True)
+    module: type[Module] = kind
+    return module.load(str(folder), subfolder=entry["path"], local_files_only=True)

@@ -206,7 +206,7 @@ class MTEBSearch(_Scored):
         rows = self._rows(texts, "query", progress=_progress(settings))
         if top_ranked is None:
             return self._indexed.search(rows, ids, top_k).as_dict()
-        scores = {}
+        scores: dict[str, dict[str, float]] = {}
         for row, query_id in enumerate(ids):
             scores |= self._indexed.search(rows[[row]], [query_id], top_k, allow=top_ranked[query_id]).as_dict()
         return scores

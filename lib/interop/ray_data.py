@@ -9,9 +9,9 @@ reports its usage to its makers unless the environment variable RAY_USAGE_STATS_
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -109,20 +109,20 @@ def _plan(
 
     A unit is `rows` rows of the file `path`, from row `start` on.
     """
-    paths = [user_path(path).resolve() for path in check_iterable(paths, "paths")]
+    files = [user_path(path).resolve() for path in check_iterable(paths, "paths")]
     size = check_count(rows_per_shard, "rows_per_shard")
-    if missing := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(paths)} are missing).")
+    if missing := [path for path in files if not path.is_file()]:
+        raise FileNotFoundError(f"There is no file {missing[0]} ({len(missing)} of {len(files)} are missing).")
     columns = {"id_column": id_column, "text_column": text_column}
-    counts = {path: _count_rows(path, columns) for path in paths}
-    starts = [(path, start) for path in paths for start in range(0, counts[path], size)]
+    counts = {path: _count_rows(path, columns) for path in files}
+    starts = [(path, start) for path in files for start in range(0, counts[path], size)]
     if not starts:
-        raise ValueError(f"The {len(paths)} files hold no rows; give at least one document.")
+        raise ValueError(f"The {len(files)} files hold no rows; give at least one document.")
     units = [
         {"number": i, "path": str(path), "start": start, "rows": min(size, counts[path] - start)}
         for i, (path, start) in enumerate(starts)
     ]
-    inputs = [{"file": path.name, "rows": counts[path], "sha256": digest_file(path)} for path in paths]
+    inputs = [{"file": path.name, "rows": counts[path], "sha256": digest_file(path)} for path in files]
     sizes = {"rows_per_shard": size, "shards": [unit["rows"] for unit in units], "width": model.sae.width}
     return {"model": model.identity, "inputs": inputs, **columns, **sizes}, units
 
@@ -237,12 +237,12 @@ def _shard_folder(folder: Path, number: int) -> Path:
 
 def _save(folder: Path, number: int, digest: str, ids: list[str], terms: csr_array) -> None:
     arrays = zip(ARRAYS, (terms.indptr, terms.indices, terms.data), strict=True)
-    writers = {name: lambda path, array=array: save_parts(path, [array]) for name, array in arrays}
+    writers: dict[str, Callable[[Path], object]] = {name: partial(save_parts, parts=[array]) for name, array in arrays}
     writers["ids.json"] = lambda path: path.write_text(json.dumps(ids), "utf-8")
     save_folder(folder, SHARD, FORMAT_VERSION, {"corpus": digest, "number": number, "shape": terms.shape}, writers)
 
 
-def _open(corpus: Path, number: int, digest: str, unread: Iterable[str] = ()) -> tuple[dict, dict[str, Path]]:
+def _open(corpus: Path, number: int, digest: str, unread: Collection[str] = ()) -> tuple[dict, dict[str, Path]]:
     folder = _shard_folder(corpus, number)
     manifest, files = load_folder(folder, SHARD, FORMAT_VERSION, unread)
     if (manifest["corpus"], manifest["number"]) != (digest, number):

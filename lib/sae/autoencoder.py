@@ -75,6 +75,7 @@ class SparseAutoencoder:
         n_rows, self.d = W_enc.shape
         self.width = n_rows if activation.encoder_rows(n_rows) == n_rows else len(W_dec)
         self.activation = activation.to(W_enc.device)
+        self.b_pre: torch.Tensor
         W_enc, b_enc, W_dec, self.b_pre, self.centre = (
             None if tensor is None else tensor.detach().to(torch.float32).contiguous()
             for tensor in (W_enc, b_enc, W_dec, b_pre, centre)
@@ -254,7 +255,9 @@ class SparseAutoencoder:
         Raises ValueError for an unknown activation, for tensors that are not those of the activation, and as the
         constructor.
         """
-        forms = {form.name: form for form in (FinishedBoosted, *(kind.finished_form for kind in ACTIVATIONS.values()))}
+        finished: list[type[FinishedActivation]] = [FinishedBoosted]
+        finished += [kind.finished_form for kind in ACTIVATIONS.values()]
+        forms = {form.name: form for form in finished}
         form = forms[check_choice(config["activation"], forms, "activation")]
         arrays = load_file(weights)
         for name in [name for name in arrays if name.endswith(_SCALE)]:
@@ -288,7 +291,7 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         At least two, topk, of equal d, width and k, without a centre, and trained on the states of one retriever.
     """
     forms = [repr(part) for part in parts]
-    plain = [part.activation.name == "topk" and part.activation.groups == 1 for part in parts]
+    plain = [type(part.activation) is FinishedTopK and part.activation.groups == 1 for part in parts]
     if len(parts) < 2 or len(set(forms)) > 1 or not all(plain) or parts[0].scales:
         raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
     trained_on = [part.metadata.get("run", {}).get("states", {}).get("encoder") for part in parts]
@@ -297,7 +300,7 @@ def join(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     W_enc, W_dec = (torch.cat([part.tensors()[name] for part in parts]) for name in ("W_enc", "W_dec"))
     b_pre = torch.stack([part.b_pre.double() for part in parts]).mean(dim=0)
     b_enc = [part.b_enc + part.W_enc.double() @ (b_pre - part.b_pre) for part in parts]
-    metadata = {"parts": [part.metadata for part in parts]}
+    metadata: dict = {"parts": [part.metadata for part in parts]}
     if trained_on[0]:
         metadata["run"] = {"states": {"encoder": trained_on[0]}}
     activation = FinishedTopK(sum(part.k for part in parts), groups=len(parts))

@@ -9,7 +9,7 @@ import torch
 
 from lib.encode.states import StateSource
 from lib.sae.autoencoder import SparseAutoencoder
-from lib.sae.codes import FinishedBoosted
+from lib.sae.codes import FinishedBoosted, FinishedTopK
 
 
 def check_leaves(sae: SparseAutoencoder) -> SparseAutoencoder:
@@ -68,7 +68,9 @@ def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
         At least two, topk, of equal d, width and k, without a centre, in the order of training.
     """
     forms = [repr(part) for part in parts]
-    plain = [part.activation.name == "topk" and part.activation.groups == 1 and not part.scales for part in parts]
+    plain = [
+        type(part.activation) is FinishedTopK and part.activation.groups == 1 and not part.scales for part in parts
+    ]
     if len(parts) < 2 or len(set(forms)) > 1 or not all(plain):
         raise ValueError(f"The parts are {forms}; give two or more topk autoencoders of equal d, width and k.")
     for number, part in enumerate(parts):
@@ -83,7 +85,7 @@ def boost(parts: Sequence[SparseAutoencoder]) -> SparseAutoencoder:
     for part in parts:  # what it was given less its own b_pre: x less the b_pre of all before it, too
         before = before + part.b_pre.double()
         b_enc.append(part.b_enc + part.W_enc.double() @ (b_pre - before))
-    metadata = {"parts": [part.metadata for part in parts]}
+    metadata: dict = {"parts": [part.metadata for part in parts]}
     origin = parts[0].metadata.get("run", {}).get("states", {}).get("encoder")
     if origin:
         metadata["run"] = {"states": {"encoder": origin}}

@@ -17,7 +17,7 @@ from lib.support.folders import load_folder, read_folder, save_folder
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT_VERSION = 1
 _SLOTS = ("checkpoint-0.json", "checkpoint-1.json")
@@ -55,28 +55,30 @@ class Checkpoints:
     def __enter__(self) -> Self:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "w")
-            if self._lock_folder():
+            lock = open(self.folder / "lock", "w")
+            if self._locks(lock):
                 break
-            self._lock.close()
+            lock.close()
+        self._lock = lock
         self._remove_leftovers()
         return self
 
-    def _lock_folder(self) -> bool:
+    def _locks(self, lock: IO) -> bool:
         """Lock the folder; False if another process removed the lock file between our opening and our locking it."""
         if fcntl is None:
             return True
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
         except FileNotFoundError:
             return False
         except BlockingIOError as error:
-            self._lock.close()
+            lock.close()
             raise ValueError(f"Another process trains in {self.folder}; wait, or name another folder.") from error
 
     def __exit__(self, *_) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _remove_leftovers(self) -> None:
         named = " ".join((self.folder / slot).read_text("utf-8", "replace") for slot in self._slots())
@@ -104,8 +106,8 @@ class Checkpoints:
             return None
         self._newest = max(checkpoints, key=lambda slot: checkpoints[slot][0]["step"])
         manifest, files = checkpoints[self._newest]
-        for error in errors:
-            warnings.warn(f"{error} The other checkpoint, of step {manifest['step']}, is used.", stacklevel=2)
+        for damage in errors:
+            warnings.warn(f"{damage} The other checkpoint, of step {manifest['step']}, is used.", stacklevel=2)
 
         def read(manifest: dict, files: dict[str, Path]) -> Checkpoint:
             return Checkpoint(manifest["step"], load_file(files["state.safetensors"]), manifest["facts"])

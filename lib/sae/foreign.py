@@ -120,9 +120,10 @@ def read_sparsify(folder: str | Path) -> SparseAutoencoder:
     d, k = _entry(path, config, "d_in"), _entry(path, config, "k")
     width = config.get("num_latents") or d * _entry(path, config, "expansion_factor")  # 0: given by the factor
     with _naming(path):
-        weights = [tensors[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")]
+        names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_pre": "b_dec"}
+        weights = {name: tensors[theirs] for name, theirs in names.items()}
         metadata = {"sparsify": config, **_sparsify_origin(path.parent, config)}
-        sae = SparseAutoencoder(*weights, FinishedTopK(k), metadata)
+        sae = SparseAutoencoder(**weights, activation=FinishedTopK(k), metadata=metadata)
     return _checked(sae, path, d_in=d, num_latents=width)
 
 
@@ -157,11 +158,12 @@ def read_checkpoint(path: str | Path, *, k: int | None = None) -> SparseAutoenco
     k_of_file = None if variant == "jumprelu" else config.get("k")
     if k_of_file is not None and k is not None:
         raise ValueError(f"k is {k}, but {path} has k = {k_of_file}; read it without k, then use with_k.")
-    if k_of_file is None and k is None:
+    k = k_of_file if k is None else k
+    if k is None:
         raise ValueError(f"{path} has no number of latents that a token has; look it up or measure it, and give k.")
     settings = {"normalize_input": config.get("normalize_input", True), "groups": config.get("groups", 1)}
     with _naming(path):
-        weights = token_autoencoder(tensors, k_of_file if k is None else k, **settings)
+        weights = token_autoencoder(tensors, k, **settings)
         origin = _origin((config.get("trained_on") or {}).get("name"), None)
         sae = SparseAutoencoder(**weights, metadata={"checkpoint": config, **origin})
     sizes = {"input_dim": config.get("input_dim", sae.d), "hidden_dim": config.get("hidden_dim", sae.width)}
@@ -208,6 +210,7 @@ def token_autoencoder(
     Raises TypeError or ValueError as `FinishedTopK` and `FinishedJumpReLU`, and for groups with thresholds.
     """
     tensors = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    activation: FinishedActivation
     if "theta" not in tensors:
         activation = FinishedTopK(k, groups)
     elif groups == 1:
@@ -237,15 +240,15 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
     """
     if sae.activation.name not in ("topk", "jumprelu"):
         raise ValueError(f"{sae!r} is of a kind that SAELens does not have; save it with `save`.")
-    top_k = isinstance(sae.activation, FinishedTopK)
-    if sae.scales or (top_k and sae.activation.groups > 1):
+    activation = sae.activation
+    if sae.scales or (isinstance(activation, FinishedTopK) and activation.groups > 1):
         reason = "scales each state" if sae.scales else "chooses in groups of latents"
         raise ValueError(f"{sae!r} {reason}, which SAELens does not have; save it with `save`.")
     folder = user_path(folder)
     for name in (CONFIG, SAELENS_WEIGHTS):
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} exists; give a new folder, or remove what is there.")
-    config = {
+    config: dict = {
         "architecture": sae.activation.name,
         "d_in": sae.d,
         "d_sae": sae.width,
@@ -262,11 +265,11 @@ def write_saelens(sae: SparseAutoencoder, folder: str | Path, *, metadata: Mappi
         },
     }
     tensors = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_pre}
-    if top_k:
+    if isinstance(activation, FinishedTopK):
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    else:
+    elif isinstance(activation, FinishedJumpReLU):
         config["metadata"]["training_architecture_details"] = {"k": sae.k}
-        tensors["threshold"] = sae.activation.threshold
+        tensors["threshold"] = activation.threshold
     text = json.dumps(config, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SAELENS_WEIGHTS) as path:
@@ -370,7 +373,7 @@ def _sparsify_origin(folder: Path, config: Mapping) -> dict:
     folder = folder.absolute()
     place = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder  # of a run with several seeds
     run = place.parent / "config.json"
-    facts = {"hookpoint": place.name} if _BLOCK.fullmatch(place.name) or _layer(place.name) == 0 else {}
+    facts: dict = {"hookpoint": place.name} if _BLOCK.fullmatch(place.name) or _layer(place.name) == 0 else {}
     if facts and run.is_file():
         facts |= {"model": json_object(run.read_text("utf-8"), str(run)).get("model")}
     facts |= config

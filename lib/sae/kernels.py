@@ -8,7 +8,7 @@ is decided by an activation of `lib/sae/activations/`.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Weights(NamedTuple):
     b_enc: torch.Tensor
     W_dec: torch.Tensor
     b_pre: torch.Tensor
-    extra: torch.Tensor | None = None
+    extra: Any = None  # no tensor or None: an activation that reads it has one
 
     def pre(self, centred: torch.Tensor) -> torch.Tensor:
         """Return the pre-activations of states less b_pre, `centred` [n, d], of all rows of W_enc."""

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -67,7 +67,8 @@ class EncoderWeights:
     """
 
     def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor, W_dec: torch.Tensor | None = None):
-        self.W_enc, self.b_enc, self.W_dec = W_enc, b_enc, W_dec
+        self.W_enc, self.b_enc = W_enc, b_enc
+        self.W_dec: Any = W_dec  # no tensor or None: a form that reads it has been given one
         self._screens: dict[str, Screen] = {}
         self._parts: dict[int, list[EncoderWeights]] = {}
         self._falls: tuple[tuple[int, ...], torch.Tensor] | None = None
@@ -173,12 +174,12 @@ def _in_int8(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
     lost = (W_enc - table * units[:, None]).norm(dim=1)
     largest_row = min(2**15 - 1, (2**31 - 1) // (127 * d))  # of which no sum leaves int32
     longest, most_bias = W_enc.norm(dim=1).max() + lost.max(), b_enc.abs().max()
-    columns = [part.detach().numpy() for part in (table, units, lost, b_enc)]
 
     def multiply(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         row_units = (rows.abs().amax(dim=1) / largest_row).clamp(min=torch.finfo(torch.float32).tiny)
         whole = (rows / row_units[:, None]).round_().to(torch.int16)
-        bounds(*(part.numpy() for part in (whole, row_units, rows.norm(dim=1))), *columns, out.numpy())
+        arguments = whole, row_units, rows.norm(dim=1), table, units, lost, b_enc, out
+        bounds(*(part.detach().numpy() for part in arguments))
         return out
 
     def find(centred: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -263,7 +263,7 @@ def train(
     """
     torch_device = training_device(device)
     config = config.resolved(torch_device)
-    source = StoredStates([states]) if isinstance(states, torch.Tensor) else states
+    source: StateSource = StoredStates([states]) if isinstance(states, torch.Tensor) else states
     if source.n < config.batch_tokens:
         size = config.batch_tokens
         raise ValueError(f"There are {source.n} states, not a batch of {size}; give more or a smaller batch_tokens.")
@@ -273,10 +273,10 @@ def train(
             f"{config.activation!r} reads whole texts, and these states do not say where they end; {remedy}."
         )
     identity = run_identity(source, config)
-    entered = checkpoints is None or isinstance(checkpoints, Checkpoints)
-    with nullcontext(checkpoints) if entered else Checkpoints(checkpoints) as folder:
+    new = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else nullcontext(checkpoints)
+    with new as folder:
         last = None if folder is None else folder.load()
-        if last is None:
+        if folder is None or last is None:
             run = Run.begin(source, config, torch_device)
         else:
             check_same(last.facts["run"], identity, folder.folder)

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Set
 from numbers import Integral, Real
+from typing import TypeVar
+
+T = TypeVar("T")
 
 GRADES = 10_000  # the largest grade; trec_eval takes time that grows with the square of the largest
 
@@ -127,7 +130,7 @@ def check_grade(grade: float, what: str) -> int:
     return int(grade)
 
 
-def check_choice(value: str, choices: Iterable[str], what: str) -> str:
+def check_choice(value: T, choices: Iterable[T], what: str) -> T:
     """Return `value` when it is one of `choices`; raise a `ValueError` that lists them when it is not."""
     choices = list(choices)
     if value not in choices:

@@ -104,7 +104,7 @@ def save_parts(path: Path, parts: Sequence[np.ndarray]) -> None:
 
 
 def save_folder(
-    folder: str | Path, manifest_name: str, version: int, content: dict, writers: Mapping[str, Callable[[Path], None]]
+    folder: str | Path, manifest_name: str, version: int, content: dict, writers: Mapping[str, Callable[[Path], object]]
 ) -> None:
     """Write files, and the manifest `manifest_name` ("index.json") that describes them, atomically.
 
@@ -155,7 +155,7 @@ def _write_manifest(path: Path, manifest: dict) -> None:
         to_disk(path.parent)
 
 
-def _write_named_by_digest(path: Path, write: Callable[[Path], None], mode: int | None) -> dict:
+def _write_named_by_digest(path: Path, write: Callable[[Path], object], mode: int | None) -> dict:
     with temporary_beside(path) as temporary:
         temporary.touch(0o666 if mode is None else mode)
         mode = temporary.stat().st_mode if mode is None else mode  # as the umask asks; safetensors would make it 0600

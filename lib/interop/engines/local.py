@@ -168,7 +168,7 @@ class QdrantEngine(Engine):
         """Answer one query."""
         query = self._vector(latents, weights)
         answer = self._client.query_points(self._collection, query=query, using="impacts", limit=k, with_payload=False)
-        return [(hit.id, hit.score) for hit in answer.points]
+        return [(int(hit.id), hit.score) for hit in answer.points]
 
 
 class QdrantEdgeEngine(Engine):

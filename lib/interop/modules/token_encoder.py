@@ -154,6 +154,7 @@ class SparseAutoEncoderTokenEncoder(LatentModule):
             raise ValueError(f"trained_on is {trained_on!r}; it must map name and fingerprint, as origin_of does.")
         self.trained_on = trained_on
         self.target_norm = input_dim**0.5
+        shapes: dict[str, tuple[int, ...] | None]
         shapes = {"W_enc": (input_dim, hidden_dim), "b_enc": (hidden_dim,), "b_pre": (input_dim,)}
         shapes["W_dec"] = (hidden_dim, input_dim) if has_decoder else None
         shapes["theta"] = (hidden_dim,) if variant == "jumprelu" else None

@@ -77,7 +77,7 @@ def activation_of(spec: str, k: int, budgets: Sequence[int] = ()) -> Activation:
     if not hasattr(kind, "budgets"):
         with_budgets = [name for name, kind in ACTIVATIONS.items() if hasattr(kind, "budgets")]
         raise ValueError(f"budgets are {list(budgets)}; {name!r} has none, {', '.join(with_budgets)} has.")
-    return kind(k, budgets=tuple(budgets), **values)
+    return kind(k, **values | {"budgets": tuple(budgets)})
 
 
 def spec_of(name: str, activation: Activation) -> str:

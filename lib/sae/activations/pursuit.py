@@ -41,7 +41,8 @@ def pursue(
     falls: torch.Tensor | None = None,
 ) -> Codes:
     """Return the codes of `rows` [n, d]; `falls` is W_dec W_enc^T, None if it is not to be used."""
-    indices, values = [], []
+    indices: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
     pre = torch.addmm(b_enc, rows, W_enc.T)
     for step in range(k):
         if step:
