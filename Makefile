@@ -34,7 +34,7 @@ help:  ## list the targets
 	touch $@
 
 run: NOTEBOOKS := 20_retrieval
-run: notebooks  ## set up, rank a real collection with every system, print the table (smoke profile: minutes)
+run: notebooks  ## set up, rank two built-in collections, print the table, write a page (smoke profile: minutes)
 	@$(BIN)/python -m lib.report $(RESULTS)
 	$(BIN)/python -m lib browse --collection pydoc/100 -o $(BUILT)/browse --force
 
@@ -59,7 +59,7 @@ browse: .venv/installed  ## write a page of the packaged model and all of pydoc,
 browser:
 	@command -v chromedriver || (apt-get update && apt-get install -y --no-install-recommends chromium-driver) || true
 
-test: style browser  ## set up, check style and types, run all tests, run the notebooks on built-in data
+test: style browser  ## set up (Debian's Chromium too, where it may), check style and types, run all tests and notebooks
 	rm -rf build/test
 	$(call convert,build/test)
 	$(PYTEST) build/test tests --nbmake --nbmake-timeout=1200

@@ -18,7 +18,7 @@
 # | *Reads* | `smoke`: a sample of the built-in `pydoc`; `laptop`: SciFact; the packaged model |
 # | *Writes* | `rank_frequency` (.png, .pdf, .csv, .json) |
 # | *Paper item* | the pipeline, and the rank-frequency figure of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about a minute, `laptop` about four on two cores, the first time (encodings are kept) |
+# | *Runtime* | `smoke` about a minute, `laptop` three minutes on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

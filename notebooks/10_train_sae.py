@@ -72,9 +72,9 @@ figure = plot_training(rows)
 save_figure(figure, profile.figures_folder, "training")
 
 # %% [markdown]
-# Left: the variance that is not explained yet. Middle: latents that were active in none of the last 100,000 tokens
-# (the auxiliary loss AuxK lets them learn from the residual). Right: how often a latent is active; an average one is in
-# k / width of the tokens, a few are in nearly all.
+# Left: the variance that is not explained yet. Middle: latents that were active in none of the last 100,000 tokens,
+# or of half of the run where that is fewer (the auxiliary loss AuxK lets them learn from the residual). Right: how
+# often a latent is active; an average one is in k / width of the tokens, a few are in nearly all.
 
 # %%
 frame = pd.DataFrame(rows).drop(columns="density")
@@ -132,8 +132,8 @@ pd.DataFrame(meanings)
 #
 #     python -m lib train folder/of/text my-model --width 16384
 #
-# and with FineWeb-Edu where a network is at hand (`pip install 'latent-terms[hub]'`):
+# and with FineWeb-Edu where a network is at hand (`pip install -e '.[hub]'`):
 #
-#     python -m lib train hf:HuggingFaceFW/fineweb-edu,sample-10BT my-model --tokens 20000000 --width 16384
+#     python -m lib train hf:HuggingFaceFW/fineweb-edu,sample-10BT my-other --tokens 20000000 --width 16384
 #
 # Several widths, seeds or layers in one pass over the text: `--width 8192 16384 --seed 0 1 2 --layer 3 6`.

@@ -10,7 +10,7 @@
 # # Latent Terms in sentence-transformers
 #
 # A `SentenceTransformer` in a folder becomes a `SparseEncoder`, its rows become the documents of a BM25 index, and the
-# trainer of sentence-transformers trains the autoencoder of another.
+# trainer of sentence-transformers trains a second retriever's autoencoder.
 #
 # | | |
 # |---|---|

@@ -17,7 +17,7 @@
 # | *Reads* | the collections of the profile, the packaged model |
 # | *Writes* | `retrieval` (csv, json, png, pdf), `retrieval_per_query.csv` |
 # | *Paper item* | Table 1 of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about three minutes, `laptop` about fifteen, on two cores (encodings are kept) |
+# | *Runtime* | `smoke` about three minutes, `laptop` about an hour on two cores, half of it SPLADE |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -47,7 +47,7 @@ model
 # - *latent terms, tuned*: the same with the constants recommended for the model, chosen on training queries
 #   (`python -m lib tune`) other than the queries below.
 # - *… + lexical*: reciprocal-rank fusion with lexical BM25.
-# - *dense + words, weighted*: what most people would do today; the sum of the embedding's and BM25's scores, each
+# - *dense + words, weighted*: the usual hybrid; the sum of the embedding's and BM25's scores, each
 #   divided by the most that it could be. *latent terms + words*: both in one inverted index. *all of one pass*: latent
 #   terms, words and the embedding (`lib.Searcher`). Weights were chosen on training queries, as the constants.
 #
@@ -70,7 +70,7 @@ wide_table(summary, "R@100")
 
 # %% [markdown]
 # ## Published figures, for comparison only
-# nDCG@10 of the paper's retrievers on BEIR; of these collections, only SciFact is among ours.
+# nDCG@10 of the paper's retrievers on BEIR; of these collections, only SciFact and NFCorpus are among ours.
 
 # %%
 PUBLISHED

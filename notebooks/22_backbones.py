@@ -79,9 +79,9 @@ display(PUBLISHED_DENSE, PUBLISHED, PUBLISHED_LIMIT)
 
 # %% [markdown]
 # ## Against the retriever's own ranking
-# With 95 % bootstrap intervals over queries; `seed_sd` is the standard deviation of the seeds' means. What follows for
-# the claims over retrievers, that latent terms help weak ones most and are much worse nowhere, says `90_claims`, by the
-# rule in `lib/studies/backbones.py` that was written before the results.
+# With 95 % bootstrap intervals over queries; `seed_sd` is the standard deviation of the seeds' means. `90_claims`
+# judges the claims about retrievers (latent terms help weak ones most, and are much worse nowhere) by the rule in
+# `lib/studies/backbones.py`, which was written before the results.
 
 # %%
 shown = ["collection", "measure", "backbone", "mean", "seed_sd", "difference", "difference_low", "difference_high"]

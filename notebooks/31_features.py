@@ -17,7 +17,7 @@
 # | *Reads* | the collections of the profile, the packaged model |
 # | *Writes* | `features`, `families`, `family_contributions` (csv, json), `family_contributions` (png, pdf) |
 # | *Paper item* | the analysis of latents in Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
+# | *Runtime* | `smoke` about a minute, `laptop` two or three on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -83,8 +83,8 @@ pd.DataFrame(rows, columns=["family", "latent", "top words", "strongest contexts
 
 # %% [markdown]
 # ## Broader latents, and the narrower ones that they contain
-# A latent is below another that is strong in at least half of the tokens in which it is, and in half as many again or
-# more. They are called by the words in which they fire and, in brackets, by those most typical of their texts.
+# Latent A is above B if A is strong in at least half of B's tokens, and in at least 1.5 times as many in all. They
+# are called by the words in which they fire and, in brackets, by those most typical of their texts.
 
 # %%
 hierarchy(model, collection.doc_texts[:n_texts])

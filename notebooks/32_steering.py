@@ -20,7 +20,7 @@
 # | *Reads* | the collections of the profile, the packaged model |
 # | *Writes* | `steering` (csv, json, png, pdf), `steering_rankings` (csv, json), `steering_per_query` (csv) |
 # | *Paper item* | ours; the formula of `less` is Rocchio's (1971), latents of embeddings are of arXiv 2408.00657 |
-# | *Runtime* | `smoke` seconds, `laptop` about twenty minutes on two cores, with the collections encoded |
+# | *Runtime* | `smoke` seconds, `laptop` an hour on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -90,7 +90,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## All queries
 # `fall` and `kept_fall` are doublings of the rank, of the documents of the topic that is steered away from and of the
-# other; `gap` is the difference, `over_frequent` and `over_heavy` what it has more than the gap of the controls, `ndcg`
+# other; `gap` is the difference, `over_frequent` and `over_heavy` are the gap less that of each control, `ndcg` is
 # nDCG@10 of the kept topic and `difference` its change. Intervals are over pairs of queries.
 
 # %%

@@ -19,7 +19,7 @@
 # | *Reads* | collections of the profile in groups (pydoc by module, squad by article) or against each other |
 # | *Writes* | `corpora` (csv, json, png, pdf); `corpora_contrasts`, `_latents`, `_together`, `_clusters` (csv, json) |
 # | *Paper item* | ours; the statistic is that of Monroe, Colaresi and Quinn (2008) |
-# | *Runtime* | `smoke` seconds, `laptop` about fifteen minutes on two cores |
+# | *Runtime* | `smoke` seconds, `laptop` half an hour on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -38,7 +38,7 @@ model = LatentTerms.load(dtype=profile.dtype)
 # %% [markdown]
 # ## What differs
 # `terms` is how many differ in a contrast, `recurs` the share of them that differs the same way in held-out documents,
-# `auc` how well they tell held-out documents apart. `agree` is the share of the latents of which a word of the label
+# `auc` how well they distinguish held-out documents. `agree` is the share of the latents of which a word of the label
 # differs the same way, `control` that with the labels dealt out anew.
 
 # %%
@@ -54,8 +54,9 @@ tables["corpora_latents"].drop(columns="latent").round(2)
 
 # %% [markdown]
 # ## What goes together
-# Pairs of latents that occur in the same texts without being alike, neither in what they write nor in their label, with
-# their normalised pointwise mutual information in half of the texts and in the others; the control has another second.
+# Pairs of latents that occur in the same texts without being alike, neither in what they write nor in their label,
+# with their normalised pointwise mutual information in each half of the texts; in the control the second latent is
+# another.
 
 # %%
 pairs = tables["corpora_together"].groupby("corpora", sort=False).head(8)

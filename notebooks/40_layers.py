@@ -19,7 +19,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `layers` (csv, json, png, pdf), `layers_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 left |
-# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
+# | *Runtime* | `smoke` one to two minutes; `laptop` half an hour on two cores, after `41_width_k` |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

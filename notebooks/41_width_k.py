@@ -18,7 +18,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `width_k` (csv, json, png, pdf), `width_k_trend` (csv, json), `width_k_per_query.csv` |
 # | *Paper item* | SPLARE (arXiv 2603.13277), figure 2 right |
-# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
+# | *Runtime* | `smoke` one to two minutes; `laptop` an hour and a half on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -22,7 +22,7 @@
 #
 # The corpus that is timed is grown: each document takes its sentences from two real ones (`lib/benchmarks/grown.py`),
 # so that latents keep their frequencies. It has no judgements, so quality is measured on the real collections. With
-# `pip install -e .[bench,engines]` Seismic and HNSW are included, and SPLADE's terms if the profile or
+# `pip install -e '.[bench]'` Seismic and HNSW are included, and SPLADE's terms if the profile or
 # LATENT_TERMS_SPLADE names a model; the same search reads them, with their weights for impacts.
 
 # %% tags=["parameters"]

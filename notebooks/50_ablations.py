@@ -17,7 +17,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `ablations`, `ablations_k1_b` (csv, json, png, pdf), `ablations_latents` (csv, json) and a csv by query |
 # | *Paper item* | ablations of Latent Terms (arXiv 2605.29384) |
-# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
+# | *Runtime* | `smoke` one to two minutes; `laptop` four hours on two cores, half of them for all of the text |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

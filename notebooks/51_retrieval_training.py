@@ -18,7 +18,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `retrieval_training` (csv, json, png, pdf), `retrieval_training_per_query.csv` |
 # | *Paper item* | Latent Terms (arXiv 2605.29384), BERT against Contriever |
-# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
+# | *Runtime* | `smoke` one to two minutes; `laptop` about ten on two cores, after `41_width_k` |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

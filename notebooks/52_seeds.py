@@ -22,7 +22,7 @@
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `seeds` (csv, json, png, pdf); `seeds_recurrence`, `seeds_matched`, `seeds_agreement` (csv, json) |
 # | *Paper item* | Latent Terms (arXiv 2605.29384), five seeds; Paulo and Belrose (arXiv 2501.16615) |
-# | *Runtime* | `smoke` one to two minutes of processor time; what is encoded and trained is kept in the store |
+# | *Runtime* | `smoke` one to two minutes; `laptop` eight on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

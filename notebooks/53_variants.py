@@ -16,8 +16,8 @@
 # |---|---|
 # | *Reads* | the collections of the profile; text in the folder `LATENT_TERMS_TEXT`, else `pydoc` |
 # | *Writes* | `variants` (csv, json, png, pdf), a csv by query; nine tables more (csv, json) |
-# | *Paper item* | none; the sources of the ways are in `lib/sae/README.md` |
-# | *Runtime* | `smoke` under a minute; `laptop` an hour or two on two cores; a killed run goes on |
+# | *Paper item* | none; the paper of each way is in `lib/sae/README.md` |
+# | *Runtime* | `smoke` under a minute; `laptop` nearly three hours on two cores; a killed run goes on |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

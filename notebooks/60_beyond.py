@@ -21,7 +21,7 @@
 # | *Reads* | the collections of the profile, training queries of three, the packaged model |
 # | *Writes* | `beyond` (csv, json, png, pdf), `beyond_tuning` (csv, json) |
 # | *Paper item* | none |
-# | *Runtime* | `smoke` about a minute, `laptop` about eight on two cores, with the collections encoded |
+# | *Runtime* | `smoke` about a minute, `laptop` forty on two cores, with the collections encoded |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"
@@ -43,10 +43,9 @@ table, tried, origin = beyond_study(model, training, profile.model_collections, 
 
 # %% [markdown]
 # ## What was tried on the training queries
-# *as tuned* is the baseline: the model's own k1, b and idf, chosen on training queries of both (`python -m lib tune`).
-# *with words* is a weighted sum of both scores, as *with late interaction* is and *with feedback* of its two searches
-# (`late` and `second` are the weights); *all together* takes the ideas in turn and keeps each that improves on
-# those before.
+# *as tuned* is the baseline: the model's own k1, b and idf, chosen on training queries of pydoc and SciFact (`python -m
+# lib tune`). *with words*, *with late interaction* and *with feedback* are weighted sums of two scores (`late` and
+# `second` are weights); *all together* takes the ideas in turn and keeps each that improves on those before.
 
 # %%
 best = tried.loc[tried.groupby("idea", sort=False)["mean"].idxmax()]

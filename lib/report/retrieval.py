@@ -126,7 +126,7 @@ def results_in_words(summary: pd.DataFrame) -> str:
         recall = means.loc[(RECALL, "limit")]
         sentences.append(
             f"On `limit`, {RECALL} is {recall[LATENT]:.3f} with latent terms, {recall[DENSE]:.3f} with dense search "
-            f"({recall[LATENT] / recall[DENSE]:.1f} times), {recall[LEXICAL]:.3f} with words"
+            f"({recall[LATENT] / recall[DENSE]:.0f} times), {recall[LEXICAL]:.3f} with words"
             + (f" and {recall[LATENT_WORDS]:.3f} with both in one index." if LATENT_WORDS in recall else ".")
         )
     return " ".join(sentences)
