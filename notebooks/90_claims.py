@@ -46,8 +46,9 @@ table, origin = claims_study(folder)
 #
 # "No gain", "robust" and "as well" are claims like any other: the interval must lie within a margin of 0.02 nDCG@10
 # (0.01 for a doubling), so a wide interval does not pass for a proof. An interval of a mean over collections takes
-# their queries as independent samples. `limit` has claims of its own and is in no mean. Where autoencoders were trained
-# once each, the interval also holds what two seeds differ by (`52_seeds`). What nobody else claims is marked as ours.
+# their queries as independent samples. `limit` has claims of its own and is in no mean. Where a difference is one of
+# autoencoders trained once each, the interval also holds what two seeds differ by (`52_seeds`); slopes and peaks over
+# layers and widths do not ("one run each"). What nobody else claims is marked as ours.
 #
 # `tested_with` says what of a source was tested. Of SPLARE it is the readout of a frozen retriever, which SPLARE trains
 # through the latents; rows of *SPLARE, trained* are on models that were trained here.

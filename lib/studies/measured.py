@@ -14,6 +14,8 @@ from lib.studies.results import NotMeasured, Results, mean_of, without_limit
 NORMAL = stats.norm.ppf(0.975)  # half the width of a 95 % interval in standard deviations
 EXACT_ENOUGH = 0.97  # recall of an approximate search that is compared with an exact one
 PER_TOKEN = "normalisation: per-token"
+TUNED_ON = ("pydoc", "beir/scifact")  # whose training queries chose the packaged models' constants (their cards)
+CLASSES = 5  # of words, whose latents a probe finds; with fewer, what is absorbed depends on which they are
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 MEAN, KEPT = ["mean", "low", "high"], ["kept", "kept_low", "kept_high"]
 
@@ -51,7 +53,7 @@ def against_dense(results: Results) -> list[Measured]:
 
 def tuned_against_dense(results: Results) -> list[Measured]:
     """Return latent terms with tuned constants less dense search, on the two groups of collections of `tuned`."""
-    return _by_tuning(results, _ndcg(results, names.TUNED))
+    return _by_tuning(_ndcg(results, names.TUNED))
 
 
 def tuned(results: Results) -> list[Measured]:
@@ -60,12 +62,11 @@ def tuned(results: Results) -> list[Measured]:
     First on collections that nothing was tuned on, then on those whose other queries were tuned on.
     """
     rows = without_limit(results["beyond"].query("system == @names.PAPERS and p.notna()"))  # rows of means have no test
-    return [_negated(figure) for figure in _by_tuning(results, rows)]
+    return [_negated(figure) for figure in _by_tuning(rows)]
 
 
-def _by_tuning(results: Results, rows: pd.DataFrame) -> list[Measured]:
-    sources = [part["name"] for part in results.origin("beyond")["config"]["training"]]
-    tuned_on = rows["collection"].str.replace(r"/(train|dev|test)$", "", regex=True).isin(sources)
+def _by_tuning(rows: pd.DataFrame) -> list[Measured]:
+    tuned_on = rows["collection"].str.replace(r"/(train|dev|test)$", "", regex=True).isin(TUNED_ON)
     parts = ((rows[~tuned_on], "not tuned on"), (rows[tuned_on], "tuned on, by other queries"))
     return [_mean(part)._replace(on=f"{_where(part)} {note}") for part, note in parts if len(part)]
 
@@ -206,9 +207,9 @@ def lost(results: Results, variant: str) -> list[Measured]:
     return [_negated(figure) for figure in change(results, "retrieval_training", variant, trained=True)]
 
 
-def _trained_once(results: Results, figure: Measured, column: str = "mean") -> Measured:
+def _trained_once(results: Results, figure: Measured) -> Measured:
     """Widen the interval of a difference between two that were trained once, by what two seeds differ by."""
-    reach = NORMAL * np.sqrt(2) * _by_seed(results, column).std()
+    reach = NORMAL * np.sqrt(2) * _by_seed(results).std()
     return Measured(figure.value, *_wider(*figure[:3], reach), f"{figure.on}, one run each")
 
 
@@ -217,9 +218,9 @@ def _wider(value, low, high, reach):
     return value - np.hypot(value - low, reach), value + np.hypot(high - value, reach)
 
 
-def _by_seed(results: Results, column: str) -> pd.Series:
-    """Return a column of seeds.csv for each seed, a mean over collections."""
-    return without_limit(results["seeds"]).query("seed.notna()").groupby("seed")[column].mean()
+def _by_seed(results: Results) -> pd.Series:
+    """Return nDCG@10 of each seed of seeds.csv, a mean over collections."""
+    return without_limit(results["seeds"]).query("seed.notna()").groupby("seed")["mean"].mean()
 
 
 def activation(results: Results, name: str) -> list[Measured]:
@@ -236,37 +237,25 @@ def activation(results: Results, name: str) -> list[Measured]:
     return [alike, *change(results, "ablations", f"activation: {name}", trained=True)]
 
 
-def reconstruction(results: Results, name: str) -> list[Measured]:
-    """Return the documents' FVU of an activation less that of Top-K, with states of one norm where there is such a run.
-
-    FVU counts all tokens, so its interval is what two seeds differ by.
-    """
-    table = without_limit(results["ablations"])
-    unexplained = table.pivot(index="collection", columns="variant", values="fvu")
-    figures, variant = [], f"activation: {name}"
-    for suffix, reference, note in ((", per-token", PER_TOKEN, ", states of one norm"), ("", names.BASELINE, "")):
-        if variant + suffix in unexplained:
-            value = (unexplained[variant + suffix] - unexplained[reference]).mean()
-            figures.append(_trained_once(results, Measured(value, value, value, _where(table) + note), "fvu"))
-    if not figures:
-        raise NotMeasured(f"no 'activation: {name}' in ablations.csv")
-    return figures
-
-
 def of_way(
     results: Results, way: str, column: str, relative: bool = False, reference: str = names.TOPK
 ) -> list[Measured]:
     """Return a column of variants_runs.csv of a way to train less that of another, or as a share of the other's.
 
-    The interval is what seeds differ by, pooled over the ways that have several.
+    The interval is what seeds differ by, pooled over the ways that have several. NotMeasured where the other cannot be
+    changed in the claim's direction, and for FVU of more latents a token than the other has.
     """
     table = without_limit(results["variants_runs"])
     by_seed = table.groupby(["variant", "seed"])[column].mean().groupby("variant")
     means, n, variances = by_seed.mean(), by_seed.size(), by_seed.var().fillna(0)
     if not {way, reference} <= set(means.index) or means[[way, reference]].isna().any():
         raise NotMeasured(f"no {column!r} of {way!r} and {reference!r} in variants_runs.csv")
-    if not means[reference]:
-        raise NotMeasured(f"{column!r} of {reference!r} is 0 already")
+    if means[reference] == (1 if column == "distinct" else 0):
+        raise NotMeasured(f"{column!r} of {reference!r} is {means[reference]:g} already")
+    if column == "fvu":
+        latents = table.groupby("variant")["l0"].mean()
+        if latents[way] > 1.1 * latents[reference]:
+            raise NotMeasured(f"{way!r} has {latents[way]:.1f} latents a token, {reference!r} {latents[reference]:.1f}")
     deviation = np.sqrt((variances * (n - 1)).sum() / max((n - 1).sum(), 1))
     reach = NORMAL * deviation * np.sqrt(1 / n[way] + 1 / n[reference])
     ends = np.array([0, -reach, reach]) + means[way] - means[reference]
@@ -278,9 +267,12 @@ def of_way(
 def absorbed(results: Results, way: str) -> list[Measured]:
     """Return how much fewer words are absorbed by a way to train than by Top-K, as a share; Katz's interval.
 
-    NotMeasured where one of the two absorbs none.
+    NotMeasured where one of the two absorbs none, and with fewer classes of words than CLASSES.
     """
-    counts = results["variants_absorption"].groupby("variant")[["absorbed", "n"]].sum()
+    table = results["variants_absorption"]
+    if (n_classes := table.loc[table["n"].notna(), "label"].nunique()) < CLASSES:
+        raise NotMeasured(f"{n_classes} classes of words that a probe finds; at least {CLASSES} are needed")
+    counts = table.groupby("variant")[["absorbed", "n"]].sum()
     (ours, n), (of_topk, m) = (counts.loc[name] for name in (way, names.TOPK))
     if not ours or not of_topk:
         raise NotMeasured(f"{way!r} absorbs {ours:.0f} words, {names.TOPK!r} {of_topk:.0f}")
@@ -312,7 +304,7 @@ def trend(results: Results, field: str) -> list[Measured]:
 
 def seeds(results: Results) -> list[Measured]:
     """Return the standard deviation over seeds of nDCG@10, a mean of collections, with its chi-squared interval."""
-    means = _by_seed(results, "mean")
+    means = _by_seed(results)
     on = f"{_where(without_limit(results['seeds']))}, {len(means)} seeds"
     return [Measured(means.std(), *deviation_interval(means.std(), len(means)), on)]
 
@@ -351,9 +343,9 @@ def _peak(groups: list[np.ndarray], depths: np.ndarray, on: str) -> Measured:
     return Measured(depths[best], *np.quantile(draws, [0.025, 0.975], method="inverted_cdf"), on)
 
 
-def _trained_by(results: Results, field: str) -> tuple[pd.Series, list[np.ndarray], str]:
-    """Return the layers or widths of SPLARE's trained models by system, their values, and where they were measured."""
-    table = results[f"splare_{field}s"].query("kind == @names.TRAINED_SPLARE")
+def _trained_by(results: Results, field: str, kind: str) -> tuple[pd.Series, list[np.ndarray], str]:
+    """Return layers or widths of a kind of SPLARE's models by system, their values, and where they were measured."""
+    table = results[f"splare_{field}s"].query("kind == @kind")
     rows = without_limit(table[table["collection"] != names.MEAN])
     sizes = rows.drop_duplicates("system").set_index("system")[field].sort_values()
     return sizes, _groups(results["splare_per_query"], sizes.index, rows["collection"].unique()), _where(rows)
@@ -361,14 +353,14 @@ def _trained_by(results: Results, field: str) -> tuple[pd.Series, list[np.ndarra
 
 def trained_peak(results: Results) -> list[Measured]:
     """Return the depth of the best layer of trained models, as `peak`."""
-    layers, groups, on = _trained_by(results, "layer")
+    layers, groups, on = _trained_by(results, "layer", names.TRAINED_SPLARE)
     depths = layers.to_numpy() / results.origin("splare")["config"]["retriever"]["layer"]
     return [_peak(groups, depths, f"{on}, layers {layers.min()} to {layers.max()}, one run each")]
 
 
-def trained_trend(results: Results) -> list[Measured]:
-    """Return what a doubling of the width changes in trained models; NotMeasured with one width."""
-    widths, groups, on = _trained_by(results, "width")
+def splare_trend(results: Results, kind: str) -> list[Measured]:
+    """Return what a doubling of the width changes, by SPLARE's readout; NotMeasured with one width."""
+    widths, groups, on = _trained_by(results, "width", kind)
     if len(widths) < 2:
         raise NotMeasured("one width in splare_widths.csv")
     doublings = np.log2(widths.to_numpy()) - np.log2(widths.to_numpy()).mean()
@@ -387,9 +379,9 @@ def contrast(results: Results, table: str, system: str, reference: str) -> list[
     return [Measured(*mean[DIFFERENCE], _where(rows[rows["collection"] != names.MEAN]))]
 
 
-def trained_pruned(results: Results, top: int) -> list[Measured]:
-    """Return the change when documents of trained SPLARE keep their largest weights only, as a share of nDCG@10."""
-    rows = results["splare_pruning"].query("kind == @names.TRAINED_SPLARE and collection == @names.MEAN")
+def splare_pruned(results: Results, kind: str, top: int) -> list[Measured]:
+    """Return the change when documents keep their largest weights only, by SPLARE's readout, as a share of nDCG@10."""
+    rows = results["splare_pruning"].query("kind == @kind and collection == @names.MEAN")
     pruned, whole = rows[rows["doc_top"] == top], rows[rows["doc_top"].isna()]["mean"].iloc[0]
     if pruned.empty:
         raise NotMeasured(f"no documents pruned to {top} latents")
