@@ -20,6 +20,7 @@ from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder
 from lib.latent_terms import LatentTerms, join_models
 from lib.sae.autoencoder import SparseAutoencoder, join, part_of
+from lib.sae.boosting import boost
 from lib.sae.codes import FinishedJumpReLU, FinishedTopK
 from lib.sae.foreign import read_checkpoint, write_saelens
 
@@ -78,6 +79,8 @@ def test_another_k_is_divided_among_the_parts():
         few.with_k(5)
     with pytest.raises(ValueError, match="from 0 to 1"):
         part_of(few, 2)
+    with pytest.raises(ValueError, match="boosted"):
+        part_of(boost(parts), 0)
     assert part_of(parts[0], 0).identity == parts[0].identity
 
 

@@ -445,9 +445,9 @@ def test_boosting_reconstructs_what_the_parts_do_one_after_the_other(tmp_path):
 
 
 def test_itda_is_made_of_states_and_measures_in_one_step():
-    states, rows = sparse_states(512), []
-    sae = train(states, config_of("itda"), log=rows.append)
-    assert [row["step"] for row in rows] == [1]
+    states, rows, steps = sparse_states(512), [], []
+    sae = train(states, config_of("itda"), log=rows.append, stopped=lambda: steps.append(1))
+    assert [row["step"] for row in rows] == [1] and len(steps) == 1  # though there is more than one batch
     near = torch.nn.functional.normalize(states - sae.b_pre, dim=1) @ sae.W_dec.T
     torch.testing.assert_close(near.amax(dim=0), torch.ones(WIDTH))
 

@@ -220,7 +220,10 @@ class TokenEncoder:
         if not self._digests:
             tensors = self._model.state_dict()
             weights = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in tensors.items()}
-            tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            if hasattr(self.tokenizer, "backend_tokenizer"):
+                tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            else:  # one written in Python
+                tokenizer = {"vocabulary": self.tokenizer.get_vocab(), "special": self.tokenizer.special_tokens_map}
             tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
             reading = {"limits": token_limits(self._model), "query_expansion": self._model[0].query_expansion}
             parts = [tokenizer, *map(repr, list(self._model)[1:]), reading]

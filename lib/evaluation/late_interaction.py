@@ -40,7 +40,7 @@ class MaxSim:
         blocks = list(queries)
         self._queries = normalize(torch.cat([block.states for block in blocks]), dim=1)
         counts = np.concatenate([np.diff(block.offsets) for block in blocks])
-        self._query_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(self._queries.device)
+        self._query_of = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
         self._n_docs = 0
         self.docs = np.empty((len(counts), 0), np.int64)
         self.scores = np.empty((len(counts), 0), np.float32)
@@ -49,15 +49,17 @@ class MaxSim:
         """Score the next documents, as `encoder.stream(texts)` yields them, and keep those among the best."""
         states = normalize(block.states, dim=1)
         n_queries, n_docs = len(self.docs), len(block.offsets) - 1
-        new_scores = torch.zeros(n_queries, n_docs, device=states.device)
+        nearest = states.new_zeros(len(self._queries), n_docs)  # of each query's token, in each document
         for doc, (start, stop) in enumerate(pairwise(block.offsets)):
             if start < stop and len(self._queries):
-                best = (self._queries @ states[start:stop].T).amax(dim=1)
-                new_scores[:, doc].index_add_(0, self._query_of, best)
+                nearest[:, doc] = (self._queries @ states[start:stop].T).amax(dim=1)
+        new_scores = torch.zeros(n_queries, n_docs).index_add_(
+            0, self._query_of, nearest.float().cpu()
+        )  # a GPU adds in any order
         new_docs = np.arange(self._n_docs, self._n_docs + n_docs)
         self._n_docs += n_docs
         docs = np.concatenate([self.docs, np.broadcast_to(new_docs, (n_queries, n_docs))], axis=1)
-        scores = np.concatenate([self.scores, new_scores.cpu().numpy()], axis=1)
+        scores = np.concatenate([self.scores, new_scores.numpy()], axis=1)
         best = np.array([top_k(row, self.k) for row in scores]).reshape(n_queries, -1)
         self.docs = np.take_along_axis(docs, best, axis=1)
         self.scores = np.take_along_axis(scores, best, axis=1)

@@ -111,7 +111,7 @@ def absorption(states: np.ndarray, probes: Iterable[ClassProbe], sae: SparseAuto
         label, probe_f1, latents (that stand for the class), n (tokens that the probe finds), absorbed (of these); a
         class whose probe has an F1 below RELIABLE has the first two only.
     """
-    given = torch.from_numpy(states)
+    given, sae = torch.from_numpy(states), sae.to("cpu")
     x, codes = (sae.normalize(given) - sae.b_pre).numpy(), sae.encode(given)
     indices, values = codes.indices.numpy(), codes.values.numpy()
     active = values > 0

@@ -171,7 +171,11 @@ class SparseAutoencoder:
 
     @torch.no_grad()
     def encode(self, states: torch.Tensor) -> Codes:
-        """Return the codes of token states [n, d], errors as `normalize`; they never depend on the other tokens."""
+        """Return the codes of token states [n, d], errors as `normalize`.
+
+        Those of one token depend on no other token: of Top-K on a CPU to the bit, else but for the rounding of products
+        whose order of sums changes with their number of rows.
+        """
         return self.activation.encode(self.normalize(states) - self.b_pre, self._encoder)
 
     @torch.no_grad()
@@ -311,8 +315,10 @@ def part_of(joined: SparseAutoencoder, number: int) -> SparseAutoencoder:
     """Return the autoencoder with the codes of one part of those that `join` joined, up to rounding.
 
     Its reconstruction is off by the difference of its own b_pre to the parts' mean. Raises TypeError or ValueError for
-    a number that is none of the parts', from 0 on.
+    a number that is none of the parts', from 0 on, and for parts that `boosting.boost` joined.
     """
+    if isinstance(joined.activation, FinishedBoosted):
+        raise ValueError(f"{joined!r} is boosted: a part reads what those before it leave; give one that join made.")
     groups = getattr(joined.activation, "groups", 1)
     size = joined.width // groups
     columns = slice(check_integer(number, "number", 0, groups - 1) * size, (number + 1) * size)

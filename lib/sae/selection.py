@@ -201,7 +201,7 @@ def _candidates(blocks: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> tuple[to
 
 def on_gpu(tensor: torch.Tensor) -> bool:
     """Whether to use the operations that are fast on a GPU: the same numbers up to rounding."""
-    return tensor.is_cuda
+    return tensor.device.type != "cpu"
 
 
 def largest(rows: torch.Tensor, k: int) -> torch.Tensor:
@@ -351,7 +351,11 @@ def dots(rows: torch.Tensor, table: torch.Tensor, pairs: Pairs) -> torch.Tensor:
 
 def add_at(indices: torch.Tensor, values: torch.Tensor, width: int) -> torch.Tensor:
     """Return, for each latent, the sum of the `values` [p] at its `indices` [p]: [width]; the same bits every time."""
-    sums = values.new_zeros(width)
+    return add_rows_(values.new_zeros(width), indices, values)
+
+
+def add_rows_(sums: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Add the `values` [p, ...] to the rows of `sums` [n, ...] at their `indices` [p]; the same bits every time."""
     if on_gpu(values):  # it sorts first there, where index_add_ adds in whatever order the threads come
         return sums.index_put_((indices,), values, accumulate=True)
     return sums.index_add_(0, indices, values)

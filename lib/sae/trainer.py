@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -325,12 +326,9 @@ def _loop(
     last = f"The checkpoint of step {run.step} is whole." if run.step else "No checkpoint was written yet."
     written_at = time.monotonic()
     size, device = run.config.batch_tokens, run.silent.device
-    steps = batches(source, run.config, run.step, device)
-    total, initial = run.n_steps * size, run.step * size
-    steps = progress(
-        steps, what="train", unit="tokens", total=total, initial=initial, count=lambda step: size, status=run.status
-    )
-    for batch, texts in steps:
+    steps = islice(batches(source, run.config, run.step, device), run.n_steps - run.step)  # ITDA has one step
+    sizes: dict = {"total": run.n_steps * size, "initial": run.step * size, "count": lambda step: size}
+    for batch, texts in progress(steps, what="train", unit="tokens", status=run.status, **sizes):
         n_rows = len(run.rows)
         try:
             run.advance(batch, texts)

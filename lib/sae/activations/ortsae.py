@@ -7,6 +7,7 @@ import torch
 
 from lib.sae.activations.topk import TopK
 from lib.sae.kernels import Backward, Batch, Weights
+from lib.sae.selection import add_rows_
 from lib.support.checks import check_count
 
 
@@ -69,7 +70,7 @@ class OrtSAE(TopK):
             cosine = cosine.relu()[:, None]
             total += cosine.square().sum()
             other = part[nearest]
-            gradient.index_add_(0, latents, 2 * cosine * (other - cosine * part))
-            gradient.index_add_(0, latents[nearest], 2 * cosine * (part - cosine * other))
+            add_rows_(gradient, latents, 2 * cosine * (other - cosine * part))
+            add_rows_(gradient, latents[nearest], 2 * cosine * (part - cosine * other))
         scale = self.coefficient / len(W_dec)
         return Backward(scale * total, batch.through_relu(), {"W_dec": gradient.mul_(scale / norms)})
