@@ -166,7 +166,7 @@ def _add_finetune_arguments(kinds) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
-    from lib.learned.train import FinetuneConfig, check_before, finetune, load_base
+    from lib.learned.train import FinetuneConfig, check_before, check_dev, finetune, load_base
 
     kind, config = args.kind(**_settings(args, args.kind)), FinetuneConfig(**_settings(args, FinetuneConfig))
     teachers = [name.partition(":")[::2] for name in args.teacher]
@@ -177,11 +177,14 @@ def _finetune(args: argparse.Namespace) -> None:
     pairs = join_pairs(load_pairs(name) for name in args.pairs)
     pairs = pairs if args.sample is None else pairs.sample(args.sample, config.seed)
     dev, base = load_collection(args.dev) if args.dev else None, load_base(args.base)
+    if teachers and not args.negatives:
+        raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give some.")
+    check_dev(dev)
     check_before(kind, pairs, args.out, base, config, bool(teachers))
+    encoders = [(name, TokenEncoder(retriever or None)) for name, retriever in teachers]
     if args.negatives and kind.reads_pairs:
         model = base if isinstance(base, LatentTerms) else None
         pairs = mine_negatives(pairs, args.miners, args.negatives, model=model, seed=config.seed)
-    encoders = [(name, TokenEncoder(retriever or None)) for name, retriever in teachers]
     teacher = teacher_scores(pairs, encoders) if encoders else None
     finetune(kind, pairs, args.out, base=base, config=config, teacher=teacher, dev=dev)
     print(f"{args.out} holds the finetuned model, and what it was made of in {RUN}.")
@@ -307,6 +310,10 @@ def _name(layer: int, config: TrainingConfig) -> str:
 
 def _corpus(args: argparse.Namespace) -> LocalText | StreamedText:
     if not args.text.startswith("hf:"):
+        if args.revision is not None:
+            raise ValueError(
+                f"--revision {args.revision} is of a text of the hub, hf:DATASET, and {args.text} is none."
+            )
         return LocalText(args.text, fraction=args.fraction)
     dataset, _, name = args.text.removeprefix("hf:").partition(",")
     return StreamedText(dataset, name or None, revision=args.revision, fraction=args.fraction)
@@ -478,15 +485,22 @@ def _browse(args: argparse.Namespace) -> None:
 
 def _model(place: str | None) -> LatentTerms:
     """Load a model, or what `finetune` has saved."""
-    if place is None or not (user_path(place) / RUN).is_file():
+    if not _is_finetuned(place):
         return LatentTerms.load(place)
     from lib.learned.retriever import LearnedRetriever
 
     return LearnedRetriever.load(place).latent_terms()
 
 
+def _is_finetuned(place: str | None) -> bool:
+    return place is not None and (user_path(place) / RUN).is_file()
+
+
 def _index(args: argparse.Namespace) -> None:
     check_target(args.folder)
+    read_texts(args.texts)  # before the model is loaded
+    if _is_finetuned(args.model):
+        raise ValueError(f"{args.model} is of finetune, and ranks without words; index it by LearnedRetriever.load.")
     try:
         searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder, impacts=args.impacts)
     except KeyboardInterrupt:

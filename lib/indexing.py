@@ -13,7 +13,7 @@ from lib.bm25.index import FORMS
 from lib.data.sources import find_file, read_jsonl
 from lib.data.training_text import ENDINGS
 from lib.encode.limits import Lengths
-from lib.evaluation.baselines import Words
+from lib.evaluation.baselines import ANALYZER, Words
 from lib.latent_terms import LatentTerms
 from lib.searcher import MANIFEST, Searcher
 from lib.support.checks import check_choice, check_ids
@@ -34,9 +34,12 @@ def read_texts(source: str | Path) -> Iterator[tuple[str, str]]:
     A line of a .txt file is a document, and one of a .jsonl file an object with a `text`, a `title`, or both; either
     may be .gz. The id is the object's `_id`, else the number of the line. Blank lines are skipped.
 
-    Raises ValueError for other files and folders, and names file and line of what is not UTF-8 or no such object.
+    Raises FileNotFoundError if there is none, ValueError for other files and folders, and names file and line of what
+    is not UTF-8 or no such object.
     """
     source = user_path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"There is no {source}; give a file of texts or a folder in BEIR layout.")
     path = find_file(source, "corpus.jsonl") if source.is_dir() else source
     if path is None or not path.name.endswith(ENDINGS):
         held = "has no corpus.jsonl" if source.is_dir() else "is another file"
@@ -55,6 +58,8 @@ def check_target(folder: str | Path) -> Path:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if MANIFEST in names:
         raise FileExistsError(f"{folder} holds a searcher; search it, give another folder, or remove it.")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give a folder that is empty or not there yet.")
     interrupted = PARTS in names  # perhaps while the searcher was saved
     if any(name != PARTS and not (interrupted and is_unfinished(name)) for name in names):
         raise FileExistsError(f"{folder} holds {', '.join(names[:5])}; give a folder that is empty or not there yet.")
@@ -79,28 +84,29 @@ def index_texts(
     if not doc_ids:
         raise ValueError(f"{source} holds no text; give one with a document in a line.")
     with locked(make_folder(folder / PARTS), limit=0):
+        check_target(folder)  # another process may have finished it since
         for path in folder.iterdir():
             if is_unfinished(path.name):
                 remove(path)
-        stored = list(_encoded(model, source, folder / PARTS, len(doc_ids), progress))
-        words, counts = _joined(stored)
-        blocks = ((_rows(part, "terms", model.sae.width), part["embeddings"]) for part in stored)
-        searcher = Searcher.of_blocks(model, blocks, counts, words, doc_ids, impacts=impacts)
-        searcher.save(folder)
-    remove(folder / PARTS)
+        store = Store(folder / PARTS)
+        keys = list(_encoded(model, source, store, len(doc_ids), progress))
+        words = _words_of(_part(store, key)["words"] for key in keys)
+        blocks = (_block(_part(store, key), model.sae.width, words) for key in keys)
+        searcher = Searcher.of_blocks(model, blocks, words, doc_ids, impacts=impacts)
+        searcher.save(folder, with_retriever=model.stands_alone)
+        remove(folder / PARTS)
     return searcher
 
 
-def _encoded(
-    model: LatentTerms, source: str | Path, folder: Path, n: int, progress: bool
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yield what is stored of each part; it is encoded if it is not stored yet."""
-    documents, store, identity = read_texts(source), Store(folder), digest_json(model.identity)
+def _encoded(model: LatentTerms, source: str | Path, store: Store, n: int, progress: bool) -> Iterator[dict]:
+    """Yield the key of each part, which is encoded if it is not stored yet."""
+    documents, identity = read_texts(source), digest_json(model.identity)
     lengths = Lengths()  # of all parts, to be logged once
     parts = iter(lambda: [text for _, text in islice(documents, _PART)], [])
     for texts in show_progress(parts, what="index", unit="texts", total=n, count=len, show=progress):
-        key = {"model": identity, "texts": digest_json(texts)}
-        yield store.get("part", key, partial(_encode, model, texts, lengths))
+        key = {"model": identity, "analyzer": ANALYZER, "texts": digest_json(texts)}
+        store.get("part", key, partial(_encode, model, texts, lengths))
+        yield key
     model.encoder.log_lengths(lengths)
 
 
@@ -116,24 +122,36 @@ def _encode(model: LatentTerms, texts: list[str], lengths: Lengths) -> dict[str,
     return arrays
 
 
-def _rows(part: dict[str, np.ndarray], name: str, width: int) -> csr_array:
-    data, indices, indptr = (part[f"{name}_{field}"] for field in ("data", "indices", "indptr"))
-    return csr_array((data, indices, indptr), shape=(len(indptr) - 1, width))
+def _part(store: Store, key: dict) -> dict[str, np.ndarray]:
+    """Return a part that is stored, its files open as long as it is in use: a process may have few open at once."""
+
+    def lost() -> dict:
+        raise FileNotFoundError(f"A part of {store.folder} is gone; the same command makes it again.")
+
+    return store.get("part", key, lost)
 
 
-def _joined(stored: list[dict[str, np.ndarray]]) -> tuple[Words, csr_array]:
-    """Return the words of all parts, in the order of their first appearance, and how often each text has each."""
-    of_parts = [json.loads(part["words"].tobytes()) for part in stored]
-    words = Words(list(dict.fromkeys(chain.from_iterable(of_parts))))
+def _words_of(parts: Iterator[np.ndarray]) -> Words:
+    """Return the words of all parts, in the order of their first appearance."""
+    words = Words(list(dict.fromkeys(chain.from_iterable(map(_words, parts)))))
     if not len(words):
         raise ValueError("No text has an index word; rank by latents alone, with model.index.")
-    columns = {word: column for column, word in enumerate(words.words)}
-    counts = []
-    for part, part_words in zip(stored, of_parts, strict=True):
-        rows = _rows(part, "counts", len(part_words))
-        numbers = np.array([columns[word] for word in part_words], np.int32)
-        counts.append(csr_array((rows.data, numbers[rows.indices], rows.indptr), shape=(rows.shape[0], len(words))))
-    return words, vstack(counts, format="csr")
+    return words
+
+
+def _words(stored: np.ndarray) -> list[str]:
+    return json.loads(stored.tobytes())
+
+
+def _block(part: dict[str, np.ndarray], width: int, words: Words) -> tuple[csr_array, csr_array, np.ndarray]:
+    """Return the terms of a part's texts, how often each has each of all words, and the embeddings."""
+    terms, counts = (
+        [np.array(part[f"{name}_{field}"]) for field in ("data", "indices", "indptr")] for name in ("terms", "counts")
+    )
+    counts[1] = words.columns(_words(part["words"]))[counts[1]]
+    n = len(terms[2]) - 1
+    embeddings = np.array(part["embeddings"])
+    return csr_array(tuple(terms), shape=(n, width)), csr_array(tuple(counts), shape=(n, len(words))), embeddings
 
 
 def open_searcher(folder: str | Path) -> Searcher:

@@ -210,6 +210,12 @@ class LatentTerms:
         parts = {"encoder": self.encoder.identity, "sae": self.sae.identity}
         return parts | {"pooling": self.pooling, "phi": self.phi}
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the retriever's files were read from a copy, as `save(..., with_retriever=True)` makes, alone."""
+        name = self.encoder.name
+        return Path(name).is_absolute() and not Path(name).is_dir()
+
     def save(self, folder: str | Path, dtype: str = "float32", *, with_retriever: bool = False) -> None:
         """Write `latent_terms.json`, the autoencoder's weights and labels that it has to `folder`, atomically.
 
@@ -218,9 +224,10 @@ class LatentTerms:
         retriever's weights are a pickle, and without the copy for a model that was loaded from such a folder, if the
         retriever's own is not on this machine.
         """
-        name = self.encoder.name
-        if not with_retriever and Path(name).is_absolute() and not Path(name).is_dir():
-            raise ValueError(f"The retriever's folder {name} is not on this machine; save with_retriever=True.")
+        if self.stands_alone and not with_retriever:
+            raise ValueError(
+                f"The retriever's folder {self.encoder.name} is not on this machine; save with_retriever=True."
+            )
         labels, writers = self.labels, {"sae.safetensors": self.sae.weight_writer(dtype)}
         if with_retriever:
             writers["retriever"] = self.encoder.copy_files

@@ -17,6 +17,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import ANALYZER, Words
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_choice, check_count, check_ids, check_texts
+from lib.support.compiled import compiled
 from lib.support.files import remove
 from lib.support.folders import read_folder, save_folder, save_parts
 from lib.support.html import Results
@@ -100,31 +101,37 @@ class Searcher:
             raise ValueError("No text has an index word; rank by latents alone, with model.index.")
         counts = words.encode(texts)
         doc_ids = check_ids(doc_ids, counts.shape[0], "doc_ids")  # before all of them are encoded
-        blocks = ((block.terms, block.embeddings) for block in model.stream(texts, progress=progress))
-        return cls.of_blocks(model, blocks, counts, words, doc_ids, impacts=impacts)
+
+        def blocks() -> Iterator[tuple[csr_array, csr_array, np.ndarray]]:
+            first = 0
+            for block in model.stream(texts, progress=progress):
+                last = first + block.terms.shape[0]
+                yield block.terms, counts[first:last], block.embeddings
+                first = last
+
+        return cls.of_blocks(model, blocks(), words, doc_ids, impacts=impacts)
 
     @classmethod
     def of_blocks(
         cls,
         model: LatentTerms,
-        blocks: Iterable[tuple[csr_array, np.ndarray]],
-        counts: csr_array,
+        blocks: Iterable[tuple[csr_array, csr_array, np.ndarray]],
         words: Words,
         doc_ids: Sequence[str],
         *,
         impacts: str = "float32",
     ) -> "Searcher":
-        """Index documents that are encoded: `blocks` of consecutive ones, their terms and embeddings, as `stream` has.
+        """Index documents that are encoded: `blocks` of consecutive ones, each read once.
 
-        `counts`, float32 [n_docs, n_words], are what `words.encode` gives for all of them.
+        A block is terms and embeddings, as `LatentTerms.stream` gives them, and between the two what `words.encode`
+        gives, float32 [n_docs, n_words]. In memory are the index, the embeddings and a block.
         """
         embeddings: list[np.ndarray] = []
 
         def rows() -> Iterator[csr_array]:
-            for terms, vectors in blocks:
-                first = sum(map(len, embeddings))
+            for terms, counts, vectors in blocks:
                 embeddings.append(np.asarray(vectors, np.float32))
-                yield hstack([terms, counts[first : first + terms.shape[0]]], format="csr")
+                yield hstack([terms, counts], format="csr")
 
         vocabularies = [
             Vocabulary("latents", model.sae.width, model.bm25),
@@ -153,7 +160,7 @@ class Searcher:
         exclude: Mapping[str, str | Iterable[str]] | None = None,
         progress: bool = True,
     ) -> Ranking:
-        """Return the k best documents of each query, exactly; ties in the order of the documents.
+        """Return the k best documents of each query, exactly; ties, as of equal texts, in the order of the documents.
 
         Raises TypeError or ValueError as `search_encoded`, and for queries that are not a list of `str`.
 
@@ -198,11 +205,12 @@ class Searcher:
         if not weights.dense:
             return self.index.search(rows, query_ids, k, exclude=exclude)
         excluded = check_excluded({} if exclude is None else exclude)
-        longer = k + max((len(excluded.get(query_id, ())) for query_id in query_ids), default=0)
+        excluded = {query_id: excluded[query_id] for query_id in query_ids if query_id in excluded}
+        longer = k + max(map(len, excluded.values()), default=0)
         vectors = self._unit(embeddings) * np.float32(weights.dense)
         doc_ids, scores = [], []
         for i in range(len(query_ids)):
-            total = self.index.scores(rows[[i]]) + self.embeddings @ vectors[i]
+            total = self.index.scores(rows[[i]]) + products(self.embeddings, vectors[i])
             best = top_k(total, longer)
             doc_ids.append([self.index.doc_ids[position] for position in best])
             scores.append(total[best])
@@ -216,7 +224,7 @@ class Searcher:
         latents, words = (self._weighted(terms, weights) for weights in (Weights(1, 0, 0), Weights(0, 1, 0)))
         for i, vector in enumerate(self._unit(embeddings)):
             by_terms = [self.index.scores(rows[[i]]) for rows in (latents, words)]
-            yield np.stack([*by_terms, self.embeddings @ vector])
+            yield np.stack([*by_terms, products(self.embeddings, vector)])
 
     def _weighted(self, terms: csr_array, weights: Weights) -> csr_array:
         """Return the queries' terms times weight / M of their vocabulary."""
@@ -289,9 +297,37 @@ class Searcher:
             model = LatentTerms.load(files["model"], encoder=encoder)
             index = BM25Index.load(files["index"], verify=verify)
             words = Words(json.loads(files["words.json"].read_text("utf-8")))
-            return cls(model, index, words, np.load(files["embeddings.npy"], mmap_mode="r"))
+            try:
+                embeddings = np.load(files["embeddings.npy"], mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise ValueError(f"The embeddings of {folder} are damaged ({error}); copy it again.") from error
+            n_words = index.width - model.sae.width
+            if (embeddings.dtype, embeddings.ndim, len(embeddings), len(words)) != (np.float32, 2, len(index), n_words):
+                held = f"{embeddings.dtype} embeddings {list(embeddings.shape)} and {len(words)} words"
+                wanted = f"float32 embeddings of {len(index)} documents and {n_words} words"
+                raise ValueError(f"{folder} holds {held}, its index and model need {wanted}; copy it again.")
+            return cls(model, index, words, embeddings)
 
-        return read_folder(folder, MANIFEST, FORMAT_VERSION, read, () if verify else ("index", "embeddings.npy"))
+        # model and index are folders that verify what they hold
+        return read_folder(
+            folder, MANIFEST, FORMAT_VERSION, read, ("model", "index", *(() if verify else ("embeddings.npy",)))
+        )
+
+
+def products(embeddings: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return the inner products of rows [n, d] and a vector [d], float32 [n], those of equal rows to the same bit."""
+    out = np.empty(len(embeddings), np.float32)
+    _multiply(embeddings, vector, out)
+    return out
+
+
+@compiled(fastmath=True)  # a BLAS sums up rows in other orders, by where they stand
+def _multiply(embeddings, vector, out):
+    for i in range(len(embeddings)):
+        total = np.float32(0)
+        for j in range(len(vector)):
+            total += embeddings[i, j] * vector[j]
+        out[i] = total
 
 
 def _made_folder(path: Path) -> Path:

@@ -201,8 +201,8 @@ SPARSE = 'from sentence_transformers import SparseEncoder; encoder = SparseEncod
 SEARCHER = "from lib import Searcher; searcher = Searcher.build(model, texts, ids); "
 SEARCHES = {
     "build": "",
-    "of_blocks": "blocks = [(block.terms, block.embeddings) for block in model.stream(texts)]; "
-    "Searcher.of_blocks(model, blocks, searcher.words.encode(texts), searcher.words, ids)",
+    "of_blocks": "(block,), words = model.stream(texts), searcher.words; "
+    "Searcher.of_blocks(model, [(block.terms, words.encode(texts), block.embeddings)], words, ids)",
     "encode_queries": "searcher.encode_queries(texts)",
     "search": 'searcher.search(texts, ["q", "r"])',
     "search_encoded": 'searcher.search_encoded(*searcher.encode_queries(texts), ["q", "r"])',

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import shutil
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from conftest import TEXTS
 from lib import LatentTerms, Searcher, indexing
 from lib.__main__ import main
 from lib.bm25.weighting import BM25Constants, Weights
+from lib.encode.encoder import TokenEncoder
 from lib.indexing import index_texts, open_searcher, read_texts
+from lib.support.files import make_folder
 
 DOCS = [*(text.strip() for text in TEXTS if text.strip()), "the cat and the dog", "a red house in the tree"]
 
@@ -124,11 +129,60 @@ def test_an_index_that_was_killed_while_it_was_saved(tmp_path, source, model):
         index_texts(model, source, folder, progress=False)
 
 
+def test_what_another_process_finished_meanwhile_stays(tmp_path, source, model, monkeypatch):
+    folder, locked = tmp_path / "index", indexing.locked
+
+    @contextmanager
+    def after_another(place, limit):
+        monkeypatch.setattr(indexing, "locked", locked)
+        index_texts(model, source, folder, progress=False)
+        with locked(make_folder(place), limit):
+            yield
+
+    monkeypatch.setattr(indexing, "locked", after_another)
+    with pytest.raises(FileExistsError, match="holds a searcher"):
+        index_texts(model, source, folder, progress=False)
+    assert len(Searcher.load(folder, encoder=model.encoder)) == len(DOCS)
+
+
+def test_parts_of_another_analyzer_are_not_taken(tmp_path, source, model, monkeypatch):
+    encoded, encode = [], indexing._encode
+    monkeypatch.setattr(indexing, "_encode", lambda *arguments: encoded.append(1) or encode(*arguments))
+    for name in ("ANALYZER", "other"):
+        monkeypatch.setattr(indexing, "ANALYZER", name)
+        monkeypatch.setattr(Searcher, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            index_texts(model, source, tmp_path / "index", progress=False)
+    assert len(encoded) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_open_files_do_not_grow_with_the_corpus(tmp_path, source, model, monkeypatch):
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    monkeypatch.setattr(indexing, "_PART", 1)
+    seen, block, before = [], indexing._block, open_files()
+    monkeypatch.setattr(indexing, "_block", lambda *arguments: seen.append(open_files()) or block(*arguments))
+    index_texts(model, source, tmp_path / "index", progress=False)
+    assert len(seen) == len(DOCS) and max(seen) < before + 20  # a part has eight files
+
+
+def test_a_model_that_stands_alone_gives_a_searcher_that_does(tmp_path, source, model, sentence_folder):
+    shutil.copytree(sentence_folder, tmp_path / "retriever")
+    encoder = TokenEncoder(tmp_path / "retriever", dtype="float32")
+    LatentTerms(encoder, model.sae).save(tmp_path / "model", with_retriever=True)
+    shutil.rmtree(tmp_path / "retriever")
+    index_texts(LatentTerms.load(tmp_path / "model"), source, tmp_path / "index", progress=False)
+    assert len(open_searcher(tmp_path / "index")) == len(DOCS)
+
+
 def test_folders_that_are_not_written_to(tmp_path, source, model):
     index_texts(model, source, tmp_path / "index", progress=False)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    for name, message in (("index", "holds a searcher"), ("mine", r"thesis\.tex; give")):
+    (tmp_path / "file").touch()
+    for name, message in (("index", "holds a searcher"), ("mine", r"thesis\.tex; give"), ("file", "is a file")):
         with pytest.raises(FileExistsError, match=message):
             index_texts(model, source, tmp_path / name, progress=False)
 

@@ -381,7 +381,7 @@ def test_prompts_are_those_of_the_retriever(pairs, sentence_folder, tiny_sae, tm
     encoder = TokenEncoder(sentence_folder, dtype="float32", query_prompt="query : ")
     kind = Csr(**SMALL, supervised=True)
     model = kind.build(encoder).eval()
-    head = train._head(model, kind.columns(pairs), Store(tmp_path / "store"))
+    head = train._head(model, kind.columns(pairs), Store(tmp_path / "store"), encoder.identity)
     front = SentenceTransformer(modules=list(model)[:4])
     for texts, prompt in ((QUERIES[:3], "query : "), (POSITIVES[:3], None)):
         expected = front.encode(texts, prompt=prompt, convert_to_tensor=True)
@@ -420,6 +420,46 @@ def test_the_loss_of_the_bottleneck_is_its_equation(name, pairs, base):
     assert_close(alone, {key: parts[key] for key in alone})
 
 
+def test_a_run_says_what_it_did_not_do():
+    def state(step: int, *values: float):
+        rows = [{"eval_dev_dot_ndcg@10": value, "step": n} for n, value in enumerate(values)]
+        return SimpleNamespace(global_step=step, max_steps=4, log_history=[{"loss": 1.0}, *rows])
+
+    train._check_ended(state(4, 0.5, 0.6, 0.4), 8)
+    train._check_ended(state(4), 8)
+    with pytest.raises(ValueError, match=r"0 of 4 steps.*batches of 8"):
+        train._check_ended(state(0), 8)
+    with pytest.warns(UserWarning, match="3 of 4 steps"):
+        train._check_ended(state(3), 8)
+    with pytest.warns(UserWarning, match=r"was 0\.500 before training, and is 0\.400"):
+        train._check_ended(state(4, 0.5, 0.3, 0.4), 8)
+
+
+def test_pairs_that_fill_no_batch_are_not_a_finished_run(base, tmp_path):
+    pairs = Pairs([f"query {n}" for n in range(8)], ["the old cat sat"] * 8)
+    with pytest.raises(ValueError, match=r"0 of .* steps"):
+        finetune(DenseControl(), pairs, tmp_path, base=base, config=FinetuneConfig(batch_size=4, every=2))
+    assert not train.is_finished(tmp_path)
+
+
+def test_states_are_not_chosen_by_test_queries(pairs, base, tmp_path):
+    dev = Collection("mine", "test", ["d"], ["a cat"], ["q"], ["cat"], {"q": {"d": 1}}, "folder")
+    with pytest.raises(ValueError, match=r"mine/test.*train or dev"):
+        finetune(TINY["dense"], pairs, tmp_path, base=base, config=CONFIG, dev=dev)
+
+
+@pytest.mark.parametrize("name", ["dense", "bottleneck", "bottleneck of tokens", "csr"])
+def test_every_kind_reads_as_its_base_does(name, base):
+    encoder = TokenEncoder(
+        base.encoder.folder, dtype="float32", query_prompt="the cat ", max_length=9, special_tokens=False
+    )
+    model = TINY[name].build(LatentTerms(encoder, base.sae))
+    assert model.max_seq_length == 9 and model.prompts["query"] == "the cat "
+    if name == "bottleneck of tokens":
+        pooling = next(module for module in model if hasattr(module, "include_special"))
+        assert not pooling.include_special and pooling.special_tokens == (1, 1)
+
+
 def test_what_the_bottleneck_reconstructs_is_a_constant(pairs, base):
     model = TINY["bottleneck"].build(base)
     loss, outputs = TINY["bottleneck"].loss(model, None), []
@@ -434,7 +474,7 @@ def test_csr_on_stored_embeddings_is_the_library_loss_of_the_whole_model(pairs, 
     kind = Csr(**SMALL, supervised=True)
     model = kind.build(base).eval()
     store = Store(tmp_path)
-    head = train._head(model, kind.columns(pairs), store)
+    head = train._head(model, kind.columns(pairs), store, base.encoder.identity)
     losses = [kind.loss(each, None) for each in (model, head.eval())]
     assert all(type(loss) is CSRLoss for loss in losses)
     values = [
@@ -443,7 +483,7 @@ def test_csr_on_stored_embeddings_is_the_library_loss_of_the_whole_model(pairs, 
     ]
     for name, value in values[0].items():
         assert_close(values[1][name], value, atol=1e-6, rtol=1e-6)
-    train._head(model, kind.columns(pairs), store)
+    train._head(model, kind.columns(pairs), store, base.encoder.identity)
     assert len(list(tmp_path.glob("pooled-*"))) == 1
 
 

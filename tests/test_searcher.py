@@ -12,7 +12,7 @@ from lib import LatentTerms, Searcher, TokenEncoder
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import UNTUNED, BM25Constants, Weights
 from lib.evaluation.baselines import LexicalBM25, Words, dense_search
-from lib.searcher import WORD_CONSTANTS
+from lib.searcher import WORD_CONSTANTS, products
 
 DOCS = [*TEXTS, "the cat and the dog", "a red house in the tree"]
 IDS = [f"d{i}" for i in range(len(DOCS))]
@@ -162,6 +162,38 @@ def test_words_of_another_analyzer_and_damage_are_refused(searcher, tmp_path, mo
     file.write_text(json.dumps(["x"]))
     with pytest.raises(ValueError, match="words"):
         Searcher.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, np.zeros((len(DOCS), 8)), np.zeros((len(DOCS) - 1, 8), np.float32), np.zeros(len(DOCS), np.float32)],
+)
+def test_damaged_embeddings_are_found_without_checksums(searcher, tmp_path, stored):
+    searcher.save(tmp_path)
+    (path,) = tmp_path.glob("embeddings-*.npy")
+    if stored is None:
+        path.write_bytes(path.read_bytes()[:-40])
+    else:
+        np.save(path, stored)
+    with pytest.raises(ValueError, match="copy it again"):
+        Searcher.load(tmp_path, encoder=searcher.model.encoder, verify=False)
+
+
+def test_equal_embeddings_have_equal_scores():
+    rng = np.random.default_rng(0)
+    for n in (3, 7, 100):
+        rows, vector = rng.normal(size=(n, 384)).astype(np.float32), rng.normal(size=384).astype(np.float32)
+        found = products(np.concatenate([rows, rows[:2], rows]), vector)
+        np.testing.assert_array_equal(found[:n], found[n + 2 :])
+        np.testing.assert_array_equal(found[:2], found[n : n + 2])
+        np.testing.assert_allclose(found[:n], rows @ vector, rtol=1e-4, atol=1e-4)
+    assert products(np.zeros((3, 0), np.float32), np.zeros(0, np.float32)).tolist() == [0, 0, 0]
+
+
+def test_an_exclusion_for_queries_that_are_not_asked_is_none(searcher, recwarn):
+    excluded = searcher.search(QUERIES[:1], ["only"], 3, exclude={"another": [IDS[0]]})
+    assert excluded.doc_ids == searcher.search(QUERIES[:1], ["only"], 3).doc_ids
+    assert not recwarn
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import csr_array, hstack, vstack
+from scipy.sparse import csr_array, hstack
 
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import draws, encode_sentences, grow, sentences_of
@@ -142,8 +142,9 @@ def rankers(model: LatentTerms, texts: list[str], sizes: Iterable[int], all_part
             yield by_latents(model, model.index((terms for terms, _ in grow(sentences, size)), doc_ids))
             continue
         of_sentences = words.encode(split)
-        counts = vstack([chosen @ of_sentences for chosen in draws(sentences.starts, size)], format="csr")
-        yield by_all(Searcher.of_blocks(model, grow(sentences, size), counts, words, doc_ids))
+        counts = (chosen @ of_sentences for chosen in draws(sentences.starts, size))
+        blocks = ((terms, rows, vectors) for (terms, vectors), rows in zip(grow(sentences, size), counts, strict=True))
+        yield by_all(Searcher.of_blocks(model, blocks, words, doc_ids))
 
 
 def main() -> None:

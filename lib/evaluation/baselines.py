@@ -56,6 +56,10 @@ class Words:
     def __len__(self) -> int:
         return len(self.words)
 
+    def columns(self, words: Iterable[str]) -> np.ndarray:
+        """Return the column of each of these words, int32 [n]; KeyError for another word."""
+        return np.array([self._column[word] for word in words], np.int32)
+
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Words":
         """Return the words of these texts, in the order of their first appearance."""

@@ -89,7 +89,7 @@ def to_sparse_encoder(
         next(name for name, pair in strategies().items() if pair == (model.pooling, model.phi)),
         encoder.include_prompt,
         sparse_rows=sparse_rows,
-        special_tokens=_special_tokens(encoder.tokenizer),
+        special_tokens=special_tokens(encoder.tokenizer),
         include_special=encoder.special_tokens,
         labels=labels,
     )
@@ -124,7 +124,7 @@ def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTo
     return module
 
 
-def _special_tokens(tokenizer) -> tuple[int, int]:
+def special_tokens(tokenizer) -> tuple[int, int]:
     """Return how many special tokens a tokenizer puts before and after a text."""
     ordinary = np.flatnonzero(np.array(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]) == 0)
     n_tokens = len(tokenizer("a")["input_ids"])
@@ -263,6 +263,10 @@ def load_sparse_encoder(
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; copy or download the folder again.")
     config = json_object(path.read_text("utf-8"), str(path))
+    if (kind := config.get("model_type", SparseEncoder.__name__)) != SparseEncoder.__name__:
+        raise ValueError(
+            f"{folder} is a {kind}, not a SparseEncoder; read it by TokenEncoder or sentence-transformers."
+        )
     modules = [_load_module(folder, entry) for entry in _entries(folder / _MODULES)]
     names = ("prompts", "default_prompt_name", "similarity_fn_name", "max_active_dims")
     return SparseEncoder(modules=modules, device=device, **{name: config.get(name) for name in names})

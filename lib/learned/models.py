@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 
 from lib.encode.encoder import TokenEncoder
 from lib.interop import optional_module
-from lib.interop.conversion import to_sparse_encoder
+from lib.interop.conversion import special_tokens, to_sparse_encoder
 from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.token_pooling import strategies
@@ -123,9 +123,10 @@ def _encoder(base: LatentTerms | TokenEncoder) -> TokenEncoder:
 
 
 def _retriever(encoder: TokenEncoder) -> SentenceTransformer:
-    return without_dropout(
-        SentenceTransformer(str(encoder.folder), device=str(encoder.device), local_files_only=True).float()
-    )
+    """Return the retriever as a model to train, which reads texts as `encoder` does."""
+    model = SentenceTransformer(str(encoder.folder), device=str(encoder.device), local_files_only=True).float()
+    model.max_seq_length, model.prompts = encoder.max_length, dict(encoder.prompts)
+    return without_dropout(model)
 
 
 def without_dropout(model: Model) -> Model:
@@ -367,7 +368,13 @@ class Bottleneck(_Autoencoder):
             model = self._of_embeddings(encoder)
         else:
             coder = SparseAutoEncoderTokenEncoder(encoder.d, self.width, self.k)
-            pooling = SparseTokenPooling(self.width, self.pooling, encoder.include_prompt)
+            pooling = SparseTokenPooling(
+                self.width,
+                self.pooling,
+                encoder.include_prompt,
+                special_tokens=special_tokens(encoder.tokenizer),
+                include_special=encoder.special_tokens,
+            )
             model = _sparse_encoder([_retriever(encoder)[0], coder, pooling, Normalize()], encoder)
         self.adapt(model, model[0].auto_model.config.num_hidden_layers)
         return model

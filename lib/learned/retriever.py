@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array, vstack
 from sentence_transformers import SparseEncoder
+from sentence_transformers.sentence_transformer.modules import Normalize
 
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import INNER_PRODUCT, BM25Constants
@@ -15,10 +16,11 @@ from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, ter
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_texts
 from lib.support.files import user_path
-from lib.support.folders import digest_arrays
+from lib.support.folders import digest_arrays, digest_json
 from lib.support.progress import progress as show_progress
 
 _WINDOW = 512  # texts whose rows are made at a time
+_NOT_READING = ("_name_or_path", "transformers_version", "dtype")  # of a Transformer's configuration
 
 
 class LearnedRetriever:
@@ -46,7 +48,7 @@ class LearnedRetriever:
     def load(cls, folder: str | Path, device: str | None = None) -> "LearnedRetriever":
         """Load what `finetune` saved, running no code but this package's and sentence-transformers'.
 
-        Raises as `lib.interop.conversion.load_sparse_encoder`.
+        Raises as `lib.interop.conversion.load_sparse_encoder`, and ValueError for a dense retriever.
         """
         return cls(load_sparse_encoder(folder, device))
 
@@ -62,9 +64,13 @@ class LearnedRetriever:
     @cached_property
     def identity(self) -> dict:
         """Everything that decides a text's row, JSON-able; for keys of a store."""
+        transformer = self.model[0].auto_model.config.to_dict()
+        reading: dict = {"transformer": {name: transformer[name] for name in transformer if name not in _NOT_READING}}
+        reading["tokenizer"] = digest_json(json.loads(self.model.tokenizer.backend_tokenizer.to_str()))
+        reading |= {"prompt": self.model.default_prompt_name, "max_active_dims": self.model.max_active_dims}
         weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()})
         modules = [[type(module).__name__, _config(module)] for module in self.model]
-        reading = {"prompts": self.model.prompts, "max_length": self.model.max_seq_length}
+        reading |= {"prompts": self.model.prompts, "max_length": self.model.max_seq_length}
         return json.loads(json.dumps({"weights": weights, "modules": modules, **reading}))
 
     def encode_documents(self, texts: Iterable[str], *, progress: bool = True) -> csr_array:
@@ -91,8 +97,11 @@ class LearnedRetriever:
     def latent_terms(self) -> LatentTerms:
         """Return a `LatentTerms` with the same latents, whole rows and this ranking; it must have been loaded.
 
-        ValueError for a model whose autoencoder reads embeddings of texts, and as `from_sparse_encoder`.
+        ValueError for a model whose autoencoder reads embeddings of texts or whose rows have norm 1 (kinds csr, csrv2
+        and bottleneck), and as `from_sparse_encoder`.
         """
+        if isinstance(self.model[-1], Normalize):
+            raise ValueError(f"{self} has rows of norm 1, which LatentTerms has not; use its own index and encode_*.")
         folder = user_path(self.model[0].config.name_or_path)
         whole = load_sparse_encoder(folder, str(self.model.device))
         if hasattr(whole[-1], "top"):

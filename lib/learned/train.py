@@ -1,6 +1,7 @@
 """Training of retrievers on pairs, by the trainers of sentence-transformers."""
 
 import json
+import warnings
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import Spla
 from sentence_transformers.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
 from sentence_transformers.sparse_encoder.losses import SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
@@ -118,14 +119,16 @@ def finetune(
     """Train a retriever of a kind on pairs and save it to the folder `out`; return it as it was saved.
 
     The folder stands on its own, with LoRA merged into the retriever's weights: `LearnedRetriever.load(out)` reads it,
-    and `SparseEncoder(out, trust_remote_code=True)` of sentence-transformers. `finetuned.json` says by digests what it
+    and `SparseEncoder(out, trust_remote_code=True)` of sentence-transformers; `TokenEncoder(out)` and
+    `SentenceTransformer(out)` read a dense one. `finetuned.json` says by digests what it
     was made of; `training_log.jsonl` has losses. The same call continues after an interruption from the last
     checkpoint, and on one machine with equally many threads ends at the same weights. Checkpoints are the trainer's,
     with files of torch beside the weights; they are removed at the end.
 
-    Raises TypeError or ValueError for settings that are not allowed, fewer pairs than a batch, a base that the kind
-    cannot be made of (such as an autoencoder of another layer), a teacher that scored other pairs, and a folder that
-    holds another run (the fields that differ are named); ImportError without the extra `learned`; FloatingPointError
+    Raises TypeError or ValueError for settings that are not allowed, fewer pairs than a batch, or none that make one
+    without a text in common, a base that the kind cannot be made of (such as an autoencoder of another layer), a
+    teacher that scored other pairs, a `dev` of test queries, and a folder that holds another run (the fields that
+    differ are named); ImportError without the extra `learned`; FloatingPointError
     for a loss that is not finite, before which the last checkpoint stays; TimeoutError if another process trains into
     the folder.
 
@@ -143,7 +146,8 @@ def finetune(
         Scores of these pairs' candidates, which the model learns to reproduce (KL); without one, it learns to tell a
         query's positive from all other texts of a batch.
     dev : Collection, optional
-        A small one, not of test queries, that is ranked every `config.every` steps; the best state is what is saved.
+        A small one, not of test queries, that is ranked every `config.every` steps; the best state is what is saved,
+        and a warning says if the untrained one ranked better.
     store : Store, optional
         Where embeddings are kept for kinds that do not train the retriever.
     """
@@ -151,6 +155,7 @@ def finetune(
     if not isinstance(kind, Kind):
         raise ValueError(f"kind is {kind!r}; give a kind of lib.learned.models or one of {', '.join(KINDS)}.")
     config, out = config or FinetuneConfig(), user_path(out)
+    check_dev(dev)
     columns = _columns(kind, pairs, teacher, config.batch_size)
     _check_trainer()
     base = load_base(base)
@@ -167,8 +172,10 @@ def finetune(
         _write_run(out, run, finished=False)
         limit = model.max_seq_length
         model.max_seq_length = min(limit, config.max_length)
-        trainer = _trainer(kind, model, columns, out, config, teacher is not None, dev, store)
+        trained = _head(model, columns, store or Store(), run["retriever"]) if kind.frozen else model
+        trainer = _trainer(kind, model, trained, columns, out, config, teacher is not None, dev)
         trainer.train(resume_from_checkpoint=_last_checkpoint(out / CHECKPOINTS))
+        _check_ended(trainer.state, config.batch_size)
         model.max_seq_length = limit
         _finish(model)
         model.save_pretrained(str(out))
@@ -193,6 +200,30 @@ def check_before(
         runs = json.loads(path.read_text("utf-8"))["run"], run_identity(kind, base, pairs, config)
         old, new = ({key: run[key] for key in run if key not in ("pairs", "teacher", "dev")} for run in runs)
         check_same(old, new, user_path(out))
+
+
+def check_dev(dev: Collection | None) -> None:
+    """Raise a ValueError for a collection of test queries, which would choose the state that they are to measure."""
+    if dev is not None and dev.split == "test":
+        raise ValueError(f"dev is {dev.full_name}, of test queries; give a split to choose by, such as train or dev.")
+
+
+def _check_ended(state: TrainerState, batch_size: int) -> None:
+    """Say what a run that ended did not do: all of its steps, or to rank better than before."""
+    if state.global_step < state.max_steps:
+        message = (
+            f"Training ended after {state.global_step} of {state.max_steps} steps, since too few of the pairs have "
+        )
+        message += f"no text in common to fill batches of {batch_size}; give a smaller batch_size, or fewer negatives."
+        if not state.global_step:
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
+    first, *others = [row[name] for row in state.log_history for name in row if name.endswith("ndcg@10")] or [-1.0]
+    if first > (best := max(others, default=-1.0)):
+        message = (
+            f"nDCG@10 of dev was {first:.3f} before training, and is {best:.3f} of the state that is saved, the best"
+        )
+        warnings.warn(f"{message} of the run; lower the learning rate, or add pairs.", stacklevel=3)
 
 
 def _check_trainer() -> None:
@@ -271,16 +302,16 @@ def _write_run(folder: Path, run: dict[str, Any], finished: bool) -> None:
 def _trainer(
     kind: Kind,
     model: Model,
+    trained: Model,
     columns: dict[str, list],
     out: Path,
     config: FinetuneConfig,
     distilled: bool,
     dev: Collection | None,
-    store: Store | None,
 ) -> SentenceTransformerTrainer | SparseEncoderTrainer:
+    """Return the trainer of `trained`, `model` or what is trained of it."""
     sparse = isinstance(model, SparseEncoder)
     evaluator = None if dev is None else _evaluator(dev, model)
-    trained = _head(model, columns, store or Store()) if kind.frozen else model
     loss = kind.loss(trained, config.teacher_temperature if distilled else None)
     callbacks = [_FiniteWeights(), Progress(out / LOG), LossState(loss), *kind.callbacks(model)]
     if isinstance(loss, SpladeLoss):
@@ -405,15 +436,18 @@ def _evaluator(dev: Collection, model: Model) -> _Evaluator:
     return _Evaluator(model, kind(*texts, relevant, **settings), f"dev_{model.similarity_fn_name}_ndcg@10")
 
 
-def _head(model: SparseEncoder, columns: dict[str, list], store: Store) -> SparseEncoder:
-    """Return the modules behind the retriever's embedding, as a model to which texts are their stored embeddings."""
+def _head(model: SparseEncoder, columns: dict[str, list], store: Store, identity: dict) -> SparseEncoder:
+    """Return the modules behind the retriever's embedding, as a model to which texts are their stored embeddings.
+
+    `identity` is the retriever's, for the store.
+    """
     modules = list(model)
     first = next(number for number, module in enumerate(modules) if isinstance(module, SparseAutoEncoder))
     retriever = SentenceTransformer(modules=modules[:first], device=str(model.device))
     texts: dict[str, dict[str, None]] = {}  # by prompt, in order and each once
     for name in (name for name in columns if name != "label"):
         texts.setdefault(_prompt(model, name), {}).update(dict.fromkeys(columns[name]))
-    reader = {"retriever": origin_of(model, modules[first])["fingerprint"], "max_length": model.max_seq_length}
+    reader = {"retriever": identity, "max_length": model.max_seq_length}
     tables = {}
     for prompt, unique in ((prompt, tuple(unique)) for prompt, unique in texts.items()):
 

@@ -336,8 +336,9 @@ def ranking_of(collection: Collection, best: dict[str, np.ndarray]) -> Ranking:
 
 def searcher_of(model: LatentTerms, collection: Collection, encoded: EncodedCollection) -> tuple[Searcher, csr_array]:
     """Return what searches an encoded collection, and the terms of its queries as `Searcher.encode_queries` does."""
-    words, blocks = Words.of(collection.doc_texts), [(encoded.doc_terms, encoded.doc_embeddings)]
-    searcher = Searcher.of_blocks(model, blocks, words.encode(collection.doc_texts), words, collection.doc_ids)
+    words = Words.of(collection.doc_texts)
+    block = encoded.doc_terms, words.encode(collection.doc_texts), encoded.doc_embeddings
+    searcher = Searcher.of_blocks(model, [block], words, collection.doc_ids)
     return searcher, hstack([encoded.query_terms, words.encode(collection.query_texts)], format="csr")
 
 

@@ -306,7 +306,7 @@ def codes_readout(
 
     def make() -> dict[str, np.ndarray]:
         folder = trained(bench, kind, base, config)
-        model = load_finetuned(folder)
+        model = load_finetuned(folder).cpu()
         arrays = {key: tensor.detach().numpy() for key, tensor in model[_place(model)].named_parameters()}
         remove(folder)
         return arrays
@@ -321,6 +321,7 @@ def codes_readout(
 
 
 def _coded(bench: Bench, name: str, encoder: TokenEncoder, head: SparseAutoEncoder) -> Readout:
+    head = head.cpu()  # as the embeddings are
     weights = {key: tensor.detach().numpy() for key, tensor in head.named_parameters()}
     identity = {"encoder": encoder.identity, "head": digest_arrays(weights), "k": head.k}
 

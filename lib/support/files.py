@@ -65,7 +65,7 @@ def temporary_beside(path: str | Path) -> Iterator[Path]:
 
     Errors name `path` instead.
     """
-    path = user_path(path)
+    path = Path(os.path.abspath(user_path(path)))  # "." has no name
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with errors_name(path, temporary):
