@@ -172,14 +172,14 @@ def _finetune(args: argparse.Namespace) -> None:
     teachers = [name.partition(":")[::2] for name in args.teacher]
     for name, _ in teachers:
         check_choice(name, TEACHERS, "--teacher")
+    if teachers and not args.negatives:
+        raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give some.")
+    check_dev(dev := load_collection(args.dev) if args.dev else None)
     args.out.mkdir(parents=True, exist_ok=True)
     _check_writable(args.out)
     pairs = join_pairs(load_pairs(name) for name in args.pairs)
     pairs = pairs if args.sample is None else pairs.sample(args.sample, config.seed)
-    dev, base = load_collection(args.dev) if args.dev else None, load_base(args.base)
-    if teachers and not args.negatives:
-        raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give some.")
-    check_dev(dev)
+    base = load_base(args.base)
     check_before(kind, pairs, args.out, base, config, bool(teachers))
     encoders = [(name, TokenEncoder(retriever or None)) for name, retriever in teachers]
     if args.negatives and kind.reads_pairs:

@@ -16,6 +16,7 @@ from lib.__main__ import main
 from lib.bm25.weighting import BM25Constants, Weights
 from lib.encode.encoder import TokenEncoder
 from lib.indexing import index_texts, open_searcher, read_texts
+from lib.learned import RUN
 from lib.support.files import make_folder
 
 DOCS = [*(text.strip() for text in TEXTS if text.strip()), "the cat and the dog", "a red house in the tree"]
@@ -205,6 +206,8 @@ def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
         return capsys.readouterr().out
 
     model.save(tmp_path / "model")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / RUN).touch()
     folder = tmp_path / "index"
     assert f"{len(DOCS)} texts" in run("index", source, folder, "--model", tmp_path / "model")
     lines = [line.split("\t") for line in run("search", folder, "old cat", "--k", 3).splitlines()]
@@ -215,6 +218,8 @@ def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
         (("search", tmp_path / "none", "cat"), "FileNotFoundError: There is no folder"),
         (("search", folder, "cat", "--k", 0), "ValueError: --k is 0"),
         (("index", source, folder), "FileExistsError: .*holds a searcher"),
+        (("index", tmp_path / "none.txt", tmp_path / "new"), "FileNotFoundError: There is no .*none.txt; give"),
+        (("index", source, tmp_path / "new", "--model", tmp_path / "tuned"), "is of finetune.*LearnedRetriever"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(*arguments)

@@ -37,6 +37,22 @@ def run(monkeypatch, *arguments) -> None:
     main()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "text.txt", "out", "--revision", "abc"), "--revision abc is of a text of the hub"),
+        (("finetune", "dense", "pairs.jsonl", "out", "--negatives", 0, "--teacher", "dense:"), "--negatives 0"),
+        (("finetune", "dense", "pairs.jsonl", "out", "--dev", "pydoc/20/test"), "pydoc/20/test, of test queries"),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_refused(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("one\ntwo\n")
+    Path("pairs.jsonl").write_text('{"query": "a cat", "positive": "the cat sat"}\n')
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, *arguments)
+
+
 def test_the_train_command_end_to_end(tmp_path, sentence_folder, monkeypatch, capsys):
     text, out = tmp_path / "text.txt", tmp_path / "model"
     text.write_text("\n".join(TEXTS * 8))
