@@ -237,7 +237,7 @@ def write_the_others(folder) -> None:
     few = ["CSR, 32", "dense, truncated, 64", "dense, Matryoshka, 64"]
     for name, systems in (("csr", few), ("bottleneck", ["joint", "joint, of tokens"])):
         means = pd.DataFrame({"system": systems, "collection": "mean, limit left out", "mean": 0.5, "dead": 0.25})
-        write(name, means, size={"width": 4_096, "k": 32}, pairs={"n": 2_000})
+        write(name, means, size={"width": 4_096, "k": 32, "csr_epochs": 5}, pairs={"n": 2_000})
     joint = [("joint", other) for other in ("autoencoder afterwards, of embeddings", "SPLARE, trained")]
     joint += [("joint, of tokens", other) for other in ("dense, finetuned", "SPLARE, trained")]
     joint.append(tuple(f"{system}, top 40 and 400" for system in ("joint, of tokens", "SPLARE, trained")))
