@@ -59,7 +59,7 @@ browse: .venv/installed  ## write a page of the packaged model and all of pydoc,
 browser:
 	@command -v chromedriver || (apt-get update && apt-get install -y --no-install-recommends chromium-driver) || true
 
-test: style browser  ## set up (Debian's Chromium too, where it may), check style and types, run all tests and notebooks
+test: style browser  ## set up (and Debian's Chromium, if apt-get is allowed), check style and types, run all tests and notebooks
 	rm -rf build/test
 	$(call convert,build/test)
 	$(PYTEST) build/test tests --nbmake --nbmake-timeout=1200

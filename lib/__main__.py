@@ -26,6 +26,7 @@ from lib.data.sources import find_file
 from lib.data.training_text import LocalText, StreamedText
 from lib.encode.encoder import TokenEncoder
 from lib.encode.states import CACHE_DTYPES, EncodedStates, StateSource, TrainingText, cache_states
+from lib.evaluation.tuning import check_training
 from lib.indexing import check_target, index_texts, open_searcher, read_texts
 from lib.latent_terms import LatentTerms, join_models, other_origin
 from lib.learned import RUN
@@ -166,7 +167,7 @@ def _add_finetune_arguments(kinds) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
-    from lib.learned.train import FinetuneConfig, check_before, check_dev, finetune, load_base
+    from lib.learned.train import FinetuneConfig, check_before, finetune, load_base
 
     kind, config = args.kind(**_settings(args, args.kind)), FinetuneConfig(**_settings(args, FinetuneConfig))
     teachers = [name.partition(":")[::2] for name in args.teacher]
@@ -174,7 +175,9 @@ def _finetune(args: argparse.Namespace) -> None:
         check_choice(name, TEACHERS, "--teacher")
     if teachers and not args.negatives:
         raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give some.")
-    check_dev(dev := load_collection(args.dev) if args.dev else None)
+    dev = load_collection(args.dev) if args.dev else None
+    if dev is not None:
+        check_training([dev])
     args.out.mkdir(parents=True, exist_ok=True)
     _check_writable(args.out)
     pairs = join_pairs(load_pairs(name) for name in args.pairs)
@@ -312,7 +315,7 @@ def _corpus(args: argparse.Namespace) -> LocalText | StreamedText:
     if not args.text.startswith("hf:"):
         if args.revision is not None:
             raise ValueError(
-                f"--revision {args.revision} is of a text of the hub, hf:DATASET, and {args.text} is none."
+                f"--revision {args.revision} is for a text of the hub (hf:DATASET); {args.text} is a path."
             )
         return LocalText(args.text, fraction=args.fraction)
     dataset, _, name = args.text.removeprefix("hf:").partition(",")
@@ -500,7 +503,9 @@ def _index(args: argparse.Namespace) -> None:
     check_target(args.folder)
     read_texts(args.texts)  # before the model is loaded
     if _is_finetuned(args.model):
-        raise ValueError(f"{args.model} is of finetune, and ranks without words; index it by LearnedRetriever.load.")
+        raise ValueError(
+            f"{args.model} was finetuned, and ranks without words; in Python LearnedRetriever.load indexes with it."
+        )
     try:
         searcher = index_texts(LatentTerms.load(args.model), args.texts, args.folder, impacts=args.impacts)
     except KeyboardInterrupt:

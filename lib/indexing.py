@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from lib.support.checks import check_choice, check_ids
 from lib.support.files import make_folder, remove, user_path
 from lib.support.folders import digest_json, is_unfinished
 from lib.support.lines import read_lines
-from lib.support.locks import locked
+from lib.support.locks import LOCK, locked
 from lib.support.progress import progress as show_progress
 from lib.support.store import Store
 
@@ -83,19 +84,32 @@ def index_texts(
     doc_ids = check_ids((doc_id for doc_id, _ in read_texts(source)), what=f"The corpus {source}")
     if not doc_ids:
         raise ValueError(f"{source} holds no text; give one with a document in a line.")
-    with locked(make_folder(folder / PARTS), limit=0):
-        check_target(folder)  # another process may have finished it since
-        for path in folder.iterdir():
-            if is_unfinished(path.name):
-                remove(path)
-        store = Store(folder / PARTS)
-        keys = list(_encoded(model, source, store, len(doc_ids), progress))
-        words = _words_of(_part(store, key)["words"] for key in keys)
-        blocks = (_block(_part(store, key), model.sae.width, words) for key in keys)
-        searcher = Searcher.of_blocks(model, blocks, words, doc_ids, impacts=impacts)
-        searcher.save(folder, with_retriever=model.stands_alone)
-        remove(folder / PARTS)
+    parts = make_folder(folder / PARTS)
+    try:
+        with locked(parts, limit=0):
+            check_target(folder)  # another process may have finished it since
+            for path in folder.iterdir():
+                if is_unfinished(path.name):
+                    remove(path)
+            searcher = _searcher(model, source, Store(parts), doc_ids, impacts, progress)
+            searcher.save(folder, with_retriever=model.lacks_retriever)
+            for path in parts.iterdir():
+                if path.name != LOCK:
+                    remove(path)
+    finally:
+        with suppress(OSError):  # it is empty if all is done
+            parts.rmdir()
     return searcher
+
+
+def _searcher(
+    model: LatentTerms, source: str | Path, store: Store, doc_ids: list[str], impacts: str, progress: bool
+) -> Searcher:
+    """Return the searcher of the texts, which are encoded first where they are not stored yet."""
+    keys = list(_encoded(model, source, store, len(doc_ids), progress))
+    words = _words_of(_part(store, key)["words"] for key in keys)
+    blocks = (_block(_part(store, key), model.sae.width, words) for key in keys)
+    return Searcher.of_blocks(model, blocks, words, doc_ids, impacts=impacts)
 
 
 def _encoded(model: LatentTerms, source: str | Path, store: Store, n: int, progress: bool) -> Iterator[dict]:

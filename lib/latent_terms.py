@@ -211,8 +211,8 @@ class LatentTerms:
         return parts | {"pooling": self.pooling, "phi": self.phi}
 
     @property
-    def stands_alone(self) -> bool:
-        """Whether the retriever's files were read from a copy, as `save(..., with_retriever=True)` makes, alone."""
+    def lacks_retriever(self) -> bool:
+        """Whether the retriever's own folder is missing here, so that `save` must copy it."""
         name = self.encoder.name
         return Path(name).is_absolute() and not Path(name).is_dir()
 
@@ -224,7 +224,7 @@ class LatentTerms:
         retriever's weights are a pickle, and without the copy for a model that was loaded from such a folder, if the
         retriever's own is not on this machine.
         """
-        if self.stands_alone and not with_retriever:
+        if self.lacks_retriever and not with_retriever:
             raise ValueError(
                 f"The retriever's folder {self.encoder.name} is not on this machine; save with_retriever=True."
             )

@@ -160,7 +160,7 @@ class Searcher:
         exclude: Mapping[str, str | Iterable[str]] | None = None,
         progress: bool = True,
     ) -> Ranking:
-        """Return the k best documents of each query, exactly; ties, as of equal texts, in the order of the documents.
+        """Return the k best documents of each query, exactly; ties in the order of the documents.
 
         Raises TypeError or ValueError as `search_encoded`, and for queries that are not a list of `str`.
 
@@ -202,10 +202,10 @@ class Searcher:
             raise ValueError(f"{self.model.encoder.name} has no embedding of a text; give Weights(dense=0).")
         query_ids, k = check_ids(query_ids, terms.shape[0], "query_ids"), check_count(k, "k")
         rows = self._weighted(terms, weights)
-        if not weights.dense:
-            return self.index.search(rows, query_ids, k, exclude=exclude)
         excluded = check_excluded({} if exclude is None else exclude)
         excluded = {query_id: excluded[query_id] for query_id in query_ids if query_id in excluded}
+        if not weights.dense:
+            return self.index.search(rows, query_ids, k, exclude=excluded)
         longer = k + max(map(len, excluded.values()), default=0)
         vectors = self._unit(embeddings) * np.float32(weights.dense)
         doc_ids, scores = [], []
@@ -299,7 +299,7 @@ class Searcher:
             words = Words(json.loads(files["words.json"].read_text("utf-8")))
             try:
                 embeddings = np.load(files["embeddings.npy"], mmap_mode="r")
-            except (OSError, ValueError) as error:
+            except (EOFError, OSError, ValueError) as error:
                 raise ValueError(f"The embeddings of {folder} are damaged ({error}); copy it again.") from error
             n_words = index.width - model.sae.width
             if (embeddings.dtype, embeddings.ndim, len(embeddings), len(words)) != (np.float32, 2, len(index), n_words):
@@ -315,7 +315,15 @@ class Searcher:
 
 
 def products(embeddings: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """Return the inner products of rows [n, d] and a vector [d], float32 [n], those of equal rows to the same bit."""
+    """Return the inner products of rows [n, d] and a vector [d], float32 [n], those of equal rows to the same bit.
+
+    ValueError for a vector of another size.
+    """
+    if embeddings.shape[1:] != vector.shape:
+        raise ValueError(
+            f"A query's embedding has shape {list(vector.shape)}, those of the documents {list(embeddings.shape)}; "
+            "encode both by one retriever."
+        )
     out = np.empty(len(embeddings), np.float32)
     _multiply(embeddings, vector, out)
     return out

@@ -43,9 +43,10 @@ here.size
 # whole of it, and two learning rates of each were tried on training queries, of the joint ones with two of the
 # autoencoder. Joint training of tokens had one seed at first; of 2026-11-30 are its other seeds, its own learning
 # rate, its pairs and its pruned rows, other lambdas and k, CSR's constants, which are those of `72_csr`, the
-# autoencoders' rates, an AuxK that acts, and a reconstruction of embeddings that cannot move them. The joint
-# autoencoder starts at random and sees each text once, those of CSR and afterwards five times. `squad` and `pydoc` are
-# *near*: some of the pairs are of their kind. A run that was killed goes on from its last checkpoint.
+# autoencoders' rates, an AuxK that acts, and a reconstruction of embeddings whose target is a constant (its gradient
+# reaches the retriever through the codes). The joint autoencoder starts at random and sees each text once, those of
+# CSR and afterwards five times. `squad` and `pydoc` are *near*: some of the pairs are of their kind. A run that was
+# killed goes on from its last checkpoint.
 
 # %%
 tables, origin = bottleneck_study(here)

@@ -42,7 +42,7 @@ table, origin = claims_study(folder)
 # - *holds weaker*: it lies wholly among the values that agree, but below the published size.
 # - *does not hold here*: it does not lie wholly among the values that agree: *contradicted* if it lies wholly outside,
 #   *undecided* if on both sides. Then our data are too few to say, and that supports no claim.
-# - *not tested*: no result, or none with an interval.
+# - *not tested*: no result, none with an interval, or a comparison that could not have come out otherwise.
 #
 # "No gain", "robust" and "as well" are claims like any other: the interval must lie within a margin of 0.02 nDCG@10
 # (0.01 for a doubling), so a wide interval does not pass for a proof. An interval of a mean over collections takes

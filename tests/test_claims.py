@@ -250,7 +250,7 @@ def write_results(folder) -> None:
         ("normalisation: per-token", 0, 0.3),
     ]
     rows += [("activation: BatchTopK, per-token", 0.01, 0.3), ("activation: JumpReLU, per-token", 0.05, 0.2)]
-    write("ablations", differences([{"variant": v, "mean": 0.5, "difference": d, "fvu": f} for v, d, f in rows]))
+    write("ablations", differences([{"variant": v, "mean": 0.5, "difference": d} for v, d in rows]))
     alike = {"normalisation: per-token": 0.0, "activation: BatchTopK, per-token": 0.01}
     alike |= {"activation: JumpReLU, per-token": 0.05}
     values = {name: values["latent terms"] + gain for name, gain in alike.items()}
@@ -261,7 +261,6 @@ def write_results(folder) -> None:
     trend = pd.DataFrame(rows, columns=["collection", "field", "slope"]).assign(smallest=4, largest=1024)
     write("width_k_trend", trend.assign(low=trend["slope"] - 0.002, high=trend["slope"] + 0.002))
     rows = [{"variant": f"seed {s}", "seed": s, "mean": 0.5 + 0.001 * s, "difference": 0.001 * s} for s in range(5)]
-    rows = [row | {"fvu": row["mean"]} for row in rows]
     rows += [{"variant": "2 seeds joined", "seed": nan, "mean": 0.56, "difference": 0.06}]
     write("seeds", differences([*rows, {"variant": "lexical BM25", "seed": nan, "mean": 0.9, "difference": 0.4}]))
     pairs = pd.DataFrame([(a, b, 0.85, 0.2 + 0.1 * (a == 0)) for a in range(4) for b in range(a + 1, 4)])

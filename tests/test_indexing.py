@@ -144,6 +144,7 @@ def test_what_another_process_finished_meanwhile_stays(tmp_path, source, model, 
     with pytest.raises(FileExistsError, match="holds a searcher"):
         index_texts(model, source, folder, progress=False)
     assert len(Searcher.load(folder, encoder=model.encoder)) == len(DOCS)
+    assert not (folder / "parts").exists()
 
 
 def test_parts_of_another_analyzer_are_not_taken(tmp_path, source, model, monkeypatch):
@@ -219,7 +220,7 @@ def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
         (("search", folder, "cat", "--k", 0), "ValueError: --k is 0"),
         (("index", source, folder), "FileExistsError: .*holds a searcher"),
         (("index", tmp_path / "none.txt", tmp_path / "new"), "FileNotFoundError: There is no .*none.txt; give"),
-        (("index", source, tmp_path / "new", "--model", tmp_path / "tuned"), "is of finetune.*LearnedRetriever"),
+        (("index", source, tmp_path / "new", "--model", tmp_path / "tuned"), "was finetuned.*LearnedRetriever"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(*arguments)

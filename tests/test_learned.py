@@ -430,8 +430,8 @@ def test_a_run_says_what_it_did_not_do():
     with pytest.raises(ValueError, match=r"0 of 4 steps.*batches of 8"):
         train._check_ended(state(0), 8)
     with pytest.warns(UserWarning, match="3 of 4 steps"):
-        train._check_ended(state(3), 8)
-    with pytest.warns(UserWarning, match=r"was 0\.500 before training, and is 0\.400"):
+        train._check_ended(state(3, 0.5), 8)
+    with pytest.warns(UserWarning, match=r"was 0\.500 before training and is 0\.400"):
         train._check_ended(state(4, 0.5, 0.3, 0.4), 8)
 
 
@@ -442,9 +442,11 @@ def test_pairs_that_fill_no_batch_are_not_a_finished_run(base, tmp_path):
     assert not train.is_finished(tmp_path)
 
 
-def test_states_are_not_chosen_by_test_queries(pairs, base, tmp_path):
-    dev = Collection("mine", "test", ["d"], ["a cat"], ["q"], ["cat"], {"q": {"d": 1}}, "folder")
-    with pytest.raises(ValueError, match=r"mine/test.*train or dev"):
+@pytest.mark.parametrize("split", ["test", None])
+def test_states_are_not_chosen_by_test_queries(pairs, base, tmp_path, split):
+    queries = ["q", "r"], ["cat", "dog"]
+    dev = Collection("mine", split, ["d"], ["a cat"], *queries, {key: {"d": 1} for key in "qr"}, "folder")
+    with pytest.raises(ValueError, match=r"mine.*train and dev"):
         finetune(TINY["dense"], pairs, tmp_path, base=base, config=CONFIG, dev=dev)
 
 

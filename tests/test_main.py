@@ -40,9 +40,12 @@ def run(monkeypatch, *arguments) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "text.txt", "out", "--revision", "abc"), "--revision abc is of a text of the hub"),
+        (("train", "text.txt", "out", "--revision", "abc"), "--revision abc is for a text of the hub"),
         (("finetune", "dense", "pairs.jsonl", "out", "--negatives", 0, "--teacher", "dense:"), "--negatives 0"),
-        (("finetune", "dense", "pairs.jsonl", "out", "--dev", "pydoc/20/test"), "pydoc/20/test, of test queries"),
+        (
+            ("finetune", "dense", "pairs.jsonl", "out", "--dev", "pydoc/20/test"),
+            "pydoc/20/test are of the split .test.",
+        ),
     ],
 )
 def test_options_that_would_do_nothing_or_harm_are_refused(arguments, message, tmp_path, monkeypatch):

@@ -203,6 +203,8 @@ def write_the_others(folder) -> None:
     write("variants", ways, size=size)
     tokens = pd.DataFrame({"tokens": [100_000, 1_600_000], "agreement": [0.31, 0.522]})
     write("variants_tokens", tokens)
+    write("variants_runs", pd.DataFrame({"variant": ["topk", "ortsae"], "distinct": [1.0, 0.98]}))
+    write("variants_absorption", pd.DataFrame({"label": ["-s", "-s", "-ed", "-x"], "n": [5, 6, 7, np.nan]}))
     steered = pd.DataFrame({"vocabulary": ["latents", "latents of embeddings", "latents of embeddings, decoded"]})
     steered = steered.assign(collection="mean, limit left out", system="silenced", n=16, n_pairs=1234)
     for column, value in (("gap", 1.25), ("difference", -0.01)):
@@ -306,6 +308,8 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "variants/worse ways": "kron $-$0.100",
         "variants/unmatched": "kron",
         "variants/most/agreement": "0.52",
+        "variants/distinct/ortsae": r"98\%",
+        "variants/classes": "2",
         "seeds/recur/latents": r"35.0\%",  # half of the cosine 0.7
         "ablations/high/BatchTopK": "126",
         "ablations/correlation/BatchTopK": "0.91",

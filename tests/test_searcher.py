@@ -166,13 +166,13 @@ def test_words_of_another_analyzer_and_damage_are_refused(searcher, tmp_path, mo
 
 @pytest.mark.parametrize(
     "stored",
-    [None, np.zeros((len(DOCS), 8)), np.zeros((len(DOCS) - 1, 8), np.float32), np.zeros(len(DOCS), np.float32)],
+    [None, b"", np.zeros((len(DOCS), 8)), np.zeros((len(DOCS) - 1, 8), np.float32), np.zeros(len(DOCS), np.float32)],
 )
 def test_damaged_embeddings_are_found_without_checksums(searcher, tmp_path, stored):
     searcher.save(tmp_path)
     (path,) = tmp_path.glob("embeddings-*.npy")
-    if stored is None:
-        path.write_bytes(path.read_bytes()[:-40])
+    if not isinstance(stored, np.ndarray):
+        path.write_bytes(path.read_bytes()[:-40] if stored is None else stored)
     else:
         np.save(path, stored)
     with pytest.raises(ValueError, match="copy it again"):
@@ -188,11 +188,14 @@ def test_equal_embeddings_have_equal_scores():
         np.testing.assert_array_equal(found[:2], found[n : n + 2])
         np.testing.assert_allclose(found[:n], rows @ vector, rtol=1e-4, atol=1e-4)
     assert products(np.zeros((3, 0), np.float32), np.zeros(0, np.float32)).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="one retriever"):
+        products(rows, vector[:-1])
 
 
-def test_an_exclusion_for_queries_that_are_not_asked_is_none(searcher, recwarn):
-    excluded = searcher.search(QUERIES[:1], ["only"], 3, exclude={"another": [IDS[0]]})
-    assert excluded.doc_ids == searcher.search(QUERIES[:1], ["only"], 3).doc_ids
+@pytest.mark.parametrize("weights", [Weights(1, 0.3, 0.5), Weights(1, 0.3, 0)])
+def test_an_exclusion_for_queries_that_are_not_asked_is_none(searcher, recwarn, weights):
+    excluded = searcher.search(QUERIES[:1], ["only"], 3, weights=weights, exclude={"another": [IDS[0]]})
+    assert excluded.doc_ids == searcher.search(QUERIES[:1], ["only"], 3, weights=weights).doc_ids
     assert not recwarn
 
 

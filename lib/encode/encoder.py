@@ -220,13 +220,8 @@ class TokenEncoder:
         if not self._digests:
             tensors = self._model.state_dict()
             weights = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in tensors.items()}
-            if hasattr(self.tokenizer, "backend_tokenizer"):
-                tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-            else:  # one written in Python
-                tokenizer = {"vocabulary": self.tokenizer.get_vocab(), "special": self.tokenizer.special_tokens_map}
-            tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
             reading = {"limits": token_limits(self._model), "query_expansion": self._model[0].query_expansion}
-            parts = [tokenizer, *map(repr, list(self._model)[1:]), reading]
+            parts = [tokenizer_identity(self.tokenizer), *map(repr, list(self._model)[1:]), reading]
             self._digests |= {"weights": digest_arrays(weights), "tokenizer_and_head": digest_json(parts)}
         return self.config | self._digests
 
@@ -395,3 +390,10 @@ class TokenEncoder:
         if "sentence_embedding" not in features:
             raise ValueError(f"{self.name} has no pooling, so no embedding of a text; add a Pooling module.")
         return states, features["sentence_embedding"].float().cpu().numpy()
+
+
+def tokenizer_identity(tokenizer) -> dict:
+    """Return what decides a text's tokens, JSON-able, but for how many of them are read."""
+    if not hasattr(tokenizer, "backend_tokenizer"):  # one written in Python
+        return {"vocabulary": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
+    return json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}  # of the last call

@@ -49,13 +49,11 @@ class MaxSim:
         """Score the next documents, as `encoder.stream(texts)` yields them, and keep those among the best."""
         states = normalize(block.states, dim=1)
         n_queries, n_docs = len(self.docs), len(block.offsets) - 1
-        nearest = states.new_zeros(len(self._queries), n_docs)  # of each query's token, in each document
+        new_scores = torch.zeros(n_queries, n_docs)
         for doc, (start, stop) in enumerate(pairwise(block.offsets)):
             if start < stop and len(self._queries):
-                nearest[:, doc] = (self._queries @ states[start:stop].T).amax(dim=1)
-        new_scores = torch.zeros(n_queries, n_docs).index_add_(
-            0, self._query_of, nearest.float().cpu()
-        )  # a GPU adds in any order
+                best = (self._queries @ states[start:stop].T).amax(dim=1)
+                new_scores[:, doc].index_add_(0, self._query_of, best.cpu())  # a GPU adds in any order
         new_docs = np.arange(self._n_docs, self._n_docs + n_docs)
         self._n_docs += n_docs
         docs = np.concatenate([self.docs, np.broadcast_to(new_docs, (n_queries, n_docs))], axis=1)

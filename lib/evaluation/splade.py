@@ -1,6 +1,5 @@
 """SPLADE: learned sparse vectors over words, to compare with latent terms."""
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -11,6 +10,7 @@ from scipy.sparse import csr_array, vstack
 
 from lib.bm25.ranking import Ranking
 from lib.data.collection import Collection
+from lib.encode.encoder import tokenizer_identity
 from lib.evaluation.baselines import inner_product_search
 from lib.support.checks import check_texts
 from lib.support.files import user_path
@@ -96,10 +96,11 @@ class Splade:
     def identity(self) -> dict:
         """Everything that decides the weights of a text, JSON-able; for keys of a store."""
         tensors = {name: tensor.cpu().numpy() for name, tensor in self._model.state_dict().items()}
-        tokenizer = json.loads(self._model.tokenizer.backend_tokenizer.to_str())
-        tokenizer |= {"truncation": None, "padding": None}  # as the last call left them
         settings = {"prompts": self._model.prompts, "max_length": self._model.max_seq_length, "pooling": self._pooling}
-        digests = {"weights": digest_arrays(tensors), "tokenizer": digest_json(tokenizer)}
+        digests = {
+            "weights": digest_arrays(tensors),
+            "tokenizer": digest_json(tokenizer_identity(self._model.tokenizer)),
+        }
         return {"name": self.name, **digests, **settings}
 
     def encode_documents(self, texts: Iterable[str]) -> csr_array:

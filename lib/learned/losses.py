@@ -43,7 +43,8 @@ def ranking_loss(model: SparseEncoder, scale: float, teacher_temperature: float 
 class BottleneckLoss(SpladeLoss):
     """ranking(z) + alpha reconstruction + lambda_q FLOPS(z_q) + lambda_d FLOPS(z_d), of a model with an autoencoder.
 
-    What is reconstructed is a constant in the loss: else it falls where all embeddings become alike.
+    What is reconstructed is a constant in the loss, else it falls where all embeddings become alike; its gradient
+    reaches the retriever through the codes.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from lib.bm25.index import BM25Index
 from lib.bm25.weighting import INNER_PRODUCT, BM25Constants
+from lib.encode.encoder import tokenizer_identity
 from lib.interop.conversion import from_sparse_encoder, load_sparse_encoder, term_matrix
 from lib.latent_terms import LatentTerms
 from lib.support.checks import check_texts
@@ -20,7 +21,7 @@ from lib.support.folders import digest_arrays, digest_json
 from lib.support.progress import progress as show_progress
 
 _WINDOW = 512  # texts whose rows are made at a time
-_NOT_READING = ("_name_or_path", "transformers_version", "dtype")  # of a Transformer's configuration
+_NOT_READING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # of a Transformer's configuration
 
 
 class LearnedRetriever:
@@ -66,7 +67,7 @@ class LearnedRetriever:
         """Everything that decides a text's row, JSON-able; for keys of a store."""
         transformer = self.model[0].auto_model.config.to_dict()
         reading: dict = {"transformer": {name: transformer[name] for name in transformer if name not in _NOT_READING}}
-        reading["tokenizer"] = digest_json(json.loads(self.model.tokenizer.backend_tokenizer.to_str()))
+        reading["tokenizer"] = digest_json(tokenizer_identity(self.model.tokenizer))
         reading |= {"prompt": self.model.default_prompt_name, "max_active_dims": self.model.max_active_dims}
         weights = digest_arrays({name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()})
         modules = [[type(module).__name__, _config(module)] for module in self.model]
@@ -101,7 +102,7 @@ class LearnedRetriever:
         and bottleneck), and as `from_sparse_encoder`.
         """
         if isinstance(self.model[-1], Normalize):
-            raise ValueError(f"{self} has rows of norm 1, which LatentTerms has not; use its own index and encode_*.")
+            raise ValueError(f"{self} has rows of norm 1, as no LatentTerms; use its own encode_documents and index.")
         folder = user_path(self.model[0].config.name_or_path)
         whole = load_sparse_encoder(folder, str(self.model.device))
         if hasattr(whole[-1], "top"):

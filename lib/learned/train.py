@@ -28,6 +28,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
+from lib.evaluation.tuning import check_training
 from lib.interop import optional_module
 from lib.interop.conversion import load_sparse_encoder
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
@@ -127,10 +128,9 @@ def finetune(
 
     Raises TypeError or ValueError for settings that are not allowed, fewer pairs than a batch, or none that make one
     without a text in common, a base that the kind cannot be made of (such as an autoencoder of another layer), a
-    teacher that scored other pairs, a `dev` of test queries, and a folder that holds another run (the fields that
-    differ are named); ImportError without the extra `learned`; FloatingPointError
-    for a loss that is not finite, before which the last checkpoint stays; TimeoutError if another process trains into
-    the folder.
+    teacher that scored other pairs, a `dev` of no split train or dev, and a folder that holds another run (the fields
+    that differ are named); ImportError without the extra `learned`; FloatingPointError for a loss that is not finite,
+    before which the last checkpoint stays; TimeoutError if another process trains into the folder.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ def finetune(
     if not isinstance(kind, Kind):
         raise ValueError(f"kind is {kind!r}; give a kind of lib.learned.models or one of {', '.join(KINDS)}.")
     config, out = config or FinetuneConfig(), user_path(out)
-    check_dev(dev)
+    if dev is not None:
+        check_training([dev])
     columns = _columns(kind, pairs, teacher, config.batch_size)
     _check_trainer()
     base = load_base(base)
@@ -202,28 +203,18 @@ def check_before(
         check_same(old, new, user_path(out))
 
 
-def check_dev(dev: Collection | None) -> None:
-    """Raise a ValueError for a collection of test queries, which would choose the state that they are to measure."""
-    if dev is not None and dev.split == "test":
-        raise ValueError(f"dev is {dev.full_name}, of test queries; give a split to choose by, such as train or dev.")
-
-
 def _check_ended(state: TrainerState, batch_size: int) -> None:
     """Say what a run that ended did not do: all of its steps, or to rank better than before."""
     if state.global_step < state.max_steps:
-        message = (
-            f"Training ended after {state.global_step} of {state.max_steps} steps, since too few of the pairs have "
-        )
-        message += f"no text in common to fill batches of {batch_size}; give a smaller batch_size, or fewer negatives."
+        message = f"Training ended after {state.global_step} of {state.max_steps} steps: too few pairs have no text in "
+        message += f"common to fill batches of {batch_size}; give a smaller batch_size, or fewer negatives."
         if not state.global_step:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
-    first, *others = [row[name] for row in state.log_history for name in row if name.endswith("ndcg@10")] or [-1.0]
-    if first > (best := max(others, default=-1.0)):
-        message = (
-            f"nDCG@10 of dev was {first:.3f} before training, and is {best:.3f} of the state that is saved, the best"
-        )
-        warnings.warn(f"{message} of the run; lower the learning rate, or add pairs.", stacklevel=3)
+    values = [row[name] for row in state.log_history for name in row if name.endswith("ndcg@10")]
+    if values[1:] and values[0] > max(values[1:]):
+        message = f"nDCG@10 of dev was {values[0]:.3f} before training and is {max(values[1:]):.3f} of the best state, "
+        warnings.warn(f"{message}which is saved; lower the learning rate, or add pairs.", stacklevel=3)
 
 
 def _check_trainer() -> None:

@@ -309,7 +309,7 @@ def _ablation_numbers(results: Results) -> dict[str, str]:
         numbers |= _by_row(counted, f"{column}/{{name}}", f"{{{column}:{form}}}")
     table = without_limit(results["ablations"])
     most = table[table["factor"] == "tokens"].iloc[-1]
-    for name, variant in (("per-token", "normalisation: per-token"), ("most", most["variant"])):
+    for name, variant in (("per-token", names.PER_TOKEN), ("most", most["variant"])):
         numbers[name] = _interval(*mean_of(table[table["variant"] == variant]))
     unexplained = table.groupby("variant")["fvu"].mean()
     numbers |= {"fvu/most": f"{unexplained[most['variant']]:.2f}", "fvu/baseline": f"{unexplained['baseline']:.2f}"}
@@ -336,6 +336,10 @@ def _variants_numbers(results: Results) -> dict[str, str]:
     numbers |= {"unmatched": ", ".join(others["variant"][~others["matched"]]) or "none"}
     numbers |= _by_row(rows, "{variant}/mean", "{mean:.3f}") | _by_row(rows, "{variant}/fvu", "{fvu:.2f}")
     numbers |= _by_row(others, "{variant}/change", CHANGE)
+    runs = results["variants_runs"].groupby("variant")["distinct"].mean()
+    numbers |= {"distinct": f"{runs[names.TOPK]:.0%}", "distinct/ortsae": f"{runs['ortsae']:.0%}"}
+    absorbed = results["variants_absorption"]
+    numbers["classes"] = str(absorbed.loc[absorbed["n"].notna(), "label"].nunique())
     tokens = results["variants_tokens"]
     for name, row in (("fewest", tokens.iloc[0]), ("most", tokens.iloc[-1])):
         numbers |= {f"{name}/tokens": f"{row['tokens']:,.0f}", f"{name}/agreement": f"{row['agreement']:.2f}"}

@@ -173,8 +173,7 @@ class SparseAutoencoder:
     def encode(self, states: torch.Tensor) -> Codes:
         """Return the codes of token states [n, d], errors as `normalize`.
 
-        Those of one token depend on no other token: of Top-K on a CPU to the bit, else but for the rounding of products
-        whose order of sums changes with their number of rows.
+        Those of one token depend on no other token: of Top-K on a CPU to the bit, else up to rounding.
         """
         return self.activation.encode(self.normalize(states) - self.b_pre, self._encoder)
 

@@ -13,8 +13,7 @@ from lib.studies.results import NotMeasured, Results, mean_of, without_limit
 
 NORMAL = stats.norm.ppf(0.975)  # half the width of a 95 % interval in standard deviations
 EXACT_ENOUGH = 0.97  # recall of an approximate search that is compared with an exact one
-PER_TOKEN = "normalisation: per-token"
-TUNED_ON = ("pydoc", "beir/scifact")  # whose training queries chose the packaged models' constants (their cards)
+TUNED_ON = "pydoc|beir/scifact"  # whose training queries chose all-MiniLM-L6-v2's constants (its card)
 CLASSES = 5  # of words, whose latents a probe finds; with fewer, what is absorbed depends on which they are
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 MEAN, KEPT = ["mean", "low", "high"], ["kept", "kept_low", "kept_high"]
@@ -66,7 +65,7 @@ def tuned(results: Results) -> list[Measured]:
 
 
 def _by_tuning(rows: pd.DataFrame) -> list[Measured]:
-    tuned_on = rows["collection"].str.replace(r"/(train|dev|test)$", "", regex=True).isin(TUNED_ON)
+    tuned_on = rows["collection"].str.match(f"({TUNED_ON})(/|$)")
     parts = ((rows[~tuned_on], "not tuned on"), (rows[tuned_on], "tuned on, by other queries"))
     return [_mean(part)._replace(on=f"{_where(part)} {note}") for part, note in parts if len(part)]
 
@@ -230,9 +229,9 @@ def activation(results: Results, name: str) -> list[Measured]:
     """
     variant = f"activation: {name}, per-token"
     values = results["ablations_per_query"]
-    if missing := {variant, PER_TOKEN} - set(values):
+    if missing := {variant, names.PER_TOKEN} - set(values):
         raise NotMeasured(f"no {min(missing)!r} in ablations_per_query.csv")
-    figure = _paired(without_limit(values), variant, PER_TOKEN)
+    figure = _paired(without_limit(values), variant, names.PER_TOKEN)
     alike = _trained_once(results, figure._replace(on=f"{figure.on}, states of one norm"))
     return [alike, *change(results, "ablations", f"activation: {name}", trained=True)]
 

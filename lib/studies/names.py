@@ -74,6 +74,7 @@ MATCHED = "matched"
 
 # Retrievers trained on pairs (70, 71, 72), and their controls.
 UNTRAINED_DENSE, TRAINED_DENSE = DENSE, "dense, finetuned"
+PER_TOKEN = "normalisation: per-token"  # of 50_ablations
 UNTRAINED_SPLARE, TRAINED_SPLARE = "SPLARE's readout, untrained", "SPLARE, trained"
 UNTRAINED_WORDS, TRAINED_WORDS = "vocabulary head, untrained", "vocabulary head, trained"
 BM25_OF_SPLARE = "SPLARE, trained, by BM25"
