@@ -60,7 +60,7 @@ class StateSource(Protocol):
 
     @property
     def identity(self) -> dict:
-        """See above."""
+        """Everything that decides the states, JSON-able."""
 
     def windows(self, size: int, seed: int, epoch: int, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield an epoch's windows from number `first` on: [size, d], the last one shorter."""
