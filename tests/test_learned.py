@@ -489,6 +489,40 @@ def test_csr_on_stored_embeddings_is_the_library_loss_of_the_whole_model(pairs, 
     assert len(list(tmp_path.glob("pooled-*"))) == 1
 
 
+def test_joint_training_starts_from_what_was_trained(trained, pairs, base, tmp_path):
+    csr = TokenEncoder(trained("csr"), dtype="float32")
+    of_embeddings, of_tokens = (Bottleneck(**SMALL, started=True, pooling=name) for name in ("embedding", "max_log1p"))
+    model, saved = of_embeddings.build(csr), load_finetuned(trained("csr"))
+    assert_close(dense(model.encode_document(TEXTS)), dense(saved.encode_document(TEXTS)))
+    assert all(weight.requires_grad for name, weight in model.named_parameters() if not name.startswith("3."))
+    out = tmp_path / "out"
+    finetune(of_embeddings, pairs, out, base=trained("csr"), config=CONFIG)
+    assert not torch.equal(load_finetuned(out)[-2].encoder.weight, saved[-2].encoder.weight)
+    runs = [
+        train.run_identity(of_embeddings, TokenEncoder(folder), pairs, CONFIG)["autoencoder"]
+        for folder in (trained("csr"), out)
+    ]
+    assert runs[0] != runs[1]
+    model = of_tokens.build(base)
+    stock = to_sparse_encoder(LatentTerms(base.encoder, base.sae, "max", "log1p"))
+    rows = dense(stock.encode_document(TEXTS))
+    assert_close(dense(model.encode_document(TEXTS)), rows / rows.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "message"),
+    [
+        (Bottleneck(width=32, k=4, started=True), "csr", "has 64 latents"),
+        (Csr(**SMALL, started=True), "dense", "no autoencoder of its embeddings"),
+        (Bottleneck(**SMALL, started=True), "splare", "no autoencoder of its embeddings"),
+        (Bottleneck(**SMALL, started=True, pooling="max_log1p"), "csr", "give a LatentTerms"),
+    ],
+)
+def test_a_base_without_the_autoencoder_to_start_from_is_refused(kind, of, message, trained):
+    with pytest.raises(ValueError, match=message):
+        kind.build(TokenEncoder(trained(of), dtype="float32"))
+
+
 def test_a_teacher_is_learned_from(triples, base, tmp_path):
     scores = np.tile(np.array([0, 0, 3], np.float32), (24, 1))
     teacher = TeacherScores(scores, {}, triples.digest)

@@ -83,7 +83,7 @@ def to_sparse_encoder(
         weights[0] = 1.0
         weights = torch.nn.Parameter(weights, requires_grad=False)
         modules.append(WeightedLayerPooling(encoder.d, encoder.n_layers, encoder.layer, weights))
-    coder = _token_encoder(sae, k)
+    coder = token_encoder(sae, k)
     pooling = SparseTokenPooling(
         sae.width,
         next(name for name, pair in strategies().items() if pair == (model.pooling, model.phi)),
@@ -102,7 +102,11 @@ def to_sparse_encoder(
     return converted
 
 
-def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTokenEncoder:
+def token_encoder(sae: SparseAutoencoder, k: int | None = None, frozen: bool = True) -> SparseAutoEncoderTokenEncoder:
+    """Return the module that gives the codes of `sae`, `k` as in `to_sparse_encoder`, which is trained if not frozen.
+
+    ValueError for an autoencoder that is neither Top-K nor of thresholds, and a k of a Top-K one.
+    """
     if sae.activation.name not in ("topk", "jumprelu"):
         raise ValueError(f"{sae!r} has no module of sentence-transformers; convert a topk or a jumprelu autoencoder.")
     thresholds = {"theta": sae.activation.threshold} if isinstance(sae.activation, FinishedJumpReLU) else {}
@@ -115,7 +119,7 @@ def _token_encoder(sae: SparseAutoencoder, k: int | None) -> SparseAutoEncoderTo
     groups = sae.activation.groups if isinstance(sae.activation, FinishedTopK) else 1
     variant = "jumprelu" if thresholds else "standard"
     module = SparseAutoEncoderTokenEncoder(
-        sae.d, sae.width, k, variant, frozen=True, normalize_input=sae.scales, groups=groups
+        sae.d, sae.width, k, variant, frozen=frozen, normalize_input=sae.scales, groups=groups
     )
     weights = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "b_pre": sae.b_pre, "W_dec": sae.W_dec}
     module.load_state_dict(weights | thresholds)

@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 
 from lib.encode.encoder import TokenEncoder
 from lib.interop import optional_module
-from lib.interop.conversion import special_tokens, to_sparse_encoder
+from lib.interop.conversion import load_sparse_encoder, special_tokens, to_sparse_encoder, token_encoder
 from lib.interop.losses import TokenReconstructionLoss
 from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPooling
 from lib.interop.modules.token_pooling import strategies
@@ -291,12 +291,17 @@ class _Autoencoder(Kind):
     dead_calls : int
         Calls of Top-K in which a latent of the embedding was not active before AuxK takes it for dead. There are two
         for each column of a batch, negatives included, of k and of 4k; the default is sentence-transformers'.
+    started : bool
+        Whether it starts from the autoencoder of `base`, of the same width: of embeddings that of a folder which
+        `finetune` has saved, whose retriever it starts from, too; of tokens that of a LatentTerms. Else it starts from
+        random directions.
     """
 
     width: int = 8192
     k: int = 32
     head_learning_rate: float = 1e-3
     dead_calls: int = 30
+    started: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -312,11 +317,40 @@ class _Autoencoder(Kind):
 
     def _of_embeddings(self, encoder: TokenEncoder) -> SparseEncoder:
         """Return a model of the retriever's embedding, an autoencoder of it and codes of norm 1."""
-        front = _embedding_modules(encoder)
+        weights = {}
+        if self.started:
+            *front, before, _ = saved_modules(encoder)
+            self._check_width(before.hidden_dim)
+            weights = dict(before.named_parameters())
+        else:
+            front = _embedding_modules(encoder)
         k_aux = min(512, self.width // 2)
         d = front[-1].get_embedding_dimension()
         sae = SparseAutoEncoder(d, self.width, self.k, k_aux, dead_threshold=self.dead_calls)
+        sae.load_state_dict(weights, strict=False)  # the decoder is the encoder's transpose; no latent is dead yet
         return _sparse_encoder([*front, sae, Normalize()], encoder)
+
+    def _check_width(self, width: int) -> None:
+        if width != self.width:
+            raise ValueError(f"The autoencoder of base has {width} latents; set width, {self.width}, to that.")
+
+
+def saved_modules(encoder: TokenEncoder) -> list[torch.nn.Module]:
+    """Return the modules that `finetune` has saved in the encoder's folder, the last but one an autoencoder.
+
+    ValueError if it has not, or a kind without an autoencoder of embeddings.
+    """
+    try:
+        model = load_sparse_encoder(encoder.folder, str(encoder.device))
+    except (FileNotFoundError, ValueError) as error:
+        model, reason = [], f" ({error})"
+    else:
+        reason = ""
+    if not any(isinstance(module, SparseAutoEncoder) for module in [*model][-2:-1]):
+        remedy = "give a folder in which finetune has trained one, such as of kind csr."
+        raise ValueError(f"{encoder.name} has no autoencoder of its embeddings to start from; {remedy}{reason}")
+    model.max_seq_length = encoder.max_length
+    return list(without_dropout(model.float()))
 
 
 def _sparse_encoder(modules: list[torch.nn.Module], encoder: TokenEncoder) -> SparseEncoder:
@@ -367,7 +401,7 @@ class Bottleneck(_Autoencoder):
         if self.pooling == "embedding":
             model = self._of_embeddings(encoder)
         else:
-            coder = SparseAutoEncoderTokenEncoder(encoder.d, self.width, self.k)
+            coder = self._of_tokens(base)
             pooling = SparseTokenPooling(
                 self.width,
                 self.pooling,
@@ -378,6 +412,20 @@ class Bottleneck(_Autoencoder):
             model = _sparse_encoder([_retriever(encoder)[0], coder, pooling, Normalize()], encoder)
         self.adapt(model, model[0].auto_model.config.num_hidden_layers)
         return model
+
+    def _of_tokens(self, base: LatentTerms | TokenEncoder) -> SparseAutoEncoderTokenEncoder:
+        if not self.started:
+            return SparseAutoEncoderTokenEncoder(_encoder(base).d, self.width, self.k)
+        if not isinstance(base, LatentTerms):
+            raise ValueError("A retriever alone has no autoencoder of tokens to start from; give a LatentTerms.")
+        if difference := other_origin(base.sae, base.encoder):
+            raise ValueError(difference)
+        if base.encoder.layer != base.encoder.n_layers:
+            raise ValueError(
+                f"The autoencoder reads layer {base.encoder.layer}, the bottleneck the final one; give that."
+            )
+        self._check_width(base.sae.width)
+        return token_encoder(base.sae.with_k(self.k), frozen=False)
 
     def loss(self, model: SparseEncoder, teacher_temperature: float | None) -> torch.nn.Module:
         """See `Kind`."""

@@ -37,13 +37,13 @@ from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
 from lib.learned import RUN
 from lib.learned.log import LOG, Progress
 from lib.learned.losses import LossState
-from lib.learned.models import KINDS, Kind, Model
+from lib.learned.models import KINDS, Kind, Model, saved_modules
 from lib.learned.pairs import Pairs
 from lib.learned.teachers import TeacherScores
 from lib.sae.trainer import check_same
 from lib.support.checks import check_count, check_integer
 from lib.support.files import make_folder, remove, replacing, user_path
-from lib.support.folders import digest_json
+from lib.support.folders import digest_arrays, digest_json
 from lib.support.locks import locked
 from lib.support.progress import progress
 from lib.support.store import Store
@@ -271,13 +271,16 @@ def run_identity(
     dev: Collection | None = None,
 ) -> dict[str, Any]:
     """Return everything that decides the trained weights, JSON-able."""
-    encoder, sae = (base.encoder, base.sae) if isinstance(base, LatentTerms) else (base, None)
+    encoder, sae = (base.encoder, base.sae.identity) if isinstance(base, LatentTerms) else (base, None)
+    if sae is None and getattr(kind, "started", False):
+        before = saved_modules(encoder)[-2]
+        sae = {"sha256": digest_arrays({name: each.detach().numpy() for name, each in before.cpu().named_parameters()})}
     run = {
         "kind": type(kind).__name__,
         "settings": asdict(kind),
         "config": asdict(config),
         "retriever": encoder.identity | {"model": public_name(encoder.name)},
-        "autoencoder": None if sae is None else sae.identity,
+        "autoencoder": sae,
         "pairs": {"n": len(pairs), "n_negatives": pairs.n_negatives, "sha256": pairs.digest},
         "teacher": None if teacher is None else teacher.digest,
         "dev": None if dev is None else dev.identity,
