@@ -81,12 +81,12 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     )
     dead = {"dead_calls": size.dead_calls, "dead_tokens": size.dead_tokens}
     of_embeddings = Bottleneck(width=size.width, k=size.k, **dead)
-    joint, joint_tried = choose(bench, names.JOINT, _rates(bench, of_embeddings), bench.base)
+    joint, joint_tried = choose(bench, names.JOINT, joint_rates(bench, of_embeddings), bench.base)
     kinds, lora_tried = lora_kinds(bench, dense=False)
     of_tokens, tokens_tried = choose(
         bench,
         names.JOINT_TOKENS,
-        _rates(bench, replace(of_embeddings, width=size.widths[0], k=size.sae.k, pooling="max_log1p")),
+        joint_rates(bench, replace(of_embeddings, width=size.widths[0], k=size.sae.k, pooling="max_log1p")),
         bench.base,
     )
     csr, csr_tried = chosen_csr(bench)
@@ -131,7 +131,7 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     return tables, bench.origin(csr=config, chosen={system: repr(kind) for system, kind in chosen.items()})
 
 
-def _rates(bench: Bench, kind: Bottleneck) -> list[Bottleneck]:
+def joint_rates(bench: Bench, kind: Bottleneck) -> list[Bottleneck]:
     """Return a kind with each learning rate of the retriever and of the autoencoder."""
     kinds = [replace(kind, head_learning_rate=rate) for rate in bench.size.joint_head_rates]
     return [each for kind in kinds for each in rates(kind, bench.size.whole_rates)]

@@ -81,6 +81,8 @@ BM25_OF_SPLARE = "SPLARE, trained, by BM25"
 AFTER_EMBEDDINGS, AFTER_TOKENS = "autoencoder afterwards, of embeddings", "autoencoder afterwards, of tokens"
 CSR_FROZEN, JOINT, JOINT_TOKENS = "CSR", "joint", "joint, of tokens"
 TRUNCATED, MATRYOSHKA, CSRV2 = "dense, truncated", "dense, Matryoshka", "CSRv2"
+CSRV2_AT_ONCE = "CSRv2, trained at once"
+NEGATIVES, TEACHER, START = "with negatives", "with negatives and a teacher", "from a trained start"  # helps of 73
 
 # Clauset, Shalizi and Newman (SIAM Review 2009) rule a power law out below this p.
 PLAUSIBLE = 0.1
@@ -107,6 +109,11 @@ def pruned(system: str, query_top: int, doc_top: int) -> str:
 def trained_on(system: str, n_pairs: int) -> str:
     """Return what a system is called that was trained on so many pairs."""
     return f"{system}, {n_pairs:,} pairs"
+
+
+def with_help(system: str, help: str) -> str:
+    """Return what a system is called that was trained with a help of 73; "" is none."""
+    return f"{system}, {help}" if help else system
 
 
 def is_limit(collection: str) -> bool:

@@ -87,7 +87,7 @@ class BackboneTable:
 
 @dataclass(frozen=True)
 class LearnedSize:
-    """The size of the studies that train retrievers on pairs (70, 71, 72)."""
+    """The size of the studies that train retrievers on pairs (70 to 73)."""
 
     sae: SweepSize  # the retriever, and the autoencoders that are trained for 70 and 71
     pairs: tuple[str, ...]  # sources as `load_pairs` knows them
@@ -97,6 +97,8 @@ class LearnedSize:
     rates_of_more: tuple[float, ...]  # learning rates that are tried there
     n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
     teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
+    help_negatives: int  # of 73, which also trains without
+    help_teachers: tuple[Backbone, ...]
     collections: tuple[str, ...]  # that are ranked
     dev: tuple[str, ...]  # whose training queries constants are chosen on
     n_docs: int | None  # of a sample of each ranked collection; None is all of it
@@ -215,6 +217,8 @@ _LEARNED = LearnedSize(
     rates_of_more=(5e-5, 2e-4),
     n_negatives=0,
     teachers=(),
+    help_negatives=2,
+    help_teachers=(_MPNET,),
     collections=("beir/scifact/test", "cranfield", "squad", "pydoc/test"),
     dev=("beir/scifact/train", "pydoc/train"),
     n_docs=400,
@@ -339,10 +343,12 @@ SMOKE = replace(
         sae=replace(_SMOKE_SWEEPS, collections=()),
         pairs=("pydoc/500/train",),
         near=("pydoc/500/test",),
-        n_pairs=16,
+        n_pairs=32,
         pair_counts=(),
         n_negatives=1,
         teachers=(_MINILM,),
+        help_negatives=1,
+        help_teachers=(_MINILM,),
         collections=("pydoc/500/test",),
         dev=("pydoc/500/train",),
         n_docs=24,
@@ -416,6 +422,7 @@ PAPER = replace(
         pair_counts=(),
         n_negatives=7,
         teachers=(_MPNET,),
+        help_negatives=7,
         collections=_BEIR,
         dev=("beir/scifact/train", "beir/nfcorpus/dev", "beir/fiqa/dev"),
         near=(),

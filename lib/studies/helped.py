@@ -1,0 +1,168 @@
+"""Study `73_help`: whether mined negatives, a teacher, or an autoencoder that was trained before, help training.
+
+The rule stands in `lib.studies.trained`.
+
+Beside it, of 2026-11-30, before any result. In 70 and 71 a query is told from its batch, and the joint autoencoder
+starts at random. Here the same pairs are trained on with what the papers add, each help beside the same training
+without it, all on one machine and with one seed, 0, but where it says so:
+
+- *Negatives*: two of each query, of BM25 over words and over the packaged model's latents in turn. No text comes
+  twice in a batch, so there may be a batch or two less.
+- *Teacher*: the cosines of all-mpnet-base-v2 with the positive and these two, learned by KL as in SPLARE. The batch's
+  other texts are no candidates then.
+- Both for SPLARE, its control and the dense retriever, by LoRA; learning rates are chosen as in 70, for each of the
+  nine by itself.
+- *Start*: joint training starts from CSR's autoencoder, or, over tokens, from that of the untrained retriever's
+  tokens, which 70 uses, too. Learning rates of embeddings are chosen as in 71, with and without the start; over tokens
+  the smaller rate of the autoencoder is taken, and the retriever's chosen. A started one has seen its texts before: CSR
+  five times, that of tokens another text. What is compared is what is gained by the minute of training the retriever.
+- *CSRv2's retriever*: in 72 one was finetuned first and then read. Here three are, one a seed, and beside them
+  stands the kind `csrv2`, whose retriever and autoencoder are trained at once, each text once; with learning rates of
+  the retriever chosen at the smallest k.
+
+A help is said to help where the interval of its difference lies above 0.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pandas as pd
+
+from lib.learned.models import Bottleneck, CsrV2, DenseControl, Kind
+from lib.studies import names
+from lib.studies.bottleneck import joint_rates
+from lib.studies.csr import chosen_csr, dimensions, on_embeddings, sized
+from lib.studies.splare import lora_kinds, untrained_readouts
+from lib.studies.trained import (
+    Bench,
+    Readout,
+    codes_readout,
+    finetuned_encoder,
+    trained_readout,
+)
+from lib.studies.trained_tables import choose, contrasts_table, rates, results_of, seed_means, systems_table
+
+TRAINED = (names.TRAINED_DENSE, names.TRAINED_WORDS, names.TRAINED_SPLARE)
+STARTED = {system: names.with_help(system, names.START) for system in (names.JOINT, names.JOINT_TOKENS)}
+
+
+class Part(NamedTuple):
+    """Systems of the study, what was tried for them on training queries, and what was chosen by system."""
+
+    readouts: list[Readout]
+    tried: list[pd.DataFrame]
+    chosen: dict[str, Kind]
+
+
+def contrasts(bench: Bench) -> list[tuple[str, str]]:
+    """Return the pairs of systems that are compared, named before any result."""
+    top, pairs = bench.size.top, []
+    for system in TRAINED:
+        with_negatives, taught = (names.with_help(system, help) for help in (names.NEGATIVES, names.TEACHER))
+        pairs += [(with_negatives, system), (taught, system), (taught, with_negatives)]
+    dense, words, splare = (names.with_help(system, names.TEACHER) for system in TRAINED)
+    pairs += [(splare, dense), (splare, words), (names.pruned(splare, *top), names.pruned(words, *top))]
+    pairs += [(names.pruned(splare, *top), names.TUNED)]
+    for system, started in STARTED.items():
+        pairs += [(started, system), (started, names.TRAINED_DENSE)]
+    pairs += [(STARTED[names.JOINT], names.CSR_FROZEN)]
+    pairs += [tuple(names.pruned(system, *top) for system in (STARTED[names.JOINT_TOKENS], names.JOINT_TOKENS))]
+    for k in bench.size.ablated_ks:
+        csr, second, at_once = (sized(system, k) for system in (names.CSR_FROZEN, names.CSRV2, names.CSRV2_AT_ONCE))
+        pairs += [(second, csr), (at_once, csr), (at_once, second)]
+    return pairs
+
+
+def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
+    """Return tables by name, and what their provenance states.
+
+    `helped` is `systems_table` against the finetuned dense retriever, `helped_contrasts` is `contrasts_table`,
+    `helped_tried` what was tried on training queries.
+    """
+    size = bench.size
+    plain = replace(bench, size=replace(size, n_negatives=0, teachers=()))
+    with_negatives = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=()))
+    taught = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=size.help_teachers))
+    helps = {"": plain, names.NEGATIVES: with_negatives, names.TEACHER: taught}
+    parts = [_by_lora(helped, help) for help, helped in helps.items()]
+    parts += [_joint(plain), _csr(plain)]
+    readouts, tried, chosen = untrained_readouts(plain), [], {}
+    for found, tables, kinds in parts:
+        readouts += found
+        tried += tables
+        chosen |= {system: repr(kind) for system, kind in kinds.items()}
+    results = results_of(plain, readouts)
+    tables = {
+        "helped": systems_table(plain, results, names.TRAINED_DENSE),
+        "helped_contrasts": contrasts_table(seed_means(results), contrasts(plain)),
+        "helped_tried": pd.concat(tried, ignore_index=True),
+    }
+    data = {"pairs_with_negatives": taught.data.pairs.digest, "teacher_of_helps": taught.data.teacher.teacher}
+    return tables, plain.origin(chosen=chosen, **data)
+
+
+def _by_lora(bench: Bench, help: str) -> Part:
+    """Return what is trained by LoRA, named after a help."""
+    kinds, tried = lora_kinds(bench)
+    readouts, chosen = [], {}
+    for system, (kind, base) in kinds.items():
+        name = names.with_help(system, help)
+        chosen[name], readout = kind, trained_readout(bench, name, kind, base, bench.config())
+        readouts += _whole_and_pruned(bench, readout) if readout.top else [readout]
+    tried["system"] = [names.with_help(system, help) for system in tried["system"]]
+    return Part(readouts, [tried], chosen)
+
+
+def _whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:
+    top = bench.size.top
+    return [readout._replace(top=None), readout._replace(name=names.pruned(readout.name, *top), top=top)]
+
+
+def _joint(bench: Bench) -> Part:
+    """Return joint training from random directions and from trained ones, and CSR, which the latter start from."""
+    size, config = bench.size, bench.config(**on_embeddings(bench))
+    csr, csr_tried = chosen_csr(bench)
+    csr = replace(csr, k=size.k)
+    readouts = [codes_readout(bench, names.CSR_FROZEN, csr, bench.base, config)]
+    of_csr = finetuned_encoder(bench, csr, bench.base, config)
+    kind = Bottleneck(width=size.width, k=size.k, dead_calls=size.dead_calls, dead_tokens=size.dead_tokens)
+    of_tokens = replace(kind, width=size.widths[0], k=size.sae.k, pooling="max_log1p")
+    of_tokens = replace(of_tokens, head_learning_rate=size.joint_head_rates[0])
+    tried, chosen = [csr_tried], {names.CSR_FROZEN: csr}
+    for system, start, base in (
+        (names.JOINT, kind, bench.base),
+        (STARTED[names.JOINT], replace(kind, started=True), of_csr),
+        (names.JOINT_TOKENS, of_tokens, bench.base),
+        (STARTED[names.JOINT_TOKENS], replace(of_tokens, started=True), bench.model()),
+    ):
+        is_of_tokens = start.pooling != "embedding"
+        candidates = rates(start, size.whole_rates) if is_of_tokens else joint_rates(bench, start)
+        chosen[system], table = choose(bench, system, candidates, base)
+        tried.append(table)
+        readout = trained_readout(bench, system, chosen[system], base, bench.config())
+        readouts += _whole_and_pruned(bench, readout) if is_of_tokens else [readout]
+    return Part(readouts, tried, chosen)
+
+
+def _csr(bench: Bench) -> Part:
+    """Return CSR and both forms of CSRv2 at the smallest k, all seeds."""
+    size = bench.size
+    csr, _ = chosen_csr(bench)
+    cut = DenseControl(dims=tuple(dimensions(bench)))
+    dense, tried = choose(bench, names.MATRYOSHKA, rates(cut, size.lora_rates), bench.base)
+    frozen = {field: getattr(csr, field) for field in ("width", "head_learning_rate", "dead_calls", "gamma")}
+    at_once = CsrV2(k=size.ablated_ks[0], annealed_from=size.annealed_from, **frozen)
+    at_once, tried_at_once = choose(bench, names.CSRV2_AT_ONCE, rates(at_once, size.whole_rates), bench.base)
+    readouts = []
+    for seed in range(size.n_seeds):
+        run, on_stored = bench.config(seed), bench.config(seed, **on_embeddings(bench))
+        finetuned = finetuned_encoder(bench, dense, bench.base, run)
+        for k in size.ablated_ks:
+            second = replace(csr, k=k, annealed_from=max(k, size.annealed_from), supervised=True)
+            readouts += [
+                codes_readout(bench, sized(names.CSR_FROZEN, k), replace(csr, k=k), bench.base, on_stored),
+                codes_readout(bench, sized(names.CSRV2, k), second, finetuned, on_stored),
+                trained_readout(bench, sized(names.CSRV2_AT_ONCE, k), replace(at_once, k=k), bench.base, run),
+            ]
+    chosen = {names.MATRYOSHKA: dense, names.CSRV2_AT_ONCE: at_once}
+    return Part(readouts, [tried, tried_at_once], chosen)
