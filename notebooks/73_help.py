@@ -7,18 +7,19 @@
 # ---
 
 # %% [markdown]
-# # Do mined negatives, a teacher, or a trained start help?
+# # Does a teacher, or a trained start, help?
 #
 # `70_splare` tells a query's answer from its batch, `71_bottleneck` starts joint training from a random autoencoder,
-# and `72_csr` reads one finetuned retriever. The papers do more: hard negatives, a stronger ranker's scores, an
-# autoencoder that was trained before. Each help stands beside the same training without it, on the same pairs.
+# and `72_csr` reads one finetuned retriever. The papers do more: they learn a stronger ranker's scores of hard
+# negatives, start from an autoencoder that was trained before, train both at once. Each help stands beside the same
+# training without it, on the same pairs.
 #
 # | | |
 # |---|---|
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extras `learned`, `mpnet` |
 # | *Writes* | `helped` and `helped_tried` (csv, json), `helped_contrasts` (csv, json, png, pdf) |
 # | *Paper item* | SPLARE's training with a teacher; CSRv2's finetuned retriever |
-# | *Runtime* | `smoke` about a minute; `laptop` two hours on two cores |
+# | *Runtime* | `smoke` about a minute; `laptop` an hour and a half on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -1,4 +1,4 @@
-"""Study `73_help`: whether mined negatives, a teacher, or an autoencoder that was trained before, help training.
+"""Study `73_help`: whether a teacher, or an autoencoder that was trained before, helps training.
 
 The rule stands in `lib.studies.trained`.
 
@@ -6,12 +6,10 @@ Beside it, of 2026-11-30, before any result. In 70 and 71 a query is told from i
 starts at random. Here the same pairs are trained on with what the papers add, each help beside the same training
 without it, all on one machine and with one seed, 0, but where it says so:
 
-- *Negatives*: two of each query, of BM25 over words and over the packaged model's latents in turn. No text comes
-  twice in a batch, so there may be a batch or two less.
-- *Teacher*: the cosines of all-mpnet-base-v2 with the positive and these two, learned by KL as in SPLARE. The batch's
-  other texts are no candidates then.
-- Both for SPLARE, its control and the dense retriever, by LoRA; learning rates are chosen as in 70, for each of the
-  nine by itself.
+- *Teacher*: the cosines of all-mpnet-base-v2 with the positive and four mined negatives, of BM25 over words and over
+  the packaged model's latents in turn, are learned by KL as in SPLARE. The batch's other texts are no candidates then.
+  For SPLARE, its control and the dense retriever, by LoRA; learning rates are chosen as in 70, for each of the six by
+  itself.
 - *Start*: joint training starts from CSR's autoencoder, or, over tokens, from that of the untrained retriever's
   tokens, which 70 uses, too. Learning rates of embeddings are chosen as in 71, with and without the start; over tokens
   the smaller rate of the autoencoder is taken, and the retriever's chosen. A started one has seen its texts before: CSR
@@ -58,8 +56,7 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
     """Return the pairs of systems that are compared, named before any result."""
     top, pairs = bench.size.top, []
     for system in TRAINED:
-        with_negatives, taught = (names.with_help(system, help) for help in (names.NEGATIVES, names.TEACHER))
-        pairs += [(with_negatives, system), (taught, system), (taught, with_negatives)]
+        pairs.append((names.with_help(system, names.TEACHER), system))
     dense, words, splare = (names.with_help(system, names.TEACHER) for system in TRAINED)
     pairs += [(splare, dense), (splare, words), (names.pruned(splare, *top), names.pruned(words, *top))]
     pairs += [(names.pruned(splare, *top), names.TUNED)]
@@ -81,11 +78,8 @@ def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """
     size = bench.size
     plain = replace(bench, size=replace(size, n_negatives=0, teachers=()))
-    with_negatives = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=()))
     taught = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=size.help_teachers))
-    helps = {"": plain, names.NEGATIVES: with_negatives, names.TEACHER: taught}
-    parts = [_by_lora(helped, help) for help, helped in helps.items()]
-    parts += [_joint(plain), _csr(plain)]
+    parts = [_by_lora(plain, ""), _by_lora(taught, names.TEACHER), _joint(plain), _csr(plain)]
     readouts, tried, chosen = untrained_readouts(plain), [], {}
     for found, tables, kinds in parts:
         readouts += found

@@ -82,7 +82,7 @@ AFTER_EMBEDDINGS, AFTER_TOKENS = "autoencoder afterwards, of embeddings", "autoe
 CSR_FROZEN, JOINT, JOINT_TOKENS = "CSR", "joint", "joint, of tokens"
 TRUNCATED, MATRYOSHKA, CSRV2 = "dense, truncated", "dense, Matryoshka", "CSRv2"
 CSRV2_AT_ONCE = "CSRv2, trained at once"
-NEGATIVES, TEACHER, START = "with negatives", "with negatives and a teacher", "from a trained start"  # helps of 73
+TEACHER, START = "with a teacher", "from a trained start"  # helps of 73
 
 # Clauset, Shalizi and Newman (SIAM Review 2009) rule a power law out below this p.
 PLAUSIBLE = 0.1

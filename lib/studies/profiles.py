@@ -97,7 +97,7 @@ class LearnedSize:
     rates_of_more: tuple[float, ...]  # learning rates that are tried there
     n_negatives: int  # mined for each query, by words and by latents; 0 leaves those of its batch
     teachers: tuple[Backbone, ...]  # whose cosines are learned, as their mean; () learns that the positive is the best
-    help_negatives: int  # of 73, which also trains without
+    help_negatives: int  # of 73, where a teacher scores them
     help_teachers: tuple[Backbone, ...]
     collections: tuple[str, ...]  # that are ranked
     dev: tuple[str, ...]  # whose training queries constants are chosen on
@@ -217,7 +217,7 @@ _LEARNED = LearnedSize(
     rates_of_more=(5e-5, 2e-4),
     n_negatives=0,
     teachers=(),
-    help_negatives=2,
+    help_negatives=4,
     help_teachers=(_MPNET,),
     collections=("beir/scifact/test", "cranfield", "squad", "pydoc/test"),
     dev=("beir/scifact/train", "pydoc/train"),

@@ -6,8 +6,8 @@
   theirs is in a ranked collection, but questions of the third are of the kind of `squad`, and functions of the kind of
   `pydoc`: these two collections are marked as near (`LearnedSize.near`), and a gain there is one in a domain that was
   trained for. A query is told from its batch, 31 other positives: mined negatives and a teacher for them would take
-  the time of twice as many pairs and more; 73 has both. With them, and 128 tokens a text, it is the published form:
-  `paper`.
+  the time of twice as many pairs and more; 73 has both, once. With them, and 128 tokens a text, it is the published
+  form: `paper`.
 - *Alike for all.* Every retriever that is finetuned, but for 70's on more pairs, has the same pairs, negatives,
   teacher, number of steps, batches, lengths (64 tokens) and order of pairs under a seed. CSR, which reads each text by
   itself, has the same texts; it reads stored embeddings, five times over, since that costs little, and has as many
