@@ -267,6 +267,7 @@ METHODS = {
     "interop.conversion.from_sparse_encoder": f"{SPARSE}; from_sparse_encoder(encoder)",
     "interop.conversion.to_sparse_encoder": "to_sparse_encoder(model)",
     "interop.conversion.special_tokens": "special_tokens(encoder.tokenizer)",
+    "interop.conversion.token_encoder": "token_encoder(model.sae)",
     "interop.evaluators.LatentTermsSearch": "LatentTermsSearch(model).encode_document(texts)",
     "interop.evaluators.MTEBSearch": 'search = MTEBSearch(model, "me/terms"); '
     'search.index([{"id": "a", "text": "the cat"}]); search.search([{"id": "q", "text": "a cat"}], top_k=1)',

@@ -494,15 +494,19 @@ def test_joint_training_starts_from_what_was_trained(trained, pairs, base, tmp_p
     of_embeddings, of_tokens = (Bottleneck(**SMALL, started=True, pooling=name) for name in ("embedding", "max_log1p"))
     model, saved = of_embeddings.build(csr), load_finetuned(trained("csr"))
     assert_close(dense(model.encode_document(TEXTS)), dense(saved.encode_document(TEXTS)))
-    assert all(weight.requires_grad for name, weight in model.named_parameters() if not name.startswith("3."))
+    assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == ["3.linear.weight"]
     out = tmp_path / "out"
     finetune(of_embeddings, pairs, out, base=trained("csr"), config=CONFIG)
-    assert not torch.equal(load_finetuned(out)[-2].encoder.weight, saved[-2].encoder.weight)
-    runs = [
-        train.run_identity(of_embeddings, TokenEncoder(folder), pairs, CONFIG)["autoencoder"]
-        for folder in (trained("csr"), out)
-    ]
-    assert runs[0] != runs[1]
+    again = load_finetuned(out)
+    assert not torch.equal(again[-2].encoder.weight, saved[-2].encoder.weight)
+    assert torch.equal(again[3].linear.weight, saved[3].linear.weight)
+    starts = [of_embeddings.start(TokenEncoder(folder, dtype="float32")) for folder in (trained("csr"), out)]
+    assert starts[0] != starts[1]
+    with_prompts = load_finetuned(out)
+    with_prompts.prompts = {"query": "the cat ", "document": ""}
+    with_prompts.save_pretrained(str(tmp_path / "prompts"), create_model_card=False)
+    reading = of_embeddings.build(TokenEncoder(tmp_path / "prompts", dtype="float32"))
+    assert reading.prompts["query"] == "the cat "
     model = of_tokens.build(base)
     stock = to_sparse_encoder(LatentTerms(base.encoder, base.sae, "max", "log1p"))
     rows = dense(stock.encode_document(TEXTS))

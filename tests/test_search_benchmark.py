@@ -11,7 +11,9 @@ from lib.benchmarks.grown import encode_sentences, grow, sentences_of
 from lib.benchmarks.search import grown_corpus, latencies, real_corpus
 from lib.benchmarks.search_peers import BARE, CODED, EXACT, PRUNED, Engine, engines
 from lib.data.collection import load_collection
+from lib.interop.conversion import to_sparse_encoder
 from lib.latent_terms import LatentTerms
+from lib.learned.retriever import LearnedRetriever
 
 TEXT = [f"{text}. Another sentence. A third one!" for text in TEXTS if text.strip()]
 
@@ -142,6 +144,16 @@ def test_peers_without_query_weights_rank_by_sums_of_impacts(model, sentences, t
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+def test_grown_documents_of_a_learned_encoder_keep_its_largest_weights(model, sentences):
+    split = [sentence for text in TEXT for sentence in sentences_of(text)]
+    rows, queries = model.encode_documents(split), model.encode_queries(TEXT[:2])
+    whole, pruned = (search.learned_corpus(rows, sentences.starts, queries, 30, top)[0] for top in (0, 3))
+    for of_whole, of_pruned in zip(whole.terms(), pruned.terms(), strict=True):
+        assert (np.diff(of_pruned.indptr) == 3).all() and (np.diff(of_whole.indptr) > 3).all()
+        np.testing.assert_array_equal(of_pruned.max(axis=1).toarray(), of_whole.max(axis=1).toarray())
+    assert pruned.index.n_postings == 90
+
+
 @pytest.mark.slow
 def test_the_bare_read_reads_every_posting(model, sentences):
     corpus, _ = grown_corpus(model, sentences, TEXT[:1], 60)
@@ -185,14 +197,20 @@ def test_the_command_prints_and_writes_a_table(model, tmp_path, monkeypatch, cap
     monkeypatch.setattr(LatentTerms, "load", lambda name: model)
     out = tmp_path / "search.csv"
     arguments = ["--collection", "limit/46", "--sizes", "30", "50", "--k", "5", "--queries", "3", "--peers-to", "30"]
-    arguments.append("--real")
+    arguments += ["--real", "--learned", "mine"]
+    converted = to_sparse_encoder(LatentTerms(model.encoder, model.sae, "max", "log1p"))
+    converted[-1].top = (2, 3)
+    monkeypatch.setattr(search, "_learned", lambda name: LearnedRetriever(converted))
     monkeypatch.setattr("sys.argv", ["search", *arguments, "--repeats", "1", "--out", str(out)])
     search.main()
     assert "median_ms" in capsys.readouterr().out
     rows = pd.read_csv(out)
-    assert rows.loc[rows["engine"] == BARE, "n_docs"].tolist() == [46, 30, 50]  # the collection itself comes first
-    assert rows.loc[rows["engine"] == "scipy", "n_docs"].tolist() == [30]
-    assert rows.loc[rows["engine"] == EXACT, "times_exact"].tolist() == [1, 1, 1]
+    ours = rows[rows["terms"] == "latent terms"]
+    assert ours.loc[ours["engine"] == BARE, "n_docs"].tolist() == [46, 30, 50]  # the collection itself comes first
+    assert ours.loc[ours["engine"] == "scipy", "n_docs"].tolist() == [30]
+    assert rows.loc[rows["engine"] == EXACT, "times_exact"].tolist() == [1] * 5
+    learned = rows[rows["terms"] == "mine"]
+    assert learned.loc[learned["engine"] == EXACT, "n_docs"].tolist() == [30, 50]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from sentence_transformers import SparseEncoder
 from test_studies import small_collection
 
 from lib.benchmarks.grown import draws
+from lib.benchmarks.search import learned_corpus
 from lib.data.collection import load_collection
 from lib.evaluation import splade as splade_module
 from lib.evaluation.baselines import dense_search, inner_product_search
@@ -24,7 +25,7 @@ from lib.report.latency import latency_figure, latency_in_words
 from lib.report.pruning import pruning_figure, pruning_in_words
 from lib.report.retrieval import retrieval_figure, wide_table
 from lib.report.zipf import cost_figure, zipf_figure, zipf_in_words
-from lib.studies.latency import PRUNED_SPLADE, Setting, latency_study, splade_corpus
+from lib.studies.latency import PRUNED_SPLADE, Setting, latency_study
 from lib.studies.limit import limit_study
 from lib.studies.profiles import PROFILES, LatencySize
 from lib.studies.pruning import UNPRUNED, Pruning, pruning_study
@@ -252,8 +253,9 @@ def test_latency_has_searches_of_it(model, splade, splade_folder, collection, tm
 
 def test_grown_documents_have_the_largest_weights_and_are_ranked_by_the_inner_product(splade):
     texts, starts = ["the cat sat", "a red dog", "the big dog ran"], np.array([0, 1, 3])
-    corpus = splade_corpus(splade, texts, starts, ["cat", "red dog"], 30)
-    sentences = splade.encode_documents(texts).toarray()
+    encoded, queries = splade.encode_documents(texts), splade.encode_queries(["cat", "red dog"])
+    corpus, _ = learned_corpus(encoded, starts, queries, 30)
+    sentences = encoded.toarray()
     docs = vstack(list(corpus.terms()), format="csr")
     (counts,) = draws(starts, 30)
     for number, row in enumerate(docs.toarray()):

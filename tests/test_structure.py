@@ -39,7 +39,7 @@ BELOW = {
     "searcher": {"support", "encode", "bm25", "evaluation", "latent_terms"},
     "indexing": {"support", "data", "encode", "bm25", "evaluation", "latent_terms", "searcher"},
     "studies": LIBRARY | {"learned", "benchmarks"},
-    "benchmarks": LIBRARY - {"inspect"},
+    "benchmarks": LIBRARY - {"inspect"} | {"learned"},
     "report": {
         "support",
         "studies.names",

@@ -11,10 +11,12 @@ from scipy.sparse import csr_array
 from lib.data.collection import Collection
 from lib.evaluation.measures import evaluate
 from lib.latent_terms import LatentTerms
+from lib.report.impacts import impacts_figure, impacts_in_words
 from lib.studies.beyond import Setting, beyond_study, change_terms, choose_settings, ideas
 from lib.studies.comparison import query_postings, summary_of
 from lib.studies.encoded import encode_collection
 from lib.studies.features import contexts_of, family_agreement, family_study, place_counts, strongest_contexts
+from lib.studies.impacts import impacts_study
 from lib.studies.limit import LIMIT_SYSTEMS, limit_study
 from lib.studies.names import AS_TUNED, FAMILIES, LIMIT_MEASURES, LOOKED_UP, TOGETHER, WITH_FEEDBACK, WITH_LATE
 from lib.studies.pruning import UNPRUNED, Pruning, prune_terms, pruning_study
@@ -49,7 +51,7 @@ def collections(monkeypatch):
         f"{name}/{split}": small_collection(name, split, seed=seed)
         for seed, (name, split) in enumerate([("a", "train"), ("b", "train"), ("a", "test"), ("b", "test")])
     }
-    for study in ("zipf", "pruning", "features", "beyond"):
+    for study in ("zipf", "pruning", "features", "beyond", "comparison"):
         monkeypatch.setattr(f"lib.studies.{study}.load_collection", found.__getitem__)
     return found
 
@@ -99,6 +101,21 @@ def test_the_pruning_study_takes_what_it_has_from_the_store(model, collections, 
     assert set(origin) == {"model", "bm25", "collections", "prunings", "splade"} and origin["splade"] is None
     monkeypatch.setattr("lib.studies.pruning.prune_terms", None)
     pd.testing.assert_frame_equal(pruning_study(model, ["a/test", "b/test"], prunings, Store(tmp_path))[0], table)
+
+
+def test_impacts_of_eight_bits_are_compared_with_exact_ones(model, collections, tmp_path):
+    table, _ = impacts_study(model, ["a/test", "b/test"], Store(tmp_path))
+    assert table["impacts"].tolist() == ["float32", "uint8"] * 3
+    exact, rounded = (table[table["impacts"] == form].set_index("collection") for form in ("float32", "uint8"))
+    assert (rounded["bytes_per_document"] < exact["bytes_per_document"]).all()
+    assert (exact["off"] == 0).all() and (exact["same_best"] == 1).all()
+    assert ((rounded["off"] > 0) & (rounded["off"] <= rounded["bound"])).all()
+    encoded = encode_collection(model, collections["a/test"], Store(tmp_path))
+    ids, queries = collections["a/test"].doc_ids, encoded.query_terms
+    indexes = [model.index(encoded.doc_terms, ids, impacts=form) for form in ("float32", "uint8")]
+    scores = np.array([[index.scores(queries[[row]]) for row in range(8)] for index in indexes])
+    assert rounded.loc["a/test", "off"] <= (abs(scores[0] - scores[1]).max(axis=1) / scores[0].max(axis=1)).mean()
+    assert "A posting takes" in impacts_in_words(table) and impacts_figure(table)
 
 
 def test_the_zipf_study_counts_words_and_latents(model, collections, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The studies of trained retrievers (70, 71, 72), whole, on a tiny model, and figures worked out by hand."""
+"""The studies of trained retrievers (70 to 73), whole, on a tiny model, and figures worked out by hand."""
 
 from dataclasses import replace
 
@@ -19,11 +19,13 @@ from lib.learned.teachers import TeacherScores
 from lib.learned.train import load_finetuned
 from lib.report.bottleneck import bottleneck_figure, bottleneck_in_words
 from lib.report.csr import csr_figure, csr_in_words
+from lib.report.helped import helped_in_words
 from lib.report.splare import latency_figure, splare_figure, splare_in_words
 from lib.report.trained import contrasts_figure, losses_figure, means_of
 from lib.studies import names
 from lib.studies.bottleneck import bottleneck_study
 from lib.studies.csr import cell, chosen_csr, csr_study, truncated
+from lib.studies.helped import contrasts, helped_study
 from lib.studies.inputs import Setting
 from lib.studies.profiles import SMOKE
 from lib.studies.splare import splare_study
@@ -221,3 +223,28 @@ def test_splare_and_bottleneck(bench):
     tables = (joint[name] for name in ("bottleneck", "bottleneck_contrasts", "bottleneck_ablation"))
     assert "alpha 0.1: " in bottleneck_in_words(*tables)
     plt.close("all")
+
+
+def test_each_help_stands_beside_the_same_without_it(bench, monkeypatch):
+    mined = Pairs(QUERIES, POSITIVES, [[POSITIVES[i - 1]] for i in range(24)])
+    scores = TeacherScores(np.tile(np.array([0, 1], np.float32), (24, 1)), {}, mined.digest)
+    monkeypatch.setattr(lib.studies.trained, "load_pairs", lambda name: replace(mined, negatives=[]))
+    monkeypatch.setattr(lib.studies.trained, "mine_negatives", lambda pairs, n, store: mined)
+    monkeypatch.setattr(lib.studies.trained, "teacher_scores", lambda pairs, teachers, store: scores)
+    tables, origin = helped_study(bench)
+    named = tables["helped_contrasts"].drop_duplicates(["system", "reference"])[["system", "reference"]]
+    assert [*named.itertuples(index=False, name=None)] == contrasts(bench)
+    systems = set(tables["helped"]["system"])
+    assert {system for pair in contrasts(bench) for system in pair} <= systems
+    assert origin["pairs"]["n_negatives"] == 0 and origin["pairs_with_negatives"] == mined.digest
+    chosen = origin["chosen"]
+    for system in (names.JOINT, names.JOINT_TOKENS):
+        assert "started=False" in chosen[system] and "started=True" in chosen[names.helped(system, names.START)]
+    tried = tables["helped_tried"]
+    assert set(tried["system"]) == set(chosen) and tried.groupby("system")["chosen"].sum().eq(1).all()
+    taught = means_of(tables["helped_contrasts"]).set_index(["system", "reference"])
+    teacher = names.helped(names.TRAINED_DENSE, names.TEACHER)  # which prefers what does not answer
+    assert taught.loc[(teacher, names.TRAINED_DENSE), "difference"] < 0
+    assert f"{names.CSRV2_AT_ONCE}, 2 less {names.CSR_FROZEN}, 2: " in helped_in_words(
+        tables["helped"], tables["helped_contrasts"]
+    )

@@ -11,26 +11,58 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, vstack
 
 from lib.benchmarks.encoding import spread
-from lib.benchmarks.grown import Sentences, encode_sentences, grow
+from lib.benchmarks.grown import Sentences, encode_sentences, grow, largest_of, sentences_of
 from lib.benchmarks.search_peers import CODED, EXACT, PRUNED, Corpus, Engine, engines
+from lib.bm25.index import BM25Index
+from lib.bm25.pruning import keep_top
+from lib.bm25.weighting import INNER_PRODUCT
 from lib.data.collection import Collection, load_collection
+from lib.evaluation.splade import Splade
 from lib.latent_terms import LatentTerms
+from lib.learned import RUN
 from lib.support.checks import check_count
+from lib.support.files import user_path
 from lib.support.progress import log_to_stderr, progress
+
+if TYPE_CHECKING:
+    from lib.learned.retriever import LearnedRetriever
 
 
 def grown_corpus(model: LatentTerms, sentences: Sentences, queries: list[str], n_docs: int) -> tuple[Corpus, float]:
     """Return a corpus of `n_docs` documents, and the seconds that growing them and building the index took."""
     ids = [f"d{number}" for number in range(n_docs)]
     return _corpus(model, lambda: grow(sentences, n_docs), ids, queries)
+
+
+def learned_corpus(
+    sentences: csr_array, starts: np.ndarray, queries: csr_array, n_docs: int, doc_top: int = 0
+) -> tuple[Corpus, float]:
+    """Return the same grown documents as a trained encoder's rows, and the seconds that growing and indexing took.
+
+    A document's weight is the largest of its sentences', and it keeps the `doc_top` largest, 0 for all; they are ranked
+    by the inner product. `sentences` and `queries` are rows of the encoder, float32 [n_texts, width], `starts` as in
+    `Sentences`. There are no embeddings.
+    """
+
+    def terms() -> Iterator[csr_array]:
+        for block in largest_of(sentences, starts, n_docs):
+            yield keep_top(block, doc_top) if doc_top else block
+
+    start = time.perf_counter()
+    index = BM25Index.build(terms(), [f"d{number}" for number in range(n_docs)], INNER_PRODUCT)
+    seconds = time.perf_counter() - start
+    none = np.empty((0, 0), np.float32)
+    return Corpus(index, terms, none, queries, none), seconds
 
 
 def real_corpus(model: LatentTerms, collection: Collection, queries: list[str]) -> tuple[Corpus, float]:
@@ -64,16 +96,33 @@ def _corpus(
 
 
 def corpora(
-    model: LatentTerms, name: str, n_texts: int, sizes: list[int], n_queries: int, real: bool = False
+    model: LatentTerms,
+    name: str,
+    n_texts: int,
+    sizes: list[int],
+    n_queries: int,
+    real: bool = False,
+    learned: Mapping[str, "Splade | LearnedRetriever"] = MappingProxyType({}),
 ) -> Iterator[tuple[Corpus, float]]:
-    """Yield a collection itself if `real`, then corpora of `sizes` documents grown from `n_texts` of its documents."""
+    """Yield a collection itself if `real`, then corpora of `sizes` documents grown from `n_texts` of its documents.
+
+    Each size comes once more as the rows of each of `learned`, by name.
+    """
     collection = load_collection(name)
     queries = collection.query_texts[: check_count(n_queries, "n_queries")]
     if real:
         yield real_corpus(model, collection, queries)
     if sizes:
-        sentences = encode_sentences(model, spread(collection.doc_texts, n_texts))
-        yield from (grown_corpus(model, sentences, queries, size) for size in sizes)
+        texts = spread(collection.doc_texts, n_texts)
+        sentences = encode_sentences(model, texts)
+        split = [sentence for text in texts for sentence in sentences_of(text)]
+        rows = {name: (each.encode_documents(split), each.encode_queries(queries)) for name, each in learned.items()}
+        for size in sizes:
+            yield grown_corpus(model, sentences, queries, size)
+            for name, (of_sentences, of_queries) in rows.items():
+                top = _doc_top(learned[name])
+                corpus, seconds = learned_corpus(of_sentences, sentences.starts, of_queries, size, top)
+                yield corpus._replace(terms_of=name), seconds
 
 
 def latencies(competitors: dict[str, Engine], n_queries: int, k: int, repeats: int) -> pd.DataFrame:
@@ -131,7 +180,7 @@ def table(
         size, n_queries = len(corpus.index), corpus.queries.shape[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
         postings = corpus.index.df[corpus.queries.indices].sum() / n_queries
-        facts = {"n_docs": size, "postings_per_query": postings, "peak_gib": peak}
+        facts = {"terms": corpus.terms_of, "n_docs": size, "postings_per_query": postings, "peak_gib": peak}
         with tempfile.TemporaryDirectory() as folder:
             competitors, costs = {}, []
             for name, engine, build_seconds in engines(corpus, Path(folder), size <= peers_to, without):
@@ -147,6 +196,24 @@ def table(
         yield pd.concat(frames, ignore_index=True).merge(pd.DataFrame(costs), on="engine", how="left").assign(**facts)
 
 
+def _learned(name: str) -> "Splade | LearnedRetriever":
+    """Load what `finetune` saved, else a SPLADE model."""
+    if not (user_path(name) / RUN).is_file():
+        return Splade(name)
+    from lib.learned.retriever import LearnedRetriever  # slow to import
+
+    return LearnedRetriever.load(name)
+
+
+def _doc_top(encoder: "Splade | LearnedRetriever") -> int:
+    """Return how many weights of a document an encoder keeps, 0 for all."""
+    if isinstance(encoder, Splade):
+        return 0
+    modules = list(encoder.model)
+    of_embeddings = [module.k for module in modules if type(module).__name__ == "SparseAutoEncoder"]
+    return of_embeddings[0] if of_embeddings else (getattr(modules[-1], "top", None) or (0, 0))[1]
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.search", description=__doc__)
@@ -157,6 +224,8 @@ def main() -> None:
     add("--real", action="store_true", help="Search the collection's own documents first.")
     add("--sizes", type=int, nargs="*", default=[10_000, 100_000], help="Numbers of documents of grown corpora.")
     add("--k", type=int, nargs="+", default=[10, 100, 1_000], help="Numbers of documents to retrieve.")
+    about = "Folders of finetune and SPLADE models: the same grown texts as their rows are further corpora."
+    add("--learned", nargs="+", default=[], metavar="MODEL", help=about)
     add("--queries", type=int, default=50, help="Number of queries.")
     add("--peers-to", type=int, default=100_000, help="Largest corpus that other engines search.")
     add("--repeats", type=int, default=3, help="Turns of each engine that are measured.")
@@ -167,7 +236,8 @@ def main() -> None:
     model = LatentTerms.load(args.model)
     load = os.getloadavg()[0]
     print(f"{model.sae}, {model.bm25}, load average before {load:.1f}")
-    measured = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real)
+    learned = {name: _learned(name) for name in args.learned}
+    measured = corpora(model, args.collection, args.texts, args.sizes, args.queries, args.real, learned)
     frames = []
     for frame in table(measured, args.k, args.peers_to, args.repeats, args.without):
         print(frame.round(3).to_string(index=False, na_rep=""), flush=True)

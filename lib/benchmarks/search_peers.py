@@ -28,7 +28,8 @@ HEAP_FACTOR = 0.9
 class Corpus(NamedTuple):
     """A corpus and its queries; `terms()` yields blocks of the document-term matrix anew.
 
-    The query terms are float32 [n_queries, width], the embeddings of both float32 [n_texts, d].
+    The query terms are float32 [n_queries, width], the embeddings of both float32 [n_texts, d], [0, 0] if there are
+    none; `terms_of` says what the terms are.
     """
 
     index: BM25Index
@@ -36,6 +37,7 @@ class Corpus(NamedTuple):
     embeddings: np.ndarray
     queries: csr_array
     query_embeddings: np.ndarray
+    terms_of: str = "latent terms"
 
 
 class Engine(NamedTuple):
@@ -239,7 +241,7 @@ def engines(
             makers[f"impact-index {algorithm}{suffix}"] = partial(impact_index, corpus, folder, algorithm, bits)
     if peers and find_spec("qdrant_edge"):
         makers["Qdrant Edge"] = lambda: qdrant(corpus, folder)
-    if peers and find_spec("faiss"):
+    if peers and find_spec("faiss") and corpus.embeddings.size:
         makers[FLAT] = lambda: faiss_dense(corpus, hnsw=False)
         makers["faiss HNSW, dense embeddings"] = lambda: faiss_dense(corpus, hnsw=True)
     if peers and find_spec("seismic"):

@@ -35,6 +35,7 @@ from lib.interop.modules.token_pooling import strategies
 from lib.latent_terms import LatentTerms, other_origin
 from lib.learned.losses import AnnealedK, BottleneckLoss, ranking_loss, scaled_score
 from lib.learned.pairs import Pairs
+from lib.learned.retriever import LearnedRetriever
 from lib.sae.autoencoder import SparseAutoencoder, part_of
 from lib.sae.codes import FinishedTopK
 from lib.support.checks import check_choice, check_count, check_integer
@@ -72,6 +73,10 @@ class Kind(ABC):
     @abstractmethod
     def build(self, base: LatentTerms | TokenEncoder) -> Model:
         """Return the model to train; ValueError if `base` does not have what it is made of."""
+
+    def start(self, base: LatentTerms | TokenEncoder) -> dict | None:
+        """Return what decides an autoencoder that comes with the retriever, JSON-able; None if there is none."""
+        return base.sae.identity if isinstance(base, LatentTerms) else None
 
     @abstractmethod
     def loss(self, model: Model, teacher_temperature: float | None) -> torch.nn.Module:
@@ -317,45 +322,52 @@ class _Autoencoder(Kind):
 
     def _of_embeddings(self, encoder: TokenEncoder) -> SparseEncoder:
         """Return a model of the retriever's embedding, an autoencoder of it and codes of norm 1."""
-        weights = {}
+        weights: dict[str, torch.Tensor] = {}
+        prompts = dict(encoder.prompts)
         if self.started:
-            *front, before, _ = saved_modules(encoder)
+            saved = _saved(encoder)
+            *front, before, _ = saved
+            front[-1].requires_grad_(False)  # the scale, as in `_embedding_modules`
             self._check_width(before.hidden_dim)
             weights = dict(before.named_parameters())
+            prompts = {kind: prompt or saved.prompts.get(kind, "") for kind, prompt in prompts.items()}
         else:
             front = _embedding_modules(encoder)
         k_aux = min(512, self.width // 2)
         d = front[-1].get_embedding_dimension()
         sae = SparseAutoEncoder(d, self.width, self.k, k_aux, dead_threshold=self.dead_calls)
         sae.load_state_dict(weights, strict=False)  # the decoder is the encoder's transpose; no latent is dead yet
-        return _sparse_encoder([*front, sae, Normalize()], encoder)
+        return _sparse_encoder([*front, sae, Normalize()], prompts, str(encoder.device))
+
+    def start(self, base: LatentTerms | TokenEncoder) -> dict | None:
+        """See `Kind`."""
+        return LearnedRetriever(_saved(_encoder(base))).identity if self.started else super().start(base)
 
     def _check_width(self, width: int) -> None:
         if width != self.width:
             raise ValueError(f"The autoencoder of base has {width} latents; set width, {self.width}, to that.")
 
 
-def saved_modules(encoder: TokenEncoder) -> list[torch.nn.Module]:
-    """Return the modules that `finetune` has saved in the encoder's folder, the last but one an autoencoder.
+def _saved(encoder: TokenEncoder) -> SparseEncoder:
+    """Return the model that `finetune` has saved in the encoder's folder, its last module but one an autoencoder.
 
     ValueError if it has not, or a kind without an autoencoder of embeddings.
     """
+    remedy = "give a folder in which finetune has trained one, such as of kind csr."
+    message = f"{encoder.name} has no autoencoder of its embeddings to start from; {remedy}"
     try:
         model = load_sparse_encoder(encoder.folder, str(encoder.device))
     except (FileNotFoundError, ValueError) as error:
-        model, reason = [], f" ({error})"
-    else:
-        reason = ""
-    if not any(isinstance(module, SparseAutoEncoder) for module in [*model][-2:-1]):
-        remedy = "give a folder in which finetune has trained one, such as of kind csr."
-        raise ValueError(f"{encoder.name} has no autoencoder of its embeddings to start from; {remedy}{reason}")
+        raise ValueError(f"{message} ({error})") from error
+    if not any(isinstance(module, SparseAutoEncoder) for module in list(model)[-2:-1]):
+        raise ValueError(message)
     model.max_seq_length = encoder.max_length
-    return list(without_dropout(model.float()))
+    without_dropout(model.float())
+    return model
 
 
-def _sparse_encoder(modules: list[torch.nn.Module], encoder: TokenEncoder) -> SparseEncoder:
-    settings: Mapping = {"prompts": dict(encoder.prompts), "similarity_fn_name": "dot", "device": str(encoder.device)}
-    return SparseEncoder(modules=modules, **settings)
+def _sparse_encoder(modules: list[torch.nn.Module], prompts: Mapping[str, str], device: str) -> SparseEncoder:
+    return SparseEncoder(modules=modules, prompts=dict(prompts), similarity_fn_name="dot", device=device)
 
 
 @dataclass(frozen=True)
@@ -409,9 +421,14 @@ class Bottleneck(_Autoencoder):
                 special_tokens=special_tokens(encoder.tokenizer),
                 include_special=encoder.special_tokens,
             )
-            model = _sparse_encoder([_retriever(encoder)[0], coder, pooling, Normalize()], encoder)
+            modules = [_retriever(encoder)[0], coder, pooling, Normalize()]
+            model = _sparse_encoder(modules, encoder.prompts, str(encoder.device))
         self.adapt(model, model[0].auto_model.config.num_hidden_layers)
         return model
+
+    def start(self, base: LatentTerms | TokenEncoder) -> dict | None:
+        """See `Kind`."""
+        return super().start(base) if self.pooling == "embedding" else Kind.start(self, base)
 
     def _of_tokens(self, base: LatentTerms | TokenEncoder) -> SparseAutoEncoderTokenEncoder:
         if not self.started:

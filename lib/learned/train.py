@@ -37,13 +37,13 @@ from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
 from lib.learned import RUN
 from lib.learned.log import LOG, Progress
 from lib.learned.losses import LossState
-from lib.learned.models import KINDS, Kind, Model, saved_modules
+from lib.learned.models import KINDS, Kind, Model
 from lib.learned.pairs import Pairs
 from lib.learned.teachers import TeacherScores
 from lib.sae.trainer import check_same
 from lib.support.checks import check_count, check_integer
 from lib.support.files import make_folder, remove, replacing, user_path
-from lib.support.folders import digest_arrays, digest_json
+from lib.support.folders import digest_json
 from lib.support.locks import locked
 from lib.support.progress import progress
 from lib.support.store import Store
@@ -173,7 +173,8 @@ def finetune(
         _write_run(out, run, finished=False)
         limit = model.max_seq_length
         model.max_seq_length = min(limit, config.max_length)
-        trained = _head(model, columns, store or Store(), run["retriever"]) if kind.frozen else model
+        reader = {name: run[name] for name in ("retriever", "autoencoder")}  # a start brings modules of its own
+        trained = _head(model, columns, store or Store(), reader) if kind.frozen else model
         trainer = _trainer(kind, model, trained, columns, out, config, teacher is not None, dev)
         trainer.train(resume_from_checkpoint=_last_checkpoint(out / CHECKPOINTS))
         _check_ended(trainer.state, config.batch_size)
@@ -271,16 +272,13 @@ def run_identity(
     dev: Collection | None = None,
 ) -> dict[str, Any]:
     """Return everything that decides the trained weights, JSON-able."""
-    encoder, sae = (base.encoder, base.sae.identity) if isinstance(base, LatentTerms) else (base, None)
-    if sae is None and getattr(kind, "started", False):
-        before = saved_modules(encoder)[-2]
-        sae = {"sha256": digest_arrays({name: each.detach().numpy() for name, each in before.cpu().named_parameters()})}
+    encoder = base.encoder if isinstance(base, LatentTerms) else base
     run = {
         "kind": type(kind).__name__,
         "settings": asdict(kind),
         "config": asdict(config),
         "retriever": encoder.identity | {"model": public_name(encoder.name)},
-        "autoencoder": sae,
+        "autoencoder": kind.start(base),
         "pairs": {"n": len(pairs), "n_negatives": pairs.n_negatives, "sha256": pairs.digest},
         "teacher": None if teacher is None else teacher.digest,
         "dev": None if dev is None else dev.identity,
@@ -433,7 +431,7 @@ def _evaluator(dev: Collection, model: Model) -> _Evaluator:
 def _head(model: SparseEncoder, columns: dict[str, list], store: Store, identity: dict) -> SparseEncoder:
     """Return the modules behind the retriever's embedding, as a model to which texts are their stored embeddings.
 
-    `identity` is the retriever's, for the store.
+    `identity` is that of what reads them, for the store.
     """
     modules = list(model)
     first = next(number for number, module in enumerate(modules) if isinstance(module, SparseAutoEncoder))
@@ -441,7 +439,7 @@ def _head(model: SparseEncoder, columns: dict[str, list], store: Store, identity
     texts: dict[str, dict[str, None]] = {}  # by prompt, in order and each once
     for name in (name for name in columns if name != "label"):
         texts.setdefault(_prompt(model, name), {}).update(dict.fromkeys(columns[name]))
-    reader = {"retriever": identity, "max_length": model.max_seq_length}
+    reader = {**identity, "max_length": model.max_seq_length}
     tables = {}
     for prompt, unique in ((prompt, tuple(unique)) for prompt, unique in texts.items()):
 

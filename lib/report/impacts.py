@@ -5,10 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.report.common import COLOURS, STYLE
-from lib.studies.impacts import EXACT_IMPACTS, ROUNDED
-from lib.studies.names import LATENT, MEAN
-
-WANTED = 0.001  # of nDCG@10: what rounding may change on any collection
+from lib.studies.names import EXACT_IMPACTS, LATENT, MEAN, ROUNDED, UNCHANGED
 
 
 def impacts_figure(table: pd.DataFrame) -> Figure:
@@ -18,7 +15,7 @@ def impacts_figure(table: pd.DataFrame) -> Figure:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8), sharey=True)
         errors = [rows["difference"] - rows["difference_low"], rows["difference_high"] - rows["difference"]]
-        left.axvspan(-WANTED, WANTED, color="#EEEEEE", zorder=0)
+        left.axvspan(-UNCHANGED, UNCHANGED, color="#EEEEEE", zorder=0)
         left.axvline(0, color="#999999", linewidth=0.8)
         left.errorbar(rows["difference"], rows.index, xerr=errors, fmt="o", color=COLOURS[LATENT], markersize=4)
         left.set(xlabel="change of nDCG@10, 95 % interval")
@@ -36,15 +33,15 @@ def impacts_in_words(table: pd.DataFrame) -> str:
     single = rounded.drop(index=MEAN)
     furthest = single["difference"].abs().idxmax()
     mean, before = rounded.loc[MEAN], exact.loc[MEAN]
-    above = single.index[single["difference"].abs() > WANTED]
-    over = f"more than {WANTED} on {', '.join(above)}" if len(above) else f"nowhere more than {WANTED}"
+    above = single.index[single["difference"].abs() > UNCHANGED]
+    over = f"more than {UNCHANGED} on {', '.join(above)}" if len(above) else f"nowhere more than {UNCHANGED}"
     return "\n".join(
         [
             f"In eight bits nDCG@10 changes by {mean['difference']:+.4f} ({mean['difference_low']:+.4f} to "
             f"{mean['difference_high']:+.4f}) on average, {over}; most on {furthest}, by "
             f"{single.loc[furthest, 'difference']:+.4f}.",
-            f"{mean['same_best']:.0%} of the queries have the same ten best documents in the same order. A score is "
-            f"off by {mean['off']:.2%} of the query's best at most, on average; the bound that the index states is "
+            f"On average over collections {mean['same_best']:.0%} of the queries have the same ten best documents in "
+            f"the same order. A score is off by {mean['off']:.2%} of the query's best at most; the index promises "
             f"{mean['bound']:.1%}.",
             f"A posting takes {mean['bytes_per_posting']:.2f} bytes on disk ({before['bytes_per_posting']:.2f} in "
             f"float32), a document {mean['bytes_per_document']:,.0f} ({before['bytes_per_document']:,.0f}).",

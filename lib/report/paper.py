@@ -31,6 +31,7 @@ from lib.report.common import escaped, latex_table, save_figure, significant
 from lib.report.corpora import corpora_figure
 from lib.report.csr import csr_figure
 from lib.report.features import contribution_figure
+from lib.report.impacts import impacts_figure
 from lib.report.latency import latency_figure
 from lib.report.layers import layers_figure
 from lib.report.pruning import pruning_figure
@@ -52,6 +53,7 @@ from lib.support.folders import digest_file
 
 MISSING = "--"
 CHANGE = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
+FINE_CHANGE = CHANGE.replace(".3f", ".4f")
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
 
@@ -76,6 +78,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "layers": _figure(layers_figure, "layers"),
     "width_k": _figure(width_k_figure, "width_k"),
     "pruning": _of_first(pruning_figure, "pruning", "posting_lengths"),
+    "impacts": _figure(impacts_figure, "impacts"),
     "latency": lambda results: latency_figure(results["latency"], results.origin("latency")["config"]["n_docs"]),
     "ablations": _figure(ablations_figure, "ablations"),
     "ablations_k1_b": _figure(surface_figure, "ablations_k1_b"),
@@ -93,6 +96,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "bottleneck_contrasts": _figure(contrasts_figure, "bottleneck_contrasts"),
     "bottleneck_losses": _figure(losses_figure, "bottleneck_losses"),
     "csr": _figure(csr_figure, "csr"),
+    "helped_contrasts": _figure(contrasts_figure, "helped_contrasts"),
     "csr_contrasts": _figure(contrasts_figure, "csr_contrasts"),
     "corpora": _figure(corpora_figure, "corpora", "corpora_clusters"),
     "claims": _figure(claims_figure, "claims"),
@@ -380,6 +384,14 @@ def _splare_numbers(results: Results) -> dict[str, str]:
     return _trained_numbers(results, "splare") | numbers | _by_row(contrasts, "pairs/{system} less {reference}", CHANGE)
 
 
+def _impacts_numbers(results: Results) -> dict[str, str]:
+    """Return what eight bits change, and bytes by form of impacts, means over collections."""
+    means = means_of(results["impacts"])
+    numbers = _by_row(means.dropna(subset="difference"), "change", FINE_CHANGE)
+    numbers |= _by_row(means, "same/{impacts}", "{same_best:.0%}") | _by_row(means, "off/{impacts}", "{off:.2%}")
+    return numbers | _by_row(means, "posting/{impacts}", "{bytes_per_posting:.1f}")
+
+
 def _corpora_numbers(results: Results) -> dict[str, str]:
     rows = results["corpora"].query("vocabulary == @names.LATENTS")
     columns = {"label": "label_auc", "random label": "label_control", "agree": "agree", "dealt anew": "control"}
@@ -411,6 +423,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "zipf": _zipf_numbers,
     "families": lambda results: {"kappa": "{min:.2f} to {max:.2f}".format(**results["families"]["kappa"].describe())},
     "latency": _latency_numbers,
+    "impacts": _impacts_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,
     "ablations": _ablation_numbers,
@@ -420,6 +433,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "splare": _splare_numbers,
     "bottleneck": partial(_trained_numbers, table="bottleneck"),
     "csr": partial(_trained_numbers, table="csr"),
+    "helped": partial(_trained_numbers, table="helped"),
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }

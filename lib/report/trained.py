@@ -1,9 +1,10 @@
-"""What the reports of 70, 71 and 72 share: pairs of systems that were named beforehand, as a figure and in words."""
+"""What the reports of 70 to 73 share: pairs of systems that were named beforehand, as a figure and in words."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lib.report.common import COLOURS, STYLE, change, colours_of, significant
 from lib.studies.names import LATENT, MEAN, MEASURE
@@ -53,10 +54,11 @@ def losses_figure(losses: pd.DataFrame) -> Figure:
         figure, panels = plt.subplots(1, len(runs), figsize=(2.2 + 2.6 * len(runs), 3.0), sharey=True, squeeze=False)
         for axes, (system, run) in zip(panels[0], runs, strict=True):
             for part, rows in run.groupby("part", sort=False):
-                axes.plot(rows["step"], rows["value"], color=colours[part], label=part)
+                axes.plot(rows["step"], rows["value"], color=colours[part])
             axes.set(xlabel="step", yscale="log", title=system)
-            axes.legend(fontsize=6.5)
         panels[0, 0].set_ylabel("loss")
+        lines = [Line2D([], [], color=colour, label=part) for part, colour in colours.items()]
+        figure.legend(handles=lines, fontsize=6.5, loc="outside right center")
     return figure
 
 

@@ -10,13 +10,14 @@ without it, all on one machine and with one seed, 0, but where it says so:
   the packaged model's latents in turn, are learned by KL as in SPLARE. The batch's other texts are no candidates then.
   For SPLARE, its control and the dense retriever, by LoRA; learning rates are chosen as in 70, for each of the six by
   itself.
-- *Start*: joint training starts from CSR's autoencoder, or, over tokens, from that of the untrained retriever's
-  tokens, which 70 uses, too. Learning rates of embeddings are chosen as in 71, with and without the start; over tokens
-  the smaller rate of the autoencoder is taken, and the retriever's chosen. A started one has seen its texts before: CSR
-  five times, that of tokens another text. What is compared is what is gained by the minute of training the retriever.
+- *Start*: joint training starts from CSR's autoencoder, or, over tokens, from one of the untrained retriever's tokens,
+  which like the unstarted one reads states of one norm (it takes off their mean, too). Learning rates of embeddings are
+  chosen as in 71, with and without the start; over tokens the smaller rate of the autoencoder is taken, and the
+  retriever's chosen. A started one has seen its texts before: CSR five times, that of tokens another text. What is
+  compared is what is gained by the minute of training the retriever. The dense control is trained as a whole, as in 71.
 - *CSRv2's retriever*: in 72 one was finetuned first and then read. Here three are, one a seed, and beside them
   stands the kind `csrv2`, whose retriever and autoencoder are trained at once, each text once; with learning rates of
-  the retriever chosen at the smallest k.
+  the retriever chosen at the smallest k. Three seeds of CSR and of both CSRv2.
 
 A help is said to help where the interval of its difference lies above 0.
 """
@@ -26,11 +27,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from lib.latent_terms import LatentTerms
 from lib.learned.models import Bottleneck, CsrV2, DenseControl, Kind
 from lib.studies import names
 from lib.studies.bottleneck import joint_rates
 from lib.studies.csr import chosen_csr, dimensions, on_embeddings, sized
 from lib.studies.splare import lora_kinds, untrained_readouts
+from lib.studies.sweeps import autoencoders, study_recipe
 from lib.studies.trained import (
     Bench,
     Readout,
@@ -41,7 +44,7 @@ from lib.studies.trained import (
 from lib.studies.trained_tables import choose, contrasts_table, rates, results_of, seed_means, systems_table
 
 TRAINED = (names.TRAINED_DENSE, names.TRAINED_WORDS, names.TRAINED_SPLARE)
-STARTED = {system: names.with_help(system, names.START) for system in (names.JOINT, names.JOINT_TOKENS)}
+STARTED = {system: names.helped(system, names.START) for system in (names.JOINT, names.JOINT_TOKENS)}
 
 
 class Part(NamedTuple):
@@ -56,14 +59,15 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
     """Return the pairs of systems that are compared, named before any result."""
     top, pairs = bench.size.top, []
     for system in TRAINED:
-        pairs.append((names.with_help(system, names.TEACHER), system))
-    dense, words, splare = (names.with_help(system, names.TEACHER) for system in TRAINED)
+        pairs.append((names.helped(system, names.TEACHER), system))
+    dense, words, splare = (names.helped(system, names.TEACHER) for system in TRAINED)
     pairs += [(splare, dense), (splare, words), (names.pruned(splare, *top), names.pruned(words, *top))]
     pairs += [(names.pruned(splare, *top), names.TUNED)]
     for system, started in STARTED.items():
-        pairs += [(started, system), (started, names.TRAINED_DENSE)]
-    pairs += [(STARTED[names.JOINT], names.CSR_FROZEN)]
-    pairs += [tuple(names.pruned(system, *top) for system in (STARTED[names.JOINT_TOKENS], names.JOINT_TOKENS))]
+        pairs += [(started, system), (started, names.WHOLE_DENSE)]
+    of_tokens = STARTED[names.JOINT_TOKENS]
+    pairs += [(STARTED[names.JOINT], names.CSR_FROZEN), (of_tokens, names.TUNED)]
+    pairs += [(names.pruned(of_tokens, *top), names.pruned(names.JOINT_TOKENS, *top))]
     for k in bench.size.ablated_ks:
         csr, second, at_once = (sized(system, k) for system in (names.CSR_FROZEN, names.CSRV2, names.CSRV2_AT_ONCE))
         pairs += [(second, csr), (at_once, csr), (at_once, second)]
@@ -73,38 +77,35 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
 def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables by name, and what their provenance states.
 
-    `helped` is `systems_table` against the finetuned dense retriever, `helped_contrasts` is `contrasts_table`,
-    `helped_tried` what was tried on training queries.
+    `helped` is `systems_table` against the dense retriever that LoRA finetuned, `helped_contrasts` is
+    `contrasts_table`, `helped_tried` what was tried on training queries.
     """
     size = bench.size
     plain = replace(bench, size=replace(size, n_negatives=0, teachers=()))
     taught = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=size.help_teachers))
     parts = [_by_lora(plain, ""), _by_lora(taught, names.TEACHER), _joint(plain), _csr(plain)]
-    readouts, tried, chosen = untrained_readouts(plain), [], {}
-    for found, tables, kinds in parts:
-        readouts += found
-        tried += tables
-        chosen |= {system: repr(kind) for system, kind in kinds.items()}
+    readouts = untrained_readouts(plain) + [readout for part in parts for readout in part.readouts]
+    chosen = {system: repr(kind) for part in parts for system, kind in part.chosen.items()}
     results = results_of(plain, readouts)
     tables = {
         "helped": systems_table(plain, results, names.TRAINED_DENSE),
         "helped_contrasts": contrasts_table(seed_means(results), contrasts(plain)),
-        "helped_tried": pd.concat(tried, ignore_index=True),
+        "helped_tried": pd.concat([table for part in parts for table in part.tried], ignore_index=True),
     }
     data = {"pairs_with_negatives": taught.data.pairs.digest, "teacher_of_helps": taught.data.teacher.teacher}
     return tables, plain.origin(chosen=chosen, **data)
 
 
-def _by_lora(bench: Bench, help: str) -> Part:
-    """Return what is trained by LoRA, named after a help."""
+def _by_lora(bench: Bench, by: str) -> Part:
+    """Return what is trained by LoRA, named after what helps it."""
     kinds, tried = lora_kinds(bench)
-    readouts, chosen = [], {}
+    part = Part([], [tried.assign(system=[names.helped(system, by) for system in tried["system"]])], {})
     for system, (kind, base) in kinds.items():
-        name = names.with_help(system, help)
-        chosen[name], readout = kind, trained_readout(bench, name, kind, base, bench.config())
-        readouts += _whole_and_pruned(bench, readout) if readout.top else [readout]
-    tried["system"] = [names.with_help(system, help) for system in tried["system"]]
-    return Part(readouts, [tried], chosen)
+        name = names.helped(system, by)
+        part.chosen[name] = kind
+        readout = trained_readout(bench, name, kind, base, bench.config())
+        part.readouts.extend(_whole_and_pruned(bench, readout) if readout.top else [readout])
+    return part
 
 
 def _whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:
@@ -113,29 +114,30 @@ def _whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:
 
 
 def _joint(bench: Bench) -> Part:
-    """Return joint training from random directions and from trained ones, and CSR, which the latter start from."""
+    """Return joint training from random directions and from trained ones, its control, and CSR, where one starts."""
     size, config = bench.size, bench.config(**on_embeddings(bench))
     csr, csr_tried = chosen_csr(bench)
     csr = replace(csr, k=size.k)
-    readouts = [codes_readout(bench, names.CSR_FROZEN, csr, bench.base, config)]
-    of_csr = finetuned_encoder(bench, csr, bench.base, config)
+    codes = codes_readout(bench, names.CSR_FROZEN, csr, bench.base, config)
+    of_csr = finetuned_encoder(bench, csr, bench.base, config)  # trained again: of the other run its codes are left
+    recipe = study_recipe(bench.setting, bench.base, width=size.widths[0], normalisation="per-token")
+    of_states = LatentTerms(bench.base, autoencoders([recipe], bench.store)[0])
     kind = Bottleneck(width=size.width, k=size.k, dead_calls=size.dead_calls, dead_tokens=size.dead_tokens)
-    of_tokens = replace(kind, width=size.widths[0], k=size.sae.k, pooling="max_log1p")
-    of_tokens = replace(of_tokens, head_learning_rate=size.joint_head_rates[0])
-    tried, chosen = [csr_tried], {names.CSR_FROZEN: csr}
-    for system, start, base in (
-        (names.JOINT, kind, bench.base),
-        (STARTED[names.JOINT], replace(kind, started=True), of_csr),
-        (names.JOINT_TOKENS, of_tokens, bench.base),
-        (STARTED[names.JOINT_TOKENS], replace(of_tokens, started=True), bench.model()),
+    head = {"head_learning_rate": size.joint_head_rates[0]}
+    of_tokens = replace(kind, width=size.widths[0], k=size.sae.k, pooling="max_log1p", **head)
+    part = Part([codes], [csr_tried], {names.CSR_FROZEN: csr})
+    for system, candidates, base in (
+        (names.WHOLE_DENSE, rates(DenseControl(rank=0), size.whole_rates), bench.base),
+        (names.JOINT, joint_rates(bench, kind), bench.base),
+        (STARTED[names.JOINT], joint_rates(bench, replace(kind, started=True)), of_csr),
+        (names.JOINT_TOKENS, rates(of_tokens, size.whole_rates), bench.base),
+        (STARTED[names.JOINT_TOKENS], rates(replace(of_tokens, started=True), size.whole_rates), of_states),
     ):
-        is_of_tokens = start.pooling != "embedding"
-        candidates = rates(start, size.whole_rates) if is_of_tokens else joint_rates(bench, start)
-        chosen[system], table = choose(bench, system, candidates, base)
-        tried.append(table)
-        readout = trained_readout(bench, system, chosen[system], base, bench.config())
-        readouts += _whole_and_pruned(bench, readout) if is_of_tokens else [readout]
-    return Part(readouts, tried, chosen)
+        part.chosen[system], tried = choose(bench, system, candidates, base)
+        part.tried.append(tried)
+        readout = trained_readout(bench, system, part.chosen[system], base, bench.config())
+        part.readouts.extend(_whole_and_pruned(bench, readout) if readout.model else [readout])
+    return part
 
 
 def _csr(bench: Bench) -> Part:

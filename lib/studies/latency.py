@@ -13,8 +13,8 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from lib.benchmarks.encoding import spread
-from lib.benchmarks.grown import draws, encode_sentences, largest_of, sentences_of
-from lib.benchmarks.search import grown_corpus, latencies
+from lib.benchmarks.grown import draws, encode_sentences, sentences_of
+from lib.benchmarks.search import grown_corpus, latencies, learned_corpus
 from lib.benchmarks.search_peers import HEAP_FACTOR, SEISMIC, Corpus, Engine, faiss_dense, ours, seismic
 from lib.bm25.index import BM25Index
 from lib.bm25.pruning import keep_top
@@ -140,17 +140,6 @@ def word_corpus(texts: list[str], starts: np.ndarray, queries: list[str], n_docs
     return BM25Index.build(docs, [f"d{i}" for i in range(n_docs)], k1=1.2, b=0.75), query_terms
 
 
-def splade_corpus(splade: Splade, texts: list[str], starts: np.ndarray, queries: list[str], n_docs: int) -> Corpus:
-    """Return the same grown documents, and queries, as SPLADE's terms; a weight is the largest of its sentences'.
-
-    `texts` are the sentences, `starts` as in `Sentences`. There are no embeddings.
-    """
-    blocks = list(largest_of(splade.encode_documents(texts), starts, n_docs))
-    index = inner_product_index(blocks, [f"d{i}" for i in range(n_docs)])
-    none = np.empty((0, 0), np.float32)
-    return Corpus(index, lambda: iter(blocks), none, splade.encode_queries(queries), none)
-
-
 def _dense_flat(corpus: Corpus) -> Engine:
     """Return search by the inner products of a query with every embedding, in one thread."""
     doc_ids = np.array(corpus.index.doc_ids)
@@ -185,7 +174,8 @@ def timings(
     words, word_queries = word_corpus(split, sentences.starts, queries, size.n_docs)
     engines[LEXICAL] = partial(ours, corpus._replace(index=words, queries=word_queries), 1)
     if splade:
-        of_splade = splade_corpus(splade, split, sentences.starts, queries, size.n_docs)
+        rows = splade.encode_documents(split), splade.encode_queries(queries)
+        of_splade, _ = learned_corpus(rows[0], sentences.starts, rows[1], size.n_docs)
         engine_of = partial(_pruned_engine, inner_product_index, of_splade)
         engines |= {setting: partial(engine_of, setting) for setting in PRUNED_SPLADE}
     if find_spec("faiss"):

@@ -46,7 +46,9 @@ NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"
 QUERY_TOP, QUERY_MASS = "query top", "query mass"
 
-# Ways to search of 43_latency.
+# Forms of impacts (44_impacts), and ways to search of 43_latency.
+EXACT_IMPACTS, ROUNDED = "float32", "uint8"
+UNCHANGED = 0.001  # of nDCG@10: what rounding may change on any collection
 EXACT = "exact"
 PRUNED_DOCUMENTS, PRUNED_QUERIES, PRUNED_BOTH = "documents pruned", "queries pruned", "both pruned"
 SEISMIC = "Seismic"
@@ -72,7 +74,7 @@ BUDGETS, JOIN, BOOST = "topk, budgets", "join", "boost"
 WHOLE_TEXTS = "topk, whole texts"
 MATCHED = "matched"
 
-# Retrievers trained on pairs (70, 71, 72), and their controls.
+# Retrievers trained on pairs (70 to 73), and their controls.
 UNTRAINED_DENSE, TRAINED_DENSE = DENSE, "dense, finetuned"
 PER_TOKEN = "normalisation: per-token"  # of 50_ablations
 UNTRAINED_SPLARE, TRAINED_SPLARE = "SPLARE's readout, untrained", "SPLARE, trained"
@@ -82,7 +84,8 @@ AFTER_EMBEDDINGS, AFTER_TOKENS = "autoencoder afterwards, of embeddings", "autoe
 CSR_FROZEN, JOINT, JOINT_TOKENS = "CSR", "joint", "joint, of tokens"
 TRUNCATED, MATRYOSHKA, CSRV2 = "dense, truncated", "dense, Matryoshka", "CSRv2"
 CSRV2_AT_ONCE = "CSRv2, trained at once"
-TEACHER, START = "with a teacher", "from a trained start"  # helps of 73
+TEACHER, START = "with a teacher", "from a trained start"  # of 73
+WHOLE_DENSE = "dense, finetuned as a whole"  # which 71 calls TRAINED_DENSE
 
 # Clauset, Shalizi and Newman (SIAM Review 2009) rule a power law out below this p.
 PLAUSIBLE = 0.1
@@ -111,9 +114,9 @@ def trained_on(system: str, n_pairs: int) -> str:
     return f"{system}, {n_pairs:,} pairs"
 
 
-def with_help(system: str, help: str) -> str:
-    """Return what a system is called that was trained with a help of 73; "" is none."""
-    return f"{system}, {help}" if help else system
+def helped(system: str, by: str) -> str:
+    """Return what a system of 73 is called that was trained with a teacher or a start; "" is neither."""
+    return f"{system}, {by}" if by else system
 
 
 def is_limit(collection: str) -> bool:

@@ -11,7 +11,7 @@
 - *Alike for all.* Every retriever that is finetuned, but for 70's on more pairs, has the same pairs, negatives,
   teacher, number of steps, batches, lengths (64 tokens) and order of pairs under a seed. CSR, which reads each text by
   itself, has the same texts; it reads stored embeddings, five times over, since that costs little, and has as many
-  steps where its positives are supervised.
+  steps where its positives are supervised. In 73 what a teacher helps has negatives and that teacher beside.
 - *Size.* What two cores without AMX hold in two hours: 62 steps. 70 says what four times as many pairs bring, once.
 - *Constants* are chosen on training queries alone, with the largest weights only where that is how a kind is searched,
   of SciFact and pydoc (train), samples of at most 100 queries each, by the mean of nDCG@10, with seed 0. Tried are two
@@ -30,8 +30,8 @@
   half the steps of CSR without, since it has half as many rows; now it has as many. Before 71 was run again, what the
   joint training of embeddings reconstructs became a constant in its loss, as it is over tokens.
 - *Seeds.* Three of each system in the main tables of 70 and 71 and of each cell of 72's ablation, whose finetuned
-  retriever is one, of seed 0; one for layers, widths, more pairs, the ablation of 71 and the other k. A query's value
-  is the mean over the seeds.
+  retriever is one, of seed 0; one for layers, widths, more pairs, the ablation of 71 and the other k, and in 73 but for
+  CSR and CSRv2. A query's value is the mean over the seeds.
 - *Ranked* are samples of 100 queries and 400 documents, or as many as are judged for these queries, of SciFact (test),
   cranfield, squad and pydoc (test), small enough to be read by every model. Retrievers compute in the machine's own
   dtype.
@@ -247,9 +247,9 @@ def trained_readout(
 
 
 def finetuned_encoder(
-    bench: Bench, kind: DenseControl, base: LatentTerms | TokenEncoder, config: FinetuneConfig
+    bench: Bench, kind: Kind, base: LatentTerms | TokenEncoder, config: FinetuneConfig
 ) -> TokenEncoder:
-    """Return a dense retriever that was finetuned on the pairs, in float32."""
+    """Return a retriever that was finetuned on the pairs, in float32; its folder may hold an autoencoder, too."""
     folder = trained(bench, kind, base, config)
     return _named(TokenEncoder(folder, dtype="float32"), folder)
 

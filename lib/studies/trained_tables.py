@@ -1,4 +1,4 @@
-"""Tables of trained retrievers (70, 71, 72): systems on collections, named pairs, and what is chosen beforehand.
+"""Tables of trained retrievers (70 to 73): systems on collections, named pairs, and what is chosen beforehand.
 
 The rule stands in `lib.studies.trained`.
 """

@@ -40,9 +40,9 @@ here.size.help_negatives, here.size.help_teachers
 # %% [markdown]
 # ## The rule
 # Of 2026-11-30, before any result; the whole of it stands in `lib/studies/trained.py` and `lib/studies/helped.py`. One
-# seed, but three of CSR at the smallest k. Learning rates of each system, with and without its help, are chosen on
-# training queries of SciFact and `pydoc`; the teacher's temperature and the number of negatives are defaults and were
-# not tuned. A help helps where the interval of its difference lies above 0. A run that was killed goes on from its last
+# seed, but three of CSR and CSRv2. Learning rates of each system, with and without its help, are chosen on training
+# queries of SciFact and `pydoc`; the teacher's temperature and the number of negatives are defaults and were not tuned.
+# A help helps where the interval of its difference lies above 0. A run that was killed goes on from its last
 # checkpoint.
 
 # %%
@@ -51,8 +51,8 @@ tables["helped_tried"].round(4)
 
 # %% [markdown]
 # ## Every system
-# Means over the collections; differences are from the dense retriever, finetuned without help. `dead` is the share of
-# the latents that no document has.
+# Means over the collections; differences are from the dense retriever that LoRA finetuned without help. `dead` is the
+# share of the latents that no document has.
 
 # %%
 shown = ["system", "seeds", "mean", "low", "high", "difference", "R@100", "doc_terms", "reads", "dead"]
