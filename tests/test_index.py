@@ -138,11 +138,12 @@ def test_no_impact_is_above_the_largest(k1, b):
     assert index.largest_impact <= min(k1 + 1, docs.sum(axis=1).max() * 9) * (1 + 1e-6)
 
 
-def test_an_index_is_no_matrix_of_documents():
-    docs = random_terms(4, 3, 1)
-    index = BM25Index.build(docs, ids(4))
+@pytest.mark.parametrize("impacts", ["float32", "uint8"])
+@pytest.mark.parametrize("other", ["float32", "uint8"])
+def test_an_index_is_no_matrix_of_documents(impacts, other):
+    index, added = (BM25Index.build(random_terms(4, 3, 1), ids(4), impacts=form) for form in (impacts, other))
     with pytest.raises(TypeError, match="BM25Index"):
-        index.add(index, ["x"])
+        index.add(added, ["x"])
 
 
 def test_ties_are_broken_by_document_order_and_k_may_exceed_the_collection():
@@ -611,6 +612,7 @@ BUILD_ERRORS = [
     ({"matrix": -WORKED, "doc_ids": IDS}, ValueError, "row 0"),
     ({"matrix": TOO_LARGE[[1]], "doc_ids": ["a"]}, ValueError, r"document 0 .*too large.*constant"),
     ({"matrix": [WORKED, TOO_LARGE], "doc_ids": [*IDS, "d", "e"]}, ValueError, r"document 4 .*too large.*constant"),
+    ({"matrix": TOO_LARGE[[1]], "doc_ids": ["a"], "impacts": "uint8"}, ValueError, r"document 0 .*too large.*constant"),
     ({"matrix": WORKED * np.nan, "doc_ids": IDS}, ValueError, "holds nan"),
     ({"matrix": [WORKED, WORKED[:, :3]], "doc_ids": [*IDS, "d", "e", "f"]}, ValueError, "3 latents.* 4"),
     ({"matrix": WORKED, "doc_ids": IDS, "k1": -1}, ValueError, "k1 is -1"),

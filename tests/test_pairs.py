@@ -69,6 +69,7 @@ def test_pairs_are_a_collection_to_tune_on():
         ({"query": "q"}, ["positive"]),
         ({"query": "q", "positive": 3}, ["positive"]),
         ({"query": " ", "positive": "p"}, ["blank", "query"]),
+        ({"query": "q", "positive": ""}, ["blank", "positive"]),
         (["q", "p"], ["query"]),
         ("{query", ["JSON"]),
     ],

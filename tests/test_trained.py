@@ -27,7 +27,7 @@ from lib.studies.bottleneck import bottleneck_study
 from lib.studies.csr import cell, chosen_csr, csr_study, truncated
 from lib.studies.helped import contrasts, helped_study
 from lib.studies.inputs import Setting
-from lib.studies.profiles import SMOKE
+from lib.studies.profiles import PAPER, SMOKE
 from lib.studies.splare import splare_study
 from lib.studies.trained import (
     Bench,
@@ -123,6 +123,17 @@ def test_of_a_frozen_retriever_only_the_autoencoder_is_kept(bench):
     assert readout.identity == codes_readout(bench, "csr", kind, bench.base, bench.config()).identity
     other = codes_readout(bench, "csr", kind, bench.base, bench.config(seed=1))
     assert other.identity != readout.identity
+
+
+def test_the_paper_profile_ranks_whole_collections_and_chooses_on_training_queries(monkeypatch, tmp_path):
+    monkeypatch.setattr(lib.studies.trained, "setting", lambda *_: None)
+    built_in = {"collections": ("pydoc/500/test",), "dev": ("pydoc/500/train",), "pairs": ("pydoc/500/train",)}
+    size = replace(PAPER.learned, **built_in)
+    here = lib.studies.trained.bench(replace(PAPER, learned=size), Store(tmp_path))
+    assert len(here.collections[0].doc_ids) == 500 and len(here.dev[0].query_ids) <= size.dev_queries
+    wrong = replace(size, dev=built_in["collections"])
+    with pytest.raises(ValueError, match="test"):
+        lib.studies.trained.bench(replace(PAPER, learned=wrong), Store(tmp_path))
 
 
 def test_a_setting_is_chosen_on_training_queries(bench):

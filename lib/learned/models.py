@@ -474,6 +474,7 @@ class Csr(_Autoencoder):
     """
 
     learning_rate: float = 2e-5
+    head_learning_rate: float = 3e-3  # the best of four in 72
     rank: int = 0
     auxk: float = 0.1
     gamma: float = 1.0

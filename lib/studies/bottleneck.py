@@ -39,6 +39,7 @@ from lib.studies.trained import (
     token_readout,
     trained,
     trained_readout,
+    whole_and_pruned,
 )
 from lib.studies.trained_tables import (
     choose,
@@ -110,10 +111,8 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
             (names.TRAINED_SPLARE, *kinds[names.TRAINED_SPLARE]),
             (names.TRAINED_WORDS, *kinds[names.TRAINED_WORDS]),
         ):
-            unpruned = trained_readout(bench, system, kind, base, run)._replace(top=None)
-            readouts.append(unpruned)
-            if system != names.TRAINED_WORDS:
-                readouts.append(unpruned._replace(name=names.pruned(system, *size.top), top=size.top))
+            both = whole_and_pruned(bench, trained_readout(bench, system, kind, base, run))
+            readouts += both[:1] if system == names.TRAINED_WORDS else both
     results = results_of(bench, readouts)
     whole = {names.TRAINED_DENSE: dense, names.JOINT: joint, names.JOINT_TOKENS: of_tokens}
     logged = [

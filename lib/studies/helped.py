@@ -40,6 +40,7 @@ from lib.studies.trained import (
     codes_readout,
     finetuned_encoder,
     trained_readout,
+    whole_and_pruned,
 )
 from lib.studies.trained_tables import choose, contrasts_table, rates, results_of, seed_means, systems_table
 
@@ -104,13 +105,8 @@ def _by_lora(bench: Bench, by: str) -> Part:
         name = names.helped(system, by)
         part.chosen[name] = kind
         readout = trained_readout(bench, name, kind, base, bench.config())
-        part.readouts.extend(_whole_and_pruned(bench, readout) if readout.top else [readout])
+        part.readouts.extend(whole_and_pruned(bench, readout) if readout.top else [readout])
     return part
-
-
-def _whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:
-    top = bench.size.top
-    return [readout._replace(top=None), readout._replace(name=names.pruned(readout.name, *top), top=top)]
 
 
 def _joint(bench: Bench) -> Part:
@@ -136,7 +132,7 @@ def _joint(bench: Bench) -> Part:
         part.chosen[system], tried = choose(bench, system, candidates, base)
         part.tried.append(tried)
         readout = trained_readout(bench, system, part.chosen[system], base, bench.config())
-        part.readouts.extend(_whole_and_pruned(bench, readout) if readout.model else [readout])
+        part.readouts.extend(whole_and_pruned(bench, readout) if readout.model else [readout])
     return part
 
 

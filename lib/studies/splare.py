@@ -38,6 +38,7 @@ from lib.studies.trained import (
     dense_readout,
     token_readout,
     trained_readout,
+    whole_and_pruned,
 )
 from lib.studies.trained_tables import (
     DEPTH,
@@ -122,12 +123,11 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     kind, postings of a document, reads and the times of `search_ms` on a grown corpus.
     """
     kinds, tried = lora_kinds(bench)
-    top, readouts = bench.size.top, untrained_readouts(bench)
+    readouts = untrained_readouts(bench)
     for system, (kind, base) in kinds.items():
         for seed in range(bench.size.n_seeds):
             readout = trained_readout(bench, system, kind, base, bench.config(seed))
-            whole = readout._replace(top=None)
-            readouts += [whole] if readout.top is None else [whole, readout._replace(name=names.pruned(system, *top))]
+            readouts += whole_and_pruned(bench, readout) if readout.top else [readout]
     splare = [readout for readout in readouts if readout.name == names.TRAINED_SPLARE]
     constants = tuned_bm25(bench, splare[0])
     readouts += [readout._replace(name=names.BM25_OF_SPLARE, bm25=constants) for readout in splare]

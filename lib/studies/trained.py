@@ -67,6 +67,7 @@ from lib.learned.pairs import Pairs, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TeacherScores, teacher_scores
 from lib.learned.train import FinetuneConfig, finetune, is_finished, load_finetuned, run_identity
 from lib.sae.autoencoder import SparseAutoencoder
+from lib.studies import names
 from lib.studies.comparison import (
     check_collections,
 )
@@ -272,6 +273,12 @@ def token_readout(bench: Bench, name: str, model: LatentTerms, unit: bool = Fals
         return (_of_norm_1(sides[0]), _of_norm_1(sides[1])) if unit else sides
 
     return Readout(name, model.identity | {"unit": unit}, read, model=model)
+
+
+def whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:
+    """Return a readout of whole rows, and one of the largest weights only, as many as SPLARE keeps."""
+    top = bench.size.top
+    return [readout._replace(top=None), readout._replace(name=names.pruned(readout.name, *top), top=top)]
 
 
 def _of_norm_1(rows: csr_array) -> csr_array:
