@@ -53,7 +53,6 @@ from lib.support.folders import digest_file
 
 MISSING = "--"
 CHANGE = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
-FINE_CHANGE = CHANGE.replace(".3f", ".4f")
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
 
@@ -384,14 +383,6 @@ def _splare_numbers(results: Results) -> dict[str, str]:
     return _trained_numbers(results, "splare") | numbers | _by_row(contrasts, "pairs/{system} less {reference}", CHANGE)
 
 
-def _impacts_numbers(results: Results) -> dict[str, str]:
-    """Return what eight bits change, and bytes by form of impacts, means over collections."""
-    means = means_of(results["impacts"])
-    numbers = _by_row(means.dropna(subset="difference"), "change", FINE_CHANGE)
-    numbers |= _by_row(means, "same/{impacts}", "{same_best:.0%}") | _by_row(means, "off/{impacts}", "{off:.2%}")
-    return numbers | _by_row(means, "posting/{impacts}", "{bytes_per_posting:.1f}")
-
-
 def _corpora_numbers(results: Results) -> dict[str, str]:
     rows = results["corpora"].query("vocabulary == @names.LATENTS")
     columns = {"label": "label_auc", "random label": "label_control", "agree": "agree", "dealt anew": "control"}
@@ -423,7 +414,6 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "zipf": _zipf_numbers,
     "families": lambda results: {"kappa": "{min:.2f} to {max:.2f}".format(**results["families"]["kappa"].describe())},
     "latency": _latency_numbers,
-    "impacts": _impacts_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,
     "ablations": _ablation_numbers,
