@@ -19,7 +19,7 @@
 # | *Reads* | collections and text as `40_layers`; pairs in the folder `LATENT_TERMS_PAIRS`; extras `learned`, `mpnet` |
 # | *Writes* | `helped` and `helped_tried` (csv, json), `helped_contrasts` (csv, json, png, pdf) |
 # | *Paper item* | SPLARE's training with a teacher; CSRv2's finetuned retriever |
-# | *Runtime* | `smoke` about a minute; `laptop` an hour and a half on two cores |
+# | *Runtime* | `smoke` about a minute; `laptop` under two hours on two cores |
 
 # %% tags=["parameters"]
 profile = None  # "smoke", "laptop" or "paper"; None is what LATENT_TERMS_PROFILE names, else "smoke"

@@ -24,7 +24,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
             _draw(axes, y, row)
         for source, rows in table.groupby("source", sort=False):
             place = places[rows.index].min() - 1
-            axes.text(-0.3, place, source, fontsize=8, fontweight="bold", ha="right", va="center")
+            axes.text(-0.02, place, source, fontsize=8, fontweight="bold", ha="right", va="center")
             note = axes.text(0, place, f"tested with {rows['tested_with'].iloc[0]}", fontsize=6.5, va="center")
             note.set_in_layout(False)  # it may reach over the column of figures
         axes.set_yticks(places, [_label(row) for row in table.itertuples()], fontsize=6.5)
@@ -43,7 +43,7 @@ def _label(row) -> str:
 
 def _draw(axes: Axes, y: int, row) -> None:
     colour = VERDICT_COLOURS[row.verdict]
-    axes.text(1.1, y, f"{row.ours}   {row.verdict}" + (f" ({row.why})" if row.verdict in (FAILS, UNTESTED) else ""),
+    axes.text(1.02, y, f"{row.ours}   {row.verdict}" + (f" ({row.why})" if row.verdict in (FAILS, UNTESTED) else ""),
               fontsize=6.5, color=colour, va="center")  # fmt: skip
     ends = [row.low, row.high, row.agrees_low, row.agrees_high, row.size_low, row.size_high]
     finite = [end for end in ends if np.isfinite(end)]

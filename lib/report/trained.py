@@ -24,7 +24,7 @@ def contrasts_figure(contrasts: pd.DataFrame) -> Figure:
         axes.axvline(0, color="black", linewidth=0.7)
         axes.set_yticks(range(len(pairs)), [f"{system}\nless {reference}" for system, reference in pairs], fontsize=6.5)
         axes.set_ylim(len(pairs) - 0.5, -0.5)
-        axes.set_xlabel(f"difference in {MEASURE} (large: mean, 95 %; grey: each collection)", fontsize=8)
+        axes.set_xlabel(f"difference in {MEASURE} (large: mean, 95 %; grey: each collection)", fontsize=8, loc="right")
     return figure
 
 
