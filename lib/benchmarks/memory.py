@@ -8,6 +8,7 @@ how long `BM25Index.load` takes by default, which reads all of it once.
 
 import argparse
 import multiprocessing
+import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,11 @@ from lib.support.progress import log_to_stderr
 
 
 def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    """Return the most memory that this process has held; what getrusage says on Linux, a child has from its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS
 
 
 def built(sentences: Sentences, constants: BM25Constants, n_docs: int, impacts: str, folder: Path) -> dict[str, float]:
