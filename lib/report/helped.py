@@ -1,4 +1,4 @@
-"""Sentences of `73_help`."""
+"""Sentences of `73_helped`."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Study `73_help`: whether a teacher, or an autoencoder that was trained before, helps training.
+"""Study `73_helped`: whether a teacher, or an autoencoder that was trained before, helps training.
 
 The rule stands in `lib.studies.trained`.
 
