@@ -24,9 +24,10 @@ from lib.interop.engines.vectors import documents as vectors
 from lib.interop.engines.vectors import query_vectors
 from lib.latent_terms import LatentTerms
 from lib.learned import train
+from lib.learned.autoencoders import Bottleneck, Csr, CsrV2
 from lib.learned.log import LOG, losses
 from lib.learned.losses import TARGET, AnnealedK, ranking_loss
-from lib.learned.models import KINDS, Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
+from lib.learned.models import KINDS, DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
 from lib.learned.retriever import LearnedRetriever
 from lib.learned.teachers import TeacherScores

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 import lib.studies.trained
 from lib.data.collection import Collection
 from lib.data.training_text import GivenText
-from lib.learned.models import Bottleneck, Csr, CsrV2, DenseControl, Splare, VocabularyHead
+from lib.learned.autoencoders import Bottleneck, Csr, CsrV2
+from lib.learned.models import DenseControl, Splare, VocabularyHead
 from lib.learned.pairs import Pairs
 from lib.learned.teachers import TeacherScores
 from lib.learned.train import load_finetuned

@@ -35,9 +35,10 @@ from lib.interop.modules import SparseAutoEncoderTokenEncoder, SparseTokenPoolin
 from lib.interop.modules.features import origin_of, public_name
 from lib.latent_terms import MANIFEST, LatentTerms, packaged_models
 from lib.learned import RUN
+from lib.learned.kind import Kind, Model
 from lib.learned.log import LOG, Progress
 from lib.learned.losses import LossState
-from lib.learned.models import KINDS, Kind, Model
+from lib.learned.models import KINDS
 from lib.learned.pairs import Pairs
 from lib.learned.teachers import TeacherScores
 from lib.sae.trainer import check_same

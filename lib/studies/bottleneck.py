@@ -25,8 +25,9 @@ from dataclasses import replace
 import pandas as pd
 
 from lib.latent_terms import LatentTerms
+from lib.learned.autoencoders import Bottleneck
 from lib.learned.log import losses
-from lib.learned.models import Bottleneck, DenseControl
+from lib.learned.models import DenseControl
 from lib.studies import names
 from lib.studies.csr import chosen_csr, on_embeddings
 from lib.studies.splare import lora_kinds

@@ -23,7 +23,8 @@ from scipy.sparse import csr_array, diags_array
 
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
-from lib.learned.models import Csr, DenseControl
+from lib.learned.autoencoders import Csr
+from lib.learned.models import DenseControl
 from lib.studies.comparison import document_frequency
 from lib.studies.latency import inner_product_index
 from lib.studies.names import CSR_FROZEN, CSRV2, DENSE, MATRYOSHKA, MEAN, TRUNCATED

@@ -28,7 +28,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from lib.latent_terms import LatentTerms
-from lib.learned.models import Bottleneck, CsrV2, DenseControl, Kind
+from lib.learned.autoencoders import Bottleneck, CsrV2
+from lib.learned.kind import Kind
+from lib.learned.models import DenseControl
 from lib.studies import names
 from lib.studies.bottleneck import joint_rates
 from lib.studies.csr import chosen_csr, dimensions, on_embeddings, sized

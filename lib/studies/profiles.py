@@ -114,7 +114,7 @@ class LearnedSize:
     whole_rates: tuple[float, ...]  # the same where the whole retriever is
     head_rates: tuple[float, ...]  # learning rates of CSR's autoencoder that are tried (71, 72)
     joint_head_rates: tuple[float, ...]  # the same of the joint ones' (71)
-    dead_calls: int  # of `lib.learned.models`, as is the next
+    dead_calls: int  # of `lib.learned.autoencoders`, as is the next
     dead_tokens: int
     layers: tuple[int, ...]  # of 70, each with the smallest of the widths
     widths: tuple[int, ...]  # of 70, each at the final layer

@@ -28,7 +28,8 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.tuning import tune_bm25
 from lib.inspect.vocabulary import spaced_ranks
 from lib.latent_terms import LatentTerms
-from lib.learned.models import DenseControl, Kind, Splare, VocabularyHead
+from lib.learned.kind import Kind
+from lib.learned.models import DenseControl, Splare, VocabularyHead
 from lib.studies import names
 from lib.studies.comparison import lexical_ranking, values_of
 from lib.studies.latency import inner_product_index

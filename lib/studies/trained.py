@@ -20,8 +20,8 @@
   `tune_bm25` where BM25 ranks, and on its more pairs, added then since they had ranked worse, the lower rate and a
   quarter of it; in 71 two learning rates of the joint ones' autoencoders, also of that day, since those of CSR's had
   been tuned. Nothing else: FLOPS' weights (0.03 and 0.01; 0.1 of the bottleneck), the scales, alpha = 1 and AuxK's 0.1
-  are those of `lib.learned.models` and were not tuned; 71 shows other alphas, lambdas and k one at a time, and what is
-  best among them there is used nowhere.
+  are the defaults of the kinds and were not tuned; 71 shows other alphas, lambdas and k one at a time, and what is best
+  among them there is used nowhere.
 - *Stop rule.* One epoch, and the last state is what is measured: there is no early stop. A loss that is not finite ends
   a run, which is then reported as failed.
 - *Repeated*, of 2026-11-30, when all had been measured once: every autoencoder that 71 and 72 train. A latent had
@@ -62,7 +62,8 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.tuning import check_training
 from lib.interop.conversion import from_sparse_encoder
 from lib.latent_terms import LatentTerms
-from lib.learned.models import DenseControl, Kind
+from lib.learned.kind import Kind
+from lib.learned.models import DenseControl
 from lib.learned.pairs import Pairs, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TeacherScores, teacher_scores
 from lib.learned.train import FinetuneConfig, finetune, is_finished, load_finetuned, run_identity

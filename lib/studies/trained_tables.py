@@ -20,7 +20,7 @@ from lib.encode.encoder import TokenEncoder
 from lib.evaluation.baselines import dense_search, inner_product_search
 from lib.evaluation.measures import holm
 from lib.latent_terms import LatentTerms
-from lib.learned.models import Kind
+from lib.learned.kind import Kind
 from lib.studies.comparison import (
     averages_of,
     columns_first,
