@@ -18,6 +18,7 @@ from lib.bm25.pooling import pool
 from lib.sae.activations.pursuit import FinishedPursuit
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import Codes, FinishedBoosted, FinishedJumpReLU, FinishedTopK, largest_codes
+from lib.support.packed import can_pack
 
 SHAPES = {"W_enc": (12, 5), "b_enc": (12,), "W_dec": (12, 5), "b_pre": (5,)}
 
@@ -527,7 +528,7 @@ def test_the_encoder_is_rounded_once(roundings, tmp_path):
         other.encode(h)
     with ThreadPoolExecutor(4) as threads:
         assert all(same(other, codes) for other in threads.map(model.encode, [h] * 8))
-    once = [256, 256] * (1 + lib.sae.selection._can_pack())  # for long input, and for short if that has another form
+    once = [256, 256] * (1 + can_pack())  # for long input, and for short if that has another form
     assert roundings == once
     model.save(tmp_path)
     for n, other in enumerate(
@@ -542,7 +543,7 @@ def test_the_encoder_is_rounded_once(roundings, tmp_path):
 def test_the_form_for_short_input_changes_nothing(roundings, monkeypatch, n):
     h = states(n, 24)
     codes = wide().encode(h)
-    monkeypatch.setattr(lib.sae.selection, "_can_pack", lambda: False)
+    monkeypatch.setattr(lib.sae.selection, "can_pack", lambda: False)
     assert same(wide().encode(h), codes)
 
 

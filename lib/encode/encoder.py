@@ -18,6 +18,7 @@ from lib.encode.packaged import locate
 from lib.support.checks import check_choice, check_count, check_texts
 from lib.support.devices import DTYPES, native_dtype
 from lib.support.folders import digest_arrays, digest_json
+from lib.support.packed import pack_layers
 from lib.support.progress import progress as show_progress
 
 _WINDOW = 32  # forward passes whose texts are sorted by length; with twice as many, there is 2 % less padding
@@ -123,7 +124,7 @@ class TokenEncoder:
         self._model = plain.load(*loading) or backbones.load(*loading)
         self.device = self._model.device
         self.dtype = dtype or native_dtype(self.device)
-        self._backbone = self._model[0].auto_model.to(DTYPES[self.dtype])
+        self._backbone = pack_layers(self._model[0].auto_model.to(DTYPES[self.dtype]))
         self._embedding_modules = backbones.embedding_modules(self._model)
         self.late_interaction = backbones.is_late_interaction(self._model)
         self.tokenizer = self._model.tokenizer

@@ -3,12 +3,12 @@
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
-from lib.support.devices import CPU, native_dtype
+from lib.support.packed import can_pack, multiply, pack
 
 _BLOCK = 2**23  # pre-activations held at once: 16 MB of bfloat16, which stay in the cache until they are searched
 _GPU_BLOCK = 2**27  # the same on a GPU, which is fast at large products only: 256 MB of bfloat16
@@ -88,7 +88,7 @@ class EncoderWeights:
     def screen(self, n: int, dtype: torch.dtype) -> Screen | None:
         """Return the form for n rows, None for float32 itself. Threads may all compute it, to the same bits."""
         if dtype == torch.bfloat16:
-            name, make = ("packed", _packed) if n <= _FEW and _can_pack() else ("rounded", _rounded)
+            name, make = ("packed", _packed) if n <= _FEW and can_pack() else ("rounded", _rounded)
         elif n <= _FEW and self.W_enc.numel() >= _LARGE and "numba" in sys.modules:  # its import takes a second
             name, make = "int8", _in_int8
         else:
@@ -110,24 +110,10 @@ def _versions(*tensors: torch.Tensor) -> tuple[int, ...]:
     return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
 
 
-@cache
-def _can_pack() -> bool:
-    """Whether oneDNN can keep a matrix in the order in which it multiplies: a product with few rows is twice as fast.
-
-    torch does so for compiled models, by operations that it does not document. Without them results are the same.
-    """
-    native = native_dtype(CPU) == "bfloat16" and torch.backends.mkldnn.is_available()
-    return native and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-
-
 def _packed(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:
     table = _append(W_enc, b_enc, torch.bfloat16)
-    packed = torch.ops.mkldnn._reorder_linear_weight(table)
-
-    def multiply(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
-
-    return partial(_find_rounded, multiply, *_lost(W_enc, b_enc, table))
+    packed = pack(table)
+    return partial(_find_rounded, lambda rows, out: multiply(rows, packed), *_lost(W_enc, b_enc, table))
 
 
 def _rounded(W_enc: torch.Tensor, b_enc: torch.Tensor) -> Callable:

@@ -1,4 +1,4 @@
-"""Devices and dtypes by name: what is there, what it computes natively. Only this module of `support` needs torch."""
+"""Devices and dtypes by name: what is there, what it computes natively. Of `support` this and `packed` need torch."""
 
 import os
 
