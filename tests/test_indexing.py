@@ -214,10 +214,15 @@ def test_the_commands(tmp_path, source, model, monkeypatch, capsys):
     lines = [line.split("\t") for line in run("search", folder, "old cat", "--k", 3).splitlines()]
     expected = open_searcher(folder).search(["old cat"], ["q"], 3)["q"]
     assert lines == [[f"{score:.4f}", doc_id] for doc_id, score in expected]
+    texts = dict(read_texts(source))
+    shown = [line.split("\t") for line in run("search", folder, "old cat", "--k", 3, "--texts", source).splitlines()]
+    assert shown == [[*line, " ".join(texts[line[1]].split())] for line in lines]
+    (tmp_path / "other.txt").write_text("another text")
     for arguments, message in (
         (("search", folder, "  "), "ValueError: The query is empty"),
         (("search", tmp_path / "none", "cat"), "FileNotFoundError: There is no folder"),
         (("search", folder, "cat", "--k", 0), "ValueError: --k is 0"),
+        (("search", folder, "cat", "--texts", tmp_path / "other.txt"), "ValueError: .*other.txt has no text '"),
         (("index", source, folder), "FileExistsError: .*holds a searcher"),
         (("index", tmp_path / "none.txt", tmp_path / "new"), "FileNotFoundError: There is no .*none.txt; give"),
         (("index", source, tmp_path / "new", "--model", tmp_path / "tuned"), "was finetuned.*LearnedRetriever"),
