@@ -50,7 +50,7 @@ def test_files_are_read_once_each_and_equal_pairs_once(tmp_path, monkeypatch):
     assert (read.queries, read.positives) == (["q", "r", "s"], ["p", "p", "t"])
     assert read_pairs(tmp_path / "a.jsonl").passages == ["p"]
     monkeypatch.setenv("LATENT_TERMS_PAIRS", str(tmp_path))
-    assert load_pairs("b").queries == ["r", "s"]
+    assert load_pairs("b").queries == load_pairs("b.jsonl.gz").queries == ["r", "s"]
     assert load_pairs(tmp_path / "a.jsonl").digest == Pairs(["q", "r"], ["p", "p"]).digest
 
 

@@ -13,6 +13,12 @@ MATRIX = csr_array(np.array([[1, 4, 0, 2, 2], [0, 0, 0, 0, 0], [0, 3, 3, 3, 1]],
 def test_worked_examples():
     # of equal weights those of the smaller latents stay: latent 3 before 4 in row 0, 1 and 2 before 3 in row 2
     assert keep_top(MATRIX, 2).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
+    # times 3, 1, 1, 1, 2 row 0 is 3, 4, 0, 2, 4: latents 1 and 4, whose weights stay as they are
+    assert keep_top(MATRIX, 2, np.array([3, 1, 1, 1, 2])).toarray().tolist() == [
+        [0, 4, 0, 0, 2],
+        [0] * 5,
+        [0, 3, 3, 0, 0],
+    ]
     # row 0 sums to 9: 4 is 44 % of it, 4 + 2 67 %; row 2 to 10: 3 + 3 are 60 %
     assert keep_mass(MATRIX, 0.6).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 0, 0]]
     assert keep_mass(MATRIX, 0.61).toarray().tolist() == [[0, 4, 0, 2, 0], [0] * 5, [0, 3, 3, 3, 0]]
@@ -62,6 +68,8 @@ def test_bad_numbers():
     for n, error in ((0, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match=f"n is {n}"):
             keep_top(MATRIX, n)
+    with pytest.raises(ValueError, match=r"by has the shape \(4,\); it must be \(5,\)"):
+        keep_top(MATRIX, 1, np.ones(4))
 
 
 def test_bad_weights():

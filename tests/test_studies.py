@@ -76,6 +76,9 @@ def test_pruning_touches_one_side_only():
     both = prune_terms(docs, queries, Pruning("document top", 1))
     assert both[0].toarray().tolist() == [[3, 0, 0], [2, 0, 0]]
     assert both[1] is queries
+    rare = csr_array(np.array([[2, 0, 1]], np.float32))  # the idf of latent 2 is 3.8 times that of 0
+    both = prune_terms(docs, rare, Pruning("query top by idf", 1))
+    assert both[0] is docs and both[1].toarray().tolist() == [[0, 0, 1]]
     both = prune_terms(docs, queries, Pruning("query mass", 0.8))
     assert both[0] is docs
     assert both[1].toarray().tolist() == [[0, 4, 0]]

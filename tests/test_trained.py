@@ -253,7 +253,17 @@ def test_each_help_stands_beside_the_same_without_it(bench, monkeypatch):
     for system in (names.JOINT, names.JOINT_TOKENS):
         assert "started=False" in chosen[system] and "started=True" in chosen[names.helped(system, names.START)]
     tried = tables["helped_tried"]
-    assert set(tried["system"]) == set(chosen) and tried.groupby("system")["chosen"].sum().eq(1).all()
+    by_bm25 = {name for name in chosen if isinstance(chosen[name], dict)}
+    by_idf = [names.pruned_by_idf(name, *bench.size.top_by_idf) for name in (names.BM25_OF_SPLARE, names.TUNED)]
+    pruned = names.pruned(names.BM25_OF_SPLARE, *bench.size.top)
+    assert by_bm25 == {names.BM25_OF_SPLARE, pruned, *by_idf}
+    assert set(tables["helped_latency"]["system"]) > by_bm25
+    assert set(tried["system"]) | by_bm25 == set(chosen) and tried.groupby("system")["chosen"].sum().eq(1).all()
+    means = means_of(tables["helped"]).set_index("system")
+    for tops in ("", f", top {bench.size.top[0]} and {bench.size.top[1]}"):  # the same rows, ranked otherwise
+        assert (
+            means.loc[f"{names.BM25_OF_SPLARE}{tops}", "reads"] == means.loc[f"{names.TRAINED_SPLARE}{tops}", "reads"]
+        )
     taught = means_of(tables["helped_contrasts"]).set_index(["system", "reference"])
     teacher = names.helped(names.TRAINED_DENSE, names.TEACHER)  # which prefers what does not answer
     assert taught.loc[(teacher, names.TRAINED_DENSE), "difference"] < 0

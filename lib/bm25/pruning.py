@@ -5,21 +5,28 @@ from collections.abc import Callable
 import numpy as np
 from scipy.sparse import csr_array
 
-from lib.bm25.pooling import check_weights
+from lib.bm25.pooling import check_weights, with_data
 from lib.support.checks import check_count
 from lib.support.compiled import compiled
 
 
-def keep_top(matrix: csr_array, n: int) -> csr_array:
+def keep_top(matrix: csr_array, n: int, by: np.ndarray | None = None) -> csr_array:
     """Return the `n` largest weights of each row; of equal ones those of the smaller latents.
 
     The Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents. `matrix`, float32
-    [n_texts, width], are term weights. TypeError or ValueError for weights that are NaN, infinite or negative, and for
-    an `n` that is not an integer of at least 1.
+    [n_texts, width], are term weights. With `by`, floats [width], the largest products of weight and `by` are kept: of
+    a query those with an index's `idf` are the most, but for one factor, that its latents can add to a score. TypeError
+    or ValueError for weights that are NaN, infinite or negative, for an `n` that is not an integer of at least 1, and
+    for a `by` of another length.
     """
     check_count(n, "n")
     matrix = check_weights(matrix)
-    order, counts = _descending(matrix), np.diff(matrix.indptr)
+    worth = matrix
+    if by is not None:
+        if np.shape(by) != matrix.shape[1:]:
+            raise ValueError(f"by has the shape {np.shape(by)}; it must be {matrix.shape[1:]}, a number a latent.")
+        worth = with_data(matrix, matrix.data * np.asarray(by)[matrix.indices])
+    order, counts = _descending(worth), np.diff(matrix.indptr)
     rank = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
     return _only(matrix, order[rank < n])
 

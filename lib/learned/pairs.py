@@ -118,14 +118,14 @@ class Pairs:
 def load_pairs(name: str | Path) -> Pairs:
     """Return the pairs of a file or folder, or of a collection's training queries.
 
-    `name` is a path (`read_pairs`); the name of a file NAME.jsonl or NAME.jsonl.gz in the folder that the environment
-    variable LATENT_TERMS_PAIRS names; or a collection that `load_collection` knows, with its split: "pydoc/train",
-    "beir/scifact/train" (`collection_pairs`). Raises as these; ValueError if it is none of them.
+    `name` is a path (`read_pairs`); the name of a file in the folder that the environment variable LATENT_TERMS_PAIRS
+    names, .jsonl or .jsonl.gz, which may be left out; or a collection that `load_collection` knows, with its split:
+    "pydoc/train", "beir/scifact/train" (`collection_pairs`). Raises as these; ValueError if it is none of them.
     """
     if user_path(name).exists():
         return read_pairs(name)
     folder = os.environ.get(PAIRS)
-    for path in (user_path(folder) / f"{name}{end}" for end in (".jsonl", ".jsonl.gz")) if folder else ():
+    for path in (user_path(folder) / f"{name}{end}" for end in ("", ".jsonl", ".jsonl.gz")) if folder else ():
         if path.is_file():
             return read_pairs(path)
     try:

@@ -14,6 +14,7 @@ from lib.studies.names import (
     NOTHING_PRUNED,
     QUERY_MASS,
     QUERY_TOP,
+    QUERY_TOP_BY_IDF,
     SPLADE,
 )
 
@@ -22,6 +23,7 @@ STYLES = {
     DOCUMENT_MASS: ("#009E73", "s", "share of a document's mass"),
     DOCUMENT_FREQUENCY: ("#D55E00", "^", "no frequent latents"),
     QUERY_TOP: ("#CC79A7", "v", "largest weights of a query"),
+    QUERY_TOP_BY_IDF: ("#56B4E9", "P", "largest of a query by weight times idf"),
     QUERY_MASS: ("#E69F00", "D", "share of a query's mass"),
 }
 LIST_COLOURS = {1: "#000000", 100: "#56B4E9", 400: "#0072B2"}

@@ -1,4 +1,4 @@
-"""Study `73_helped`: whether a teacher, or an autoencoder that was trained before, helps training.
+"""Study `73_helped`: whether a teacher, an autoencoder that was trained before, or BM25 helps what is trained.
 
 The rule stands in `lib.studies.trained`.
 
@@ -18,11 +18,15 @@ without it, all on one machine and with one seed, 0, but where it says so:
 - *CSRv2's retriever*: in 72 one was finetuned first and then read. Here three are, one a seed, and beside them
   stands the kind `csrv2`, whose retriever and autoencoder are trained at once, each text once; with learning rates of
   the retriever chosen at the smallest k. Three seeds of CSR and of both CSRv2.
+- *BM25*, added later that day, before its results: SPLARE's rows are ranked by BM25 in the place of the inner product,
+  whole, pruned as SPLARE prunes, and with the 80 of a query's latents that have the largest weight times idf; so are
+  latent terms, for which nothing is trained. Constants are chosen on training queries for each by itself, and the 80,
+  of 40, 60 and 80, also there. `helped_latency` times what is pruned among as many grown documents as in 70.
 
 A help is said to help where the interval of its difference lies above 0.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -34,7 +38,7 @@ from lib.learned.models import DenseControl
 from lib.studies import names
 from lib.studies.bottleneck import joint_rates
 from lib.studies.csr import chosen_csr, dimensions, on_embeddings, sized
-from lib.studies.splare import lora_kinds, untrained_readouts
+from lib.studies.splare import latency, lora_kinds, tuned_bm25, untrained_readouts
 from lib.studies.sweeps import autoencoders, study_recipe
 from lib.studies.trained import (
     Bench,
@@ -66,6 +70,10 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
     dense, words, splare = (names.helped(system, names.TEACHER) for system in TRAINED)
     pairs += [(splare, dense), (splare, words), (names.pruned(splare, *top), names.pruned(words, *top))]
     pairs += [(names.pruned(splare, *top), names.TUNED)]
+    by_bm25 = names.pruned(names.BM25_OF_SPLARE, *top)
+    by_idf = [names.pruned_by_idf(system, *bench.size.top_by_idf) for system in (names.BM25_OF_SPLARE, names.TUNED)]
+    pairs += [(names.BM25_OF_SPLARE, names.TRAINED_SPLARE), (by_bm25, names.pruned(names.TRAINED_SPLARE, *top))]
+    pairs += [(system, names.TUNED) for system in (names.BM25_OF_SPLARE, by_bm25, *by_idf)] + [(by_idf[0], by_idf[1])]
     for system, started in STARTED.items():
         pairs += [(started, system), (started, names.WHOLE_DENSE)]
     of_tokens = STARTED[names.JOINT_TOKENS]
@@ -81,18 +89,25 @@ def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables by name, and what their provenance states.
 
     `helped` is `systems_table` against the dense retriever that LoRA finetuned, `helped_contrasts` is
-    `contrasts_table`, `helped_tried` what was tried on training queries.
+    `contrasts_table`, `helped_tried` what was tried on training queries, and `helped_latency` that of
+    `splare.latency`.
     """
     size = bench.size
     plain = replace(bench, size=replace(size, n_negatives=0, teachers=()))
     taught = replace(bench, size=replace(size, n_negatives=size.help_negatives, teachers=size.help_teachers))
     parts = [_by_lora(plain, ""), _by_lora(taught, names.TEACHER), _joint(plain), _csr(plain)]
     readouts = untrained_readouts(plain) + [readout for part in parts for readout in part.readouts]
-    chosen = {system: repr(kind) for part in parts for system, kind in part.chosen.items()}
+    by_name = {readout.name: readout for readout in readouts}
+    splare = by_name[names.TRAINED_SPLARE], by_name[names.pruned(names.TRAINED_SPLARE, *size.top)]
+    by_bm25 = _by_bm25(plain, by_name[names.TUNED], splare[0])
+    readouts += by_bm25
+    chosen: dict = {system: repr(kind) for part in parts for system, kind in part.chosen.items()}
+    chosen |= {readout.name: asdict(readout.bm25) for readout in by_bm25}
     results = results_of(plain, readouts)
     tables = {
         "helped": systems_table(plain, results, names.TRAINED_DENSE),
         "helped_contrasts": contrasts_table(seed_means(results), contrasts(plain)),
+        "helped_latency": latency(plain, [by_name[names.TUNED], by_bm25[-1], *splare, *by_bm25[:-1]]),
         "helped_tried": pd.concat([table for part in parts for table in part.tried], ignore_index=True),
     }
     data = {"pairs_with_negatives": taught.data.pairs.digest, "teacher_of_helps": taught.data.teacher.teacher}
@@ -109,6 +124,16 @@ def _by_lora(bench: Bench, by: str) -> Part:
         readout = trained_readout(bench, name, kind, base, bench.config())
         part.readouts.extend(whole_and_pruned(bench, readout) if readout.top else [readout])
     return part
+
+
+def _by_bm25(bench: Bench, terms: Readout, splare: Readout) -> list[Readout]:
+    """Return what is ranked by BM25 beside `terms`: SPLARE's rows without help, and pruned terms the last."""
+    top = bench.size.top_by_idf
+    splare = splare._replace(name=names.BM25_OF_SPLARE)
+    readouts = whole_and_pruned(bench, splare)
+    for readout in (splare, terms):
+        readouts.append(readout._replace(name=names.pruned_by_idf(readout.name, *top), top=top, by_idf=True))
+    return [readout._replace(bm25=tuned_bm25(bench, readout)) for readout in readouts]
 
 
 def _joint(bench: Bench) -> Part:

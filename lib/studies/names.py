@@ -44,7 +44,7 @@ AGREEING, BEYOND = "latents that agree", "latents beyond words"
 # Prunings of 42_pruning; those of SPLADE's terms are called `of_splade(kind)`, as in 43.
 NOTHING_PRUNED = "none"
 DOCUMENT_TOP, DOCUMENT_MASS, DOCUMENT_FREQUENCY = "document top", "document mass", "document frequency"
-QUERY_TOP, QUERY_MASS = "query top", "query mass"
+QUERY_TOP, QUERY_TOP_BY_IDF, QUERY_MASS = "query top", "query top by idf", "query mass"
 
 # Forms of impacts (44_impacts), and ways to search of 43_latency.
 EXACT_IMPACTS, ROUNDED = "float32", "uint8"
@@ -107,6 +107,11 @@ def of_splade(kind: str) -> str:
 def pruned(system: str, query_top: int, doc_top: int) -> str:
     """Return what a system is called whose queries and documents keep their largest weights only."""
     return f"{system}, top {query_top} and {doc_top}"
+
+
+def pruned_by_idf(system: str, query_top: int, doc_top: int) -> str:
+    """Return what a system is called whose queries keep the largest products of weight and idf only."""
+    return f"{system}, top {query_top} by idf and {doc_top}"
 
 
 def trained_on(system: str, n_pairs: int) -> str:

@@ -119,8 +119,9 @@ class LearnedSize:
     layers: tuple[int, ...]  # of 70, each with the smallest of the widths
     widths: tuple[int, ...]  # of 70, each at the final layer
     top: tuple[int, int]  # weights that a query and a document of SPLARE keep
+    top_by_idf: tuple[int, int]  # of 73: of a query those of the largest weight times idf
     doc_tops: tuple[int, ...]  # of 70, tried for documents
-    timed: LatencySize  # of 70
+    timed: LatencySize  # of 70 and 73
     width: int  # latents of the autoencoders of embeddings in 71 and 72
     k: int  # of an embedding in 71
     ks_ablated: tuple[int, ...]  # tried beside it
@@ -239,6 +240,7 @@ _LEARNED = LearnedSize(
     layers=(4, 5, 6),
     widths=(4_096, 8_192),
     top=(40, 400),
+    top_by_idf=(80, 400),
     doc_tops=(50, 100, 200, 400),
     timed=LatencySize(texts=400, n_docs=100_000, n_queries=50, repeats=3),
     width=4_096,

@@ -9,7 +9,9 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.bm25 import pruning
+from lib.bm25.pruning import keep_top
 from lib.bm25.ranking import Ranking
+from lib.bm25.weighting import idf_lucene
 from lib.data.collection import Collection, load_collection
 from lib.evaluation.baselines import inner_product_search
 from lib.evaluation.splade import Splade, splade_terms
@@ -37,6 +39,7 @@ PRUNINGS = (
     *(Pruning(kinds.DOCUMENT_MASS, share) for share in (0.5, 0.7, 0.8, 0.9, 0.95)),
     *(Pruning(kinds.DOCUMENT_FREQUENCY, share) for share in (0.05, 0.1, 0.2, 0.3, 0.5)),
     *(Pruning(kinds.QUERY_TOP, n) for n in (10, 20, 40, 80)),
+    *(Pruning(kinds.QUERY_TOP_BY_IDF, n) for n in (20, 40, 80, 120)),
     *(Pruning(kinds.QUERY_MASS, share) for share in (0.5, 0.7, 0.8, 0.9)),
 )
 LENGTHS_OF = (UNPRUNED, Pruning(kinds.DOCUMENT_TOP, 100), Pruning(kinds.DOCUMENT_TOP, 400))
@@ -134,6 +137,8 @@ def prune_terms(docs: csr_array, queries: csr_array, how: Pruning) -> tuple[csr_
     check_choice(how.kind, {each.kind for each in PRUNINGS}, "kind")
     if how.kind == kinds.NOTHING_PRUNED:
         return docs, queries
+    if how.kind == kinds.QUERY_TOP_BY_IDF:
+        return docs, keep_top(queries, int(how.value), idf_lucene(document_frequency(docs), docs.shape[0]))
     side, _, method = how.kind.partition(" ")
     prune = pruning.PRUNINGS[method]
     amount = int(how.value) if method == "top" else how.value

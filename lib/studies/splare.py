@@ -14,15 +14,19 @@ at these rates, all of which were the lower of two: a rate a quarter as large is
 better on training queries is taken.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array, vstack
 
 from lib.benchmarks.encoding import spread
 from lib.benchmarks.grown import encode_sentences, grow, largest_of, sentences_of
-from lib.bm25.pruning import keep_top
-from lib.bm25.weighting import PAPER, BM25Constants
+from lib.bm25.index import BM25Index
+from lib.bm25.weighting import INNER_PRODUCT, PAPER, BM25Constants
 from lib.data.collection import Collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.tuning import tune_bm25
@@ -31,8 +35,7 @@ from lib.latent_terms import LatentTerms
 from lib.learned.kind import Kind
 from lib.learned.models import DenseControl, Splare, VocabularyHead
 from lib.studies import names
-from lib.studies.comparison import lexical_ranking, values_of
-from lib.studies.latency import inner_product_index
+from lib.studies.comparison import document_frequency, lexical_ranking, query_postings, values_of
 from lib.studies.trained import (
     Bench,
     Readout,
@@ -110,8 +113,8 @@ def untrained_readouts(bench: Bench) -> list[Readout]:
 
 
 def tuned_bm25(bench: Bench, readout: Readout) -> BM25Constants:
-    """Return BM25's constants for whole rows, chosen on the training queries."""
-    return tune_bm25([(collection, *readout.read(collection)) for collection in bench.dev])[0]
+    """Return BM25's constants for a readout's rows, chosen on the training queries."""
+    return tune_bm25([(collection, *readout.rows(collection)) for collection in bench.dev])[0]
 
 
 def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, dict]:
@@ -148,7 +151,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
         **pairs,
         "splare_pruning": pruning(bench, first),
         "splare_lengths": lengths(bench, first),
-        "splare_latency": latency(bench, first),
+        "splare_latency": latency(bench, timed(bench, first)),
     }
     chosen: dict = {system: repr(kind) for system, (kind, _) in kinds.items()}
     chosen |= {name: asdict(first[name].bm25) for name in (names.TUNED, names.BM25_OF_SPLARE)}
@@ -271,30 +274,36 @@ def lengths(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def latency(bench: Bench, readouts: dict[str, Readout]) -> pd.DataFrame:
+def timed(bench: Bench, readouts: dict[str, Readout]) -> list[Readout]:
+    """Return what is timed: tuned latent terms, and what is read by the maximum, whole and pruned."""
+    whole = [readouts[system]._replace(top=None) for system in READ_BY_MAXIMUM]
+    return [readouts[names.TUNED], *(readout for each in whole for readout in whole_and_pruned(bench, each))]
+
+
+def latency(bench: Bench, readouts: Iterable[Readout]) -> pd.DataFrame:
     """Time exact search of a corpus that is grown of sentences (`lib.benchmarks.grown`), all in the same run.
 
     A grown document's weight is phi of the sum of its sentences', as latent terms are pooled, or the largest of them.
+    Readouts of one model stand together.
     """
     size, rows = bench.size.timed, []
     collection = max(bench.collections, key=lambda each: len(each.doc_ids))
     texts, queries = spread(collection.doc_texts, size.texts), collection.query_texts[: size.n_queries]
-    model = LatentTerms(bench.reader, bench.model().sae, bm25=readouts[names.TUNED].bm25)
-    sentences = encode_sentences(model, texts)
-    blocks = [block for block, _ in grow(sentences, size.n_docs)]
-    systems = {names.TUNED: (blocks, model.encode_queries(queries, progress=False), model.index)}
-    split = [sentence for text in texts for sentence in sentences_of(text)]
-    for system in READ_BY_MAXIMUM:
-        encoder = readouts[system].model
-        docs = encoder.encode_documents(split, progress=False)
-        query_rows = encoder.encode_queries(queries, progress=False)
-        whole = list(largest_of(docs, sentences.starts, size.n_docs))
-        for name, query_top, doc_top in ((system, 0, 0), (names.pruned(system, *bench.size.top), *bench.size.top)):
-            pruned = [keep_top(block, doc_top) for block in whole] if doc_top else whole
-            systems[name] = pruned, keep_top(query_rows, query_top) if query_top else query_rows, inner_product_index
-    for name, (docs, query_rows, build) in systems.items():
-        df = sum(np.bincount(block.indices, minlength=block.shape[1]) for block in docs)
-        facts = {"system": name, "n_docs": size.n_docs, "doc_terms": df.sum() / size.n_docs}
-        facts["reads"] = df[query_rows.indices].sum() / query_rows.shape[0]
-        rows.append(facts | search_ms(bench, docs, query_rows, build))
+    for model, alike in groupby(readouts, key=lambda readout: readout.model):
+        grown = _grown(model, texts, size.n_docs), model.encode_queries(queries, progress=False)
+        for readout in alike:
+            docs, query_rows = readout.pruned(*grown)
+            df = document_frequency(docs)
+            facts = {"system": readout.name, "n_docs": size.n_docs, "doc_terms": df.sum() / size.n_docs}
+            facts["reads"] = query_postings(df, query_rows).mean()
+            build = partial(BM25Index.build, constants=readout.bm25 or INNER_PRODUCT)
+            rows.append(facts | search_ms(bench, [docs], query_rows, build))
     return pd.DataFrame(rows)
+
+
+def _grown(model: LatentTerms, texts: list[str], n_docs: int) -> csr_array:
+    if model.pooling == "sum":
+        return vstack([block for block, _ in grow(encode_sentences(model, texts), n_docs)], format="csr")
+    split = [parts for parts in map(sentences_of, texts) if parts]
+    rows = model.encode_documents([sentence for parts in split for sentence in parts], progress=False)
+    return vstack(list(largest_of(rows, np.cumsum([0, *map(len, split)]), n_docs)), format="csr")

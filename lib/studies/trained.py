@@ -56,7 +56,7 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from lib.bm25.pooling import with_data
 from lib.bm25.pruning import keep_top
-from lib.bm25.weighting import BM25Constants
+from lib.bm25.weighting import BM25Constants, idf_lucene
 from lib.data.collection import Collection, load_collection
 from lib.encode.encoder import TokenEncoder
 from lib.evaluation.tuning import check_training
@@ -69,9 +69,7 @@ from lib.learned.teachers import TeacherScores, teacher_scores
 from lib.learned.train import FinetuneConfig, finetune, is_finished, load_finetuned, run_identity
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.studies import names
-from lib.studies.comparison import (
-    check_collections,
-)
+from lib.studies.comparison import check_collections, document_frequency
 from lib.studies.encoded import Embeddings, encode_collection, load
 from lib.studies.inputs import Setting, sample_collection, setting
 from lib.studies.profiles import LearnedSize, Profile
@@ -88,23 +86,31 @@ class Readout(NamedTuple):
     """A retriever, and how it makes rows of a collection's documents and queries.
 
     `name` is of the system in tables; `identity` is JSON-able and decides the rows; `read` returns sparse rows
-    [n_texts, width] or dense ones [n_texts, d]; `top` is how many weights of a query and of a document are left;
-    `bm25` ranks instead of the inner product; `fvu` returns the share of the variance of the documents' embeddings that
-    an autoencoder of them leaves unexplained.
+    [n_texts, width] or dense ones [n_texts, d]; `top` is how many weights of a query and of a document are left, of a
+    query those with the largest products of weight and idf if `by_idf`; `bm25` ranks instead of the inner product;
+    `fvu` returns the share of the variance of the documents' embeddings that an autoencoder of them leaves unexplained.
     """
 
     name: str
     identity: dict
     read: Callable[[Collection], tuple[Matrix, Matrix]]
     top: tuple[int, int] | None = None
+    by_idf: bool = False
     bm25: BM25Constants | None = None
     fvu: Callable[[Collection], float] = lambda collection: np.nan
     model: LatentTerms | None = None  # where rows are of tokens
 
     def rows(self, collection: Collection) -> tuple[Matrix, Matrix]:
         """Return the rows of documents and queries, pruned."""
-        docs, queries = self.read(collection)
-        return (docs, queries) if self.top is None else (keep_top(docs, self.top[1]), keep_top(queries, self.top[0]))
+        return self.pruned(*self.read(collection))
+
+    def pruned(self, docs: Matrix, queries: Matrix) -> tuple[Matrix, Matrix]:
+        """Return rows with the weights that are left."""
+        if self.top is None:
+            return docs, queries
+        docs = keep_top(docs, self.top[1])
+        idf = idf_lucene(document_frequency(docs), docs.shape[0]) if self.by_idf else None
+        return docs, keep_top(queries, self.top[0], idf)
 
 
 class Data(NamedTuple):

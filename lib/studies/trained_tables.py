@@ -61,6 +61,7 @@ def measured(bench: Bench, readout: Readout, collection: Collection) -> dict[str
         return arrays | {"df": df, "reads": query_postings(df, queries), "terms": np.diff(queries.indptr)}
 
     key = {"rows": readout.identity, "top": readout.top, "bm25": readout.bm25 and asdict(readout.bm25)}
+    key |= {"by_idf": True} if readout.by_idf else {}
     return bench.store.get("learned-values", key | {"collection": collection.identity, "depth": DEPTH}, make)
 
 
