@@ -255,6 +255,9 @@ def write_the_others(folder) -> None:
     write("helped_contrasts", helped.assign(difference=0.01, difference_low=-0.02, difference_high=0.03))
     start = pd.DataFrame({"system": ["joint, from a trained start"], "collection": "mean, limit left out"})
     write("helped", start.assign(mean=0.6, dead=0.5), size={"help_negatives": 4, "n_seeds": 3}, pairs={"n": 2_000})
+    forms = pd.DataFrame({"collection": "mean, limit left out", "impacts": ["float32", "uint8"], "same_best": [1, 0.9]})
+    forms = forms.assign(off=[0, 0.001], bytes_per_posting=[9.0, 3.0], difference=[np.nan, 0.0001])
+    write("impacts", forms.assign(difference_low=-0.0002, difference_high=0.0003))
     write("csr_contrasts", others[:0].assign(difference_low=0, difference_high=0))
     corpora = pd.DataFrame({"corpora": ["a", "b", "a"], "vocabulary": ["latents", "latents", "words"]})
     write(
@@ -296,6 +299,8 @@ def test_every_number_of_the_paper_is_one_that_the_results_have(folder):
         "zipf/once/words": r"50.0\%",
         "latency/ms/exact": "1.23",
         "latency/a query": "84,653",
+        "impacts/change": "+0.0001 [$-$0.0002, +0.0003]",
+        "impacts/posting/uint8": "3.0",
         "steering/gap/latents/silenced": "+1.25 [+1.15, +1.35]",
         "steering/rank/latents of embeddings": "$-$0.100 [$-$0.200, +0.100]",
         "splare/pairs": "2,000",

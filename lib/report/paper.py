@@ -53,6 +53,7 @@ from lib.support.folders import digest_file
 
 MISSING = "--"
 CHANGE = "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}]"
+FINE_CHANGE = CHANGE.replace(".3f", ".4f")
 DRAWN = "drawn.json"
 VAL, CLAIM = (re.compile(rf"\\{name}\{{([^}}]+)\}}") for name in ("val", "claim"))
 
@@ -291,6 +292,14 @@ def _latency_numbers(results: Results) -> dict[str, str]:
     return numbers | {name: f"{facts[count]:,.0f}" for name, count in counts.items()}
 
 
+def _impacts_numbers(results: Results) -> dict[str, str]:
+    """Return what eight bits change, and bytes by form of impacts, means over collections."""
+    means = means_of(results["impacts"])
+    numbers = _by_row(means.dropna(subset="difference"), "change", FINE_CHANGE)
+    numbers |= _by_row(means, "same/{impacts}", "{same_best:.0%}") | _by_row(means, "off/{impacts}", "{off:.2%}")
+    return numbers | _by_row(means, "posting/{impacts}", "{bytes_per_posting:.1f}")
+
+
 def _pruning_numbers(results: Results) -> dict[str, str]:
     rows = without_limit(results["pruning"]).query("kind == @names.DOCUMENT_TOP and value == 100")
     return {"stored": f"{rows['postings_share'].mean():.0%}", "read": f"{rows['query_share'].mean():.0%}"}
@@ -414,6 +423,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "zipf": _zipf_numbers,
     "families": lambda results: {"kappa": "{min:.2f} to {max:.2f}".format(**results["families"]["kappa"].describe())},
     "latency": _latency_numbers,
+    "impacts": _impacts_numbers,
     "pruning": _pruning_numbers,
     "sweeps": _sweep_numbers,
     "ablations": _ablation_numbers,
