@@ -15,6 +15,7 @@ without it, all on one machine and with one seed, 0, but where it says so:
   chosen as in 71, with and without the start; over tokens the smaller rate of the autoencoder is taken, and the
   retriever's chosen. A started one has seen its texts before: CSR five times, that of tokens another text. What is
   compared is what is gained by the minute of training the retriever. The dense control is trained as a whole, as in 71.
+  Over tokens, the root of the sum of a latent stands beside its maximum, without a start (added later that day).
 - *CSRv2's retriever*: in 72 one was finetuned first and then read. Here three are, one a seed, and beside them
   stands the kind `csrv2`, whose retriever and autoencoder are trained at once, each text once; with learning rates of
   the retriever chosen at the smallest k. Three seeds of CSR and of both CSRv2.
@@ -76,6 +77,7 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
     pairs += [(system, names.TUNED) for system in (names.BM25_OF_SPLARE, by_bm25, *by_idf)] + [(by_idf[0], by_idf[1])]
     for system, started in STARTED.items():
         pairs += [(started, system), (started, names.WHOLE_DENSE)]
+    pairs += [(names.JOINT_SUMS, names.JOINT_TOKENS), (names.JOINT_SUMS, names.WHOLE_DENSE)]
     of_tokens = STARTED[names.JOINT_TOKENS]
     pairs += [(STARTED[names.JOINT], names.CSR_FROZEN), (of_tokens, names.TUNED)]
     pairs += [(names.pruned(of_tokens, *top), names.pruned(names.JOINT_TOKENS, *top))]
@@ -154,6 +156,7 @@ def _joint(bench: Bench) -> Part:
         (names.JOINT, joint_rates(bench, kind), bench.base),
         (STARTED[names.JOINT], joint_rates(bench, replace(kind, started=True)), of_csr),
         (names.JOINT_TOKENS, rates(of_tokens, size.whole_rates), bench.base),
+        (names.JOINT_SUMS, rates(replace(of_tokens, pooling="sum_sqrt"), size.whole_rates), bench.base),
         (STARTED[names.JOINT_TOKENS], rates(replace(of_tokens, started=True), size.whole_rates), of_states),
     ):
         part.chosen[system], tried = choose(bench, system, candidates, base)

@@ -82,6 +82,7 @@ UNTRAINED_WORDS, TRAINED_WORDS = "vocabulary head, untrained", "vocabulary head,
 BM25_OF_SPLARE = "SPLARE, trained, by BM25"
 AFTER_EMBEDDINGS, AFTER_TOKENS = "autoencoder afterwards, of embeddings", "autoencoder afterwards, of tokens"
 CSR_FROZEN, JOINT, JOINT_TOKENS = "CSR", "joint", "joint, of tokens"
+JOINT_SUMS = "joint, of tokens, summed"  # of 73
 TRUNCATED, MATRYOSHKA, CSRV2 = "dense, truncated", "dense, Matryoshka", "CSRv2"
 CSRV2_AT_ONCE = "CSRv2, trained at once"
 TEACHER, START = "with a teacher", "from a trained start"  # of 73
