@@ -132,11 +132,12 @@ def _add_reading_commands(command: Callable[..., Callable]) -> None:
     about = "Form of the index: uint8 takes a third of the space and rounds scores."
     add("--impacts", choices=FORMS, default="float32", help=about)
 
-    about = "Search what index has written. A line for each text that is found, best first: score and id, with a tab."
+    about = "Search what index has written. A line for each text that is found, best first: its score, a tab, its id."
     add = command("search", _search, about)
     add("folder", type=user_path, help="Folder that index has written.")
     add("query", help="The text to search for.")
-    add("--texts", help="What was indexed: the text is shown, too, in one line behind another tab.")
+    about = "What was indexed: the text follows, behind another tab. Texts are found by their ids."
+    add("--texts", help=about)
     add("--k", type=int, default=10, help="Number of texts, at most.")
 
 
@@ -518,14 +519,15 @@ def _search(args: argparse.Namespace) -> None:
     if not args.query.strip():
         raise ValueError("The query is empty; give the text to search for.")
     check_count(args.k, "--k")
-    found = open_searcher(args.folder).search([args.query], ["query"], args.k, progress=False)["query"]
-    ids = {doc_id for doc_id, _ in found}
-    texts = {} if args.texts is None else {doc_id: text for doc_id, text in read_texts(args.texts) if doc_id in ids}
+    source = () if args.texts is None else read_texts(args.texts)  # which says what is wrong with it before the search
+    results = open_searcher(args.folder).search([args.query], ["query"], args.k, progress=False)["query"]
+    ids = {doc_id for doc_id, _ in results}
+    texts = {doc_id: text for doc_id, text in source if doc_id in ids}
     if args.texts is not None and (missing := sorted(ids - texts.keys())):
         raise ValueError(f"{args.texts} has no text {missing[0]!r}, which was found; give the texts that were indexed.")
-    for doc_id, score in found:
-        shown = [] if args.texts is None else [" ".join(texts[doc_id].split())]
-        print(f"{score:.4f}", doc_id, *shown, sep="\t")
+    for doc_id, score in results:
+        columns = [] if args.texts is None else [" ".join(texts[doc_id].split())]
+        print(f"{score:.4f}", doc_id, *columns, sep="\t")
 
 
 if __name__ == "__main__":

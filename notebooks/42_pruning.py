@@ -10,10 +10,10 @@
 # # How many postings can be left out before the ranking suffers?
 #
 # A text has hundreds of latents, most of them with small weights. Six ways to keep fewer: the largest weights of a
-# document or of a query (SPLARE's Top-K pooling), those of a query that count most in a score (weight times idf), the
-# largest that make up a share of its sum, or no latents that too many documents have. Nothing is retrained, and BM25
-# has the model's own constants throughout. If the profile or LATENT_TERMS_SPLADE names a model of SPLADE, its words are
-# pruned in the same ways, and ranked by the inner product.
+# document or of a query (SPLARE's Top-K pooling), those of a query that count most in a score (weight times Lucene's
+# idf), the largest that make up a share of its sum, or no latents that too many documents have. Nothing is retrained,
+# and BM25 has the model's own constants throughout. If the profile or LATENT_TERMS_SPLADE names a model of SPLADE, its
+# words are pruned in the same ways but for that by idf, and ranked by the inner product.
 #
 # | | |
 # |---|---|

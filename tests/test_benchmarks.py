@@ -18,6 +18,7 @@ from lib.sae.autoencoder import SparseAutoencoder
 from lib.sae.codes import FinishedJumpReLU
 from lib.sae.trainer import Run
 from lib.sae.training import Normalisation, TrainableAutoencoder, TrainingConfig, learning_rate_factor
+from lib.support.packed import pack_layers
 
 CONFIG = TrainingConfig(width=48, k=3, batch_tokens=64, learning_rate=1e-2, select_dtype="float32")
 WORDS = [text for text in TEXTS if text.strip()]
@@ -266,6 +267,9 @@ def test_models_that_the_usual_parts_cannot_match_are_refused(model, sentence_fo
 def test_what_is_no_matrix_product():
     a = torch.ones(300, 300)
     assert encoding.outside_products(lambda: [a @ a for _ in range(50)]) < 0.5
+    packed, rows = pack_layers(torch.nn.Sequential(torch.nn.Linear(300, 300)).bfloat16()), a.bfloat16()
+    with torch.no_grad():
+        assert encoding.outside_products(lambda: [packed(rows) for _ in range(50)]) < 0.5
     assert encoding.outside_products(lambda: [a.sin() for _ in range(50)]) == 1
 
 

@@ -29,6 +29,17 @@ def test_packed_layers_compute_the_same_bits(n, bias):
 
 
 @torch.no_grad()
+def test_packed_layers_compute_the_same_bits_at_the_size_of_a_retriever():
+    torch.manual_seed(0)
+    sizes = ((384, 1_536), (1_536, 384))
+    plain = torch.nn.Sequential(*(torch.nn.Linear(*size) for size in sizes)).bfloat16()
+    h = torch.randn(2_048, 384).bfloat16()
+    packed = pack_layers(copy.deepcopy(plain))
+    for n in (1, 10, 200, 2_048):
+        assert torch.equal(packed(h[:n]), plain(h[:n]))
+
+
+@torch.no_grad()
 def test_weights_that_change_are_packed_again():
     packed, plain = pack_layers(layers()), layers()
     before = packed(rows(3))

@@ -70,6 +70,8 @@ def test_bad_numbers():
             keep_top(MATRIX, n)
     with pytest.raises(ValueError, match=r"by has the shape \(4,\); it must be \(5,\)"):
         keep_top(MATRIX, 1, np.ones(4))
+    with pytest.raises(ValueError, match="by is nan for a latent; it must be finite"):
+        keep_top(MATRIX, 1, np.array([1, np.nan, 1, 1, 1]))
 
 
 def test_bad_weights():

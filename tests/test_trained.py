@@ -29,7 +29,7 @@ from lib.studies.csr import cell, chosen_csr, csr_study, truncated
 from lib.studies.helped import contrasts, helped_study
 from lib.studies.inputs import Setting
 from lib.studies.profiles import PAPER, SMOKE
-from lib.studies.splare import splare_study
+from lib.studies.splare import splare_study, untrained_readouts
 from lib.studies.trained import (
     Bench,
     Data,
@@ -58,6 +58,7 @@ SIZE = replace(
     layers=(2, 3),
     widths=(64,),
     top=(5, 10),
+    top_by_idf=(6, 10),
     doc_tops=(4,),
     width=64,
     k=4,
@@ -260,6 +261,11 @@ def test_each_help_stands_beside_the_same_without_it(bench, monkeypatch):
     assert set(tables["helped_latency"]["system"]) > by_bm25
     assert set(tried["system"]) | by_bm25 == set(chosen) and tried.groupby("system")["chosen"].sum().eq(1).all()
     means = means_of(tables["helped"]).set_index("system")
+    whole, few = (means.loc[name, "reads"] for name in (names.TUNED, by_idf[1]))
+    assert few < whole and means.loc[by_idf[1], "query_terms"] == 6 < means.loc[names.TUNED, "query_terms"]
+    by_weight = next(each for each in untrained_readouts(bench) if each.name == names.TUNED)._replace(top=(6, 10))
+    collection = bench.collections[0]
+    assert (by_weight._replace(by_idf=True).rows(collection)[1] != by_weight.rows(collection)[1]).nnz
     for tops in ("", f", top {bench.size.top[0]} and {bench.size.top[1]}"):  # the same rows, ranked otherwise
         assert (
             means.loc[f"{names.BM25_OF_SPLARE}{tops}", "reads"] == means.loc[f"{names.TRAINED_SPLARE}{tops}", "reads"]

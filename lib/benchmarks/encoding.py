@@ -29,7 +29,8 @@ from lib.support.progress import log_to_stderr
 OURS, PEER = "this package", "SentenceTransformer, dense SAE"
 PRODUCTS = {
     *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_int_mm"),
-    *("aten::mkldnn_linear", "aten::mkl_linear", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+    *("aten::mkldnn_linear", "aten::mkl_linear", "mkldnn::_linear_pointwise"),
+    *("aten::_scaled_dot_product_flash_attention_for_cpu"),
 }
 GROUP = 32  # texts whose dense codes the peer holds at once, as many as it encodes at once
 

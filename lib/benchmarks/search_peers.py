@@ -21,7 +21,7 @@ from lib.support.processors import usable_processors
 EXACT, BARE, FLAT = "this package", "bare read of the postings", "faiss flat, dense embeddings"
 CODED = "this package, 8-bit impacts"
 PRUNED = "this package, 100 latents a document, 40 a query"
-BY_IDF = "this package, 80 latents of a query by idf"
+BY_IDF = "this package, 80 latents a query by idf"
 SEISMIC = {"n_postings": 4_000, "summary_energy": 0.4}  # of the index; what is varied is the search's query_cut
 HEAP_FACTOR = 0.9
 

@@ -15,17 +15,21 @@ def keep_top(matrix: csr_array, n: int, by: np.ndarray | None = None) -> csr_arr
 
     The Top-K pooling of SPLARE (arXiv 2603.13277), there 40 for queries and 400 for documents. `matrix`, float32
     [n_texts, width], are term weights. With `by`, floats [width], the largest products of weight and `by` are kept: of
-    a query those with an index's `idf` are the most, but for one factor, that its latents can add to a score. TypeError
-    or ValueError for weights that are NaN, infinite or negative, for an `n` that is not an integer of at least 1, and
-    for a `by` of another length.
+    a query's with an index's `idf`, k1 + 1 times each bounds what the latent adds to a score.
+
+    TypeError or ValueError for weights that are NaN, infinite or negative, for an `n` that is not an integer of at
+    least 1, and for a `by` that is of another length or not finite.
     """
     check_count(n, "n")
     matrix = check_weights(matrix)
     worth = matrix
     if by is not None:
-        if np.shape(by) != matrix.shape[1:]:
-            raise ValueError(f"by has the shape {np.shape(by)}; it must be {matrix.shape[1:]}, a number a latent.")
-        worth = with_data(matrix, matrix.data * np.asarray(by)[matrix.indices])
+        by = np.asarray(by)
+        if by.shape != matrix.shape[1:]:
+            raise ValueError(f"by has the shape {by.shape}; it must be {matrix.shape[1:]}, a number a latent.")
+        if not np.isfinite(by).all():
+            raise ValueError(f"by is {by[~np.isfinite(by)][0]} for a latent; it must be finite, as an index's idf is.")
+        worth = with_data(matrix, matrix.data * by[matrix.indices])
     order, counts = _descending(worth), np.diff(matrix.indptr)
     rank = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
     return _only(matrix, order[rank < n])

@@ -296,7 +296,7 @@ def _impacts_numbers(results: Results) -> dict[str, str]:
     """Return what eight bits change, and bytes by form of impacts, means over collections."""
     means = means_of(results["impacts"])
     numbers = _by_row(means.dropna(subset="difference"), "change", FINE_CHANGE)
-    numbers |= _by_row(means, "same/{impacts}", "{same_best:.0%}") | _by_row(means, "off/{impacts}", "{off:.2%}")
+    numbers |= _by_row(means, "same/{impacts}", "{same_best:.0%}")
     return numbers | _by_row(means, "posting/{impacts}", "{bytes_per_posting:.1f}")
 
 

@@ -20,9 +20,11 @@ without it, all on one machine and with one seed, 0, but where it says so:
   stands the kind `csrv2`, whose retriever and autoencoder are trained at once, each text once; with learning rates of
   the retriever chosen at the smallest k. Three seeds of CSR and of both CSRv2.
 - *BM25*, added later that day, before its results: SPLARE's rows are ranked by BM25 in the place of the inner product,
-  whole, pruned as SPLARE prunes, and with the 80 of a query's latents that have the largest weight times idf; so are
-  latent terms, for which nothing is trained. Constants are chosen on training queries for each by itself, and the 80,
-  of 40, 60 and 80, also there. `helped_latency` times what is pruned among as many grown documents as in 70.
+  whole, pruned as SPLARE prunes, and pruned to the 80 of a query's latents with the largest weight times (Lucene's) idf
+  and the 400 largest of a document. Tuned latent terms, for which nothing is trained, are pruned so, too. BM25's
+  constants are chosen for each by itself on training queries, by the grid of `tune_bm25`. There, before this rule,
+  40, 60 and 80 had been looked at, by hand: the more the better, and with 80 an eighth is read of what latent terms
+  read. `helped_latency` times all of these, and SPLARE by the inner product, among as many grown documents as in 70.
 
 A help is said to help where the interval of its difference lies above 0.
 """

@@ -26,7 +26,11 @@ from lib.support.store import Store
 
 
 class Pruning(NamedTuple):
-    """One way to make a term matrix smaller, and how far it goes; "document top" is `keep_top` of the documents."""
+    """One way to make a term matrix smaller, and how far it goes; "document top" is `keep_top` of the documents.
+
+    "query top by idf" keeps the largest products of weight and Lucene's idf; only terms whose scores have an idf are
+    pruned so.
+    """
 
     kind: str
     value: float
@@ -47,11 +51,12 @@ DEPTH = 11  # documents of a ranking: one more than are measured, for a query's 
 
 
 class Terms(NamedTuple):
-    """What is pruned: term matrices, how pruned ones rank, the store's key, and what a kind of pruning is called."""
+    """What is pruned: term matrices, how pruned ones rank, by an idf or not, the store's key, and a kind's name."""
 
     docs: csr_array
     queries: csr_array
     rank: Callable[[csr_array, csr_array], Ranking]
+    by_idf: bool
     key: dict
     called: Callable[[str], str]
 
@@ -64,7 +69,7 @@ def latent_terms(model: LatentTerms, collection: Collection, store: Store) -> Te
         return model.index(docs, collection.doc_ids).search(queries, collection.query_ids, DEPTH)
 
     key = {"model": model.identity, "bm25": asdict(model.bm25)}
-    return Terms(encoded.doc_terms, encoded.query_terms, rank, key, str)
+    return Terms(encoded.doc_terms, encoded.query_terms, rank, True, key, str)
 
 
 def words_of_splade(splade: Splade, collection: Collection, store: Store) -> Terms:
@@ -73,7 +78,7 @@ def words_of_splade(splade: Splade, collection: Collection, store: Store) -> Ter
     def rank(docs: csr_array, queries: csr_array) -> Ranking:
         return inner_product_search(docs, collection.doc_ids, queries, collection.query_ids, DEPTH)
 
-    return Terms(*splade_terms(splade, collection, store), rank, {"splade": splade.identity}, kinds.of_splade)
+    return Terms(*splade_terms(splade, collection, store), rank, False, {"splade": splade.identity}, kinds.of_splade)
 
 
 def pruning_study(
@@ -92,7 +97,8 @@ def pruning_study(
         pruned = [latent_terms(model, collection, store)]
         pruned += [words_of_splade(splade, collection, store)] if splade else []
         for terms in pruned:
-            results = {each: _measured(terms, collection, each, store) for each in prunings}
+            possible = (each for each in prunings if terms.by_idf or each.kind != kinds.QUERY_TOP_BY_IDF)
+            results = {each: _measured(terms, collection, each, store) for each in possible}
             costs = _costs(results)
             tables.append(costs.assign(collection=collection.full_name, kind=costs["kind"].map(terms.called)))
             for each in LENGTHS_OF:

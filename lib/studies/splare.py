@@ -56,6 +56,7 @@ from lib.studies.trained_tables import (
     seed_means,
     systems_table,
 )
+from lib.support.checks import check_choice
 
 READ_BY_MAXIMUM = (
     names.UNTRAINED_SPLARE,
@@ -124,7 +125,7 @@ def splare_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, d
     `splare_tried` what was tried on training queries; `splare_layers` and `splare_widths` are `systems_table` with the
     columns layer and width; `splare_pairs` and what begins so is of `by_pairs`; `splare_pruning` with kind and doc_top,
     against no pruning of the same rows; `splare_lengths` the lengths of posting lists (df by rank); `splare_latency`
-    kind, postings of a document, reads and the times of `search_ms` on a grown corpus.
+    system, postings of a document, reads and the times of `search_ms` on a grown corpus.
     """
     kinds, tried = lora_kinds(bench)
     readouts = untrained_readouts(bench)
@@ -305,5 +306,6 @@ def _grown(model: LatentTerms, texts: list[str], n_docs: int) -> csr_array:
     if model.pooling == "sum":
         return vstack([block for block, _ in grow(encode_sentences(model, texts), n_docs)], format="csr")
     split = [parts for parts in map(sentences_of, texts) if parts]
+    check_choice(model.pooling, ["max"], "pooling")
     rows = model.encode_documents([sentence for parts in split for sentence in parts], progress=False)
     return vstack(list(largest_of(rows, np.cumsum([0, *map(len, split)]), n_docs)), format="csr")

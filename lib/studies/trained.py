@@ -87,8 +87,9 @@ class Readout(NamedTuple):
 
     `name` is of the system in tables; `identity` is JSON-able and decides the rows; `read` returns sparse rows
     [n_texts, width] or dense ones [n_texts, d]; `top` is how many weights of a query and of a document are left, of a
-    query those with the largest products of weight and idf if `by_idf`; `bm25` ranks instead of the inner product;
-    `fvu` returns the share of the variance of the documents' embeddings that an autoencoder of them leaves unexplained.
+    query those with the largest products of weight and Lucene's idf if `by_idf`; `bm25` ranks instead of the inner
+    product; `fvu` returns the share of the variance of the documents' embeddings that an autoencoder of them leaves
+    unexplained.
     """
 
     name: str

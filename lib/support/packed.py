@@ -32,15 +32,16 @@ def multiply(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None
 class PackedLinear(torch.nn.Linear):
     """A finished linear layer, with its parameters under their names; they are packed at the first product.
 
-    Copies and pickles leave the packed form out, and a change of the weights in place, or by `to`, computes it again.
-    With gradients it is the layer that it was made of.
+    The packed form takes as much memory as the weights. Copies and pickles leave it out, and it is computed again if
+    the weights were changed in place, or by `to`, but for `.data` and numpy, which torch does not count. With gradients
+    it is the layer that it was made of.
     """
 
     def __init__(self, layer: torch.nn.Linear):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
-        self._packed: tuple[tuple, torch.Tensor] | None = None
+        self._packed: tuple[tuple, torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_packed": None}
@@ -53,7 +54,7 @@ class PackedLinear(torch.nn.Linear):
         version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
         packed = self._packed
         if packed is None or packed[0] != version:
-            self._packed = packed = version, pack(weight.detach())
+            self._packed = packed = version, pack(weight.detach()), weight.detach()  # kept, so is its address
         return multiply(rows, packed[1], self.bias)
 
 
