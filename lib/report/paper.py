@@ -433,7 +433,9 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "splare": _splare_numbers,
     "bottleneck": partial(_trained_numbers, table="bottleneck"),
     "csr": partial(_trained_numbers, table="csr"),
-    "helped": partial(_trained_numbers, table="helped"),
+    "helped": lambda results: (
+        _trained_numbers(results, "helped") | _by_row(results["helped_latency"], "ms/{system}", "{median_ms:.1f}")
+    ),
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }
