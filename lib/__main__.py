@@ -158,7 +158,8 @@ def _add_finetune_arguments(kinds) -> None:
         add("out", type=user_path, help="Folder for the finetuned model. The same command continues one.")
         add("--base", help="Folder or name of a LatentTerms, or of a retriever; by default the packaged model.")
         add("--sample", type=int, help="Train on this many of the pairs, drawn at random; by default on all.")
-        add("--negatives", type=int, default=4, help="Hard negatives of a query; 0 mines none.")
+        about = "Hard negatives of a query; 0 mines none: a query is told from the other texts of its batch."
+        add("--negatives", type=int, default=0, help=about)
         add("--miners", nargs="+", choices=MINERS, default=list(MINERS), help="What ranks the texts that they are of.")
         teachers = "Learn the scores of this retriever, or the mean of several, such as dense:all-mpnet-base-v2."
         add("--teacher", nargs="+", default=[], metavar=f"{{{','.join(TEACHERS)}}}:RETRIEVER", help=teachers)
@@ -176,7 +177,7 @@ def _finetune(args: argparse.Namespace) -> None:
     for name, _ in teachers:
         check_choice(name, TEACHERS, "--teacher")
     if teachers and not args.negatives:
-        raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give some.")
+        raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give 4.")
     dev = load_collection(args.dev) if args.dev else None
     if dev is not None:
         check_training([dev])

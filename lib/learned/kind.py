@@ -36,7 +36,7 @@ class Kind(ABC):
     """
 
     rank: int = 16
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-5
     scale: float = 20.0
 
     about: ClassVar[str]
