@@ -52,10 +52,10 @@ tables["helped_tried"].round(4)
 # %% [markdown]
 # ## Every system
 # Means over the collections; differences are from the dense retriever that LoRA finetuned without help. `dead` is the
-# share of the latents that no document has.
+# share of the latents that no document has; `fvu` is that of embeddings, or of tokens, where codes are of tokens.
 
 # %%
-shown = ["system", "seeds", "mean", "low", "high", "difference", "R@100", "doc_terms", "reads", "dead"]
+shown = ["system", "seeds", "mean", "low", "high", "difference", "R@100", "doc_terms", "reads", "dead", "fvu"]
 means_of(tables["helped"])[shown].round(4)
 
 # %% [markdown]

@@ -261,6 +261,8 @@ def test_each_help_stands_beside_the_same_without_it(bench, monkeypatch):
     assert set(tables["helped_latency"]["system"]) > by_bm25
     assert set(tried["system"]) | by_bm25 == set(chosen) and tried.groupby("system")["chosen"].sum().eq(1).all()
     means = means_of(tables["helped"]).set_index("system")
+    assert means.loc[[names.TRAINED_SPLARE, names.JOINT_SUMS, names.CSR_FROZEN], "fvu"].notna().all()
+    assert means.loc[[names.TRAINED_WORDS, names.UNTRAINED_WORDS, names.DENSE], "fvu"].isna().all()
     whole, few = (means.loc[name, "reads"] for name in (names.TUNED, by_idf[1]))
     assert few < whole and means.loc[by_idf[1], "query_terms"] == 6 < means.loc[names.TUNED, "query_terms"]
     by_weight = next(each for each in untrained_readouts(bench) if each.name == names.TUNED)._replace(top=(6, 10))

@@ -33,7 +33,6 @@ from lib.studies.csr import chosen_csr, on_embeddings
 from lib.studies.splare import lora_kinds
 from lib.studies.trained import (
     Bench,
-    Readout,
     codes_readout,
     dense_readout,
     finetuned_encoder,
@@ -49,6 +48,7 @@ from lib.studies.trained_tables import (
     results_of,
     seed_means,
     systems_table,
+    with_fvu,
 )
 
 OTHERS = (
@@ -121,7 +121,7 @@ def bottleneck_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     ]
     tried = [dense_tried, joint_tried, tokens_tried, lora_tried, csr_tried]
     tables = {
-        "bottleneck": _with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
+        "bottleneck": with_fvu(bench, systems_table(bench, results, names.TRAINED_DENSE), readouts),
         "bottleneck_contrasts": contrasts_table(seed_means(results), contrasts(bench)),
         "bottleneck_tried": pd.concat(tried, ignore_index=True),
         "bottleneck_ablation": ablation(bench, joint),
@@ -150,17 +150,4 @@ def ablation(bench: Bench, joint: Bottleneck) -> pd.DataFrame:
     ]
     table = systems_table(bench, results_of(bench, readouts), names.JOINT)
     fields, values = zip(*(labels[system] for system in table["system"]), strict=True)
-    return _with_fvu(bench, table.assign(field=fields, value=values), readouts)
-
-
-def _with_fvu(bench: Bench, table: pd.DataFrame, readouts: list[Readout]) -> pd.DataFrame:
-    """Add the column fvu, a mean over seeds; in the last rows also over collections."""
-    rows = [
-        {"collection": collection.full_name, "system": readout.name, "fvu": readout.fvu(collection)}
-        for collection in bench.collections
-        for readout in readouts
-    ]
-    fvu = pd.DataFrame(rows)
-    means = fvu.groupby("system", as_index=False)["fvu"].mean().assign(collection=names.MEAN)
-    by_collection = fvu.groupby(["collection", "system"], as_index=False)["fvu"].mean()
-    return table.merge(pd.concat([by_collection, means]), on=["collection", "system"], how="left")
+    return with_fvu(bench, table.assign(field=fields, value=values), readouts)

@@ -51,7 +51,7 @@ from lib.studies.trained import (
     trained_readout,
     whole_and_pruned,
 )
-from lib.studies.trained_tables import choose, contrasts_table, rates, results_of, seed_means, systems_table
+from lib.studies.trained_tables import choose, contrasts_table, rates, results_of, seed_means, systems_table, with_fvu
 
 TRAINED = (names.TRAINED_DENSE, names.TRAINED_WORDS, names.TRAINED_SPLARE)
 STARTED = {system: names.helped(system, names.START) for system in (names.JOINT, names.JOINT_TOKENS)}
@@ -92,7 +92,7 @@ def contrasts(bench: Bench) -> list[tuple[str, str]]:
 def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables by name, and what their provenance states.
 
-    `helped` is `systems_table` against the dense retriever that LoRA finetuned, `helped_contrasts` is
+    `helped` is `systems_table` against the dense retriever that LoRA finetuned, with fvu, `helped_contrasts` is
     `contrasts_table`, `helped_tried` what was tried on training queries, and `helped_latency` that of
     `splare.latency`.
     """
@@ -109,7 +109,7 @@ def helped_study(bench: Bench) -> tuple[dict[str, pd.DataFrame], dict]:
     chosen |= {readout.name: asdict(readout.bm25) for readout in by_bm25}
     results = results_of(plain, readouts)
     tables = {
-        "helped": systems_table(plain, results, names.TRAINED_DENSE),
+        "helped": with_fvu(plain, systems_table(plain, results, names.TRAINED_DENSE), readouts),
         "helped_contrasts": contrasts_table(seed_means(results), contrasts(plain)),
         "helped_latency": latency(plain, [by_name[names.TUNED], by_bm25[-1], *splare, *by_bm25[:-1]]),
         "helped_tried": pd.concat([table for part in parts for table in part.tried], ignore_index=True),

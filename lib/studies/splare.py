@@ -109,7 +109,7 @@ def untrained_readouts(bench: Bench) -> list[Readout]:
         terms._replace(bm25=PAPER),
         terms._replace(name=names.TUNED, bm25=tuned_bm25(bench, terms)),
         token_readout(bench, names.UNTRAINED_SPLARE, LatentTerms(reader, model.sae, "max", "log1p")),
-        token_readout(bench, names.UNTRAINED_WORDS, LatentTerms(reader, head, "max", "log1p")),
+        token_readout(bench, names.UNTRAINED_WORDS, LatentTerms(reader, head, "max", "log1p"), reconstructs=False),
     ]
 
 

@@ -63,14 +63,14 @@ from lib.evaluation.tuning import check_training
 from lib.interop.conversion import from_sparse_encoder
 from lib.latent_terms import LatentTerms
 from lib.learned.kind import Kind
-from lib.learned.models import DenseControl
+from lib.learned.models import DenseControl, VocabularyHead
 from lib.learned.pairs import Pairs, join_pairs, load_pairs, mine_negatives
 from lib.learned.teachers import TeacherScores, teacher_scores
 from lib.learned.train import FinetuneConfig, finetune, is_finished, load_finetuned, run_identity
 from lib.sae.autoencoder import SparseAutoencoder
 from lib.studies import names
 from lib.studies.comparison import check_collections, document_frequency
-from lib.studies.encoded import Embeddings, encode_collection, load
+from lib.studies.encoded import Embeddings, encode_collection, load, pooled_terms, terms_of
 from lib.studies.inputs import Setting, sample_collection, setting
 from lib.studies.profiles import LearnedSize, Profile
 from lib.studies.sweeps import autoencoders, study_recipe
@@ -88,8 +88,8 @@ class Readout(NamedTuple):
     `name` is of the system in tables; `identity` is JSON-able and decides the rows; `read` returns sparse rows
     [n_texts, width] or dense ones [n_texts, d]; `top` is how many weights of a query and of a document are left, of a
     query those with the largest products of weight and Lucene's idf if `by_idf`; `bm25` ranks instead of the inner
-    product; `fvu` returns the share of the variance of the documents' embeddings that an autoencoder of them leaves
-    unexplained.
+    product; `fvu` returns the share of the variance of the documents' embeddings, or token states, that an autoencoder
+    of them leaves unexplained.
     """
 
     name: str
@@ -251,7 +251,8 @@ def trained_readout(
     terms = from_sparse_encoder(SparseEncoder(modules=body, prompts=model.prompts, device=str(model.device)))
     sae = SparseAutoencoder(**terms.sae.tensors(), activation=terms.sae.activation)  # which names the folder no more
     terms = LatentTerms(_named(bench.reading(terms.encoder), folder), sae, terms.pooling, terms.phi)
-    readout = token_readout(bench, name, terms, unit=len(body) < len(model))
+    words = isinstance(kind, VocabularyHead)
+    readout = token_readout(bench, name, terms, unit=len(body) < len(model), reconstructs=not words)
     return readout._replace(top=getattr(kind, "top", None))
 
 
@@ -272,15 +273,20 @@ def _place(model) -> int | None:
     return next((number for number, module in enumerate(model) if isinstance(module, SparseAutoEncoder)), None)
 
 
-def token_readout(bench: Bench, name: str, model: LatentTerms, unit: bool = False) -> Readout:
-    """Return the pooled latents of tokens, whole rows; of norm 1 if `unit`."""
+def token_readout(
+    bench: Bench, name: str, model: LatentTerms, unit: bool = False, reconstructs: bool = True
+) -> Readout:
+    """Return the pooled latents of tokens, whole rows; of norm 1 if `unit`, without FVU unless they reconstruct."""
 
     def read(collection: Collection) -> tuple[csr_array, csr_array]:
         encoded = encode_collection(model, collection, bench.store)
         sides = encoded.doc_terms, encoded.query_terms
         return (_of_norm_1(sides[0]), _of_norm_1(sides[1])) if unit else sides
 
-    return Readout(name, model.identity | {"unit": unit}, read, model=model)
+    def fvu(collection: Collection) -> float:
+        return pooled_terms([terms_of(model)], collection, "document", bench.store)[0].fvu if reconstructs else np.nan
+
+    return Readout(name, model.identity | {"unit": unit}, read, fvu=fvu, model=model)
 
 
 def whole_and_pruned(bench: Bench, readout: Readout) -> list[Readout]:

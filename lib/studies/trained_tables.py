@@ -123,6 +123,19 @@ def _facts(runs: Sequence[Mapping[str, np.ndarray]], n_docs: int) -> dict[str, f
     return facts | dict(zip(("doc_terms", "query_terms", "reads", "dead"), numbers, strict=True))
 
 
+def with_fvu(bench: Bench, table: pd.DataFrame, readouts: Sequence[Readout]) -> pd.DataFrame:
+    """Add the column fvu, a mean over seeds; in the last rows also over collections."""
+    rows = [
+        {"collection": collection.full_name, "system": readout.name, "fvu": readout.fvu(collection)}
+        for collection in bench.collections
+        for readout in readouts
+    ]
+    fvu = pd.DataFrame(rows)
+    means = fvu.groupby("system", as_index=False)["fvu"].mean().assign(collection=MEAN)
+    by_collection = fvu.groupby(["collection", "system"], as_index=False)["fvu"].mean()
+    return table.merge(pd.concat([by_collection, means]), on=["collection", "system"], how="left")
+
+
 def dead_shares(results: Results) -> dict[str, float]:
     """Return of each system the share of its latents that no document of any collection has, a mean over seeds."""
     by_system: dict[str, list[np.ndarray]] = {}
