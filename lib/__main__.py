@@ -176,7 +176,7 @@ def _finetune(args: argparse.Namespace) -> None:
     teachers = [name.partition(":")[::2] for name in args.teacher]
     for name, _ in teachers:
         check_choice(name, TEACHERS, "--teacher")
-    if teachers and not args.negatives:
+    if teachers and kind.reads_pairs and not args.negatives:
         raise ValueError(f"--teacher {args.teacher[0]} scores negatives, of which --negatives 0 has none; give 4.")
     dev = load_collection(args.dev) if args.dev else None
     if dev is not None:

@@ -380,6 +380,15 @@ def _trained_numbers(results: Results, table: str) -> dict[str, str]:
     return numbers | {name: f"{count:,}" for name, count in counts.items()}
 
 
+def _helped_numbers(results: Results) -> dict[str, str]:
+    """Return `_trained_numbers`, ms by system, and how much is pruned by idf among how many documents."""
+    numbers, timed = _trained_numbers(results, "helped"), results["helped_latency"]
+    query_top, doc_top = results.origin("helped")["config"]["size"]["top_by_idf"]
+    counts = {"query top": query_top, "document top": doc_top, "documents": timed["n_docs"].max()}
+    numbers |= {name: f"{count:,}" for name, count in counts.items()}
+    return numbers | _by_row(timed, "ms/{system}", "{median_ms:.1f}")
+
+
 def _splare_numbers(results: Results) -> dict[str, str]:
     times = results["splare_latency"]
     numbers = _by_row(times, "ms/{system}", "{median_ms:.2f}") | {"grown": f"{times['n_docs'].iloc[0]:,}"}
@@ -433,9 +442,7 @@ NUMBERS: dict[str, Callable[[Results], dict[str, str]]] = {
     "splare": _splare_numbers,
     "bottleneck": partial(_trained_numbers, table="bottleneck"),
     "csr": partial(_trained_numbers, table="csr"),
-    "helped": lambda results: (
-        _trained_numbers(results, "helped") | _by_row(results["helped_latency"], "ms/{system}", "{median_ms:.1f}")
-    ),
+    "helped": _helped_numbers,
     "corpora": _corpora_numbers,
     "claims": _claim_numbers,
 }
